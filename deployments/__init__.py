@@ -1,0 +1,1 @@
+"""What places the flows on machines."""

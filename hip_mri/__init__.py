@@ -1,0 +1,1 @@
+"""The library of the hip MRI pipeline: plain Python, no Prefect anywhere."""

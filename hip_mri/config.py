@@ -1,0 +1,183 @@
+"""Every setting of the pipeline: typed, bounded, frozen.
+
+The command line, a YAML file, `prefect.yaml` and the form in the Prefect UI all fill the same `PipelineConfig`.
+Library functions receive the values that they use, never the whole object.
+"""
+
+import os
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LABELS: Final = ("normal", "osseous_lesion")
+"""Class folders in the order of their label: `normal` = 0, `osseous_lesion` = 1."""
+
+SPLITS: Final = ("train", "val", "test")
+"""The splits, as they are named in the manifest and as folders."""
+
+BackboneName = Literal["ResNet50", "ResNet101", "ResNet152"]
+Engine = Literal["keras", "openvino"]
+Precision = Literal["float32", "bfloat16"]
+
+
+class Settings(BaseModel):
+    """Base of all groups of settings: nothing unknown, nothing changed afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class DataSettings(Settings):
+    """How the images are divided."""
+
+    val_fraction: float = Field(default=0.15, gt=0, lt=0.5)
+    """Share of each class that goes to validation."""
+
+    test_fraction: float = Field(default=0.15, gt=0, lt=0.5)
+    """Share of each class that goes to the test set; the rest trains."""
+
+
+class PreprocessingSettings(Settings):
+    """From the image as it came to the image that the network sees."""
+
+    clahe_clip_limit: float = Field(default=2.0, ge=0, le=40)
+    """Highest bin of a tile's histogram, in multiples of the mean bin; 0 leaves the contrast as it is."""
+
+    clahe_num_tiles: int = Field(default=8, ge=1, le=64)
+    """Tiles along each axis."""
+
+    image_size: int = Field(default=224, ge=32, le=1024)
+    """Height and width after resizing, in pixels."""
+
+    interpolation: Literal["linear", "area"] = "linear"
+    """How gray levels between pixels are found: `linear` as in the original recipe, `area` averages when shrinking."""
+
+
+class ModelSettings(Settings):
+    """The network."""
+
+    backbone: BackboneName = "ResNet101"
+    """The frozen network that turns an image into 2,048 features."""
+
+    weights: str = Field(default="imagenet", min_length=1)
+    """`imagenet` (downloaded by Keras), `random`, or the path of a Keras weights file without top
+    (`*.weights.h5` or the older `*_notop.h5`)."""
+
+    hidden_units: int = Field(default=1024, ge=1, le=65536)
+    """Width of the dense ReLU layer between the features and the sigmoid."""
+
+
+class FeatureSettings(Settings):
+    """How the frozen backbone is computed, once per image and flip."""
+
+    engine: Literal["auto"] | Engine = "auto"
+    """`keras` runs on any device, `openvino` on the CPU; `auto` takes Keras where there is a GPU, else OpenVINO."""
+
+    precision: Literal["auto"] | Precision = "auto"
+    """`auto` takes bfloat16 where the processor computes it in hardware and the features of 32 images of this
+    dataset stay within 1 % of float32, else float32."""
+
+
+class FineTuneSettings(Settings):
+    """A second stage that trains the top of the backbone too; BatchNormalization stays in inference mode."""
+
+    epochs: int = Field(default=0, ge=0, le=1000)
+    """Passes over the training images, on top of the head's epochs; 0 leaves the stage out. Each one costs a
+    forward pass of the whole network and a backward pass of its top per image."""
+
+    from_block: Literal["conv2", "conv3", "conv4", "conv5"] = "conv5"
+    """First block of the backbone that is trained; everything above it is trained too."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, le=1)
+    """Step size of Adam."""
+
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    """Images per step."""
+
+
+class TrainingSettings(Settings):
+    """How the head is trained."""
+
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    """Passes over the training images."""
+
+    batch_size: int = Field(default=150, ge=1, le=65536)
+    """Images per step."""
+
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    """Step size of Adam."""
+
+    horizontal_flip: bool = True
+    """Each epoch takes each training image as it is or mirrored, with equal chance."""
+
+    class_weight: Literal["none", "balanced"] = "none"
+    """`balanced` weighs each image by the inverse share of its class."""
+
+    early_stopping_patience: int = Field(default=0, ge=0, le=10_000)
+    """Epochs without a lower validation loss after which training ends and the best epoch is kept; 0 trains all."""
+
+    fine_tune: FineTuneSettings = FineTuneSettings()
+    """The second stage, off by default."""
+
+
+class EvaluationSettings(Settings):
+    """How the scores become figures."""
+
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Scores at or above it are called `osseous_lesion`."""
+
+
+class RunnerSettings(Settings):
+    """How the work is spread."""
+
+    num_workers: int = Field(default=2, ge=1, le=1024)
+    """Shards that are worked on at the same time."""
+
+    num_threads: int = Field(default=0, ge=0, le=1024)
+    """Threads over all workers together; 0 takes one per processor core."""
+
+    shard_size: int = Field(default=2048, ge=1, le=1_000_000)
+    """Most images that one task run handles, on average; smaller shards lose less when a run is killed and cost
+    Prefect more."""
+
+    def count_threads(self) -> int:
+        """Threads over all workers together: what was asked for, or the processor cores this process may use."""
+        if self.num_threads:
+            return self.num_threads
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class PipelineConfig(Settings):
+    """All settings of `hip-pipeline`."""
+
+    source: str | None = None
+    """Where the images come from: a zip file, a folder, an `https://`, `s3://` or `gs://` address, or a Google
+    Drive share link or id. Nothing: the synthetic demo images."""
+
+    source_sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    """Expected SHA-256 of the source file, 64 hexadecimal digits; another one ends the run."""
+
+    workspace: Path = Path("workspace")
+    """Folder that holds everything the pipeline writes."""
+
+    seed: int = Field(default=42, ge=0, le=2**32 - 1)
+    """Start of every random choice: split, initial weights, order of images, flips."""
+
+    data: DataSettings = DataSettings()
+    preprocessing: PreprocessingSettings = PreprocessingSettings()
+    model: ModelSettings = ModelSettings()
+    features: FeatureSettings = FeatureSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    runner: RunnerSettings = RunnerSettings()
+
+    @model_validator(mode="after")
+    def _check_file_source(self) -> Self:
+        if self.source_sha256 and self.source is None:
+            raise ValueError("source_sha256 is given without a source; give the source that it belongs to")
+        return self
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the run draws its own synthetic images."""
+        return self.source is None

@@ -1,0 +1,159 @@
+"""Bringing the source here: from an address, from Google Drive, from the demo; local files stay where they are."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import fsspec
+from fsspec.callbacks import Callback
+
+from hip_mri.errors import FetchError, SourceError
+from hip_mri.workspace import digest, digest_file, replace_file
+
+logger = logging.getLogger(__name__)
+
+ProgressReport = Callable[[int, int], None]
+"""Receives the bytes that have come and the bytes of all, 0 where that is unknown."""
+
+DEMO_SEED: Final = 2026
+"""The demo is the same for every seed of a run, so that runs can be compared."""
+
+_REMOTE: Final = ("https://", "s3://", "gs://")
+_DRIVE_ID: Final = re.compile(r"[A-Za-z0-9_-]{25,60}")
+_DRIVE_LINK: Final = re.compile(r"https://(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([A-Za-z0-9_-]{25,60})")
+_VERSION_FIELDS: Final = ("ETag", "etag", "generation", "size", "mtime", "LastModified", "Last-Modified", "md5Hash")
+
+
+def check_source(source: str | None) -> None:
+    """See, without touching the network, that a source can be what it is said to be.
+
+    Raises:
+        SourceError: There is no such local file or folder, or the kind of address is not supported.
+    """
+    if source is None or _find_drive_id(source) or source.startswith(_REMOTE) or Path(source).expanduser().exists():
+        return
+    if "://" in source:
+        raise SourceError(
+            f"source: addresses like {source.partition('://')[0]}:// are not supported. "
+            f"Give one that starts with {', '.join(_REMOTE)}, a Google Drive share link, a zip file or a folder."
+        )
+    raise SourceError(
+        f"source: there is no file or folder {source}. Give the path of a zip file or of a folder, an address, "
+        "or nothing for the synthetic demo."
+    )
+
+
+def fetch_source(
+    source: str | None,
+    sha256: str | None,
+    sources_folder: Path,
+    on_progress: ProgressReport = lambda done, total: None,
+) -> Path:
+    """Bring a source to this machine, once.
+
+    Args:
+        source: Path, address, Drive link or id; `None` draws the synthetic demo.
+        sha256: Expected SHA-256 of the file, or `None`.
+        sources_folder: Where fetched files are kept. A remote file that has not changed, by its size, time and tag,
+            is not fetched again.
+        on_progress: Called while bytes come.
+
+    Returns:
+        A zip file or a folder on this machine.
+
+    Raises:
+        SourceError: The source does not exist, is refused, or is not the file that `sha256` names.
+        FetchError: The network failed; trying again can help.
+    """
+    check_source(source)
+    if source is None:
+        from hip_mri.data.demo import write_demo_zip
+
+        file = sources_folder / f"synthetic-demo-{DEMO_SEED}.zip"
+        return file if file.exists() else write_demo_zip(file, seed=DEMO_SEED)
+    drive_id = _find_drive_id(source)
+    if drive_id:
+        path = _fetch_from_drive(drive_id, sources_folder)
+    elif source.startswith(_REMOTE):
+        path = _fetch_address(source, sources_folder, on_progress)
+    else:
+        path = Path(source).expanduser().resolve()
+    if sha256:
+        _check_sha256(path, sha256.lower(), is_fetched=path.parent == sources_folder)
+    return path
+
+
+def _find_drive_id(source: str) -> str | None:
+    link = _DRIVE_LINK.match(source)
+    if link:
+        return link.group(1)
+    return source if _DRIVE_ID.fullmatch(source) and not Path(source).exists() else None
+
+
+def _fetch_address(address: str, sources_folder: Path, on_progress: ProgressReport) -> Path:
+    shown = address.partition("?")[0]
+    try:
+        filesystem, path = fsspec.url_to_fs(address)
+        info = filesystem.info(path)
+        version = {field: str(info[field]) for field in _VERSION_FIELDS if info.get(field) is not None}
+        file = sources_folder / f"{digest([address, version])[:16]}-{Path(shown).name or 'source'}"
+        if not file.exists():
+            logger.info("Fetching %s", shown)
+            with replace_file(file) as temporary:
+                filesystem.get_file(path, str(temporary), callback=_ByteProgress(on_progress))
+        return file
+    except FileNotFoundError as error:
+        raise SourceError(f"source: there is nothing at {shown}. Check the address.") from error
+    except PermissionError as error:
+        raise SourceError(
+            f"source: access to {shown} is refused. Set the credentials of the storage in the environment, "
+            "as its command line tool takes them."
+        ) from error
+    except Exception as error:  # each storage has network errors of its own, without a common base
+        raise FetchError(
+            f"source: {shown} could not be fetched ({type(error).__name__}: {error}). "
+            "Check address and network, or fetch it by hand and give the file."
+        ) from error
+
+
+def _fetch_from_drive(drive_id: str, sources_folder: Path) -> Path:
+    import gdown  # noqa: PLC0415 - slow to import, rarely used
+
+    file = sources_folder / f"drive-{digest(drive_id)[:16]}.zip"
+    if file.exists():
+        return file
+    try:
+        with replace_file(file) as temporary:
+            gdown.download(id=drive_id, output=str(temporary), quiet=False)
+    except Exception as error:  # gdown raises errors of requests, of its own and of the file system
+        raise FetchError(
+            f"source: the Google Drive file could not be fetched ({type(error).__name__}). Share it with 'anyone "
+            "with the link', wait where Google's quota is used up, or fetch it by hand and give the file."
+        ) from error
+    return file
+
+
+def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
+    if path.is_dir():
+        raise SourceError("source_sha256: the source is a folder, which has no SHA-256. Give a zip file, or leave it.")
+    found = digest_file(path)
+    if found != expected:
+        if is_fetched:
+            path.unlink(missing_ok=True)
+        raise SourceError(
+            f"source_sha256: {path.name} has the SHA-256 {found}, expected is {expected}. "
+            "The file is another version or damaged: fetch it again, or correct the setting."
+        )
+
+
+class _ByteProgress(Callback):
+    """Hands fsspec's progress on to a plain function."""
+
+    def __init__(self, on_progress: ProgressReport) -> None:
+        super().__init__()
+        self._on_progress = on_progress
+
+    def call(self, *_: object, **__: object) -> None:
+        self._on_progress(int(self.value), int(self.size or 0))

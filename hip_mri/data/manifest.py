@@ -1,0 +1,63 @@
+"""The manifest: one row per image, the one file that says what there is and what it is used for.
+
+Source names can identify patients. They stand here and nowhere else, so the file is readable by its owner alone;
+everything else speaks of image ids.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from hip_mri.errors import WorkspaceError
+from hip_mri.workspace import replace_file
+
+COLUMNS: Final = (
+    "image_id",  # pseudonym: the first 16 digits of the SHA-256, and a running number for copies
+    "source_name",  # path inside the source
+    "sha256",  # of the source file's bytes
+    "label",  # `normal` or `osseous_lesion`
+    "group",  # images of one group share a split
+    "split",  # `train`, `val`, `test`, or empty
+    "state",  # `ready`, `duplicate` (same bytes and label as another image) or `quarantined`
+    "reason",  # why it is quarantined, or empty
+    "num_bytes",  # size of the source file
+    "version",  # changes when the entry in the source changes
+)
+
+
+def read_manifest(file: Path) -> pd.DataFrame:
+    """Read a manifest.
+
+    Args:
+        file: A Parquet file written by `write_manifest`.
+
+    Returns:
+        The columns of `COLUMNS`, one row per image, sorted by image id.
+
+    Raises:
+        WorkspaceError: The file is damaged or not a manifest.
+    """
+    try:
+        manifest = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(f"{file} is not a readable manifest. Remove it and start again: it is rebuilt.") from error
+    missing = [column for column in COLUMNS if column not in manifest.columns]
+    if missing:
+        raise WorkspaceError(
+            f"{file} has no column {', '.join(missing)}; it comes from another program or version. "
+            "Remove it and start again, or give an empty folder with --workspace."
+        )
+    return manifest
+
+
+def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
+    """Write a manifest atomically, sorted by image id and readable by its owner alone."""
+    with replace_file(file) as temporary:
+        manifest[list(COLUMNS)].sort_values("image_id").to_parquet(temporary, index=False)
+        temporary.chmod(0o600)
+
+
+def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the images that are in use, sorted by image id."""
+    return manifest[manifest["state"] == "ready"].sort_values("image_id", ignore_index=True)

@@ -1,0 +1,119 @@
+"""From a source image to the picture that the network sees: gray, contrast, size."""
+
+import functools
+import hashlib
+
+import cv2
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+from hip_mri.config import PreprocessingSettings
+from hip_mri.data.images import decode_gray, encode_png
+from hip_mri.data.shards import Shard, read_shard
+from hip_mri.errors import ImageError, WorkspaceError
+from hip_mri.workspace import Workspace, digest, write_small_file
+
+
+@functools.lru_cache(maxsize=16)
+def name_set(settings: PreprocessingSettings) -> str:
+    """Name of the set of images that these settings make, 16 hexadecimal digits."""
+    return digest(settings.model_dump())[:16]
+
+
+def equalize_contrast(image: NDArray[np.uint8], clip_limit: float = 2.0, num_tiles: int = 8) -> NDArray[np.uint8]:
+    """Stretch gray levels tile by tile, so that faint structure shows.
+
+    Args:
+        image: Gray levels 0-255, shape (height, width).
+        clip_limit: Highest bin of a tile's histogram, in multiples of the mean bin; more brings contrast and noise.
+        num_tiles: Tiles along each axis.
+
+    Returns:
+        A new image of the same shape and range.
+
+    Raises:
+        ImageError: `image` is not two-dimensional uint8.
+
+    Source: Zuiderveld, "Contrast Limited Adaptive Histogram Equalization", Graphics Gems IV, 1994.
+    """
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise ImageError("not_gray", f"gray levels of type uint8 are needed, received {image.dtype} {image.shape}")
+    return cv2.createCLAHE(clip_limit, (num_tiles, num_tiles)).apply(image)
+
+
+def preprocess_image(content: bytes, settings: PreprocessingSettings) -> NDArray[np.uint8]:
+    """Decode an image file, equalize its contrast and resize it.
+
+    Args:
+        content: Bytes of the source image.
+        settings: What to do.
+
+    Returns:
+        Gray levels 0-255, shape (image_size, image_size).
+
+    Raises:
+        ImageError: The bytes cannot be decoded.
+    """
+    image = decode_gray(content)
+    if settings.clahe_clip_limit > 0:
+        image = equalize_contrast(image, settings.clahe_clip_limit, settings.clahe_num_tiles)
+    size = (settings.image_size, settings.image_size)
+    if image.shape == size:
+        return image
+    shrinks = settings.interpolation == "area" and min(image.shape) > settings.image_size
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
+
+
+def preprocess_images(shard: Shard, workspace: Workspace, settings: PreprocessingSettings, num_threads: int) -> int:
+    """Preprocess the images of a shard that are not there yet.
+
+    Args:
+        shard: Which images.
+        workspace: Images are read from its store and written to its set for these settings.
+        settings: What to do.
+        num_threads: Threads that share the images.
+
+    Returns:
+        Number of images that were written; the others were there.
+
+    Raises:
+        WorkspaceError: A stored source image is missing or damaged, or the disk is full.
+    """
+    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
+    missing = find_missing(shard, workspace, settings)
+    Parallel(n_jobs=num_threads, backend="threading", batch_size=16)(
+        delayed(preprocess_stored)(sha256, workspace, settings) for sha256 in missing
+    )
+    return len(missing)
+
+
+def find_missing(shard: Shard, workspace: Workspace, settings: PreprocessingSettings) -> list[str]:
+    """SHA-256 of the shard's images whose preprocessed file is not there."""
+    name = name_set(settings)
+    return [sha256 for sha256 in read_shard(shard)["sha256"] if not workspace.preprocessed_file(name, sha256).exists()]
+
+
+def read_stored_image(sha256: str, workspace: Workspace) -> bytes:
+    """Read a source image from the store and check it.
+
+    Raises:
+        WorkspaceError: The file is missing, or its bytes are not the ones that were stored; a damaged file is
+            removed, so that the next run restores it from the source.
+    """
+    file = workspace.image_file(sha256)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise WorkspaceError(f"{file} is missing. Start again: it is restored from the source.") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        file.unlink(missing_ok=True)
+        raise WorkspaceError(f"{file} was damaged and is removed. Start again: it is restored from the source.")
+    return content
+
+
+def preprocess_stored(sha256: str, workspace: Workspace, settings: PreprocessingSettings) -> bytes:
+    """Preprocess one stored image, write the result, and return its PNG bytes."""
+    content = encode_png(preprocess_image(read_stored_image(sha256, workspace), settings))
+    write_small_file(workspace.preprocessed_file(name_set(settings), sha256), content)
+    return content

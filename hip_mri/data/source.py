@@ -1,0 +1,192 @@
+"""A zip file or a folder with two class folders, seen as a list of labelled entries."""
+
+import contextlib
+import os
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from hip_mri.config import LABELS
+from hip_mri.errors import ArchiveError, ImageError, SourceError, list_offenders
+
+_LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
+"""What operating systems leave in archives and folders."""
+
+_NEEDED = f"Needed are two class folders with images, {LABELS[0]} and {LABELS[1]}, beside each other, and no third."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file below a class folder.
+
+    Attributes:
+        name: Path inside the source, with forward slashes.
+        label: Name of the class folder.
+        num_bytes: Size of the file.
+        version: Changes when the content changes: checksum and size in a zip, time and size in a folder.
+    """
+
+    name: str
+    label: str
+    num_bytes: int
+    version: str
+
+
+class Source(Protocol):
+    """Where entries are read from."""
+
+    entries: list[Entry]
+    num_ignored: int
+
+    def read(self, entry: Entry) -> bytes:
+        """Content of one entry; `ImageError` when this entry alone is damaged."""
+        ...
+
+
+@contextlib.contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """Open a zip file or a folder and find its class folders.
+
+    Args:
+        path: A zip file or a folder that holds the folders `normal` and `osseous_lesion`, both at one depth.
+
+    Yields:
+        The entries below the class folders; nothing is read or unpacked yet.
+
+    Raises:
+        SourceError: There is no such file, class folders are missing or unknown, or they hold no files.
+        ArchiveError: The file is not a zip file, or one that cannot be read safely.
+    """
+    if path.is_dir():
+        yield _FolderSource(path)
+    elif path.is_file():
+        with _open_zip(path) as archive:
+            yield _ZipSource(archive)
+    else:
+        raise SourceError(f"source: there is no file or folder {path}. Give the path of a zip file or of a folder.")
+
+
+class _FolderSource:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        status = {name: (folder / name).stat() for name in _walk(folder)}
+        labelled, self.num_ignored = label_names(sorted(status))
+        self.entries = [
+            Entry(name, label, status[name].st_size, f"{status[name].st_mtime_ns}-{status[name].st_size}")
+            for name, label in labelled
+        ]
+
+    def read(self, entry: Entry) -> bytes:
+        try:
+            return (self._folder / entry.name).read_bytes()
+        except OSError as error:
+            raise ImageError("unreadable_file", f"the file cannot be read ({error.strerror})") from error
+
+
+class _ZipSource:
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+        _refuse_unsafe(archive.infolist())
+        labelled, self.num_ignored = label_names(sorted(infos))
+        self.entries = [
+            Entry(name, label, infos[name].file_size, f"{infos[name].CRC:08x}-{infos[name].file_size}")
+            for name, label in labelled
+        ]
+
+    def read(self, entry: Entry) -> bytes:
+        try:
+            return self._archive.read(entry.name)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ImageError("damaged_entry", "the entry's checksum or compressed data are wrong") from error
+
+
+def label_names(names: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
+    """Find the class folders among the paths of a source.
+
+    The class folders may stand at any depth that is the same for both. Every folder at that depth must be one.
+
+    Args:
+        names: Paths with forward slashes.
+
+    Returns:
+        Path and label of each file below a class folder, and the number of files that were ignored: litter of
+        operating systems and files above the class folders.
+
+    Raises:
+        SourceError: A class folder is missing or unknown, or there are no files.
+    """
+    kept = [name for name in names if not _LITTER.search(name)]
+    if not kept:
+        raise SourceError(f"source: it holds no images. {_NEEDED}")
+    parts = [PurePosixPath(name).parts for name in kept]
+    depth = _find_depth(parts)
+    below = [(name, part[depth]) for name, part in zip(kept, parts, strict=True) if len(part) > depth + 1]
+    unknown = sorted({label for _, label in below} - set(LABELS))
+    missing = [label for label in LABELS if label not in {label for _, label in below}]
+    if unknown or missing:
+        found = sorted({label for _, label in below})
+        raise SourceError(
+            f"source: found the folders {list_offenders(found)}"
+            + (f"; unknown: {list_offenders(unknown)}" if unknown else "")
+            + (f"; missing or empty: {', '.join(missing)}" if missing else "")
+            + f". {_NEEDED}"
+        )
+    return below, len(names) - len(below)
+
+
+def _find_depth(parts: Sequence[tuple[str, ...]]) -> int:
+    """Depth at which class folders stand; the shallowest where any stands."""
+    depths = [part[:-1].index(label) for part in parts for label in LABELS if label in part[:-1]]
+    if depths:
+        return min(depths)
+    found = sorted({"/".join(part[:-1]) or "(top)" for part in parts})
+    raise SourceError(f"source: found no class folder, but files in {list_offenders(found)}. {_NEEDED}")
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for file in files:
+            path = Path(root, file)
+            if path.is_file():
+                yield path.relative_to(folder).as_posix()
+
+
+def _open_zip(file: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        with file.open("rb") as stream:
+            start = stream.read(512).lstrip().lower()
+        if start.startswith((b"<!doctype html", b"<html")):
+            found = "a web page (a download page or an error page was saved instead of the file)"
+        elif start.startswith(b"pk"):
+            found = "a damaged or truncated zip file"
+        else:
+            found = "no zip file"
+        raise ArchiveError(
+            f"source: {file.name} is {found}. Fetch it again, or give a zip file or a folder. {_NEEDED}"
+        ) from error
+
+
+def _refuse_unsafe(infos: Sequence[zipfile.ZipInfo]) -> None:
+    names = [info.filename for info in infos]
+    escaping = [repr(name) for name in names if name.startswith("/") or "\\" in name or ".." in name.split("/")]
+    if escaping:
+        raise ArchiveError(
+            f"source: entries with unsafe paths: {list_offenders(escaping)}. Pack the folders again with plain paths."
+        )
+    encrypted = [repr(info.filename) for info in infos if info.flag_bits & 1]
+    if encrypted:
+        raise ArchiveError(
+            f"source: encrypted entries: {list_offenders(encrypted)}. Unpack with the password, then give the folder."
+        )
+    repeated = [repr(name) for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ArchiveError(f"source: names that occur twice: {list_offenders(repeated)}. Pack the folders again.")

@@ -1,0 +1,84 @@
+"""What can go wrong, as one tree.
+
+    HipMriError                 everything below; its text is meant for the user as it stands
+    ├── SettingsError           a setting has a value that cannot work
+    ├── SourceError             the source of the images cannot be used
+    │   ├── FetchError          a remote source could not be fetched (trying again can help)
+    │   └── ArchiveError        the file is not an archive that can be read safely
+    ├── ImageError              one image cannot be used; in a batch this becomes a quarantine entry
+    ├── SplitError              the images cannot be split as asked
+    ├── WeightsError            pretrained weights are missing or do not fit
+    ├── TrainingError           training came to no usable model
+    ├── EvaluationError         scores cannot be turned into metrics, figures or a report
+    └── WorkspaceError          the workspace cannot be written, or holds something foreign
+
+Every message says what failed, on which file or setting, what was found, what is needed and the next step.
+"""
+
+from collections.abc import Sequence
+
+
+class HipMriError(Exception):
+    """Base of all errors of this library."""
+
+
+class SettingsError(HipMriError):
+    """A setting has a value that cannot work."""
+
+
+class SourceError(HipMriError):
+    """The source of the images cannot be used."""
+
+
+class FetchError(SourceError):
+    """A remote source could not be fetched; trying again can help."""
+
+
+class ArchiveError(SourceError):
+    """The file is not an archive that can be read safely."""
+
+
+class ImageError(HipMriError):
+    """One image cannot be used.
+
+    Attributes:
+        reason: Reason code as it stands in `quarantine.csv`, such as `not_an_image`.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class SplitError(HipMriError):
+    """The images cannot be split as asked."""
+
+
+class WeightsError(HipMriError):
+    """Pretrained weights are missing or do not fit."""
+
+
+class TrainingError(HipMriError):
+    """Training came to no usable model."""
+
+
+class EvaluationError(HipMriError):
+    """Scores cannot be turned into metrics, figures or a report."""
+
+
+class WorkspaceError(HipMriError):
+    """The workspace cannot be written, or holds something foreign."""
+
+
+def list_offenders(offenders: Sequence[str], most: int = 10) -> str:
+    """Name the first offenders and the count of the rest, for an error message.
+
+    Args:
+        offenders: One description each.
+        most: How many are named.
+
+    Returns:
+        For instance `a, b, c and 14 more`.
+    """
+    named = ", ".join(offenders[:most])
+    return named if len(offenders) <= most else f"{named} and {len(offenders) - most} more"

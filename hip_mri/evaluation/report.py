@@ -1,0 +1,134 @@
+"""The report of a run: one self-contained page, and a short form for Prefect."""
+
+import html
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hip_mri.config import LABELS
+from hip_mri.errors import EvaluationError
+from hip_mri.evaluation.embedding import encode_data_uri, read_picture, shrink_png
+from hip_mri.evaluation.intervals import find_intervals
+from hip_mri.evaluation.summary import (
+    ReportSummary,
+    compose_answer,
+    disclose,
+    list_limits,
+    name_weights,
+    tabulate_metrics,
+    tabulate_splits,
+)
+from hip_mri.evaluation.wording import SPLIT_TITLES, find_caption, name_label
+from hip_mri.workspace import write_bytes
+
+MOST_MARKDOWN_BYTES: Final = 500_000
+"""Longest text that a Prefect artifact shall carry."""
+
+MOST_PICTURE_BYTES: Final = 60_000
+"""Most bytes of a picture in it; as text a picture takes a third more, 80,000 characters."""
+
+MARKDOWN_TEXT_BYTES: Final = 20_000
+"""Set aside for all that is not a picture."""
+
+
+def write_report(report_file: Path, summary: ReportSummary) -> None:
+    """Write the report as one HTML file that needs no other file, no script and no network.
+
+    Args:
+        report_file: The file to write.
+        summary: What the run has to tell. Source names and absolute paths in it are withheld.
+
+    Raises:
+        EvaluationError: There are no test metrics.
+        WorkspaceError: A picture cannot be read, or the report cannot be written.
+    """
+    pictures = [_embed(file, read_picture(file)) for file in summary.figures]
+    page = _environment.get_template("report.html.jinja").render(_gather(summary), pictures=pictures)
+    write_bytes(report_file, page.encode())
+
+
+def compose_markdown(summary: ReportSummary) -> str:
+    """Write the short form for a Prefect artifact: notices, answer, metrics and pictures reduced to fit.
+
+    Args:
+        summary: What the run has to tell.
+
+    Returns:
+        Markdown of at most `MOST_MARKDOWN_BYTES`, pictures included.
+
+    Raises:
+        EvaluationError: There are no test metrics, or the text cannot be made short enough.
+        WorkspaceError: A picture cannot be read.
+    """
+    room = (MOST_MARKDOWN_BYTES - MARKDOWN_TEXT_BYTES) * 3 // 4 // max(len(summary.figures), 1)
+    most_bytes = min(MOST_PICTURE_BYTES, room)
+    pictures = [_embed(file, shrink_png(file, most_bytes)) for file in summary.figures]
+    text = _environment.get_template("report.md.jinja").render(_gather(summary), pictures=pictures)
+    if len(text.encode()) > MOST_MARKDOWN_BYTES:
+        raise EvaluationError(
+            f"report: the Markdown takes {len(text.encode()):,} bytes, {MOST_MARKDOWN_BYTES:,} are allowed. "
+            "Shorten the notices."
+        )
+    return text
+
+
+def _gather(summary: ReportSummary) -> dict[str, Any]:
+    """Everything that the templates speak of."""
+    if "test" not in summary.metrics:
+        raise EvaluationError("report: there are no metrics of the test images. Score the test split, then report.")
+    return {
+        "summary": summary,
+        "test": summary.metrics["test"],
+        "intervals": find_intervals(summary.metrics["test"]),
+        "answer": compose_answer(summary),
+        "limits": list_limits(summary),
+        "metric_rows": tabulate_metrics(summary.metrics),
+        "split_rows": tabulate_splits(summary),
+        "weights": name_weights(summary.weights),
+        "settings": {name: disclose(name, value) for name, value in summary.settings.items()},
+        "label_names": [name_label(label) for label in LABELS],
+        "split_titles": {split: title for split, title in SPLIT_TITLES.items() if split in summary.metrics},
+    }
+
+
+def _embed(file: Path, content: bytes) -> dict[str, Any]:
+    return {"name": file.stem, "caption": find_caption(file.stem), "uri": encode_data_uri(content)}
+
+
+def _format_percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _format_seconds(seconds: float) -> str:
+    """Write a duration: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _escape_markdown(value: object) -> Markup:
+    """Make a value plain text for Markdown: on one line, with neither markup nor HTML."""
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return Markup(re.sub(r"([\\`*_\[\]|~])", r"\\\1", text))
+
+
+def _create_environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hip_mri.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(percent=_format_percent, duration=_format_seconds, plain=_escape_markdown)
+    return environment
+
+
+_environment: Final = _create_environment()

@@ -1,0 +1,127 @@
+"""One design for all pictures: readable in print and gray, and for colour-blind people.
+
+Settings go onto each artist, never into Matplotlib's global ones: tasks draw in several threads.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from hip_mri.errors import EvaluationError
+from hip_mri.workspace import write_bytes
+
+DOTS_PER_INCH: Final = 130
+TITLE_SIZE: Final = 12.5
+"""Points; so are the other sizes of text."""
+TEXT_SIZE: Final = 10.5
+SMALL_SIZE: Final = 9.0
+
+INK: Final = "#1c1c1c"
+"""Exactly gray, like the next two, so that a sheet of gray images can be stored with one channel."""
+MUTED: Final = "#595959"
+"""Contrast to white: 7 : 1."""
+GRID: Final = "#e0e0e0"
+
+SPLIT_LINES: Final[dict[str, dict[str, Any]]] = {
+    "train": {"color": "#009E73", "linestyle": (0, (1, 1.2)), "linewidth": 2.2},
+    "val": {"color": "#D55E00", "linestyle": (0, (5, 1.8)), "linewidth": 2.0},
+    "test": {"color": "#0072B2", "linestyle": "-", "linewidth": 2.4},
+}
+"""Line of each split: bluish green, vermillion and blue, told apart by their dashes too.
+
+Source: Okabe and Ito, "Color Universal Design", 2008.
+"""
+
+
+STRIP_HEIGHT: Final = 0.3
+"""Of the strip that carries the notice, in inches."""
+
+
+def create_figure(width: float, height: float, notice: str) -> Figure:
+    """Start a picture.
+
+    Args:
+        width: In inches.
+        height: In inches, without the strip of the notice.
+        notice: What the picture must say about itself, in a strip along its top; empty leaves the strip out.
+    """
+    full_height = height + STRIP_HEIGHT * bool(notice)
+    figure = Figure(figsize=(width, full_height), dpi=DOTS_PER_INCH)
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / full_height), w_pad=0.09, h_pad=0.09)
+    if notice:
+        bottom = height / full_height
+        figure.patches.append(
+            Rectangle((0, bottom), 1, 1 - bottom, transform=figure.transFigure, facecolor=INK, edgecolor="none")
+        )
+        figure.text(
+            0.5, (1 + bottom) / 2, notice, ha="center", va="center_baseline",
+            fontsize=TEXT_SIZE, fontweight="bold", color="white",
+        )  # fmt: skip
+    return figure
+
+
+def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Give a chart its title, labels, light grid and quiet frame."""
+    axes.set_title(title, loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK, pad=9)
+    axes.set_xlabel(x_label, fontsize=TEXT_SIZE, color=INK)
+    axes.set_ylabel(y_label, fontsize=TEXT_SIZE, color=INK)
+    axes.tick_params(labelsize=SMALL_SIZE, color=MUTED, labelcolor=MUTED, length=3)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+
+
+def style_unit_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Style a chart whose axes both run from 0 to 1, as a square."""
+    style_axes(axes, title, x_label, y_label)
+    axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
+    axes.set_aspect("equal")
+
+
+def add_legend(axes: Axes, location: str) -> None:
+    """Add a legend on a pale ground, so that no line runs through its text."""
+    legend = axes.legend(loc=location, fontsize=SMALL_SIZE, labelcolor=INK, framealpha=0.94, edgecolor=GRID)
+    legend.get_frame().set_boxstyle("round", pad=0.25, rounding_size=0.15)
+
+
+def save_figure(figure: Figure, file: Path) -> Path:
+    """Draw a picture and write it as PNG.
+
+    Returns:
+        `file`.
+
+    Raises:
+        WorkspaceError: The disk is full or not writable.
+    """
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = cv2.cvtColor(np.asarray(canvas.buffer_rgba()), cv2.COLOR_RGBA2BGR)
+    write_bytes(file, encode_compact_png(pixels.astype(np.uint8)))
+    return file
+
+
+def encode_compact_png(pixels: NDArray[np.uint8], compression: int = 9) -> bytes:
+    """Encode a picture as a small PNG, with one channel when it is all gray.
+
+    Args:
+        pixels: Shape (height, width) or (height, width, 3), in OpenCV's order blue, green, red.
+        compression: Effort from 0 to 9.
+    """
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    contents = []
+    for row_filter in (cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_FILTER_UP):  # the best for charts, for photographs
+        settings = [cv2.IMWRITE_PNG_COMPRESSION, compression, cv2.IMWRITE_PNG_FILTER, row_filter]
+        encoded, content = cv2.imencode(".png", pixels, settings)
+        if not encoded:
+            raise EvaluationError(f"a picture of shape {pixels.shape} could not be encoded as PNG.")
+        contents.append(content.tobytes())
+    return min(contents, key=len)

@@ -1,0 +1,163 @@
+"""The frozen network: gray images in, 2,048 features out."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hip_mri.config import BackboneName, PreprocessingSettings
+from hip_mri.data.reading import read_training_sample
+from hip_mri.errors import WeightsError
+from hip_mri.model.weights import Weights
+from hip_mri.workspace import Workspace, digest, publish_folder, write_json
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger(__name__)
+
+NUM_FEATURES: Final = 2048
+"""Channels of the last block of every ResNet here, averaged over the image."""
+
+NUM_CALIBRATION_IMAGES: Final = 64
+"""Training images from which a random backbone's BatchNormalization statistics are estimated."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone that is ready to run.
+
+    Attributes:
+        name: Architecture.
+        image_size: Height and width of its input, in pixels.
+        digest: What determines every feature: architecture, input size, weights; 64 hexadecimal digits.
+        folder: Where everything derived from it is kept.
+    """
+
+    name: BackboneName
+    image_size: int
+    digest: str
+    folder: Path
+
+    @property
+    def weights_file(self) -> Path:
+        """Weights as Keras saves them."""
+        return self.folder / "backbone.weights.h5"
+
+
+def build_backbone(
+    name: BackboneName, image_size: int, dtype: str = "float32", seed: int | None = None
+) -> "keras.Model":
+    """Build the architecture, with random weights.
+
+    Args:
+        name: Which ResNet.
+        image_size: Height and width of the input, in pixels.
+        dtype: Keras dtype policy, such as `float32` or `mixed_bfloat16`.
+        seed: Start of the random weights; `None` leaves them to Keras' random state.
+
+    Returns:
+        A frozen model from gray levels 0-255, shape (batch, image_size, image_size, 1), to features, shape
+        (batch, 2048). Its layers are flat, so `conv5_block3_out` and its like can be reached by name. The
+        ImageNet preprocessing (BGR, mean subtracted) is part of it.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    """
+    import keras  # noqa: PLC0415 - seconds to import
+
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        image = keras.Input((image_size, image_size, 1), name="image")
+        color = keras.layers.Concatenate(name="color")([image, image, image])
+        centered = keras.applications.resnet.preprocess_input(color)
+        build = getattr(keras.applications, name)
+        network = build(include_top=False, weights=None, input_tensor=centered, pooling="avg")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    network.trainable = False
+    return keras.Model(image, network.output, name=name.lower())
+
+
+def prepare_backbone(
+    weights: Weights,
+    name: BackboneName,
+    workspace: Workspace,
+    preprocessing: PreprocessingSettings,
+    seed: int,
+    num_threads: int = 1,
+) -> Backbone:
+    """Make a backbone ready: its weights in one file under a name that says what they are.
+
+    A randomly initialised network keeps BatchNormalization statistics of 0 and 1, under which its activations grow
+    from block to block. So they are estimated from training images here, in one forward pass in training mode.
+
+    Args:
+        weights: Settled weights.
+        name: Architecture.
+        workspace: Where backbones are kept; for random weights its training images are read.
+        preprocessing: How images reach the network.
+        seed: Start of random weights.
+        num_threads: Threads that decode images.
+
+    Returns:
+        The backbone.
+
+    Raises:
+        WeightsError: The file does not fit the architecture.
+    """
+    identity = {"name": name, "image_size": preprocessing.image_size, "weights": weights.sha256}
+    images: list[NDArray[np.uint8]] = []
+    if weights.file is None:
+        hashes, images = read_training_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
+        identity |= {"seed": seed, "preprocessing": preprocessing.model_dump(), "images": list(hashes)}
+    folder = workspace.backbones_folder / digest(identity)[:16]
+    backbone = Backbone(name, preprocessing.image_size, digest(identity), folder)
+    if not backbone.weights_file.exists():
+        network = build_backbone(name, preprocessing.image_size, seed=seed)
+        if weights.file is None:
+            _calibrate(network, images)
+        else:
+            _load_weights(network, weights.file)
+        with publish_folder(folder) as fresh:
+            network.save_weights(fresh / backbone.weights_file.name)
+            write_json(fresh / "identity.json", identity)
+    return backbone
+
+
+@functools.lru_cache(maxsize=2)
+def load_backbone(backbone: Backbone, dtype: str = "float32") -> "keras.Model":
+    """Build a prepared backbone and load its weights; kept in memory for the next call."""
+    network = build_backbone(backbone.name, backbone.image_size, dtype)
+    _load_weights(network, backbone.weights_file)
+    return network
+
+
+def _load_weights(network: "keras.Model", file: Path) -> None:
+    try:
+        network.load_weights(str(file))
+    except (ValueError, OSError, KeyError) as error:
+        raise WeightsError(
+            f"model.weights: {file} does not fit {network.name} ({str(error).splitlines()[0]}). "
+            "Give a file that Keras saved for this architecture with include_top=False."
+        ) from error
+
+
+def _calibrate(network: "keras.Model", images: Sequence[NDArray[np.uint8]]) -> None:
+    """Set each BatchNormalization's statistics to those of its own input for these images."""
+    import keras  # noqa: PLC0415 - seconds to import
+
+    normalizations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in normalizations]
+    for layer in normalizations:
+        layer.trainable, layer.momentum = True, 0.0
+    network(np.stack(images)[..., None].astype(np.float32), training=True)
+    for layer, momentum in zip(normalizations, momenta, strict=True):
+        layer.trainable, layer.momentum = False, momentum

@@ -1,0 +1,226 @@
+"""What computes the features: Keras on any device, OpenVINO on the CPU, behind one small interface."""
+
+import contextlib
+import functools
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hip_mri.config import Engine, Precision, PreprocessingSettings
+from hip_mri.data.reading import read_training_sample
+from hip_mri.model.backbone import NUM_FEATURES, Backbone, load_backbone
+from hip_mri.workspace import Workspace, digest, publish_folder, write_json
+
+if TYPE_CHECKING:
+    import openvino
+
+logger = logging.getLogger(__name__)
+
+KERAS_BATCH_SIZE: Final = 16
+"""Images per call of Keras. Short batches are filled up, so that every image meets the same arithmetic."""
+
+MAX_DEVIATION: Final = 0.01
+"""Largest relative distance (L2 norm) of bfloat16 features from float32 at which bfloat16 is taken."""
+
+NUM_CHECK_IMAGES: Final = 32
+"""Images on which the deviation is measured."""
+
+_one_at_a_time = threading.Lock()
+"""An engine keeps all cores or the whole device busy; a second one at the same time would only fight it."""
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What computes the features, and why.
+
+    Attributes:
+        engine: `keras` or `openvino`.
+        precision: `float32` or `bfloat16`.
+        reason: One sentence for the log and the report.
+        deviation: Relative distance (L2 norm) of the bfloat16 features from float32; `None` if not measured.
+    """
+
+    engine: Engine
+    precision: Precision
+    reason: str
+    deviation: float | None = None
+
+
+class FeatureEngine(Protocol):
+    """Computes features; the result for an image does not depend on the images around it."""
+
+    def compute(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Compute the features of gray images, shape (height, width) each; returns shape (len(images), 2048)."""
+        ...
+
+
+@functools.lru_cache(maxsize=2)
+def open_engine(backbone: Backbone, engine: Engine, precision: Precision) -> FeatureEngine:
+    """Load a backbone into an engine; kept in memory for the next call.
+
+    Args:
+        backbone: What to compute.
+        engine: `keras` or `openvino`.
+        precision: Of the arithmetic inside; features are float32 in any case.
+    """
+    if engine == "keras":
+        return _KerasEngine(backbone, precision)
+    return _OpenVinoEngine(backbone, precision)
+
+
+def choose_engine(
+    backbone: Backbone,
+    engine: Engine | Literal["auto"],
+    precision: Precision | Literal["auto"],
+    workspace: Workspace,
+    preprocessing: PreprocessingSettings,
+    num_threads: int,
+) -> EngineChoice:
+    """Settle engine and precision, once for a backbone and its training images.
+
+    Args:
+        backbone: What is to be computed.
+        engine: `auto` takes Keras where Keras sees a GPU, else OpenVINO.
+        precision: `auto` takes bfloat16 where the processor computes it in hardware and the features of
+            `NUM_CHECK_IMAGES` training images stay within `MAX_DEVIATION` of float32.
+        workspace: Where the training images lie.
+        preprocessing: How they are made.
+        num_threads: Threads that decode the images.
+
+    Returns:
+        The choice.
+    """
+    hashes, images = read_training_sample(workspace, preprocessing, NUM_CHECK_IMAGES, num_threads)
+    question = [engine, precision, platform.processor(), platform.node(), preprocessing.model_dump(), list(hashes)]
+    record = backbone.folder.with_name(f"{backbone.folder.name}-engine") / f"{digest(question)[:16]}.json"
+    if record.exists():
+        return EngineChoice(**json.loads(record.read_text()))
+    if engine == "auto":
+        engine = "keras" if _has_gpu() else "openvino"
+    choice = _choose_precision(backbone, engine, precision, images)
+    logger.info("Features come from %s in %s: %s", choice.engine, choice.precision, choice.reason)
+    write_json(record, asdict(choice))
+    return choice
+
+
+def _choose_precision(
+    backbone: Backbone,
+    engine: Engine,
+    precision: Precision | Literal["auto"],
+    images: Sequence[NDArray[np.uint8]],
+) -> EngineChoice:
+    if precision != "auto":
+        return EngineChoice(engine, precision, f"{precision} was asked for")
+    if not _has_bfloat16(engine):
+        return EngineChoice(engine, "float32", "this processor does not compute bfloat16 in hardware")
+    reference = open_engine(backbone, engine, "float32").compute(images)
+    reduced = open_engine(backbone, engine, "bfloat16").compute(images)
+    deviation = measure_deviation(reference, reduced)
+    is_near = deviation <= MAX_DEVIATION
+    reason = f"bfloat16 features of {len(images)} images deviate by {deviation:.2%} from float32"
+    return EngineChoice(
+        engine,
+        "bfloat16" if is_near else "float32",
+        f"{reason}, {'within' if is_near else 'more than'} the accepted {MAX_DEVIATION:.0%}",
+        deviation,
+    )
+
+
+def measure_deviation(reference: NDArray[np.float32], features: NDArray[np.float32]) -> float:
+    """Relative L2 distance of features from their reference, over all images; both have shape (images, 2048)."""
+    return float(np.linalg.norm(features - reference) / np.linalg.norm(reference))
+
+
+class _KerasEngine:
+    def __init__(self, backbone: Backbone, precision: Precision) -> None:
+        self._network = load_backbone(backbone, "mixed_bfloat16" if precision == "bfloat16" else "float32")
+        self._image_size = backbone.image_size
+
+    def compute(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        features = np.empty((len(images), NUM_FEATURES), np.float32)
+        batch = np.zeros((KERAS_BATCH_SIZE, self._image_size, self._image_size, 1), np.float32)
+        for start in range(0, len(images), KERAS_BATCH_SIZE):
+            part = images[start : start + KERAS_BATCH_SIZE]
+            batch[: len(part), ..., 0] = np.stack(part)
+            with _one_at_a_time:
+                computed = self._network.predict_on_batch(batch)
+            features[start : start + len(part)] = np.asarray(computed, np.float32)[: len(part)]
+        return features
+
+
+class _OpenVinoEngine:
+    """One image per request and as many requests at a time as the processor likes: fast, and independent of order."""
+
+    def __init__(self, backbone: Backbone, precision: Precision) -> None:
+        import openvino  # noqa: PLC0415 - not needed by the Keras engine
+
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "PERFORMANCE_HINT": "THROUGHPUT",
+        }
+        core = openvino.Core()
+        model = core.read_model(_export_openvino(backbone))
+        model.reshape([1, backbone.image_size, backbone.image_size, 1])
+        self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", settings))
+
+    def compute(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        features = np.empty((len(images), NUM_FEATURES), np.float32)
+
+        def keep(request: "openvino.InferRequest", row: int) -> None:
+            features[row] = request.get_output_tensor().data[0]
+
+        with _one_at_a_time:
+            self._queue.set_callback(keep)
+            for row, image in enumerate(images):
+                self._queue.start_async(image[None, ..., None].astype(np.float32), row)
+            self._queue.wait_all()
+        return features
+
+
+_export_lock = threading.Lock()
+
+
+def _export_openvino(backbone: Backbone) -> Path:
+    """Let Keras write the backbone in OpenVINO's format, once."""
+    folder = backbone.folder.with_name(backbone.folder.name + "-openvino")
+    file = folder / "backbone.xml"
+    with _export_lock:
+        if not file.exists():
+            logger.info("Exporting the backbone to OpenVINO, once for these weights")
+            with publish_folder(folder) as fresh, contextlib.redirect_stdout(None):
+                load_backbone(backbone).export(str(fresh / file.name), format="openvino", verbose=False)
+    return file
+
+
+def _has_gpu() -> bool:
+    import keras  # noqa: PLC0415 - seconds to import
+
+    return bool(keras.distribution.list_devices("gpu"))
+
+
+def _has_bfloat16(engine: Engine) -> bool:
+    if engine == "openvino":
+        import openvino  # noqa: PLC0415 - not needed by the Keras engine
+
+        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return _has_gpu() and _gpu_compute_capability() >= 8.0  # NVIDIA's Ampere of 2020 brought bfloat16
+
+
+def _gpu_compute_capability() -> float:
+    """Compute capability of the weakest NVIDIA GPU; 0 where there is none or it does not say."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return 0.0
+    asked = [command, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.split()
+    return min((float(capability) for capability in answer), default=0.0)

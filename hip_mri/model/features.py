@@ -1,0 +1,112 @@
+"""Frozen features, computed once per image and flip."""
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from hip_mri.config import FeatureSettings, PreprocessingSettings
+from hip_mri.data.preprocess import name_set
+from hip_mri.data.reading import read_images
+from hip_mri.data.shards import Shard, read_shard
+from hip_mri.model.backbone import Backbone
+from hip_mri.model.engines import EngineChoice, choose_engine, open_engine
+from hip_mri.model.store import FeatureStore
+from hip_mri.workspace import Workspace, digest
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_CALL: Final = 256
+"""Images that are decoded and held at a time, 50 KB each."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What determines every row of a set of features.
+
+    Attributes:
+        backbone: The frozen network.
+        preprocessing: How its input is made.
+        choice: What computes it, in which precision.
+        with_mirrored: Whether training images are also needed mirrored; rows do not depend on it.
+    """
+
+    backbone: Backbone
+    preprocessing: PreprocessingSettings
+    choice: EngineChoice
+    with_mirrored: bool
+
+    @property
+    def digest(self) -> str:
+        """Name of the set, 16 hexadecimal digits."""
+        return digest([self.backbone.digest, name_set(self.preprocessing), self.choice.engine, self.choice.precision])[
+            :16
+        ]
+
+    def open_store(self, workspace: Workspace) -> FeatureStore:
+        """The rows of this set."""
+        return FeatureStore(workspace.features_folder / self.digest)
+
+
+def choose_features(
+    backbone: Backbone,
+    settings: FeatureSettings,
+    preprocessing: PreprocessingSettings,
+    with_mirrored: bool,
+    workspace: Workspace,
+    num_threads: int,
+) -> FeatureSet:
+    """Settle which features a run uses; see `choose_engine`."""
+    choice = choose_engine(backbone, settings.engine, settings.precision, workspace, preprocessing, num_threads)
+    return FeatureSet(backbone, preprocessing, choice, with_mirrored)
+
+
+def list_rows(images: pd.DataFrame, *, with_mirrored: bool) -> pd.DataFrame:
+    """List the feature rows that images need.
+
+    Args:
+        images: Columns sha256 and split.
+        with_mirrored: Whether training draws mirrored images.
+
+    Returns:
+        Columns sha256 and mirrored: each image plain, training images mirrored as well if asked.
+    """
+    plain = images[["sha256"]].assign(mirrored=False)
+    if not with_mirrored:
+        return plain
+    mirrored = images.loc[images["split"] == "train", ["sha256"]].assign(mirrored=True)
+    return pd.concat([plain, mirrored], ignore_index=True)
+
+
+def find_missing_rows(shard: Shard, workspace: Workspace, features: FeatureSet) -> pd.DataFrame:
+    """List the rows that a shard of images needs and the store has not; columns sha256 and mirrored."""
+    rows = list_rows(read_shard(shard), with_mirrored=features.with_mirrored)
+    return features.open_store(workspace).find_missing(rows)
+
+
+def extract_features(shard: Shard, workspace: Workspace, features: FeatureSet, num_threads: int) -> int:
+    """Compute and store the features of a shard of images that are not there yet.
+
+    Args:
+        shard: Which images.
+        workspace: Where preprocessed images are read and features are stored.
+        features: The set that the rows belong to.
+        num_threads: Threads that decode; the engine takes one per core, and one shard at a time.
+
+    Returns:
+        Number of rows that were computed.
+    """
+    missing = find_missing_rows(shard, workspace, features)
+    if missing.empty:
+        return 0
+    engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
+    computed = []
+    for start in range(0, len(missing), ROWS_PER_CALL):
+        part = missing.iloc[start : start + ROWS_PER_CALL]
+        images = read_images(list(part["sha256"]), workspace, features.preprocessing, num_threads)
+        mirrored = part["mirrored"]
+        computed.append(engine.compute([np.fliplr(i) if m else i for i, m in zip(images, mirrored, strict=True)]))
+    features.open_store(workspace).add(missing, np.concatenate(computed))
+    return len(missing)

@@ -1,0 +1,151 @@
+"""Which weights the backbone gets: settled, and found to fit, before any other work."""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import h5py
+
+from hip_mri.config import BackboneName
+from hip_mri.errors import WeightsError
+from hip_mri.workspace import digest_file
+
+logger = logging.getLogger(__name__)
+
+NUM_PARAMETERS: Final[dict[str, int]] = {"ResNet50": 23_587_712, "ResNet101": 42_658_176, "ResNet152": 58_370_944}
+"""Numbers in a weights file without top, moving statistics included; Keras' `count_params()`."""
+
+DOWNLOAD_TIMEOUT_SECONDS: Final = 20
+"""How long a silent connection is waited for before the download counts as impossible."""
+
+FALLBACK_NOTICE: Final = (
+    "RANDOM WEIGHTS: the ImageNet weights could not be downloaded, so this demo runs on a backbone with random "
+    "weights. Its figures say nothing about what the pretrained network can do."
+)
+RANDOM_NOTICE: Final = (
+    "RANDOM WEIGHTS: the backbone was given random weights, as asked. Its figures say nothing about what a "
+    "pretrained network can do."
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Settled weights.
+
+    Attributes:
+        name: `imagenet`, `random`, or the SHA-256 of the file that the user gave.
+        file: The weights file; `None` for random weights.
+        sha256: Hash of the file; empty for random weights.
+        notice: What every output must say about them; empty when there is nothing to warn of.
+    """
+
+    name: str
+    file: Path | None
+    sha256: str
+    notice: str = ""
+
+
+def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random: bool) -> Weights:
+    """Settle the weights of the backbone.
+
+    Args:
+        weights: `imagenet`, `random`, or the path of a Keras weights file without top.
+        backbone: The network that they are for.
+        fall_back_to_random: Take random weights, with a notice, when ImageNet's cannot be downloaded. For the
+            demo alone: on real data random weights would waste the user's time.
+
+    Returns:
+        The weights, with a file that is there and has the right number of parameters.
+
+    Raises:
+        WeightsError: The file is missing or does not fit, or the download is not possible.
+    """
+    if weights == "random":
+        return Weights("random", None, "", RANDOM_NOTICE)
+    if weights != "imagenet":
+        file = Path(weights).expanduser().resolve()
+        _check_file(file, backbone)
+        sha256 = digest_file(file)
+        return Weights(sha256, file, sha256)
+    try:
+        file = _download_imagenet(backbone)
+    except OSError as error:
+        return _do_without_download(error, backbone, fall_back_to_random)
+    return Weights("imagenet", file, digest_file(file))
+
+
+def _do_without_download(error: OSError, backbone: BackboneName, fall_back_to_random: bool) -> Weights:
+    if fall_back_to_random:
+        logger.warning("%s", FALLBACK_NOTICE)
+        return Weights("random", None, "", FALLBACK_NOTICE)
+    raise WeightsError(
+        f"model.weights: the ImageNet weights of {backbone} could not be downloaded ({error}). Where there is no "
+        f"internet, fetch `{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5` (keras.io, 'Keras "
+        "Applications') on another machine and give its path with --model.weights, or 'random' for a dry run."
+    ) from error
+
+
+def _download_imagenet(backbone: BackboneName) -> Path:
+    """Let Keras download its weights, once, and say where they lie."""
+    import keras  # noqa: PLC0415 - seconds to import
+
+    file = _keras_cache_folder() / "models" / f"{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    if not file.exists():
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # Keras shows its progress on standard output
+                getattr(keras.applications, backbone)(weights="imagenet", include_top=False)
+        except Exception as error:  # Keras wraps the network's errors in a plain Exception
+            raise OSError(str(error).replace("\n", " ")) from error
+        finally:
+            socket.setdefaulttimeout(timeout)
+            keras.backend.clear_session()
+    _check_file(file, backbone)
+    return file
+
+
+def _keras_cache_folder() -> Path:
+    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+
+
+def _check_file(file: Path, backbone: BackboneName) -> None:
+    if not file.is_file():
+        raise WeightsError(
+            f"model.weights: no file at {file}. Give the path of a Keras {backbone} weights file without top, "
+            "or 'imagenet' to download."
+        )
+    if file.suffix not in (".h5", ".hdf5"):
+        raise WeightsError(f"model.weights: {file.name} does not end in .weights.h5 or .h5, as Keras' weights do.")
+    try:
+        num_parameters = _count_parameters(file)
+    except OSError as error:
+        raise WeightsError(
+            f"model.weights: {file.name} is not a readable HDF5 file ({error}). Fetch it again."
+        ) from error
+    if num_parameters != NUM_PARAMETERS[backbone]:
+        fitting = [name for name, count in NUM_PARAMETERS.items() if count == num_parameters]
+        raise WeightsError(
+            f"model.weights: {file.name} holds {num_parameters:,} parameters, {backbone} without top has "
+            f"{NUM_PARAMETERS[backbone]:,}. "
+            + (f"It fits --model.backbone {fitting[0]}." if fitting else "Give a file saved with include_top=False.")
+        )
+
+
+def _count_parameters(file: Path) -> int:
+    """Numbers in all datasets; links to other files are not followed."""
+    total = 0
+
+    def add(_name: str, item: object) -> None:
+        nonlocal total
+        if isinstance(item, h5py.Dataset):
+            total += int(item.size or 0)
+
+    with h5py.File(file, "r") as content:
+        content.visititems(add)
+    return total

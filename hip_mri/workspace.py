@@ -1,0 +1,219 @@
+"""Every path that the pipeline writes, and the atomic write.
+
+workspace/
+├── DATA/<split>/<label>/<image id>.png   the images as the network sees them (hard links into preprocessed/)
+├── manifest.parquet                      one row per image
+├── quarantine.csv                        what could not be used, and why
+├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
+├── sources/                              fetched or drawn source files
+├── images/ab/<sha256>                    source images, byte for byte
+├── preprocessed/<set>/ab/<sha256>.png    contrast-enhanced, resized; one set per settings
+├── backbones/<digest>/                   frozen networks, ready to run
+├── features/<set>/                       feature rows, in shards; one set per backbone and settings
+├── models/<digest>/                      trained networks
+├── shards/<digest>.parquet               which images a task run handles
+└── cache/                                Prefect's records of finished task runs
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hip_mri.errors import WorkspaceError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Names the places below one root folder; creates nothing by itself.
+
+    Attributes:
+        root: The folder that holds everything.
+    """
+
+    root: Path
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.root / "manifest.parquet"
+
+    @property
+    def quarantine_file(self) -> Path:
+        return self.root / "quarantine.csv"
+
+    @property
+    def data_folder(self) -> Path:
+        return self.root / "DATA"
+
+    @property
+    def runs_folder(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def sources_folder(self) -> Path:
+        return self.root / "sources"
+
+    @property
+    def backbones_folder(self) -> Path:
+        return self.root / "backbones"
+
+    @property
+    def features_folder(self) -> Path:
+        return self.root / "features"
+
+    @property
+    def models_folder(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def shards_folder(self) -> Path:
+        return self.root / "shards"
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.root / "cache"
+
+    def image_file(self, sha256: str) -> Path:
+        """Where a source image with this SHA-256 (64 hexadecimal digits) is kept, byte for byte."""
+        return self.root / "images" / sha256[:2] / sha256
+
+    def preprocessed_file(self, settings_digest: str, sha256: str) -> Path:
+        """Where the preprocessed form of a source image is kept, for one set of settings."""
+        return self.root / "preprocessed" / settings_digest / sha256[:2] / f"{sha256}.png"
+
+    def prepare(self) -> None:
+        """Create the root folder and see that it can be written.
+
+        Raises:
+            WorkspaceError: The folder cannot be created or written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise WorkspaceError(
+                f"workspace: {self.root} cannot be written ({error.strerror}). "
+                "Give a folder on a disk that you may write to with --workspace."
+            ) from error
+
+    def next_run_number(self) -> int:
+        """Number of the next run: one more than the highest run folder, finished or not."""
+        numbers = [int(folder.name.split(".")[0]) for folder in self.runs_folder.glob("[0-9]*") if folder.is_dir()]
+        return max(numbers, default=0) + 1
+
+
+@contextlib.contextmanager
+def replace_file(file: Path) -> Iterator[Path]:
+    """Write a file so that readers see the old content or the new one, never a part, even after a power cut.
+
+    Args:
+        file: The file to write; its folder is created.
+
+    Yields:
+        A temporary path in the same folder with the same ending. When the block ends well, it takes the place of
+        `file`; when the block raises, it is removed and `file` stays as it was.
+
+    Raises:
+        WorkspaceError: The disk is full or not writable.
+    """
+    temporary: Path | None = None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{os.getpid()}-{os.urandom(4).hex()}{''.join(file.suffixes[-2:])}")
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, file)
+        _flush_to_disk(file.parent)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{file} could not be written ({error.strerror or error}). Make room on the disk or free the folder, "
+            "then start again: finished work is kept."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a whole file atomically; see `replace_file`."""
+    with replace_file(file) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file atomically, indented and with a final line break; NaN and infinity are refused."""
+    write_bytes(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def publish_folder(folder: Path) -> Iterator[Path]:
+    """Fill a folder so that it appears whole or not at all.
+
+    Args:
+        folder: The folder to publish. What stands there already is replaced.
+
+    Yields:
+        An empty folder beside it, which is renamed when the block ends well and removed when it raises.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            _flush_to_disk(file)
+        if folder.exists():
+            os.replace(folder, temporary.with_name(temporary.name + ".old"))
+        os.replace(temporary, folder)
+        _flush_to_disk(folder.parent)
+    finally:
+        for leftover in (temporary, temporary.with_name(temporary.name + ".old")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_small_file(file: Path, content: bytes) -> None:
+    """Write one of very many small files: whole or not at all, but without waiting for the disk.
+
+    After a power cut such a file can be empty; whoever reads it checks its content.
+
+    Raises:
+        WorkspaceError: The disk is full or not writable.
+    """
+    temporary = file.with_name(f".{threading.get_ident()}-{os.getpid()}-{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise WorkspaceError(
+            f"{file} could not be written ({error.strerror or error}). Make room on the disk, then start again: "
+            "finished work is kept."
+        ) from error
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of a JSON-like value, independent of the order of keys; 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_file(file: Path) -> str:
+    """SHA-256 of a file's content; 64 hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""Tasks from the source to preprocessed images."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from hip_mri.data import fetch, folders, ingest, preprocess, shards, split
+from hip_mri.data.ingest import IngestReport
+from hip_mri.workspace import Workspace
+from tasks.progress import show_progress
+from tasks.retries import NETWORK_RETRIES, STORAGE_RETRIES
+from tasks.shards import cache_while_complete
+
+
+@task(task_run_name="open the workspace", cache_policy=NO_CACHE)
+def open_workspace(folder: Path) -> Workspace:
+    """Name the places below the folder and see that it can be written."""
+    workspace = Workspace(folder.expanduser().resolve())
+    workspace.prepare()
+    return workspace
+
+
+@task(task_run_name="fetch the source", cache_policy=NO_CACHE, **NETWORK_RETRIES)
+def fetch_source(source: str | None, sha256: str | None, workspace: Workspace) -> Path:
+    """See `hip_mri.data.fetch.fetch_source`; shows the bytes that have come."""
+    with show_progress("fetch-source", "fetch_source: bytes") as update:
+        return fetch.fetch_source(source, sha256, workspace.sources_folder, update)
+
+
+@task(task_run_name="take in the images", cache_policy=NO_CACHE)
+def ingest_images(source_file: Path, workspace: Workspace, num_threads: int) -> IngestReport:
+    """See `hip_mri.data.ingest.ingest_images`; shows the entries that were read."""
+    with show_progress("ingest-images", "ingest_images: entries") as update:
+        return ingest.ingest_images(source_file, workspace, num_threads, update)
+
+
+def _is_preprocessed(parameters: dict[str, Any]) -> bool:
+    return not preprocess.find_missing(parameters["shard"], parameters["workspace"], parameters["settings"])
+
+
+split_manifest = task(split.split_manifest, task_run_name="split into train, val and test", cache_policy=NO_CACHE)
+
+plan_shards = task(shards.plan_shards, task_run_name="cut into shards", cache_policy=NO_CACHE)
+
+preprocess_images = task(
+    preprocess.preprocess_images,
+    task_run_name="preprocess shard {shard.name}",
+    cache_policy=cache_while_complete(_is_preprocessed),
+    persist_result=True,
+    result_serializer="json",
+    **STORAGE_RETRIES,
+)
+
+lay_out_folders = task(folders.lay_out_folders, task_run_name="lay out DATA", cache_policy=NO_CACHE)

@@ -1,0 +1,60 @@
+"""Tasks from preprocessed images to a trained, scored model."""
+
+import logging
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from hip_mri.config import TrainingSettings
+from hip_mri.model import backbone, features, network, weights
+from hip_mri.model.features import FeatureSet
+from hip_mri.model.head import Epoch
+from hip_mri.model.network import TrainedModel
+from hip_mri.workspace import Workspace
+from tasks.progress import show_progress
+from tasks.retries import STORAGE_RETRIES
+from tasks.shards import cache_while_complete
+
+logger = logging.getLogger("hip_mri.tasks")
+
+
+def _has_features(parameters: dict[str, Any]) -> bool:
+    return features.find_missing_rows(parameters["shard"], parameters["workspace"], parameters["features"]).empty
+
+
+resolve_weights = task(weights.resolve_weights, task_run_name="settle the weights", cache_policy=NO_CACHE)
+
+prepare_backbone = task(backbone.prepare_backbone, task_run_name="prepare the backbone", cache_policy=NO_CACHE)
+
+choose_features = task(features.choose_features, task_run_name="choose engine and precision", cache_policy=NO_CACHE)
+
+extract_features = task(
+    features.extract_features,
+    task_run_name="features of shard {shard.name}",
+    cache_policy=cache_while_complete(_has_features),
+    persist_result=True,
+    result_serializer="json",
+    **STORAGE_RETRIES,
+)
+
+
+@task(task_run_name="train", tags=["gpu"], cache_policy=NO_CACHE)
+def train_model(
+    workspace: Workspace, features: FeatureSet, hidden_units: int, settings: TrainingSettings, seed: int
+) -> TrainedModel:
+    """See `hip_mri.model.network.train_model`; shows each epoch as progress, in the log and as a table."""
+    with show_progress("train-model", "train_model: epochs") as update:
+
+        def on_epoch(epoch: Epoch) -> None:
+            update(epoch.epoch, settings.epochs)
+            logger.info(
+                "Epoch %d of %d: loss %.4f, accuracy %.3f; validation loss %.4f, accuracy %.3f",
+                *(epoch.epoch, settings.epochs, epoch.loss, epoch.accuracy, epoch.val_loss, epoch.val_accuracy),
+            )
+
+        model = network.train_model(workspace, features, hidden_units, settings, seed, on_epoch)
+        update(settings.epochs, settings.epochs)
+    create_table_artifact(model.read_history(), key="epochs", description="Loss and accuracy, epoch by epoch")
+    return model

@@ -1,0 +1,76 @@
+"""Spreading a step over the shards of the manifest: one task run each, several at a time."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.context import TaskRunContext
+from prefect.filesystems import LocalFileSystem
+from prefect.futures import as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from hip_mri.data.shards import Shard
+from hip_mri.workspace import Workspace, digest
+from tasks.progress import show_progress
+
+
+def map_over_shards(
+    task: Task[..., Any], shards: Sequence[Shard], workspace: Workspace, num_workers: int, **parameters: Any
+) -> list[Any]:
+    """Run a task once per shard, several at a time, and wait for all of them.
+
+    Args:
+        task: Takes `shard`, `workspace` and the parameters.
+        shards: The work.
+        workspace: Its `cache` folder keeps the records of finished task runs.
+        num_workers: Task runs at the same time.
+        **parameters: The same for every shard.
+
+    Returns:
+        The results, in the order of the shards.
+
+    Raises:
+        Exception: What the first failed task run raised, after all have ended.
+    """
+    recorded = task.with_options(result_storage=workspace.cache_folder)
+    total = sum(shard.num_images for shard in shards)
+    done = 0
+    with (
+        show_progress(task.name.replace("_", "-"), f"{task.name}: images") as update,
+        ThreadPoolTaskRunner(max_workers=num_workers) as runner,
+    ):
+        futures = {
+            runner.submit(recorded, {"shard": shard, "workspace": workspace, **parameters}): shard for shard in shards
+        }
+        for future in as_completed(list(futures)):
+            done += futures[future].num_images
+            update(done, total)
+        return [future.result() for future in futures]
+
+
+def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> CacheKeyFnPolicy:
+    """Make a cache policy that looks at the outputs, not only at Prefect's record of a finished run.
+
+    The key is made of the shard's content and the other parameters. Where outputs have gone since, the record is
+    forgotten and the task runs again.
+
+    Args:
+        is_complete: Tells from a task's parameters whether all its outputs are there.
+    """
+
+    def find_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+        others = {name: repr(value) for name, value in parameters.items() if name != "shard"}
+        key = digest([context.task.name, parameters["shard"].digest, others])
+        if not is_complete(parameters):
+            _forget(context, key)
+        return key
+
+    return CacheKeyFnPolicy(cache_key_fn=find_key)
+
+
+def _forget(context: TaskRunContext, key: str) -> None:
+    storage = context.result_store.result_storage
+    if isinstance(storage, LocalFileSystem) and storage.basepath:
+        Path(storage.basepath, key).unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""The steps of a flow, one after the other, each with its wall time."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, ParamSpec, TypeVar
+
+from prefect import Task
+
+from hip_mri.config import RunnerSettings
+from hip_mri.data.shards import Shard
+from hip_mri.workspace import Workspace
+from tasks.shards import map_over_shards
+
+logger = logging.getLogger("hip_mri.steps")
+
+SECONDS_WORTH_TELLING: Final = 1.0
+"""Shorter steps end without a line of their own."""
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class Steps:
+    """Runs the steps of a flow.
+
+    Attributes:
+        seconds: Wall time of each finished step, by its name.
+    """
+
+    def __init__(self, runner: RunnerSettings) -> None:
+        self.seconds: dict[str, float] = {}
+        self._runner = runner
+
+    def run(self, task: Task[Parameters, Result]) -> Callable[Parameters, Result]:
+        """Make a task ready to be called as a step of its own."""
+
+        def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+            with self._measure(task.name):
+                return task(*arguments, **keywords)
+
+        return call
+
+    def map(self, task: Task[..., Any], shards: Sequence[Shard], workspace: Workspace, **parameters: Any) -> list[Any]:
+        """Run a task for every shard, several at a time; see `map_over_shards`."""
+        threads = max(1, self._runner.count_threads() // self._runner.num_workers)
+        with self._measure(task.name):
+            return map_over_shards(task, shards, workspace, self._runner.num_workers, num_threads=threads, **parameters)
+
+    @contextmanager
+    def _measure(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        logger.info("%s ...", name)
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        if self.seconds[name] >= SECONDS_WORTH_TELLING:
+            logger.info("%s took %.1f s", name, self.seconds[name])

@@ -1,0 +1,51 @@
+"""What tests of several packages share: a small source of images and a workspace."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+
+from hip_mri.workspace import Workspace
+
+RESNET50_WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "resnet50_imagenet_notop.weights.h5"
+"""Pretrained weights that stand beside some checkouts; tests that need them are skipped elsewhere."""
+
+
+def draw_image(generator: np.random.Generator, *, has_lesion: bool, size: int = 64) -> np.ndarray:
+    """A noisy disc; a lesion is a dark spot in it."""
+    image = generator.normal(60, 12, (size, size))
+    cv2.circle(image, (size // 2, size // 2), size // 3, 150.0, -1)
+    if has_lesion:
+        x, y = generator.integers(size // 2 - 8, size // 2 + 8, 2)
+        cv2.circle(image, (int(x), int(y)), size // 8, 40.0, -1)
+    return np.clip(image + generator.normal(0, 10, image.shape), 0, 255).astype(np.uint8)
+
+
+def write_source(file: Path, num_normal: int = 30, num_lesion: int = 20, seed: int = 0) -> Path:
+    """A zip in the original's layout."""
+    generator = np.random.default_rng(seed)
+    with zipfile.ZipFile(file, "w") as archive:
+        for label, count in (("normal", num_normal), ("osseous_lesion", num_lesion)):
+            for number in range(count):
+                content = cv2.imencode(".png", draw_image(generator, has_lesion=label != "normal"))[1]
+                archive.writestr(f"Hip MRI/{label}/hip{number:06d}.png", content.tobytes())
+    return file
+
+
+@pytest.fixture(scope="session")
+def source_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_source(tmp_path_factory.mktemp("source") / "hip.zip")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    place = Workspace(tmp_path / "workspace")
+    place.prepare()
+    return place

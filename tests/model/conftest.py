@@ -1,0 +1,41 @@
+"""A prepared workspace and a small random backbone, made once."""
+
+from pathlib import Path
+
+import pytest
+
+from hip_mri.config import PreprocessingSettings
+from hip_mri.data.folders import lay_out_folders
+from hip_mri.data.ingest import ingest_images
+from hip_mri.data.preprocess import preprocess_images
+from hip_mri.data.shards import Shard, plan_shards
+from hip_mri.data.split import split_manifest
+from hip_mri.model.backbone import Backbone, prepare_backbone
+from hip_mri.model.weights import resolve_weights
+from hip_mri.workspace import Workspace
+
+SMALL = PreprocessingSettings(image_size=32)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Workspace:
+    """50 images of 32 pixels, split, preprocessed and laid out."""
+    workspace = Workspace(tmp_path_factory.mktemp("prepared"))
+    ingest_images(source_zip, workspace, num_threads=2)
+    split_manifest(workspace, 0.2, 0.2, seed=3)
+    for shard in plan_shards(workspace, shard_size=2048):
+        preprocess_images(shard, workspace, SMALL, num_threads=2)
+    lay_out_folders(workspace, SMALL)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def backbone(prepared: Workspace) -> Backbone:
+    """ResNet50 with random weights."""
+    weights = resolve_weights("random", "ResNet50", fall_back_to_random=False)
+    return prepare_backbone(weights, "ResNet50", prepared, SMALL, seed=5, num_threads=2)
+
+
+@pytest.fixture
+def shards(prepared: Workspace) -> list[Shard]:
+    return plan_shards(prepared, shard_size=2048)
