@@ -91,7 +91,7 @@ class Patch:
     softness: float  # width of the border against the radius
     strength: float  # share of the way to `signal`
     signal: float
-    mottle: float = 0.1  # relative standard deviation of the signal within
+    mottle: float = 0.03  # standard deviation of the signal within
     rim: float = 0.0  # strength of a dark, sclerotic border
 
     def measure_distance(self, body: Body, z: float) -> FloatImage:
@@ -109,7 +109,7 @@ class Patch:
         """Change `signal` in place within the fraction of marrow; gives the weight of the change, 0-1."""
         distance = self.measure_distance(body, z) + 0.16 * noise["medium"]
         weight = marrow * np.clip((1 - distance) / self.softness + 0.5, 0, 1)
-        signal += self.strength * weight * (self.signal * (1 + self.mottle * noise["mottle"]) - signal)
+        signal += self.strength * weight * (self.signal + self.mottle * noise["mottle"] - signal)
         signal += self.rim * marrow * np.exp(-(((distance - 1) / 0.09) ** 2)) * (0.08 - signal)
         return weight
 
@@ -125,7 +125,7 @@ def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float,
         softness=uniform(0.1, 0.3) if is_circumscribed else uniform(0.35, 0.7),
         strength=uniform(0.5, 1.0),
         signal=signal * uniform(0.85, 1.15),
-        mottle=uniform(0.2, 0.55),
+        mottle=uniform(0.06, 0.17),
         rim=uniform(0.3, 0.9) if is_circumscribed and uniform() < 0.4 else 0.0,
     )
 

@@ -89,6 +89,6 @@ def _write_shard(rows: pd.DataFrame, name: str, workspace: Workspace) -> Shard:
 
 
 def _sweep(folder: Path, keep: set[Path]) -> None:
-    for file in folder.glob("*.parquet"):
+    for file in folder.glob("[!.]*.parquet"):
         if file not in keep:
             file.unlink(missing_ok=True)

@@ -105,8 +105,7 @@ def draw_precision_recall(
     """Draw precision against recall, with the share of lesions as the level that chance reaches."""
     figure = style.create_figure(5.0, 5.2, notice)
     axes = figure.subplots()
-    labels = pd.concat([rows["label"] for rows in measured.values()])
-    prevalence = float((labels == LABELS[1]).mean())
+    prevalence = float(np.concatenate([number_labels(rows) for rows in measured.values()]).mean())
     chance = f"Chance (share of lesions, {prevalence:.3f})"
     axes.axhline(prevalence, color=style.MUTED, linewidth=1.2, linestyle=(0, (2, 3)), label=chance)
     for split, rows in measured.items():
@@ -124,13 +123,12 @@ def draw_precision_recall(
 
 def _mark_point(axes: Axes, x: float, y: float, split: str) -> None:
     color = style.SPLIT_LINES[split]["color"]
-    axes.plot(x, y, "o", markersize=9, markerfacecolor="white", markeredgecolor=color, markeredgewidth=2.4, zorder=5)
+    axes.plot(x, y, **style.RING | {"markersize": 9, "markeredgecolor": color, "markeredgewidth": 2.4}, zorder=5)
 
 
 def _explain_mark(axes: Axes, threshold: float) -> None:
     """Put the ring into the legend once, for all splits."""
-    ring = {"markerfacecolor": "white", "markeredgecolor": style.INK, "markeredgewidth": 1.8, "markersize": 7}
-    axes.plot([], [], "o", label=f"At the threshold {threshold:g}", **ring)
+    axes.plot([], [], label=f"At the threshold {threshold:g}", **style.RING)
 
 
 def draw_confusion_matrices(metrics: dict[str, SplitMetrics], threshold: float, notice: str) -> Figure:
@@ -161,33 +159,26 @@ def _draw_confusion_matrix(axes: Axes, counts: NDArray[np.int64]) -> None:
 def draw_learning_curves(history: pd.DataFrame, notice: str) -> Figure:
     """Draw loss and accuracy by epoch, of training and validation images, side by side."""
     figure = style.create_figure(9.2, 3.7, notice)
-    for axes, measure, title in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), ("Loss (binary cross-entropy)", "Accuracy"), strict=True
-    ):
-        _draw_measure(axes, history, measure)
-        style.style_axes(axes, title, "Epoch", "")
-        axes.set_xlim(0.5, len(history) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        _divide_stages(axes, history)
-    style.add_legend(axes, "best")
+    left, right = figure.subplots(1, 2)
+    _draw_measure(left, history, "loss", "Loss (binary cross-entropy)")
+    _draw_measure(right, history, "accuracy", "Accuracy")
+    style.add_legend(right, "best")
     return figure
 
 
-def _draw_measure(axes: Axes, history: pd.DataFrame, measure: str) -> None:
+def _draw_measure(axes: Axes, history: pd.DataFrame, measure: str, title: str) -> None:
     epochs = np.arange(1, len(history) + 1)
     marker = "o" if len(history) <= 12 else ""  # a line through one epoch would not show
     for split, column in (("train", measure), ("val", f"val_{measure}")):
         line = style.SPLIT_LINES[split]
         axes.plot(epochs, history[column], marker=marker, markersize=4.5, label=SPLIT_TITLES[split], **line)
     best = int(np.argmin(history["val_loss"]))
-    ring = {"markerfacecolor": "white", "markeredgecolor": style.INK, "markeredgewidth": 1.8, "markersize": 8}
-    axes.plot(
-        epochs[best],
-        history[f"val_{measure}"].iloc[best],
-        "o",
-        label=f"Lowest validation loss (epoch {epochs[best]})",
-        **ring,
-    )
+    label = f"Lowest validation loss (epoch {epochs[best]})"
+    axes.plot(epochs[best], history[f"val_{measure}"].iloc[best], label=label, **style.RING)
+    style.style_axes(axes, title, "Epoch", "")
+    axes.set_xlim(0.5, len(history) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    _divide_stages(axes, history)
 
 
 def _divide_stages(axes: Axes, history: pd.DataFrame) -> None:
@@ -208,7 +199,8 @@ def draw_contrast_samples(samples: Sequence[ContrastSample], notice: str) -> Fig
     columns = {label: [sample for sample in samples if sample.label == label] for label in LABELS}
     num_rows = max(len(column) for column in columns.values())
     figure = style.create_figure(7.4, 1.95 * num_rows + 0.45, notice)
-    for part, (label, column) in zip(figure.subfigures(1, 2, wspace=0.03), columns.items(), strict=True):
+    parts = figure.subfigures(1, 2, squeeze=False, wspace=0.03)[0]
+    for part, (label, column) in zip(parts, columns.items(), strict=True):
         part.suptitle(name_label(label).capitalize(), fontsize=style.TITLE_SIZE, fontweight="bold", color=style.INK)
         panels = part.subplots(num_rows, 2, squeeze=False)
         for row in range(num_rows):
@@ -225,13 +217,5 @@ def _draw_sample(panels: NDArray, sample: ContrastSample | None, *, with_titles:
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         if with_titles:
             axes.set_title(title, fontsize=style.SMALL_SIZE, color=style.INK, pad=4)
-    panels[0].text(
-        0,
-        -0.02,
-        sample.image_id,
-        transform=panels[0].transAxes,
-        va="top",
-        fontsize=7.5,
-        color=style.MUTED,
-        family="monospace",
-    )
+    looks = {"va": "top", "fontsize": 7.5, "color": style.MUTED, "family": "monospace"}
+    panels[0].text(0, -0.02, sample.image_id, transform=panels[0].transAxes, **looks)

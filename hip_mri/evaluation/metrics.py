@@ -124,12 +124,13 @@ def check_predictions(predictions: pd.DataFrame) -> None:
 
 def split_predictions(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Rows of each split that has any, in the order of `SPLITS`."""
-    return {split: rows for split in SPLITS if len(rows := predictions[predictions["split"] == split])}
+    present = set(predictions["split"])
+    return {split: predictions.loc[predictions["split"] == split] for split in SPLITS if split in present}
 
 
 def number_labels(predictions: pd.DataFrame) -> NDArray[np.int64]:
     """True classes as numbers, 0 normal or 1 lesion, shape (num_images,)."""
-    return predictions["label"].map({label: number for number, label in enumerate(LABELS)}).to_numpy(np.int64)
+    return np.array([LABELS.index(label) for label in predictions["label"]], np.int64)
 
 
 def _check_arrays(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

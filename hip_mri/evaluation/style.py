@@ -4,7 +4,7 @@ Settings go onto each artist, never into Matplotlib's global ones: tasks draw in
 """
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
@@ -39,6 +39,16 @@ SPLIT_LINES: Final[dict[str, dict[str, Any]]] = {
 Source: Okabe and Ito, "Color Universal Design", 2008.
 """
 
+
+RING: Final[dict[str, Any]] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 7,
+    "markerfacecolor": "white",
+    "markeredgecolor": INK,
+    "markeredgewidth": 1.8,
+}
+"""Mark of one point on a line."""
 
 STRIP_HEIGHT: Final = 0.3
 """Of the strip that carries the notice, in inches."""
@@ -86,10 +96,9 @@ def style_unit_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_aspect("equal")
 
 
-def add_legend(axes: Axes, location: str) -> None:
+def add_legend(axes: Axes, location: Literal["best", "lower left", "lower right"]) -> None:
     """Add a legend on a pale ground, so that no line runs through its text."""
-    legend = axes.legend(loc=location, fontsize=SMALL_SIZE, labelcolor=INK, framealpha=0.94, edgecolor=GRID)
-    legend.get_frame().set_boxstyle("round", pad=0.25, rounding_size=0.15)
+    axes.legend(loc=location, fontsize=SMALL_SIZE, labelcolor=INK, framealpha=0.94, edgecolor=GRID)
 
 
 def save_figure(figure: Figure, file: Path) -> Path:

@@ -119,7 +119,7 @@ def list_limits(summary: ReportSummary) -> list[tuple[str, str]]:
     limits.append(
         (
             "Research only",
-            "This is no medical device. No figure here supports a diagnosis, and nobody has tested the model in a clinic.",
+            "This is no medical device. No figure here supports a diagnosis, and no clinic has tested the model.",
         )
     )
     if summary.is_grouped:
@@ -128,8 +128,8 @@ def list_limits(summary: ReportSummary) -> list[tuple[str, str]]:
         limits.append(
             (
                 "Split by image, not by patient",
-                "Images of one patient can stand in both training and test. The model may recognise the patient, and the "
-                "figures may be too optimistic; the intervals, which take images as independent, too narrow.",
+                "Images of one patient can stand in both training and test. The model may recognise the patient, and "
+                "the figures may be too optimistic; the intervals, which take images as independent, too narrow.",
             )
         )
     limits.append(
@@ -168,9 +168,9 @@ def disclose(name: str, value: object) -> str:
 
     Args:
         name: Dotted name of the setting.
-        value: Anything; `None` becomes a dash.
+        value: Anything; `None` becomes the word.
     """
-    text = "–" if value is None else str(value)
+    text = "none" if value is None else str(value)
     is_path = PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive or text.startswith("~") or "://" in text
     is_place = value is not None and name.rpartition(".")[2] in ("source", "workspace")
     return WITHHELD if is_path or is_place else text

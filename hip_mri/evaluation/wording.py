@@ -54,16 +54,16 @@ CAPTIONS: Final = {
     "roc": Caption(
         "ROC curve",
         "Line chart of sensitivity against 1 minus specificity, for test and validation images.",
-        "Each point of a line is one possible threshold. The further a line bends to the upper left, the better the two "
-        "classes are told apart; the dotted diagonal is guessing. A ring marks the threshold in use. Test and "
+        "Each point of a line is one possible threshold. The further a line bends to the upper left, the better the "
+        "two classes are told apart; the dotted diagonal is guessing. A ring marks the threshold in use. Test and "
         "validation lying close together speaks against a lucky split.",
     ),
     "precision_recall": Caption(
         "Precision-recall curve",
         "Line chart of precision against recall, for test and validation images.",
-        "Going right, more lesions are found; height is the share of alarms that are right. Guessing stays on the dotted "
-        "line, the share of lesions in these images. Where lesions are rarer than here, precision is lower at the same "
-        "recall.",
+        "Going right, more lesions are found; height is the share of alarms that are right. Guessing stays on the "
+        "dotted line, the share of lesions in these images. Where lesions are rarer than here, precision is lower at the "
+        "same recall.",
     ),
     "confusion_matrix": Caption(
         "Confusion matrices",

@@ -50,16 +50,13 @@ class Backbone:
         return self.folder / "backbone.weights.h5"
 
 
-def build_backbone(
-    name: BackboneName, image_size: int, dtype: str = "float32", seed: int | None = None
-) -> "keras.Model":
+def build_backbone(name: BackboneName, image_size: int, dtype: str = "float32") -> "keras.Model":
     """Build the architecture, with random weights.
 
     Args:
         name: Which ResNet.
         image_size: Height and width of the input, in pixels.
         dtype: Keras dtype policy, such as `float32` or `mixed_bfloat16`.
-        seed: Start of the random weights; `None` leaves them to Keras' random state.
 
     Returns:
         A frozen model from gray levels 0-255, shape (batch, image_size, image_size, 1), to features, shape
@@ -70,8 +67,6 @@ def build_backbone(
     """
     import keras  # noqa: PLC0415 - seconds to import
 
-    if seed is not None:
-        keras.utils.set_random_seed(seed)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
@@ -121,8 +116,9 @@ def prepare_backbone(
     folder = workspace.backbones_folder / digest(identity)[:16]
     backbone = Backbone(name, preprocessing.image_size, digest(identity), folder)
     if not backbone.weights_file.exists():
-        network = build_backbone(name, preprocessing.image_size, seed=seed)
+        network = build_backbone(name, preprocessing.image_size)
         if weights.file is None:
+            _draw_weights(network, seed)
             _calibrate(network, images)
         else:
             _load_weights(network, weights.file)
@@ -148,6 +144,22 @@ def _load_weights(network: "keras.Model", file: Path) -> None:
             f"model.weights: {file} does not fit {network.name} ({str(error).splitlines()[0]}). "
             "Give a file that Keras saved for this architecture with include_top=False."
         ) from error
+
+
+def _draw_weights(network: "keras.Model", seed: int) -> None:
+    """Draw the convolutions' kernels anew from the seed.
+
+    Keras' default initializers take their seeds from Python's global random state, which other threads use too.
+
+    Source: He et al., "Delving Deep into Rectifiers", ICCV 2015.
+    """
+    import keras  # noqa: PLC0415 - seconds to import
+
+    seeds = np.random.default_rng(seed)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            initializer = keras.initializers.HeNormal(seed=int(seeds.integers(2**31)))
+            layer.kernel.assign(initializer(layer.kernel.shape))
 
 
 def _calibrate(network: "keras.Model", images: Sequence[NDArray[np.uint8]]) -> None:

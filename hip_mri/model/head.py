@@ -65,14 +65,28 @@ class TrainingImages:
     labels: NDArray[np.int64]
 
 
-def build_head(hidden_units: int, num_features: int = NUM_FEATURES) -> "keras.Model":
-    """Build the head with weights drawn from Keras' random state; features in, probability of a lesion out."""
+def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -> "keras.Model":
+    """Build the head; features in, probability of a lesion out.
+
+    Args:
+        hidden_units: Width of the dense layer.
+        seed: Start of the initial weights. It goes to each layer, since Keras' global random state is shared with
+            other threads.
+        num_features: Width of the input.
+
+    Source of the initial weights: Glorot and Bengio, AISTATS 2010, Keras' default.
+    """
     import keras  # noqa: PLC0415 - seconds to import
 
+    first_seed, second_seed = (int(number) for number in np.random.default_rng(seed).integers(2**31, size=2))
     features = keras.Input((num_features,), name="features")
-    hidden = keras.layers.Dense(hidden_units, activation="relu", name="hidden")(features)
+    hidden = keras.layers.Dense(
+        hidden_units, "relu", kernel_initializer=keras.initializers.GlorotUniform(first_seed), name="hidden"
+    )(features)
     # The loss is taken on float32, whatever the precision of the rest.
-    score = keras.layers.Dense(1, activation="sigmoid", dtype="float32", name="score")(hidden)
+    score = keras.layers.Dense(
+        1, "sigmoid", kernel_initializer=keras.initializers.GlorotUniform(second_seed), dtype="float32", name="score"
+    )(hidden)
     return keras.Model(features, score, name="head")
 
 
@@ -105,8 +119,7 @@ def train_head(
     """
     import keras  # noqa: PLC0415 - seconds to import
 
-    keras.utils.set_random_seed(seed)
-    head = build_head(hidden_units)
+    head = build_head(hidden_units, seed)
     head.compile(
         optimizer=keras.optimizers.Adam(settings.learning_rate), loss="binary_crossentropy", metrics=["accuracy"]
     )

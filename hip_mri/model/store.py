@@ -87,7 +87,7 @@ class FeatureStore:
     def _read_index(self, low: str, high: str) -> pd.DataFrame:
         """Where the rows of images from hash `low` to `high` lie: sha256, mirrored, part, row."""
         frames = []
-        for file in sorted(self.folder.glob("*.parquet")):
+        for file in sorted(self.folder.glob("[!.]*.parquet")):
             part_low, part_high, _ = file.stem.split("-")
             if part_low <= high[:8] and part_high >= low[:8] and file.with_suffix(".npy").exists():
                 frame = pd.read_parquet(file)

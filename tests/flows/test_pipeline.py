@@ -1,0 +1,156 @@
+"""The whole flow, in this process, on small images."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from flows.pipeline import hip_pipeline
+from hip_mri.config import PipelineConfig
+from hip_mri.data.manifest import read_manifest, select_ready
+from hip_mri.errors import SourceError, WeightsError
+from hip_mri.model.network import predict
+
+SMALL = {
+    "preprocessing": {"image_size": 32},
+    "model": {"backbone": "ResNet50", "weights": "random", "hidden_units": 16},
+    "training": {"epochs": 3, "batch_size": 16},
+    "data": {"val_fraction": 0.2, "test_fraction": 0.2},
+}
+
+
+def configure(source: Path, workspace: Path, **settings: object) -> PipelineConfig:
+    return PipelineConfig.model_validate(SMALL | {"source": str(source), "workspace": workspace, "seed": 7} | settings)
+
+
+def run(config: PipelineConfig) -> tuple[Path, list[tuple[str, str]]]:
+    """Run folder, and name and state of each task run."""
+    state = hip_pipeline(config, return_state=True)
+    folder = Path(state.result())
+    with get_client(sync_client=True) as client:
+        only = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        task_runs = client.read_task_runs(flow_run_filter=only)
+    return folder, [(task_run.name, task_run.state_name) for task_run in task_runs]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> tuple[Path, PipelineConfig]:
+    config = configure(source_zip, tmp_path_factory.mktemp("first"))
+    return run(config)[0], config
+
+
+def test_run_folder_holds_what_was_promised(finished: tuple[Path, PipelineConfig]) -> None:
+    folder, config = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    predictions = pd.read_csv(folder / "predictions.csv")
+    manifest = select_ready(read_manifest(config.workspace / "manifest.parquet"))
+
+    assert folder.parent == config.workspace.resolve() / "runs"
+    assert metrics["weights"] == "random"
+    assert metrics["data"]["num_images"] == len(predictions) == len(manifest) == 50
+    assert metrics["data"]["num_quarantined"] == 0
+    assert np.sum(metrics["test"]["confusion_matrix"]) == metrics["test"]["num_images"] == 10
+    assert set(metrics["seconds"]) >= {"fetch_source", "preprocess_images", "extract_features", "train_model"}
+    assert list(predictions.columns) == ["image_id", "split", "label", "score"]
+    assert predictions["score"].between(0, 1).all()
+    assert PipelineConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text())) == config
+    assert {file.name for file in (folder / "figures").iterdir()} >= {
+        "learning_curves.png",
+        "confusion_matrix.png",
+        "roc.png",
+        "precision_recall.png",
+        "contrast_samples.png",
+    }
+    assert "RANDOM WEIGHTS" in (folder / "report.html").read_text()
+
+
+def test_data_folder_shows_the_split(finished: tuple[Path, PipelineConfig]) -> None:
+    folder, config = finished
+    shown = Counter(
+        (file.parts[-3], file.parts[-2], file.stem) for file in (config.workspace / "DATA").glob("*/*/*.png")
+    )
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert shown == Counter(predictions[["split", "label", "image_id"]].itertuples(index=False, name=None))
+
+
+def test_saved_model_alone_gives_the_same_scores(finished: tuple[Path, PipelineConfig]) -> None:
+    import cv2
+
+    folder, config = finished
+    predictions = pd.read_csv(folder / "predictions.csv")
+    files = [
+        config.workspace / "DATA" / row.split / row.label / f"{row.image_id}.png" for row in predictions.itertuples()
+    ]
+    images = np.stack([cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files])[..., None].astype(np.float32)
+    scores = predict(keras.models.load_model(folder / "model.keras"), images)
+    precision = json.loads((folder / "metrics.json").read_text())["features"]["precision"]
+    # A random backbone on 32 pixels magnifies rounding; a pretrained one on 224 differs by 1e-6 in float32.
+    tolerance = 1e-3 if precision == "float32" else 0.02
+    np.testing.assert_allclose(scores, predictions["score"], atol=tolerance)
+
+
+def test_source_names_stay_in_the_manifest(finished: tuple[Path, PipelineConfig]) -> None:
+    folder, config = finished
+    manifest = read_manifest(config.workspace / "manifest.parquet")
+    names = [Path(name).stem.encode() for name in manifest["source_name"]]
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix not in (".keras", ".png"):
+            content = file.read_bytes()
+            assert not any(name in content for name in names), file
+
+
+def test_rerun_does_nothing_again_and_gives_the_same(finished: tuple[Path, PipelineConfig]) -> None:
+    folder, config = finished
+    again, task_runs = run(config)
+    states = {state for name, state in task_runs if "shard " in name}
+    assert states == {"Cached"}
+    assert (again / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
+    assert again.name > folder.name
+
+
+def test_deleted_outputs_are_found_and_made_again(finished: tuple[Path, PipelineConfig]) -> None:
+    folder, config = finished
+    victim = next((config.workspace / "preprocessed").glob("*/*/*.png"))
+    content = victim.read_bytes()
+    part = next((config.workspace / "features").glob("*/*.npy"))
+    shown = next((config.workspace / "DATA" / "test").glob("*/*.png"))
+    for file in (victim, part, shown):
+        file.unlink()
+
+    again, task_runs = run(config)
+
+    done = Counter(name.split()[0] for name, state in task_runs if "shard " in name and state == "Completed")
+    assert done == {"preprocess": 1, "features": 1}
+    assert victim.read_bytes() == content
+    assert part.exists()
+    assert shown.exists()
+    assert (again / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
+
+
+def test_scores_depend_on_the_seed_alone(finished, source_zip, tmp_path: Path) -> None:
+    folder, _ = finished
+    other = configure(source_zip, tmp_path / "a", runner={"num_workers": 1, "num_threads": 1, "shard_size": 3})
+    assert (run(other)[0] / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
+
+
+def test_bad_source_ends_the_run_with_its_own_error(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "felix.png").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"normal and osseous_lesion"):
+        hip_pipeline(configure(tmp_path, tmp_path / "workspace"))
+    assert not (tmp_path / "workspace" / "runs").exists()
+    assert not (tmp_path / "workspace" / "manifest.parquet").exists()
+
+
+def test_missing_weights_end_the_run_before_any_work(source_zip: Path, tmp_path: Path) -> None:
+    config = configure(source_zip, tmp_path, model={"weights": str(tmp_path / "none.h5")})
+    with pytest.raises(WeightsError, match="no file at"):
+        hip_pipeline(config)
+    assert not (tmp_path / "images").exists()
