@@ -6,7 +6,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.config import PipelineConfig
+from hip_mri.config import SPLITS, PipelineConfig
 from hip_mri.data.ingest import IngestReport
 from hip_mri.evaluation import run
 from hip_mri.evaluation.report import compose_markdown
@@ -34,7 +34,7 @@ def report_run(
     published = run.publish_run(workspace, facts, trained.model_file, trained.history_file, trained.predictions_file)
     metrics = published.summary.metrics
     rows = [
-        {"metric": name} | {split: metrics[split][name] for split in ("test", "val", "train")}
+        {"metric": name} | {split: round(metrics[split][name], 4) for split in SPLITS[::-1]}
         for name in ("auc", "average_precision", "accuracy", "sensitivity", "specificity", "num_images")
     ]
     create_table_artifact(rows, key="metrics", description=" ".join(notices) or "Metrics by split")

@@ -125,7 +125,7 @@ def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float,
         softness=uniform(0.1, 0.3) if is_circumscribed else uniform(0.35, 0.7),
         strength=uniform(0.5, 1.0),
         signal=signal * uniform(0.85, 1.15),
-        mottle=uniform(0.06, 0.17),
+        mottle=uniform(0.09, 0.2),
         rim=uniform(0.3, 0.9) if is_circumscribed and uniform() < 0.4 else 0.0,
     )
 
@@ -160,7 +160,7 @@ class Scanner:
         self._coil = Patch(
             (*uniform([50, -60], [90, 60]), 0), np.repeat(uniform(70, 120), 3), 0, 1, uniform(0.15, 0.4), 1
         )
-        self._noise_level, self._mean, self._gain = uniform(0.016, 0.022), contrast.mean * brightness, 0.0
+        self._noise_level, self._mean, self._gain = uniform(0.017, 0.021), contrast.mean * brightness, 0.0
 
     def _draw_noise(self, count: int, grain: Sequence[float]) -> FloatImage:
         size = self._body.size

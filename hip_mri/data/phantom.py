@@ -113,7 +113,7 @@ def draw_body(generator: np.random.Generator, size: int) -> Body:
     wave_vector = generator.normal(0, 1, (pitch.size, 2)) * pitch[:, None]
     return Body(
         size=size,
-        pixel_spacing=uniform(160, 190) / size,
+        pixel_spacing=uniform(166, 184) / size,
         centre=uniform([6, 0], [16, 10]),
         is_mirrored=bool(generator.integers(2)),
         pelvis_degrees=generator.normal(0, 3),

@@ -91,7 +91,8 @@ def publish_run(
     Raises:
         EvaluationError: The scores cannot be evaluated.
     """
-    predictions, history = pd.read_csv(predictions_file), pd.read_csv(history_file)
+    predictions = pd.read_csv(predictions_file, dtype={"image_id": "str"})
+    history = pd.read_csv(history_file)
     folder = workspace.runs_folder / f"{workspace.next_run_number():04d}"
     with publish_folder(folder) as fresh:
         samples, threshold = _pick_samples(workspace, facts.config), facts.config.evaluation.threshold
@@ -103,7 +104,7 @@ def publish_run(
         for file in (predictions_file, history_file, workspace.quarantine_file):
             shutil.copyfile(file, fresh / file.name)
         _link_or_copy(model_file, fresh / "model.keras")
-        summary = _summarize(f"{folder.parent.name}/{folder.name}", workspace, facts, metrics, tuple(figures))
+        summary = _summarize(folder.name, workspace, facts, metrics, tuple(figures))
         write_report(fresh / "report.html", summary)
     logger.info("Published run %s", folder.name)
     return PublishedRun(folder, replace(summary, figures=tuple(folder / "figures" / file.name for file in figures)))
@@ -129,7 +130,7 @@ def _summarize(
         versions=metrics["versions"],
         figures=figures,
         notices=facts.notices,
-        report_location=f"{name}/report.html",
+        report_location=f"{workspace.runs_folder.name}/{name}/report.html",
     )
 
 

@@ -62,8 +62,8 @@ CAPTIONS: Final = {
         "Precision-recall curve",
         "Line chart of precision against recall, for test and validation images.",
         "Going right, more lesions are found; height is the share of alarms that are right. Guessing stays on the "
-        "dotted line, the share of lesions in these images. Where lesions are rarer than here, precision is lower at the "
-        "same recall.",
+        "dotted line, the share of lesions in these images. Where lesions are rarer than here, precision is lower "
+        "at the same recall.",
     ),
     "confusion_matrix": Caption(
         "Confusion matrices",

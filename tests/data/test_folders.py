@@ -113,7 +113,9 @@ def test_where_the_disk_knows_no_links_files_are_copied(prepared, monkeypatch):
     assert all(file.stat().st_nlink == 1 for file in prepared.data_folder.rglob("*.png"))
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="folders.py: unlink is called on a folder; a raw OSError escapes")
+@pytest.mark.xfail(
+    strict=True, raises=OSError, reason="folders.py: unlink is called on a folder; a raw OSError escapes"
+)
 def test_a_foreign_folder_does_not_stop_the_run(prepared):
     """Jupyter, for one, leaves `.ipynb_checkpoints` wherever it looks."""
     lay_out_folders(prepared, SETTINGS)

@@ -25,7 +25,9 @@ def find_reason(content: bytes) -> str:
 # What is read
 
 
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})]
+)
 def test_lossless_gray_files_keep_every_level(draw, encode, kind, options):
     picture = draw(1)
     decoded = decode_gray(encode(picture, kind, **options))
@@ -61,7 +63,9 @@ def test_color_becomes_luma(draw, encode, kind):
 
 def test_an_alpha_channel_is_dropped(draw, encode):
     gray, alpha = draw(1), draw(2)
-    np.testing.assert_array_equal(decode_gray(encode(Image.merge("LA", [Image.fromarray(gray), Image.fromarray(alpha)]))), gray)
+    np.testing.assert_array_equal(
+        decode_gray(encode(Image.merge("LA", [Image.fromarray(gray), Image.fromarray(alpha)]))), gray
+    )
     np.testing.assert_array_equal(decode_gray(encode(np.dstack([gray, gray, gray, alpha]))), gray)
 
 
@@ -112,7 +116,9 @@ def test_signed_and_floating_values_are_stretched(draw, depth):
     assert np.abs(decoded - exact).max() <= 0.51
 
 
-@pytest.mark.xfail(strict=True, reason="images.py: cv2.cvtColor refuses these depths outside the try; cv2.error escapes")
+@pytest.mark.xfail(
+    strict=True, reason="images.py: cv2.cvtColor refuses these depths outside the try; cv2.error escapes"
+)
 @pytest.mark.parametrize("depth", [np.int8, np.int16, np.int32, np.float64])
 def test_color_of_unusual_depth_is_read_or_quarantined(draw, depth):
     values = np.dstack([draw(seed) // 2 for seed in (1, 2, 3)]).astype(depth)
@@ -209,7 +215,9 @@ def test_pixels_that_do_not_fill_the_picture_are_refused():
     assert find_reason(write_png(8, 6, b"")) == "undecodable"
 
 
-@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (2**31 - 1, 5), (2**31 - 1, 2**31 - 1), (40_000, 40_000)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(0, 5), (5, 0), (2**31 - 1, 5), (2**31 - 1, 2**31 - 1), (40_000, 40_000)]
+)
 def test_impossible_sizes_are_refused_before_memory_is_taken(width, height):
     assert find_reason(write_png(width, height, zlib.compress(bytes(100)))) == "undecodable"
 

@@ -63,9 +63,7 @@ def find(workspace: Workspace) -> pd.DataFrame:
 
 def test_every_entry_is_counted_once(mixed, pack, workspace):
     report = take_in(pack(mixed), workspace)
-    assert report == IngestReport(
-        num_images=11, num_duplicates=2, num_quarantined=7, num_ignored=2, num_taken_over=0
-    )
+    assert report == IngestReport(num_images=11, num_duplicates=2, num_quarantined=7, num_ignored=2, num_taken_over=0)
     assert report.num_images + report.num_duplicates + report.num_quarantined + report.num_ignored == len(mixed)
     assert Counter(find(workspace)["state"]) == {"ready": 11, "duplicate": 2, "quarantined": 7}
 

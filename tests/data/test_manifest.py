@@ -13,7 +13,9 @@ def test_what_is_written_is_read_again_sorted_by_id(workspace, write_rows):
     manifest = write_rows(workspace, 5, 4)
     read = read_manifest(workspace.manifest_file)
     assert tuple(read.columns) == COLUMNS
-    pd.testing.assert_frame_equal(read, manifest.sort_values("image_id", ignore_index=True)[list(COLUMNS)], check_dtype=False)
+    pd.testing.assert_frame_equal(
+        read, manifest.sort_values("image_id", ignore_index=True)[list(COLUMNS)], check_dtype=False
+    )
 
 
 def test_only_the_owner_may_read_it(workspace, write_rows):

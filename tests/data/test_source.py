@@ -67,7 +67,10 @@ def test_litter_and_files_above_are_ignored_and_counted(entries, request, make):
 
 
 def test_a_file_beside_deeper_class_folders_is_above_them(entries, pack):
-    moved = {f"Data/{name}": content for name, content in entries.items()} | {"docs/readme.txt": b"x", "Data/x.txt": b"x"}
+    moved = {f"Data/{name}": content for name, content in entries.items()} | {
+        "docs/readme.txt": b"x",
+        "Data/x.txt": b"x",
+    }
     with open_source(pack(moved)) as source:
         assert (len(source.entries), source.num_ignored) == (len(entries), 2)
 
@@ -80,7 +83,10 @@ def test_folder_entries_in_a_zip_are_no_files(entries, pack):
 def test_the_order_in_a_zip_does_not_matter(entries, pack):
     names = list(entries)
     random.Random(1).shuffle(names)
-    with open_source(pack(entries, "a.zip")) as first, open_source(pack({name: entries[name] for name in names})) as second:
+    with (
+        open_source(pack(entries, "a.zip")) as first,
+        open_source(pack({name: entries[name] for name in names})) as second,
+    ):
         assert first.entries == second.entries
 
 
@@ -88,7 +94,11 @@ def test_a_folder_is_read_like_the_zip_of_it(entries, pack, spread):
     with open_source(pack(entries)) as zipped, open_source(spread(entries)) as folder:
         assert zipped.num_ignored == folder.num_ignored == 0
         for packed, spread_out in zip(zipped.entries, folder.entries, strict=True):
-            assert (packed.name, packed.label, packed.num_bytes) == (spread_out.name, spread_out.label, spread_out.num_bytes)
+            assert (packed.name, packed.label, packed.num_bytes) == (
+                spread_out.name,
+                spread_out.label,
+                spread_out.num_bytes,
+            )
             assert zipped.read(packed) == folder.read(spread_out) == entries[packed.name]
 
 
@@ -142,7 +152,10 @@ def test_a_missing_path_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"<!DOCTYPE html><html>Sign in</html>", "a web page (a download page or an error page was saved instead of the file)"),
+        (
+            b"<!DOCTYPE html><html>Sign in</html>",
+            "a web page (a download page or an error page was saved instead of the file)",
+        ),
         (b"\r\n  <HTML><body>", "a web page (a download page or an error page was saved instead of the file)"),
         (b"PK\x03\x04 and no more", "a damaged or truncated zip file"),
         (b"Rar!\x1a\x07\x00" + bytes(100), "no zip file"),
@@ -182,7 +195,9 @@ def test_unsafe_paths_are_refused(entries, pack, name):
 
 
 def test_dots_that_climb_nowhere_are_fine(entries, pack):
-    assert len(list_entries(pack({**entries, "normal/..slice.png": b"x", "normal/a..b/c.png": b"x"}))) == len(entries) + 2
+    assert (
+        len(list_entries(pack({**entries, "normal/..slice.png": b"x", "normal/a..b/c.png": b"x"}))) == len(entries) + 2
+    )
 
 
 def test_names_that_occur_twice_are_refused(entries, tmp_path):
@@ -215,7 +230,9 @@ def test_encrypted_entries_are_refused(source_file):
     )
 
 
-@pytest.mark.xfail(strict=True, raises=NotImplementedError, reason="source.py: _open_zip lets NotImplementedError through")
+@pytest.mark.xfail(
+    strict=True, raises=NotImplementedError, reason="source.py: _open_zip lets NotImplementedError through"
+)
 def test_a_zip_of_a_future_version_is_refused(source_file):
     patch_headers(source_file, "normal/n0.png", 4, 6, 99)
     refuse(source_file)
@@ -237,7 +254,9 @@ def read_entry(path, name: str) -> bytes:
         zipfile.ZIP_LZMA,
         pytest.param(
             zipfile.ZIP_BZIP2,
-            marks=pytest.mark.xfail(strict=True, raises=OSError, reason="source.py: bz2 raises OSError, which is not caught"),
+            marks=pytest.mark.xfail(
+                strict=True, raises=OSError, reason="source.py: bz2 raises OSError, which is not caught"
+            ),
         ),
     ],
 )

@@ -52,7 +52,9 @@ def test_order_does_not_matter(image_ids, seed, shuffler):
 @pytest.mark.parametrize("fraction", [0.15, 0.3])
 @pytest.mark.parametrize("num_images", [3, 5, 10, 50])
 def test_every_split_gets_an_image(num_images, fraction):
-    assert set(share_out([f"{number:016x}" for number in range(num_images)], fraction, fraction).values()) == set(SPLITS)
+    assert set(share_out([f"{number:016x}" for number in range(num_images)], fraction, fraction).values()) == set(
+        SPLITS
+    )
 
 
 @pytest.mark.xfail(strict=True, reason="split.py: val and test both rounded up can take every image of a class")

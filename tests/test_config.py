@@ -1,0 +1,200 @@
+import math
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from hip_mri.config import LABELS, SPLITS, PipelineConfig, RunnerSettings
+
+JUST = 1e-9
+
+BOUNDS = [  # setting, allowed at the ends, refused just beyond
+    ("seed", (0, 2**32 - 1), (-1, 2**32)),
+    ("data.val_fraction", (JUST, 0.5 - JUST), (0, 0.5)),
+    ("data.test_fraction", (JUST, 0.5 - JUST), (0, 0.5)),
+    ("preprocessing.clahe_clip_limit", (0, 40), (-JUST, 40.001)),
+    ("preprocessing.clahe_num_tiles", (1, 64), (0, 65)),
+    ("preprocessing.image_size", (32, 1024), (31, 1025)),
+    ("model.hidden_units", (1, 65536), (0, 65537)),
+    ("training.epochs", (1, 10_000), (0, 10_001)),
+    ("training.batch_size", (1, 65536), (0, 65537)),
+    ("training.learning_rate", (JUST, 1), (0, 1.001)),
+    ("training.early_stopping_patience", (0, 10_000), (-1, 10_001)),
+    ("training.fine_tune.epochs", (0, 1000), (-1, 1001)),
+    ("training.fine_tune.learning_rate", (JUST, 1), (0, 1.001)),
+    ("training.fine_tune.batch_size", (1, 4096), (0, 4097)),
+    ("evaluation.threshold", (JUST, 1 - JUST), (0, 1)),
+    ("runner.num_workers", (1, 1024), (0, 1025)),
+    ("runner.num_threads", (0, 1024), (-1, 1025)),
+    ("runner.shard_size", (1, 1_000_000), (0, 1_000_001)),
+]
+CHOICES = {
+    "preprocessing.interpolation": {"linear", "area"},
+    "model.backbone": {"ResNet50", "ResNet101", "ResNet152"},
+    "features.engine": {"auto", "keras", "openvino"},
+    "features.precision": {"auto", "float32", "bfloat16"},
+    "training.class_weight": {"none", "balanced"},
+    "training.fine_tune.from_block": {"conv2", "conv3", "conv4", "conv5"},
+}
+OTHERS = {"source", "source_sha256", "workspace", "model.weights", "training.horizontal_flip"}
+
+
+def nest(setting: str, value: object) -> dict:
+    for name in reversed(setting.split(".")):
+        value = {name: value}
+    return value  # type: ignore[return-value]
+
+
+def look_up(config: BaseModel, setting: str) -> object:
+    for name in setting.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def make(setting: str, value: object) -> object:
+    return look_up(PipelineConfig.model_validate(nest(setting, value)), setting)
+
+
+def list_settings(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> list[str]:
+    names = []
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        is_group = isinstance(kind, type) and issubclass(kind, BaseModel)
+        names += list_settings(kind, f"{prefix}{name}.") if is_group else [prefix + name]
+    return names
+
+
+def list_groups(config: BaseModel) -> list[BaseModel]:
+    inner = [value for _, value in config if isinstance(value, BaseModel)]
+    return [config, *(group for value in inner for group in list_groups(value))]
+
+
+def test_the_tables_above_name_every_setting():
+    assert {setting for setting, *_ in BOUNDS} | set(CHOICES) | OTHERS == set(list_settings())
+
+
+@pytest.mark.parametrize(("setting", "allowed", "refused"), BOUNDS, ids=[setting for setting, *_ in BOUNDS])
+def test_numbers_are_bounded(setting, allowed, refused):
+    for value in allowed:
+        assert make(setting, value) == value
+    for value in (*refused, math.nan, math.inf, -math.inf, "many", None):
+        with pytest.raises(ValidationError) as caught:
+            make(setting, value)
+        assert ".".join(map(str, caught.value.errors()[0]["loc"])) == setting
+
+
+@pytest.mark.parametrize("setting", CHOICES)
+def test_words_are_chosen_from_a_list(setting):
+    for value in CHOICES[setting]:
+        assert make(setting, value) == value
+        with pytest.raises(ValidationError):
+            make(setting, value.upper() + "x")
+    with pytest.raises(ValidationError) as caught:
+        make(setting, "")
+    named = str(caught.value)
+    assert all(f"'{value}'" in named for value in CHOICES[setting])
+
+
+@pytest.mark.parametrize("group", ["", *sorted({setting.rpartition(".")[0] for setting in list_settings()} - {""})])
+def test_unknown_settings_are_refused_everywhere(group):
+    setting = f"{group}.epoch" if group else "epoch"
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted") as caught:
+        PipelineConfig.model_validate(nest(setting, 3))
+    assert ".".join(map(str, caught.value.errors()[0]["loc"])) == setting
+
+
+@pytest.mark.parametrize("setting", list_settings())
+def test_nothing_changes_afterwards(setting):
+    config = PipelineConfig()
+    group, _, name = setting.rpartition(".")
+    owner = look_up(config, group) if group else config
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        setattr(owner, name, getattr(owner, name))
+    assert config == PipelineConfig()
+
+
+def test_groups_cannot_be_exchanged_either():
+    config = PipelineConfig()
+    for group in list_groups(config):
+        for name in type(group).model_fields:
+            with pytest.raises(ValidationError):
+                setattr(group, name, None)
+
+
+def test_the_defaults_are_the_original_recipe():
+    config = PipelineConfig()
+    assert (config.data.val_fraction, config.data.test_fraction) == (0.15, 0.15)
+    assert config.preprocessing.model_dump() == {
+        "clahe_clip_limit": 2.0,
+        "clahe_num_tiles": 8,
+        "image_size": 224,
+        "interpolation": "linear",
+    }
+    assert (config.model.backbone, config.model.weights, config.model.hidden_units) == ("ResNet101", "imagenet", 1024)
+    assert (config.training.epochs, config.training.batch_size, config.training.learning_rate) == (30, 150, 1e-4)
+    assert (config.training.horizontal_flip, config.training.fine_tune.epochs) == (True, 0)
+    assert config.evaluation.threshold == 0.5
+    assert config.is_demo
+
+
+def test_labels_and_splits_are_in_their_order():
+    assert LABELS == ("normal", "osseous_lesion")
+    assert SPLITS == ("train", "val", "test")
+
+
+def test_settings_survive_a_round_through_json():
+    config = PipelineConfig.model_validate(
+        {"source": "hip.zip", "workspace": "/tmp/somewhere", "training": {"epochs": 3, "fine_tune": {"epochs": 2}}}
+    )
+    assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
+    assert PipelineConfig.model_validate(config.model_dump()) == config
+    assert config.training.batch_size == PipelineConfig().training.batch_size
+    assert config.workspace == Path("/tmp/somewhere")
+    assert not config.is_demo
+
+
+def test_the_form_explains_every_setting():
+    schema = PipelineConfig.model_json_schema()
+    explained = 0
+    for title, group in {"PipelineConfig": schema, **schema["$defs"]}.items():
+        assert group["description"], title
+        for name, field in group["properties"].items():
+            reference = field.get("$ref", "").rpartition("/")[2]
+            description = field.get("description") or schema["$defs"].get(reference, {}).get("description")
+            assert description, f"{title}.{name}"
+            assert description.endswith("."), f"{title}.{name}"
+            explained += not reference
+    assert explained == len(list_settings())
+
+
+@pytest.mark.parametrize("value", ["ab" * 31, "ab" * 33, "xy" * 32, "", " " + "ab" * 32])
+def test_a_checksum_has_64_hexadecimal_digits(value):
+    with pytest.raises(ValidationError):
+        PipelineConfig(source="hip.zip", source_sha256=value)
+
+
+@pytest.mark.parametrize("value", ["ab" * 32, "AB" * 32])
+def test_a_checksum_belongs_to_a_source(value):
+    assert PipelineConfig(source="hip.zip", source_sha256=value).source_sha256 == value
+    with pytest.raises(
+        ValidationError, match="source_sha256 is given without a source; give the source that it belongs to"
+    ):
+        PipelineConfig(source_sha256=value)
+
+
+def test_weights_are_named():
+    with pytest.raises(ValidationError):
+        make("model.weights", "")
+
+
+def test_threads_are_those_asked_for_or_those_there_are(monkeypatch):
+    assert RunnerSettings(num_threads=3).count_threads() == 3
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5, 7, 9})
+        assert RunnerSettings().count_threads() == 5
+        monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert RunnerSettings().count_threads() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert RunnerSettings().count_threads() == 1
