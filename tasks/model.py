@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from hip_mri.config import TrainingSettings
 from hip_mri.model import backbone, features, network, weights
 from hip_mri.model.features import FeatureSet
-from hip_mri.model.head import Epoch
+from hip_mri.model.fitting import Epoch
 from hip_mri.model.network import TrainedModel
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
@@ -45,16 +45,17 @@ def train_model(
     workspace: Workspace, features: FeatureSet, hidden_units: int, settings: TrainingSettings, seed: int
 ) -> TrainedModel:
     """See `hip_mri.model.network.train_model`; shows each epoch as progress, in the log and as a table."""
+    num_epochs = settings.epochs + settings.fine_tune.epochs
     with show_progress("train-model", "train_model: epochs") as update:
 
         def on_epoch(epoch: Epoch) -> None:
-            update(epoch.epoch, settings.epochs)
+            update(epoch.epoch, num_epochs)
             logger.info(
                 "Epoch %d of %d: loss %.4f, accuracy %.3f; validation loss %.4f, accuracy %.3f",
-                *(epoch.epoch, settings.epochs, epoch.loss, epoch.accuracy, epoch.val_loss, epoch.val_accuracy),
+                *(epoch.epoch, num_epochs, epoch.loss, epoch.accuracy, epoch.val_loss, epoch.val_accuracy),
             )
 
         model = network.train_model(workspace, features, hidden_units, settings, seed, on_epoch)
-        update(settings.epochs, settings.epochs)
+        update(num_epochs, num_epochs)
     create_table_artifact(model.read_history(), key="epochs", description="Loss and accuracy, epoch by epoch")
     return model

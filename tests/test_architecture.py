@@ -128,7 +128,7 @@ def find_violations(module: str, package: str, source: str) -> list[str]:
 
 
 UNDECIDED = {
-    "flows.command_line": "command_line.py imports hip_mri.data.fetch and loads keras; neither is in the table nor recorded",
+    "flows.command_line": "imports hip_mri.data.fetch and loads keras; neither is in the table nor recorded",
 }
 """Known breaches of the table that wait for a decision: record it in `DECISIONS`, or move the import."""
 
@@ -289,8 +289,7 @@ def test_an_image_error_carries_its_reason():
 
 @pytest.mark.parametrize(
     ("count", "most", "text"),
-    [(0, 10, ""), (1, 10, "0"), (10, 10, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"), (11, 10, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1 more"),
-     (17, 3, "0, 1, 2 and 14 more")],
-)  # fmt: skip
+    [(0, 3, ""), (1, 3, "0"), (3, 3, "0, 1, 2"), (4, 3, "0, 1, 2 and 1 more"), (17, 3, "0, 1, 2 and 14 more")],
+)
 def test_the_first_offenders_are_named_and_the_rest_counted(count, most, text):
     assert errors.list_offenders([str(number) for number in range(count)], most) == text

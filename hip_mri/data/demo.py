@@ -32,13 +32,18 @@ SLICE_DISTANCE: Final = 3.0  # mm
 LESION_SITES: Final = ((-1, -3, 5.5), (24, 17, 3), (55, 18, 3), (0, -40, 3.5))
 RED_MARROW_SITES: Final = ((26, 19, 4), (40, 36, 4), (40, 70, 4), (-2, -46, 6), (8, -70, 6), (-30, -8, 4), (-28, 50, 4))
 TEXTURE_DEPTH: Final = 9.0  # through the slices, mm
-TEXTURE_GRAINS: Final = {"coarse": (17, 17), "medium": (5.5, 5.5), "fine": (1.35, 1.35), "mottle": (2.2, 2.2)} | {
+TEXTURE_GRAINS: Final = {  # along rows and columns, mm
+    "coarse": (17, 17),
+    "medium": (5.5, 5.5),
+    "fine": (1.35, 1.35),
+    "mottle": (2.2, 2.2),
     "trabeculae": (5, 0.95),
     "fibres": (1, 14),
     "septa": (12, 4.5),
     "shim": (90, 90),
-}  # along rows and columns, mm
+}
 
+Slice = tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]  # pixels, marrow, lesion: see `DemoImage`
 FloatImage = NDArray  # of float32; the stubs of OpenCV do not know which type comes back
 
 
@@ -56,8 +61,8 @@ T1: Final = Contrast((0.01, 0.38, 0.86, 0.29, 0.10, 0.06, 0.76, 0.64, 0.40, 0.20
 FAT_SUPPRESSED: Final = Contrast(
     (0.01, 0.42, 0.20, 0.34, 0.09, 0.06, 0.19, 0.22, 0.50, 0.82, 0.55, 0.46, 0.36), 0.36, 0.62, 0.30
 )
+# Size in pixels, contrast and brightness of a patient's images.
 TRAITS: Final = ((256, 272, 288, 304, 320), (T1, T1, T1, FAT_SUPPRESSED), (0.92, 0.96, 1.0, 1.04, 1.08))
-# Each patient's image size, contrast and brightness.
 
 
 @dataclass(frozen=True)
@@ -157,9 +162,8 @@ class Scanner:
         self._tissues = (np.array(contrast.tissues) * generator.lognormal(0, 0.04, len(Tissue))).astype(np.float32)
         self._textures = {name: self._draw_noise(2, grain) for name, grain in TEXTURE_GRAINS.items()}
         self._fat_in_muscle, self._failed_suppression = uniform(0, 0.3), uniform(0, 0.2)
-        self._coil = Patch(
-            (*uniform([50, -60], [90, 60]), 0), np.repeat(uniform(70, 120), 3), 0, 1, uniform(0.15, 0.4), 1
-        )
+        coil_centre, coil_reach = (*uniform([50, -60], [90, 60]), 0), np.repeat(uniform(70, 120), 3)
+        self._coil = Patch(coil_centre, coil_reach, degrees=0, softness=1, strength=uniform(0.15, 0.4), signal=1)
         self._noise_level, self._mean, self._gain = uniform(0.017, 0.021), contrast.mean * brightness, 0.0
 
     def _draw_noise(self, count: int, grain: Sequence[float]) -> FloatImage:
@@ -169,7 +173,7 @@ class Scanner:
         noise = np.stack([cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC) for field in coarse])
         return (noise - noise.mean(axis=(1, 2), keepdims=True)) / noise.std(axis=(1, 2), keepdims=True)
 
-    def scan(self, z: float, red_marrow: list[Patch], lesions: list[Patch]) -> tuple[NDArray, NDArray, NDArray]:
+    def scan(self, z: float, red_marrow: list[Patch], lesions: list[Patch]) -> Slice:
         """Take the slice at `z`: pixels, marrow and lesion, as in `DemoImage`."""
         turn = z / TEXTURE_DEPTH
         noise = {name: np.cos(turn) * near + np.sin(turn) * far for name, (near, far) in self._textures.items()}
@@ -179,27 +183,22 @@ class Scanner:
             patch.paint(signal, marrow, self._body, z, noise)
         for patch in lesions:
             lesion = np.maximum(lesion, patch.paint(signal, marrow, self._body, z, noise))
-        return self._expose(signal, z), marrow > 0.5, lesion > 0.5
+        return self._expose(signal), marrow > 0.5, lesion > 0.5
 
     def _paint_tissues(self, canvas: Canvas, noise: dict[str, FloatImage]) -> tuple[FloatImage, FloatImage]:
         signal = self._shrink(self._tissues[canvas.tissues])
         fat, muscle, bowel = (
-            self._shrink(canvas.tissues == tissue) for tissue in (Tissue.FAT, Tissue.MUSCLE, Tissue.BOWEL)
+            self._shrink(canvas.tissues == part) for part in (Tissue.FAT, Tissue.MUSCLE, Tissue.BOWEL)
         )
         marrow = self._shrink((canvas.tissues == Tissue.FEMUR_MARROW) | (canvas.tissues == Tissue.PELVIS_MARROW))
         fibres = self._turn_fibres(noise["fibres"], canvas)
-        streaks = np.clip(fibres - 1.5 + 0.7 * self._fat_in_muscle * noise["coarse"], 0, 1) * (
-            0.25 + self._fat_in_muscle
-        )
+        streaks = np.clip(fibres - 1.5 + 0.7 * self._fat_in_muscle * noise["coarse"], 0, 1)
+        streaks *= 0.25 + self._fat_in_muscle
         signal += muscle * (streaks * (self._tissues[Tissue.FAT] - signal) + 0.12 * fibres * signal)
         signal += 0.25 * fat * np.exp(-((noise["septa"] / 0.2) ** 2)) * (0.25 - signal)
-        grain = 0.05 * (noise["fine"] + noise["trabeculae"] + noise["coarse"]) + 0.04 * noise["medium"]
-        signal *= (
-            1
-            + marrow * grain
-            + fat * (0.03 * noise["medium"] + 0.05 * noise["coarse"])
-            + 0.35 * bowel * noise["medium"]
-        )
+        marrow_grain = 0.05 * (noise["fine"] + noise["trabeculae"] + noise["coarse"]) + 0.04 * noise["medium"]
+        fat_grain = 0.05 * noise["coarse"] + 0.03 * noise["medium"]
+        signal *= 1 + marrow * marrow_grain + fat * fat_grain + 0.35 * bowel * noise["medium"]
         if self._contrast is FAT_SUPPRESSED:
             signal += (fat + marrow) * self._failed_suppression * np.clip(noise["shim"] - 0.6, 0, 2)
         return signal, marrow
@@ -218,7 +217,7 @@ class Scanner:
             turned = np.where(runs == degrees, along, turned)
         return turned
 
-    def _expose(self, signal: FloatImage, z: float) -> NDArray[np.uint8]:
+    def _expose(self, signal: FloatImage) -> NDArray[np.uint8]:
         signal = cv2.GaussianBlur(signal, (0, 0), 0.42 / self._body.pixel_spacing)
         falloff = np.exp(-0.5 * self._coil.measure_distance(self._body, 0.0) ** 2)
         signal *= 1 + self._coil.strength * (2 * falloff - 1)
@@ -233,7 +232,7 @@ class Scanner:
 
 def draw_patient(
     generator: np.random.Generator, size: int, contrast: Contrast, brightness: float, has_lesion: bool
-) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+) -> Iterator[Slice]:
     """Draw the neighbouring slices of a new patient: pixels, marrow and lesion, as in `DemoImage`."""
     scanner = Scanner(generator, draw_body(generator, size), contrast, brightness)
     num_slices, middle = int(generator.choice(SLICE_COUNTS)), generator.uniform(-4, 4)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, TrainingSettings
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.errors import TrainingError
-from hip_mri.model.backbone import load_backbone
+from hip_mri.model.backbone import Backbone, build_backbone, load_backbone
 from hip_mri.model.features import FeatureSet
-from hip_mri.model.head import EpochReport, TrainingImages, train_head
+from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
+from hip_mri.model.fitting import EpochReport, TrainingImages, weigh_classes
+from hip_mri.model.head import build_head, train_head
 from hip_mri.workspace import Workspace, digest, publish_folder, write_json
 
 if TYPE_CHECKING:
@@ -50,6 +52,11 @@ class TrainedModel:
     def predictions_file(self) -> Path:
         """Image id, split, label and score of every image."""
         return self.folder / "predictions.csv"
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where fine-tuning keeps its state while it runs."""
+        return self.folder.with_name(f"{self.folder.name}-checkpoint")
 
     def read_history(self) -> list[dict[str, float]]:
         """Figures of each epoch."""
@@ -94,17 +101,64 @@ def train_model(
     if model.predictions_file.exists():
         logger.info("The model for these images, settings and seed is there already")
         return model
-    training = select_images(images, "train", workspace, features, with_mirrored=features.with_mirrored)
-    validation = select_images(images, "val", workspace, features, with_mirrored=False)
-    head, history = train_head(training, validation, hidden_units, settings, seed, on_epoch)
-    scores = score_features(head, images, workspace, features)
+    trained = _train(images, workspace, features, hidden_units, settings, seed, model.checkpoint_folder, on_epoch)
     with publish_folder(model.folder) as fresh:
         there = replace(model, folder=fresh)
-        join_network(load_backbone(features.backbone), head).save(there.model_file)
-        history.to_csv(there.history_file, index=False)
+        trained.network.save(there.model_file)
+        trained.history.to_csv(there.history_file, index=False)
         write_json(fresh / "identity.json", identity)
-        scores.to_csv(there.predictions_file, index=False)
+        trained.predictions.to_csv(there.predictions_file, index=False)
+    discard_checkpoint(model.checkpoint_folder)
     return model
+
+
+@dataclass(frozen=True)
+class _Trained:
+    network: "keras.Model"
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+
+
+def _train(
+    images: pd.DataFrame,
+    workspace: Workspace,
+    features: FeatureSet,
+    hidden_units: int,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoint_folder: Path,
+    on_epoch: EpochReport,
+) -> _Trained:
+    training = select_images(images, "train", workspace, features, with_mirrored=features.with_mirrored)
+    validation = select_images(images, "val", workspace, features, with_mirrored=False)
+    head, epochs = train_head(training, validation, hidden_units, settings, seed, on_epoch)
+    history = pd.DataFrame([asdict(epoch) for epoch in epochs]).assign(stage="head")
+    if not settings.fine_tune.epochs:
+        network = join_network(load_backbone(features.backbone), head)
+        return _Trained(network, history, score_features(head, images, workspace, features))
+
+    mixed = "mixed_bfloat16" if features.choice.precision == "bfloat16" else "float32"
+    network, tuned = fine_tune(
+        join_network(load_backbone.__wrapped__(features.backbone, mixed), head),
+        open_images(images, "train", workspace, features, with_mirrored=features.with_mirrored),
+        open_images(images, "val", workspace, features, with_mirrored=False),
+        settings.fine_tune,
+        weigh_classes(training.labels) if settings.class_weight == "balanced" else None,
+        seed,
+        checkpoint_folder,
+        lambda epoch: on_epoch(replace(epoch, epoch=len(epochs) + epoch.epoch)),
+    )
+    network = _copy_in_float32(network, features.backbone, hidden_units)
+    later = pd.DataFrame([asdict(epoch) for epoch in tuned]).assign(stage="fine_tune")
+    history = pd.concat([history, later.assign(epoch=later["epoch"] + len(epochs))])
+    return _Trained(network, history, score_images(network, images, workspace, features))
+
+
+def _copy_in_float32(network: "keras.Model", backbone: Backbone, hidden_units: int) -> "keras.Model":
+    """The same weights in a network that computes in float32, as every saved model does."""
+    plain = join_network(build_backbone(backbone.name, backbone.image_size), build_head(hidden_units, seed=0))
+    plain.set_weights(network.get_weights())
+    return plain
 
 
 def select_images(
@@ -116,6 +170,22 @@ def select_images(
     return TrainingImages(
         plain=store.select(chosen["sha256"], mirrored=False),
         mirrored=store.select(chosen["sha256"], mirrored=True) if with_mirrored else None,
+        labels=chosen["label"].map(LABELS.index).to_numpy(np.int64),
+    )
+
+
+def open_images(
+    images: pd.DataFrame, split: str, workspace: Workspace, features: FeatureSet, *, with_mirrored: bool
+) -> TrainingImages:
+    """Gather the preprocessed images and labels of one split, sorted by image id."""
+    chosen = images[images["split"] == split].sort_values("image_id")
+
+    def rows(*, mirrored: bool) -> ImageRows:
+        return ImageRows(chosen["sha256"], workspace, features.preprocessing, mirrored=mirrored)
+
+    return TrainingImages(
+        plain=rows(mirrored=False),
+        mirrored=rows(mirrored=True) if with_mirrored else None,
         labels=chosen["label"].map(LABELS.index).to_numpy(np.int64),
     )
 
@@ -151,6 +221,15 @@ def score_features(
     """
     rows = features.open_store(workspace).select(images["sha256"], mirrored=False)
     parts = [predict(head, rows[np.arange(start, stop)]) for start, stop in _cut(len(rows), 4096)]
+    return tabulate_scores(images, np.concatenate(parts))
+
+
+def score_images(
+    network: "keras.Model", images: pd.DataFrame, workspace: Workspace, features: FeatureSet
+) -> pd.DataFrame:
+    """Score every image with the whole network; see `score_features`."""
+    rows = ImageRows(images["sha256"], workspace, features.preprocessing, mirrored=False)
+    parts = [predict(network, rows[np.arange(start, stop)]) for start, stop in _cut(len(rows), 256)]
     return tabulate_scores(images, np.concatenate(parts))
 
 

@@ -186,9 +186,8 @@ def test_an_empty_zip_and_an_empty_folder_are_refused(pack, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../escape.png", "normal/../../escape.png", "/etc/escape.png", "normal\\escape.png", "..\\escape.png", "C:\\escape.png",
-     "../folder/"],
-)  # fmt: skip
+    ["../a.png", "normal/../../a.png", "/etc/a.png", "normal\\a.png", "..\\a.png", "C:\\a.png", "../folder/"],
+)
 def test_unsafe_paths_are_refused(entries, pack, name):
     message = refuse(pack({**entries, name: b"" if name.endswith("/") else b"x"}))
     assert message == f"source: entries with unsafe paths: {name!r}. Pack the folders again with plain paths."

@@ -9,7 +9,8 @@ from hip_mri.data.shards import plan_shards
 from hip_mri.model.backbone import Backbone, load_backbone
 from hip_mri.model.engines import EngineChoice
 from hip_mri.model.features import FeatureSet, extract_features
-from hip_mri.model.head import build_head, draw_epoch, fit_head
+from hip_mri.model.fitting import draw_epoch, fit
+from hip_mri.model.head import build_head
 from hip_mri.model.network import join_network, select_images
 from hip_mri.workspace import Workspace
 
@@ -28,8 +29,8 @@ def test_losses_equal_those_of_fit_on_the_whole_network(prepared: Workspace, bac
     history = _fit_on_features(prepared, features)
     losses, val_losses = _fit_whole_network(prepared, backbone)
 
-    np.testing.assert_allclose(history["loss"], losses, rtol=1e-4)
-    np.testing.assert_allclose(history["val_loss"], val_losses, rtol=1e-4)
+    np.testing.assert_allclose([epoch.loss for epoch in history], losses, rtol=1e-4)
+    np.testing.assert_allclose([epoch.val_loss for epoch in history], val_losses, rtol=1e-4)
     assert losses[-1] < losses[0]
 
 
@@ -45,7 +46,9 @@ def _fit_on_features(workspace, features):
     head = _build_head()
     training = select_images(_ready(workspace), "train", workspace, features, with_mirrored=True)
     validation = select_images(_ready(workspace), "val", workspace, features, with_mirrored=False)
-    return fit_head(head, training, validation, SETTINGS, SEED)[1]
+    epochs = []
+    fit(head, training, validation, range(SETTINGS.epochs), SETTINGS.batch_size, SEED, on_epoch=epochs.append)
+    return epochs
 
 
 def _fit_whole_network(workspace, backbone):
