@@ -19,15 +19,19 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hip_mri.errors import WorkspaceError
+
+_RUN_FOLDER: Final = re.compile(r"(\d+)|\.(\d+)-.+")
+"""A finished run, or one that `publish_folder` is filling."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,9 @@ class Workspace:
 
     def next_run_number(self) -> int:
         """Number of the next run: one more than the highest run folder, finished or not."""
-        numbers = [int(folder.name.split(".")[0]) for folder in self.runs_folder.glob("[0-9]*") if folder.is_dir()]
-        return max(numbers, default=0) + 1
+        folders = [folder for folder in self.runs_folder.glob("*") if folder.is_dir()]
+        matches = [match for folder in folders if (match := _RUN_FOLDER.fullmatch(folder.name))]
+        return max((int(match[1] or match[2]) for match in matches), default=0) + 1
 
 
 @contextlib.contextmanager
@@ -124,21 +129,15 @@ def replace_file(file: Path) -> Iterator[Path]:
     Raises:
         WorkspaceError: The disk is full or not writable.
     """
-    temporary: Path | None = None
-    try:
+    with _explained(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{os.getpid()}-{os.urandom(4).hex()}{''.join(file.suffixes[-2:])}")
-        yield temporary
-        _flush_to_disk(temporary)
-        os.replace(temporary, file)
-        _flush_to_disk(file.parent)
-    except OSError as error:
-        raise WorkspaceError(
-            f"{file} could not be written ({error.strerror or error}). Make room on the disk or free the folder, "
-            "then start again: finished work is kept."
-        ) from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            _flush_to_disk(temporary)
+            os.replace(temporary, file)
+            _flush_to_disk(file.parent)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -162,21 +161,21 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 
     Yields:
         An empty folder beside it, which is renamed when the block ends well and removed when it raises.
+
+    Raises:
+        WorkspaceError: The disk is full or not writable; what stood there already stays.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        for file in temporary.rglob("*"):
-            _flush_to_disk(file)
-        if folder.exists():
-            os.replace(folder, temporary.with_name(temporary.name + ".old"))
-        os.replace(temporary, folder)
-        _flush_to_disk(folder.parent)
-    finally:
-        for leftover in (temporary, temporary.with_name(temporary.name + ".old")):
-            shutil.rmtree(leftover, ignore_errors=True)
+    with _explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            for file in temporary.rglob("*"):
+                _flush_to_disk(file)
+            _exchange(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_small_file(file: Path, content: bytes) -> None:
@@ -188,16 +187,14 @@ def write_small_file(file: Path, content: bytes) -> None:
         WorkspaceError: The disk is full or not writable.
     """
     temporary = file.with_name(f".{threading.get_ident()}-{os.getpid()}-{file.name}")
-    try:
+    with _explained(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise WorkspaceError(
-            f"{file} could not be written ({error.strerror or error}). Make room on the disk, then start again: "
-            "finished work is kept."
-        ) from error
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def digest(content: Any) -> str:
@@ -209,6 +206,33 @@ def digest_file(file: Path) -> str:
     """SHA-256 of a file's content; 64 hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Tell the user what to do where the disk refuses to hold a path."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path} could not be written ({error.strerror or error}). Make room on the disk or free the folder, "
+            "then start again: finished work is kept."
+        ) from error
+
+
+def _exchange(fresh: Path, folder: Path) -> None:
+    """Put a folder in the place of another, which is then removed, or put back where the exchange fails."""
+    former = fresh.with_name(fresh.name + ".old")
+    if folder.exists():
+        os.replace(folder, former)
+    try:
+        os.replace(fresh, folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.replace(former, folder)
+        raise
+    _flush_to_disk(folder.parent)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _flush_to_disk(path: Path) -> None:

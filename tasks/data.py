@@ -40,17 +40,16 @@ def _is_preprocessed(parameters: dict[str, Any]) -> bool:
     return not preprocess.find_missing(parameters["shard"], parameters["workspace"], parameters["settings"])
 
 
-split_manifest = task(split.split_manifest, task_run_name="split into train, val and test", cache_policy=NO_CACHE)
+split_manifest = task(task_run_name="split into train, val and test", cache_policy=NO_CACHE)(split.split_manifest)
 
-plan_shards = task(shards.plan_shards, task_run_name="cut into shards", cache_policy=NO_CACHE)
+plan_shards = task(task_run_name="cut into shards", cache_policy=NO_CACHE)(shards.plan_shards)
 
 preprocess_images = task(
-    preprocess.preprocess_images,
     task_run_name="preprocess shard {shard.name}",
     cache_policy=cache_while_complete(_is_preprocessed),
     persist_result=True,
     result_serializer="json",
     **STORAGE_RETRIES,
-)
+)(preprocess.preprocess_images)
 
-lay_out_folders = task(folders.lay_out_folders, task_run_name="lay out DATA", cache_policy=NO_CACHE)
+lay_out_folders = task(task_run_name="lay out DATA", cache_policy=NO_CACHE)(folders.lay_out_folders)

@@ -24,20 +24,19 @@ def _has_features(parameters: dict[str, Any]) -> bool:
     return features.find_missing_rows(parameters["shard"], parameters["workspace"], parameters["features"]).empty
 
 
-resolve_weights = task(weights.resolve_weights, task_run_name="settle the weights", cache_policy=NO_CACHE)
+resolve_weights = task(task_run_name="settle the weights", cache_policy=NO_CACHE)(weights.resolve_weights)
 
-prepare_backbone = task(backbone.prepare_backbone, task_run_name="prepare the backbone", cache_policy=NO_CACHE)
+prepare_backbone = task(task_run_name="prepare the backbone", cache_policy=NO_CACHE)(backbone.prepare_backbone)
 
-choose_features = task(features.choose_features, task_run_name="choose engine and precision", cache_policy=NO_CACHE)
+choose_features = task(task_run_name="choose engine and precision", cache_policy=NO_CACHE)(features.choose_features)
 
 extract_features = task(
-    features.extract_features,
     task_run_name="features of shard {shard.name}",
     cache_policy=cache_while_complete(_has_features),
     persist_result=True,
     result_serializer="json",
     **STORAGE_RETRIES,
-)
+)(features.extract_features)
 
 
 @task(task_run_name="train", tags=["gpu"], cache_policy=NO_CACHE)

@@ -4,7 +4,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, cast
+from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.console import Console
@@ -25,7 +26,7 @@ def show_progress(key: str, description: str) -> Iterator[Callable[[int, int], N
     Yields:
         A function to call with what is done and what there is in all; 0 in all where that is not known.
     """
-    artifact = create_progress_artifact(progress=0.0, key=key, description=description)
+    artifact = cast(UUID, create_progress_artifact(progress=0.0, key=key, description=description))
     last_update = time.monotonic()
 
     def update(done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import LocalFileSystem
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from hip_mri.data.shards import Shard
@@ -41,7 +41,7 @@ def map_over_shards(
         show_progress(task.name.replace("_", "-"), f"{task.name}: images") as update,
         ThreadPoolTaskRunner(max_workers=num_workers) as runner,
     ):
-        futures = {
+        futures: dict[PrefectFuture[Any], Shard] = {
             runner.submit(recorded, {"shard": shard, "workspace": workspace, **parameters}): shard for shard in shards
         }
         for future in as_completed(list(futures)):

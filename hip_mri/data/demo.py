@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -61,8 +61,25 @@ T1: Final = Contrast((0.01, 0.38, 0.86, 0.29, 0.10, 0.06, 0.76, 0.64, 0.40, 0.20
 FAT_SUPPRESSED: Final = Contrast(
     (0.01, 0.42, 0.20, 0.34, 0.09, 0.06, 0.19, 0.22, 0.50, 0.82, 0.55, 0.46, 0.36), 0.36, 0.62, 0.30
 )
-# Size in pixels, contrast and brightness of a patient's images.
-TRAITS: Final = ((256, 272, 288, 304, 320), (T1, T1, T1, FAT_SUPPRESSED), (0.92, 0.96, 1.0, 1.04, 1.08))
+
+
+class Traits(NamedTuple):
+    """What is dealt out evenly to the patients of a class, so that none of it tells the class."""
+
+    size: int  # of the images, pixels
+    contrast: Contrast
+    brightness: float
+    num_lesions: int
+    lesion_strength: float
+
+
+TRAIT_VALUES: Final = (
+    (256, 272, 288, 304, 320),
+    (T1, T1, T1, FAT_SUPPRESSED),
+    (0.96, 0.98, 1.0, 1.02, 1.04),
+    (1, 1, 2, 2, 3),
+    (0.45, 0.55, 0.65, 0.75, 0.85, 0.95),
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +136,7 @@ class Patch:
         return weight
 
 
-def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float, depth: float, signal: float) -> Patch:
+def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float, depth: float, traits: Traits) -> Patch:
     """Draw an ill-defined (oedema-like) or a circumscribed lesion near a site, centred at `z`, reaching `depth` mm."""
     uniform = generator.uniform
     is_circumscribed = uniform() < 0.5
@@ -128,9 +145,9 @@ def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float,
         radii=(*uniform(9, 19, 2), depth),
         degrees=uniform(0, 180),
         softness=uniform(0.1, 0.3) if is_circumscribed else uniform(0.35, 0.7),
-        strength=uniform(0.5, 1.0),
-        signal=signal * uniform(0.85, 1.15),
-        mottle=uniform(0.09, 0.2),
+        strength=traits.lesion_strength,
+        signal=traits.contrast.lesion * uniform(0.85, 1.15),
+        mottle=uniform(0.08, 0.18),
         rim=uniform(0.3, 0.9) if is_circumscribed and uniform() < 0.4 else 0.0,
     )
 
@@ -159,11 +176,11 @@ class Scanner:
     def __init__(self, generator: np.random.Generator, body: Body, contrast: Contrast, brightness: float) -> None:
         uniform = generator.uniform
         self._generator, self._body, self._contrast = generator, body, contrast
-        self._tissues = (np.array(contrast.tissues) * generator.lognormal(0, 0.04, len(Tissue))).astype(np.float32)
+        self._tissues = (np.array(contrast.tissues) * generator.lognormal(0, 0.025, len(Tissue))).astype(np.float32)
         self._textures = {name: self._draw_noise(2, grain) for name, grain in TEXTURE_GRAINS.items()}
-        self._fat_in_muscle, self._failed_suppression = uniform(0, 0.3), uniform(0, 0.2)
+        self._fat_in_muscle, self._failed_suppression = uniform(0, 0.2), uniform(0, 0.15)
         coil_centre, coil_reach = (*uniform([50, -60], [90, 60]), 0), np.repeat(uniform(70, 120), 3)
-        self._coil = Patch(coil_centre, coil_reach, degrees=0, softness=1, strength=uniform(0.15, 0.4), signal=1)
+        self._coil = Patch(coil_centre, coil_reach, degrees=0, softness=1, strength=uniform(0.15, 0.3), signal=1)
         self._noise_level, self._mean, self._gain = uniform(0.017, 0.021), contrast.mean * brightness, 0.0
 
     def _draw_noise(self, count: int, grain: Sequence[float]) -> FloatImage:
@@ -230,16 +247,14 @@ class Scanner:
         return np.round(255 * magnitude).astype(np.uint8)
 
 
-def draw_patient(
-    generator: np.random.Generator, size: int, contrast: Contrast, brightness: float, has_lesion: bool
-) -> Iterator[Slice]:
-    """Draw the neighbouring slices of a new patient: pixels, marrow and lesion, as in `DemoImage`."""
-    scanner = Scanner(generator, draw_body(generator, size), contrast, brightness)
+def draw_patient(generator: np.random.Generator, traits: Traits, has_lesion: bool) -> Iterator[Slice]:
+    """Draw the neighbouring slices of a new patient; `has_lesion` changes nothing but whether lesions are painted."""
+    scanner = Scanner(generator, draw_body(generator, traits.size), traits.contrast, traits.brightness)
     num_slices, middle = int(generator.choice(SLICE_COUNTS)), generator.uniform(-4, 4)
-    sites = generator.permutation(LESION_SITES)[: generator.choice([1, 1, 2, 2, 3])]
     depth = 0.65 * SLICE_DISTANCE * num_slices
-    lesions = [draw_lesion(generator, site, middle, depth, contrast.lesion) for site in sites]
-    red_marrow = draw_red_marrow(generator, contrast.red_marrow)
+    sites = generator.permutation(LESION_SITES)[: traits.num_lesions]
+    lesions = [draw_lesion(generator, site, middle, depth, traits) for site in sites]
+    red_marrow = draw_red_marrow(generator, traits.contrast.red_marrow)
     for z in middle + SLICE_DISTANCE * (np.arange(num_slices) - (num_slices - 1) / 2):
         yield scanner.scan(z, red_marrow, lesions if has_lesion else [])
 
@@ -260,23 +275,20 @@ def draw_demo(seed: int, num_patients: int = 66) -> Iterator[DemoImage]:
     if num_patients < 5:
         raise SettingsError(f"num_patients: found {num_patients}. Give at least 5, so that both classes have patients.")
     numbers = Counter[str]()
-    for patient, (label, size, contrast, brightness) in enumerate(
-        _plan_patients(np.random.default_rng(seed), num_patients)
-    ):
+    for patient, (label, traits) in enumerate(_plan_patients(np.random.default_rng(seed), num_patients)):
         generator = np.random.default_rng([seed, patient])
-        for pixels, marrow, lesion in draw_patient(generator, size, contrast, brightness, label == LABELS[1]):
+        for pixels, marrow, lesion in draw_patient(generator, traits, label == LABELS[1]):
             numbers[label] += 1
             name = f"{TOP_FOLDER}/{label}/{NAME_STEMS[label]}{numbers[label]:06d}.png"
             yield DemoImage(name, f"synthetic-{patient + 1:04d}", label, pixels, marrow, lesion)
 
 
-def _plan_patients(generator: np.random.Generator, num_patients: int) -> list[tuple[str, int, Contrast, float]]:
-    """Give each class the same mix of sizes, contrasts and brightnesses, so that none of them tells the class."""
+def _plan_patients(generator: np.random.Generator, num_patients: int) -> list[tuple[str, Traits]]:
     num_lesions = round(LESION_FRACTION * num_patients)
     plan = []
     for label, count in zip(LABELS, (num_patients - num_lesions, num_lesions), strict=True):
-        mixed = ([traits[i % len(traits)] for i in generator.permutation(count)] for traits in TRAITS)
-        plan += zip([label] * count, *mixed, strict=True)
+        dealt = ([values[i % len(values)] for i in generator.permutation(count)] for values in TRAIT_VALUES)
+        plan += [(label, Traits(*traits)) for traits in zip(*dealt, strict=True)]
     return [plan[i] for i in generator.permutation(num_patients)]
 
 

@@ -1,14 +1,18 @@
 """Bringing the source here: from an address, from Google Drive, from the demo; local files stay where they are."""
 
+import contextlib
+import errno
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import fsspec
 from fsspec.callbacks import Callback
 
+from hip_mri.data.source import check_zip
 from hip_mri.errors import FetchError, SourceError
 from hip_mri.workspace import digest, digest_file, replace_file
 
@@ -17,12 +21,16 @@ logger = logging.getLogger(__name__)
 ProgressReport = Callable[[int, int], None]
 """Receives the bytes that have come and the bytes of all, 0 where that is unknown."""
 
-DEMO_SEED: Final = 2026
+DEMO_SEED: Final = 0
 """The demo is the same for every seed of a run, so that runs can be compared."""
 
 _REMOTE: Final = ("https://", "s3://", "gs://")
 _DRIVE_ID: Final = re.compile(r"[A-Za-z0-9_-]{25,60}")
 _DRIVE_LINK: Final = re.compile(r"https://(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([A-Za-z0-9_-]{25,60})")
+_SECRETS: Final = re.compile(r"(?<=://)[^/]*@|[?#].*")
+"""What opens an address to whoever reads it: user and password, tokens in the query."""
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 _VERSION_FIELDS: Final = ("ETag", "etag", "generation", "size", "mtime", "LastModified", "Last-Modified", "md5Hash")
 
 
@@ -32,7 +40,7 @@ def check_source(source: str | None) -> None:
     Raises:
         SourceError: There is no such local file or folder, or the kind of address is not supported.
     """
-    if source is None or _find_drive_id(source) or source.startswith(_REMOTE) or Path(source).expanduser().exists():
+    if source is None or _find_drive_id(source) or source.startswith(_REMOTE) or _is_path(source):
         return
     if "://" in source:
         raise SourceError(
@@ -40,7 +48,7 @@ def check_source(source: str | None) -> None:
             f"Give one that starts with {', '.join(_REMOTE)}, a Google Drive share link, a zip file or a folder."
         )
     raise SourceError(
-        f"source: there is no file or folder {source}. Give the path of a zip file or of a folder, an address, "
+        f"source: there is no file or folder {source!r}. Give the path of a zip file or of a folder, an address, "
         "or nothing for the synthetic demo."
     )
 
@@ -65,11 +73,13 @@ def fetch_source(
 
     Raises:
         SourceError: The source does not exist, is refused, or is not the file that `sha256` names.
+        ArchiveError: What was fetched is not a zip file; it is not kept.
         FetchError: The network failed; trying again can help.
+        WorkspaceError: The disk is full or not writable.
     """
     check_source(source)
     if source is None:
-        from hip_mri.data.demo import write_demo_zip
+        from hip_mri.data.demo import write_demo_zip  # noqa: PLC0415 - loads OpenCV, `check_source` needs none
 
         file = sources_folder / f"synthetic-demo-{DEMO_SEED}.zip"
         return file if file.exists() else write_demo_zip(file, seed=DEMO_SEED)
@@ -92,47 +102,99 @@ def _find_drive_id(source: str) -> str | None:
     return source if _DRIVE_ID.fullmatch(source) and not Path(source).exists() else None
 
 
-def _fetch_address(address: str, sources_folder: Path, on_progress: ProgressReport) -> Path:
-    shown = address.partition("?")[0]
+def _is_path(source: str) -> bool:
     try:
+        return bool(source) and Path(source).expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long, the home of an unknown user
+        return False
+
+
+def _fetch_address(address: str, sources_folder: Path, on_progress: ProgressReport) -> Path:
+    shown = _SECRETS.sub("", address)
+    explain = partial(_explain_failure, shown)
+    with _explained(explain):
         filesystem, path = fsspec.url_to_fs(address)
         info = filesystem.info(path)
-        version = {field: str(info[field]) for field in _VERSION_FIELDS if info.get(field) is not None}
-        file = sources_folder / f"{digest([address, version])[:16]}-{Path(shown).name or 'source'}"
-        if not file.exists():
-            logger.info("Fetching %s", shown)
-            with replace_file(file) as temporary:
-                filesystem.get_file(path, str(temporary), callback=_ByteProgress(on_progress))
-        return file
-    except FileNotFoundError as error:
-        raise SourceError(f"source: there is nothing at {shown}. Check the address.") from error
-    except PermissionError as error:
-        raise SourceError(
-            f"source: access to {shown} is refused. Set the credentials of the storage in the environment, "
-            "as its command line tool takes them."
-        ) from error
-    except Exception as error:  # each storage has network errors of its own, without a common base
-        raise FetchError(
-            f"source: {shown} could not be fetched ({type(error).__name__}: {error}). "
-            "Check address and network, or fetch it by hand and give the file."
-        ) from error
+    version = {field: str(info[field]) for field in _VERSION_FIELDS if info.get(field) is not None}
+    file = sources_folder / f"{digest([address, version])[:16]}-{Path(shown).name or 'source'}"
+    if not file.exists():
+        logger.info("Fetching %s", shown)
+        with _receive(file, explain) as temporary:
+            filesystem.get_file(path, str(temporary), callback=_ByteProgress(on_progress))
+    return file
 
 
 def _fetch_from_drive(drive_id: str, sources_folder: Path) -> Path:
     import gdown  # noqa: PLC0415 - slow to import, rarely used
 
     file = sources_folder / f"drive-{digest(drive_id)[:16]}.zip"
-    if file.exists():
-        return file
-    try:
-        with replace_file(file) as temporary:
-            gdown.download(id=drive_id, output=str(temporary), quiet=False)
-    except Exception as error:  # gdown raises errors of requests, of its own and of the file system
-        raise FetchError(
-            f"source: the Google Drive file could not be fetched ({type(error).__name__}). Share it with 'anyone "
-            "with the link', wait where Google's quota is used up, or fetch it by hand and give the file."
-        ) from error
+    if not file.exists():
+        with _receive(file, _explain_drive_failure) as temporary, temporary.open("wb") as stream:
+            gdown.download(id=drive_id, output=stream, quiet=False)  # given a path it leaves parts of files behind
     return file
+
+
+@contextlib.contextmanager
+def _receive(file: Path, explain: Callable[[Exception], SourceError]) -> Iterator[Path]:
+    """Let a block fetch a zip file, which appears whole or not at all.
+
+    Args:
+        file: The file to write.
+        explain: Makes an error of the block one that tells the user what to do.
+
+    Yields:
+        The path that the block writes to.
+    """
+    with replace_file(file) as temporary:
+        temporary.touch()  # where the folder cannot be written, it shows here and not as an error of the network
+        with _explained(explain):
+            yield temporary
+        check_zip(temporary, file.name)
+
+
+@contextlib.contextmanager
+def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
+    """Raise what an error of the network means to the user; a full disk is left to `replace_file`."""
+    try:
+        yield
+    except Exception as error:  # each storage has network errors of its own, without a common base
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise
+        raise explain(error) from error
+
+
+def _explain_failure(shown: str, error: Exception) -> SourceError:
+    error = _find_cause(error)
+    status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp, of Google's storage
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return SourceError(f"source: there is nothing at {shown}. Check the address.")
+    if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden"):
+        return SourceError(
+            f"source: access to {shown} is refused. Set the credentials of the storage in the environment, "
+            "as its command line tool takes them, or give an address that is open to you."
+        )
+    found = type(error).__name__ + (f", status {status}" if status else "")  # its text can hold the query
+    return FetchError(
+        f"source: {shown} could not be fetched ({found}). "
+        "Check address and network, or fetch it by hand and give the file."
+    )
+
+
+def _find_cause(error: Exception) -> Exception:
+    """The error behind one of fsspec, which calls each failure of an `https://` address FileNotFoundError."""
+    import aiohttp  # noqa: PLC0415 - slow to import, and loaded by fsspec where it is needed
+
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, aiohttp.ClientError | OSError):
+        return cause
+    return error
+
+
+def _explain_drive_failure(error: Exception) -> FetchError:
+    return FetchError(
+        f"source: the Google Drive file could not be fetched ({type(error).__name__}). Share it with 'anyone "
+        "with the link', wait where Google's quota is used up, or fetch it by hand and give the file."
+    )
 
 
 def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:

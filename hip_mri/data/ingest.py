@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, Final, cast
 
 import pandas as pd
 from joblib import Parallel, delayed
@@ -14,12 +16,18 @@ from hip_mri.data.images import decode_gray
 from hip_mri.data.manifest import read_manifest, write_manifest
 from hip_mri.data.source import Entry, Source, open_source
 from hip_mri.errors import ImageError, SourceError
-from hip_mri.workspace import Workspace, replace_file, write_small_file
+from hip_mri.workspace import Workspace, digest, replace_file, write_small_file
 
 logger = logging.getLogger(__name__)
 
 ENTRIES_PER_BATCH = 2048
 """Entries between two reports of progress; bounds the memory that waiting results take."""
+
+MAX_NUM_BYTES: Final = 256 * 2**20
+"""Largest file that is read, in bytes; a slice has a thousandth of it. Bounds the memory that a thread takes."""
+
+CONTRADICTORY_LABEL: Final = "contradictory_label"
+"""Reason code of an image that stands, byte for byte, in both class folders."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ def ingest_images(
         The counts.
 
     Raises:
-        SourceError: The source as a whole cannot be used; nothing was written.
+        SourceError: The source as a whole cannot be used. Where that shows only after reading, because every image
+            contradicts another, images may have been stored; manifest and `quarantine.csv` are as they were.
     """
     with open_source(source_file) as source:
         known = _find_known(source.entries, workspace)
@@ -72,12 +81,13 @@ def ingest_images(
         with Parallel(n_jobs=num_threads, backend="threading") as parallel:
             remaining = iter(unread)
             while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
-                rows += parallel(delayed(_take_in)(source, entry, workspace) for entry in batch)
+                taken_in = parallel(delayed(_take_in)(source, entry, workspace) for entry in batch)
+                rows += cast("list[dict[str, Any]]", taken_in)
                 on_progress(len(rows), len(source.entries))
         num_ignored = source.num_ignored
     manifest = _settle_copies(pd.DataFrame(rows))
-    counts = manifest["state"].value_counts()
-    if not counts.get("ready", 0):
+    counts = Counter(manifest["state"])
+    if not counts["ready"]:
         reasons = manifest["reason"].value_counts().to_dict()
         raise SourceError(
             f"source: none of the {len(manifest)} files below the class folders is a usable image ({reasons}). "
@@ -86,32 +96,33 @@ def ingest_images(
     write_manifest(workspace.manifest_file, manifest)
     _write_quarantine(workspace.quarantine_file, manifest)
     report = IngestReport(
-        num_images=int(counts.get("ready", 0)),
-        num_duplicates=int(counts.get("duplicate", 0)),
-        num_quarantined=int(counts.get("quarantined", 0)),
+        num_images=counts["ready"],
+        num_duplicates=counts["duplicate"],
+        num_quarantined=counts["quarantined"],
         num_ignored=num_ignored,
         num_taken_over=len(known),
     )
-    logger.info("Took in the source: %s", ", ".join(f"{count} {name[4:].replace('_', ' ')}" for name, count in asdict(report).items()))
+    told = [f"{count} {name.removeprefix('num_').replace('_', ' ')}" for name, count in asdict(report).items()]
+    logger.info("Took in the source: %s", ", ".join(told))
     return report
 
 
-def _find_known(entries: Iterable[Entry], workspace: Workspace) -> dict[str, dict]:
+def _find_known(entries: Iterable[Entry], workspace: Workspace) -> dict[str, dict[str, Any]]:
     """Rows of the present manifest whose entries are unchanged and whose bytes are still stored in full."""
     if not workspace.manifest_file.exists():
         return {}
     manifest = read_manifest(workspace.manifest_file)
     columns = ["source_name", "version", "label", "sha256", "reason", "num_bytes"]
-    rows = {row["source_name"]: row for row in manifest[columns].to_dict("records")}
+    rows = {row["source_name"]: row for row in manifest.loc[:, columns].to_dict("records")}
     known = {}
     for entry in entries:
-        row = rows.get(entry.name)
+        row = rows.get(entry.storable_name)
         if row and (row["version"], row["label"]) == (entry.version, entry.label) and _is_stored(row, workspace):
             known[entry.name] = row
     return known
 
 
-def _is_stored(row: dict, workspace: Workspace) -> bool:
+def _is_stored(row: dict[str, Any], workspace: Workspace) -> bool:
     if row["reason"] and row["reason"] != CONTRADICTORY_LABEL:
         return False  # a quarantined file is looked at again: a later version may read it
     try:
@@ -120,35 +131,41 @@ def _is_stored(row: dict, workspace: Workspace) -> bool:
         return False
 
 
-def _take_in(source: Source, entry: Entry, workspace: Workspace) -> dict:
-    row = {"source_name": entry.name, "version": entry.version, "label": entry.label, "sha256": "", "reason": ""}
-    content = b""
+def _take_in(source: Source, entry: Entry, workspace: Workspace) -> dict[str, Any]:
+    row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "label": entry.label}
+    row |= {"sha256": "", "num_bytes": entry.num_bytes, "reason": ""}
     try:
-        content = source.read(entry)
-        row["sha256"] = hashlib.sha256(content).hexdigest()
+        content = _read(source, entry)
+        row |= {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
         decode_gray(content)
         write_small_file(workspace.image_file(row["sha256"]), content)
     except ImageError as error:
         row["reason"] = error.reason
-        row["sha256"] = row["sha256"] or hashlib.sha256(entry.name.encode()).hexdigest()
-    return row | {"num_bytes": len(content)}
+    return row
 
 
-CONTRADICTORY_LABEL = "contradictory_label"
-"""Reason code of an image that stands, byte for byte, in both class folders."""
+def _read(source: Source, entry: Entry) -> bytes:
+    if entry.num_bytes > MAX_NUM_BYTES:
+        raise ImageError("too_large", f"the file has {entry.num_bytes:,} bytes, above {MAX_NUM_BYTES:,}")
+    return source.read(entry)
 
 
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     """Give each row its id and state, independent of the order of the rows.
 
-    Of several byte-identical images with one label the first by source name is used; with two labels none is.
+    Of several byte-identical images with one label the first by source name is used; with two labels none is. An
+    entry that could not be read goes by its version in the place of its content, never by its name.
     """
-    rows = rows.sort_values(["sha256", "label", "source_name"], ignore_index=True)
+    rows["content"] = [
+        sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)
+    ]
+    rows = rows.sort_values(["content", "label", "source_name"], ignore_index=True)
     rows["reason"] = rows["reason"].where(rows["reason"] != CONTRADICTORY_LABEL, "")
-    contradictory = rows.groupby("sha256")["label"].transform("nunique") > 1
+    labelled = rows.drop_duplicates(["content", "label"])["content"]
+    contradictory = rows["content"].isin(list(labelled[labelled.duplicated()]))
     rows.loc[contradictory & (rows["reason"] == ""), "reason"] = CONTRADICTORY_LABEL
-    copy_number = rows.groupby("sha256").cumcount()
-    rows["image_id"] = rows["sha256"].str[:16] + copy_number.map(lambda number: f"-{number + 1}" if number else "")
+    copy_number = rows.groupby("content").cumcount()
+    rows["image_id"] = rows["content"].str[:16] + copy_number.map(lambda number: f"-{number + 1}" if number else "")
     rows["state"] = "ready"
     rows.loc[copy_number > 0, "state"] = "duplicate"
     rows.loc[rows["reason"] != "", "state"] = "quarantined"
@@ -158,6 +175,6 @@ def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_quarantine(file: Path, manifest: pd.DataFrame) -> None:
-    quarantined = manifest[manifest["state"] == "quarantined"]
+    quarantined = manifest.loc[manifest["state"] == "quarantined", ["image_id", "reason", "sha256"]]
     with replace_file(file) as temporary:
-        quarantined[["image_id", "reason", "sha256"]].to_csv(temporary, index=False)
+        quarantined.to_csv(temporary, index=False)

@@ -13,9 +13,9 @@ from hip_mri.errors import WorkspaceError
 from hip_mri.workspace import replace_file
 
 COLUMNS: Final = (
-    "image_id",  # pseudonym: the first 16 digits of the SHA-256, and a running number for copies
+    "image_id",  # pseudonym: first 16 digits of the SHA-256 (unread: of a digest of the version), a number for copies
     "source_name",  # path inside the source
-    "sha256",  # of the source file's bytes
+    "sha256",  # of the source file's bytes; empty where they could not be read
     "label",  # `normal` or `osseous_lesion`
     "group",  # images of one group share a split
     "split",  # `train`, `val`, `test`, or empty
@@ -24,6 +24,9 @@ COLUMNS: Final = (
     "num_bytes",  # size of the source file
     "version",  # changes when the entry in the source changes
 )
+
+UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What Pandas raises for a Parquet file that is missing or damaged, its metadata included."""
 
 
 def read_manifest(file: Path) -> pd.DataFrame:
@@ -40,7 +43,7 @@ def read_manifest(file: Path) -> pd.DataFrame:
     """
     try:
         manifest = pd.read_parquet(file)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise WorkspaceError(f"{file} is not a readable manifest. Remove it and start again: it is rebuilt.") from error
     missing = [column for column in COLUMNS if column not in manifest.columns]
     if missing:
@@ -54,10 +57,10 @@ def read_manifest(file: Path) -> pd.DataFrame:
 def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
     """Write a manifest atomically, sorted by image id and readable by its owner alone."""
     with replace_file(file) as temporary:
-        manifest[list(COLUMNS)].sort_values("image_id").to_parquet(temporary, index=False)
+        manifest.loc[:, list(COLUMNS)].sort_values("image_id").to_parquet(temporary, index=False)
         temporary.chmod(0o600)
 
 
 def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:
     """Rows of the images that are in use, sorted by image id."""
-    return manifest[manifest["state"] == "ready"].sort_values("image_id", ignore_index=True)
+    return manifest.loc[manifest["state"] == "ready"].sort_values("image_id", ignore_index=True)

@@ -113,12 +113,12 @@ def draw_body(generator: np.random.Generator, size: int) -> Body:
     wave_vector = generator.normal(0, 1, (pitch.size, 2)) * pitch[:, None]
     return Body(
         size=size,
-        pixel_spacing=uniform(166, 184) / size,
-        centre=uniform([6, 0], [16, 10]),
+        pixel_spacing=uniform(169, 181) / size,
+        centre=uniform([7, 1], [15, 9]),
         is_mirrored=bool(generator.integers(2)),
         pelvis_degrees=generator.normal(0, 3),
         femur_degrees=generator.normal(0, 4),
-        fat_thickness=12 + 30 * generator.beta(1.5, 3),
+        fat_thickness=14 + 22 * generator.beta(1.5, 3),
         muscle_bulk=uniform(0.93, 1.02),
         joint_space=uniform(3.0, 4.6),
         effusion=4 * generator.beta(1.3, 4),

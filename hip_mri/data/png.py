@@ -33,6 +33,23 @@ def strip_png(content: bytes) -> bytes:
     return SIGNATURE + b"".join(whole for kind, whole in _walk_chunks(content) if kind in _PIXEL_CHUNKS)
 
 
+def read_size(content: bytes) -> tuple[int, int]:
+    """Read the size of the picture from the header.
+
+    Args:
+        content: Bytes of a PNG file whose chunks are whole; see `strip_png`.
+
+    Returns:
+        Width and height in pixels.
+
+    Raises:
+        ImageError: The first chunk is not the header.
+    """
+    if content[12:16] != b"IHDR":
+        raise ImageError("damaged", "the PNG file does not begin with its header")
+    return struct.unpack_from(">II", content, 16)
+
+
 def is_sound_png(content: bytes) -> bool:
     """Whether the bytes are a whole PNG file with right checksums from the first chunk to the last."""
     try:

@@ -1,6 +1,5 @@
 """From a source image to the picture that the network sees: gray, contrast, size."""
 
-import functools
 import hashlib
 
 import cv2
@@ -15,7 +14,6 @@ from hip_mri.errors import ImageError, WorkspaceError
 from hip_mri.workspace import Workspace, digest, write_small_file
 
 
-@functools.lru_cache(maxsize=16)
 def name_set(settings: PreprocessingSettings) -> str:
     """Name of the set of images that these settings make, 16 hexadecimal digits."""
     return digest(settings.model_dump())[:16]
@@ -39,7 +37,7 @@ def equalize_contrast(image: NDArray[np.uint8], clip_limit: float = 2.0, num_til
     """
     if image.ndim != 2 or image.dtype != np.uint8:
         raise ImageError("not_gray", f"gray levels of type uint8 are needed, received {image.dtype} {image.shape}")
-    return cv2.createCLAHE(clip_limit, (num_tiles, num_tiles)).apply(image)
+    return cv2.createCLAHE(clip_limit, (num_tiles, num_tiles)).apply(image).astype(np.uint8, copy=False)
 
 
 def preprocess_image(content: bytes, settings: PreprocessingSettings) -> NDArray[np.uint8]:
@@ -82,7 +80,7 @@ def preprocess_images(shard: Shard, workspace: Workspace, settings: Preprocessin
     """
     cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
     missing = find_missing(shard, workspace, settings)
-    Parallel(n_jobs=num_threads, backend="threading", batch_size=16)(
+    Parallel(n_jobs=num_threads, backend="threading")(
         delayed(preprocess_stored)(sha256, workspace, settings) for sha256 in missing
     )
     return len(missing)

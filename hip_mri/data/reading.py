@@ -1,14 +1,15 @@
 """Reading preprocessed images for the network."""
 
 from collections.abc import Sequence
+from typing import cast
 
-import cv2
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from hip_mri.config import PreprocessingSettings
+from hip_mri.data.images import decode_png
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.png import is_sound_png
 from hip_mri.data.preprocess import name_set, preprocess_stored
@@ -32,9 +33,9 @@ def read_images(
     Raises:
         WorkspaceError: An image must be made again and its source image is missing or damaged.
     """
-    return Parallel(n_jobs=num_threads, backend="threading")(
-        delayed(_read_image)(sha256, workspace, settings) for sha256 in hashes
-    )
+    parallel = Parallel(n_jobs=num_threads, backend="threading")
+    images = parallel(delayed(_read_image)(sha256, workspace, settings) for sha256 in hashes)
+    return cast("list[NDArray[np.uint8]]", images)
 
 
 def read_training_sample(
@@ -57,4 +58,4 @@ def _read_image(sha256: str, workspace: Workspace, settings: PreprocessingSettin
         content = b""
     if not is_sound_png(content):
         content = preprocess_stored(sha256, workspace, settings)
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE).astype(np.uint8, copy=False)
+    return decode_png(content)

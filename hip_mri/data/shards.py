@@ -11,7 +11,7 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.data.manifest import read_manifest, select_ready
+from hip_mri.data.manifest import UNREADABLE, read_manifest, select_ready
 from hip_mri.errors import WorkspaceError
 from hip_mri.workspace import Workspace, digest, replace_file
 
@@ -53,7 +53,7 @@ def plan_shards(workspace: Workspace, shard_size: int) -> list[Shard]:
     images = select_ready(read_manifest(workspace.manifest_file))
     num_bits = _count_bits(len(images), shard_size)
     buckets = images["sha256"].str[:8].map(lambda digits: int(digits, 16) >> (32 - num_bits))
-    groups = [rows for _, rows in images[list(COLUMNS)].groupby(buckets)]
+    groups = [rows for _, rows in images.loc[:, list(COLUMNS)].groupby(buckets)]
     shards = [_write_shard(rows, f"{place} of {len(groups)}", workspace) for place, rows in enumerate(groups, 1)]
     _sweep(workspace.shards_folder, {shard.file for shard in shards})
     logger.info("Cut %d images into %d shards", len(images), len(shards))
@@ -68,7 +68,7 @@ def read_shard(shard: Shard) -> pd.DataFrame:
     """
     try:
         return pd.read_parquet(shard.file)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise WorkspaceError(f"{shard.file} cannot be read. Start again: shards are planned anew.") from error
 
 
@@ -82,10 +82,17 @@ def _write_shard(rows: pd.DataFrame, name: str, workspace: Workspace) -> Shard:
     rows = rows.sort_values("image_id", ignore_index=True)
     content_digest = digest(rows.to_dict("list"))
     file = workspace.shards_folder / f"{content_digest[:32]}.parquet"
-    if not file.exists():
+    if not _holds(file, rows):
         with replace_file(file) as temporary:
             rows.to_parquet(temporary, index=False)
     return Shard(name=name, digest=content_digest, file=file, num_images=len(rows))
+
+
+def _holds(file: Path, rows: pd.DataFrame) -> bool:
+    try:
+        return pd.read_parquet(file).equals(rows)
+    except UNREADABLE:
+        return False
 
 
 def _sweep(folder: Path, keep: set[Path]) -> None:

@@ -1,15 +1,17 @@
 """A zip file or a folder with two class folders, seen as a list of labelled entries."""
 
 import contextlib
+import lzma
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Final, Protocol
 
 from hip_mri.config import LABELS
 from hip_mri.errors import ArchiveError, ImageError, SourceError, list_offenders
@@ -17,7 +19,19 @@ from hip_mri.errors import ArchiveError, ImageError, SourceError, list_offenders
 _LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 """What operating systems leave in archives and folders."""
 
-_NEEDED = f"Needed are two class folders with images, {LABELS[0]} and {LABELS[1]}, beside each other, and no third."
+_NEEDED = f"Needed are two class folders with images, {LABELS[0]} and {LABELS[1]}, at the same depth, and no third."
+
+_DAMAGE: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+"""What `zipfile` and the decompressors raise for bytes that are not as they should be."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,11 @@ class Entry:
     label: str
     num_bytes: int
     version: str
+
+    @property
+    def storable_name(self) -> str:
+        """The name as text that any file can hold: bytes of a file name that are not UTF-8 become escapes."""
+        return self.name.encode("utf-8", "backslashreplace").decode()
 
 
 class Source(Protocol):
@@ -59,16 +78,30 @@ def open_source(path: Path) -> Iterator[Source]:
         The entries below the class folders; nothing is read or unpacked yet.
 
     Raises:
-        SourceError: There is no such file, class folders are missing or unknown, or they hold no files.
+        SourceError: There is no such file, class folders are missing or unknown, they hold no files, or a folder
+            cannot be read.
         ArchiveError: The file is not a zip file, or one that cannot be read safely.
     """
     if path.is_dir():
         yield _FolderSource(path)
     elif path.is_file():
-        with _open_zip(path) as archive:
+        with _open_zip(path, path.name) as archive:
             yield _ZipSource(archive)
     else:
         raise SourceError(f"source: there is no file or folder {path}. Give the path of a zip file or of a folder.")
+
+
+def check_zip(file: Path, name: str) -> None:
+    """See that a file is a zip file, without looking at its entries.
+
+    Args:
+        file: The file.
+        name: What the user knows it by.
+
+    Raises:
+        ArchiveError: The file is not a zip file, or one that cannot be read.
+    """
+    _open_zip(file, name).close()
 
 
 class _FolderSource:
@@ -102,7 +135,9 @@ class _ZipSource:
     def read(self, entry: Entry) -> bytes:
         try:
             return self._archive.read(entry.name)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except NotImplementedError as error:
+            raise ImageError("unsupported_compression", "the entry is packed in a way that is not supported") from error
+        except _DAMAGE as error:
             raise ImageError("damaged_entry", "the entry's checksum or compressed data are wrong") from error
 
 
@@ -150,29 +185,43 @@ def _find_depth(parts: Sequence[tuple[str, ...]]) -> int:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    for root, folders, files in os.walk(folder):
+    unreadable: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=unreadable.append):
         folders.sort()
         for file in files:
             path = Path(root, file)
             if path.is_file():
                 yield path.relative_to(folder).as_posix()
+    if unreadable:
+        raise SourceError(
+            f"source: {len(unreadable)} of its folders cannot be read ({unreadable[0].strerror}). "
+            "Give yourself the right to read them, or take them out of the source."
+        )
 
 
-def _open_zip(file: Path) -> zipfile.ZipFile:
+def _open_zip(file: Path, name: str) -> zipfile.ZipFile:
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(512)
+    except OSError as error:
+        raise ArchiveError(
+            f"source: {name} cannot be read ({error.strerror}). Give a file on a sound disk that you may read."
+        ) from error
     try:
         return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        with file.open("rb") as stream:
-            start = stream.read(512).lstrip().lower()
-        if start.startswith((b"<!doctype html", b"<html")):
-            found = "a web page (a download page or an error page was saved instead of the file)"
-        elif start.startswith(b"pk"):
-            found = "a damaged or truncated zip file"
-        else:
-            found = "no zip file"
+    except NotImplementedError as error:
+        raise ArchiveError(f"source: {name} cannot be read ({error}). Pack the folders again.") from error
+    except _DAMAGE as error:
         raise ArchiveError(
-            f"source: {file.name} is {found}. Fetch it again, or give a zip file or a folder. {_NEEDED}"
+            f"source: {name} is {_describe_start(start)}. Fetch it again, or give a zip file or a folder. {_NEEDED}"
         ) from error
+
+
+def _describe_start(start: bytes) -> str:
+    start = start.lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page (a download page or an error page was saved instead of the file)"
+    return "a damaged or truncated zip file" if start.startswith(b"pk") else "no zip file"
 
 
 def _refuse_unsafe(infos: Sequence[zipfile.ZipInfo]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 
 import pandas as pd
 
@@ -42,9 +43,10 @@ def split_manifest(
     ready = select_ready(manifest)
     _check_classes(ready["label"].value_counts().reindex(list(LABELS), fill_value=0))
     splits = [
-        assign_splits(images["image_id"], val_fraction, test_fraction, seed) for _, images in ready.groupby("label")
+        assign_splits(ready.loc[ready["label"] == label, "image_id"], val_fraction, test_fraction, seed)
+        for label in LABELS
     ]
-    manifest["split"] = manifest["image_id"].map(pd.concat(splits)).fillna("")
+    manifest["split"] = pd.concat(splits).reindex(manifest["image_id"], fill_value="").to_numpy()
     write_manifest(workspace.manifest_file, manifest)
     counts = count_images(manifest)
     for split, by_label in counts.items():
@@ -62,20 +64,29 @@ def assign_splits(image_ids: pd.Series, val_fraction: float, test_fraction: floa
         seed: Start of the random choice.
 
     Returns:
-        `train`, `val` or `test`, indexed by image id. Counts are the shares rounded, and at least one each.
+        `train`, `val` or `test`, indexed by image id. The counts of `val` and `test` are the shares rounded; each of
+        the three is at least one.
     """
     places = {image_id: hashlib.sha256(f"{seed}/{image_id}".encode()).digest() for image_id in image_ids}
     drawn = sorted(places, key=places.__getitem__)
-    num_test = max(1, round(test_fraction * len(drawn)))
-    num_val = max(1, round(val_fraction * len(drawn)))
+    num_val, num_test = _count_held_out(len(drawn), val_fraction, test_fraction)
     num_train = len(drawn) - num_val - num_test
     return pd.Series(["train"] * num_train + ["val"] * num_val + ["test"] * num_test, index=drawn, dtype="str")
 
 
 def count_images(manifest: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Count the ready images by split and label, zeros included."""
-    counts = select_ready(manifest).groupby(["split", "label"]).size()
-    return {split: {label: int(counts.get((split, label), 0)) for label in LABELS} for split in SPLITS}
+    ready = select_ready(manifest)
+    counts = Counter(zip(ready["split"], ready["label"], strict=True))
+    return {split: {label: counts[split, label] for label in LABELS} for split in SPLITS}
+
+
+def _count_held_out(num_images: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
+    """Number of images for validation and test; where rounding leaves none to train, the larger gives one away."""
+    num_val, num_test = (max(1, round(fraction * num_images)) for fraction in (val_fraction, test_fraction))
+    while num_val + num_test >= num_images:
+        num_val, num_test = (num_val - 1, num_test) if num_val >= num_test else (num_val, num_test - 1)
+    return num_val, num_test
 
 
 def _check_classes(num_images: pd.Series) -> None:

@@ -24,8 +24,16 @@ logger = logging.getLogger(__name__)
 NUM_FEATURES: Final = 2048
 """Channels of the last block of every ResNet here, averaged over the image."""
 
+RESIDUAL_GAIN: Final = 0.3
+"""Scale of the residual branches of a random backbone. At 1, a hundred random layers leave little of the image: on
+demo images the cross-validated AUC of a linear classifier on ResNet50's features was .70 at 1, .87 at 0.5."""
+
 NUM_CALIBRATION_IMAGES: Final = 64
-"""Training images from which a random backbone's BatchNormalization statistics are estimated."""
+"""Training images from which mean and variance of a random backbone's features are estimated."""
+
+NUM_STATISTICS_IMAGES: Final = 8
+"""Training images from which its inner BatchNormalization statistics are estimated. All activations of the pass are
+held at once, 250 MB an image for ResNet101; each statistic still rests on 392 places in the images or more."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,14 @@ class Backbone:
         name: Architecture.
         image_size: Height and width of its input, in pixels.
         digest: What determines every feature: architecture, input size, weights; 64 hexadecimal digits.
+        standardized: Whether a last layer standardizes the features, as random weights need.
         folder: Where everything derived from it is kept.
     """
 
     name: BackboneName
     image_size: int
     digest: str
+    standardized: bool
     folder: Path
 
     @property
@@ -50,13 +60,16 @@ class Backbone:
         return self.folder / "backbone.weights.h5"
 
 
-def build_backbone(name: BackboneName, image_size: int, dtype: str = "float32") -> "keras.Model":
+def build_backbone(
+    name: BackboneName, image_size: int, dtype: str = "float32", *, standardized: bool = False
+) -> "keras.Model":
     """Build the architecture, with random weights.
 
     Args:
         name: Which ResNet.
         image_size: Height and width of the input, in pixels.
         dtype: Keras dtype policy, such as `float32` or `mixed_bfloat16`.
+        standardized: Whether the features are brought to mean 0 and variance 1 by a last layer; for random weights.
 
     Returns:
         A frozen model from gray levels 0-255, shape (batch, image_size, image_size, 1), to features, shape
@@ -74,11 +87,14 @@ def build_backbone(name: BackboneName, image_size: int, dtype: str = "float32") 
         color = keras.layers.Concatenate(name="color")([image, image, image])
         centered = keras.applications.resnet.preprocess_input(color)
         build = getattr(keras.applications, name)
-        network = build(include_top=False, weights=None, input_tensor=centered, pooling="avg")
+        features = build(include_top=False, weights=None, input_tensor=centered, pooling="avg").output
+        if standardized:
+            features = keras.layers.BatchNormalization(center=False, scale=False, name="standardize")(features)
     finally:
         keras.config.set_dtype_policy(policy)
+    network = keras.Model(image, features, name=name.lower())
     network.trainable = False
-    return keras.Model(image, network.output, name=name.lower())
+    return network
 
 
 def prepare_backbone(
@@ -92,7 +108,9 @@ def prepare_backbone(
     """Make a backbone ready: its weights in one file under a name that says what they are.
 
     A randomly initialised network keeps BatchNormalization statistics of 0 and 1, under which its activations grow
-    from block to block. So they are estimated from training images here, in one forward pass in training mode.
+    from block to block. So they are estimated from training images here, in one forward pass in training mode, and
+    so are mean and variance of the features: in random features all images have much in common, and a head would
+    spend its epochs on that.
 
     Args:
         weights: Settled weights.
@@ -114,9 +132,9 @@ def prepare_backbone(
         hashes, images = read_training_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
         identity |= {"seed": seed, "preprocessing": preprocessing.model_dump(), "images": list(hashes)}
     folder = workspace.backbones_folder / digest(identity)[:16]
-    backbone = Backbone(name, preprocessing.image_size, digest(identity), folder)
+    backbone = Backbone(name, preprocessing.image_size, digest(identity), weights.file is None, folder)
     if not backbone.weights_file.exists():
-        network = build_backbone(name, preprocessing.image_size)
+        network = build_backbone(name, preprocessing.image_size, standardized=backbone.standardized)
         if weights.file is None:
             _draw_weights(network, seed)
             _calibrate(network, images)
@@ -131,7 +149,7 @@ def prepare_backbone(
 @functools.lru_cache(maxsize=2)
 def load_backbone(backbone: Backbone, dtype: str = "float32") -> "keras.Model":
     """Build a prepared backbone and load its weights; kept in memory for the next call."""
-    network = build_backbone(backbone.name, backbone.image_size, dtype)
+    network = build_backbone(backbone.name, backbone.image_size, dtype, standardized=backbone.standardized)
     _load_weights(network, backbone.weights_file)
     return network
 
@@ -147,7 +165,7 @@ def _load_weights(network: "keras.Model", file: Path) -> None:
 
 
 def _draw_weights(network: "keras.Model", seed: int) -> None:
-    """Draw the convolutions' kernels anew from the seed.
+    """Draw the convolutions' kernels anew from the seed, and let the residual branches speak softly.
 
     Keras' default initializers take their seeds from Python's global random state, which other threads use too.
 
@@ -160,6 +178,8 @@ def _draw_weights(network: "keras.Model", seed: int) -> None:
         if isinstance(layer, keras.layers.Conv2D):
             initializer = keras.initializers.HeNormal(seed=int(seeds.integers(2**31)))
             layer.kernel.assign(initializer(layer.kernel.shape))
+        elif layer.name.endswith("_3_bn"):  # the last layer of a residual branch
+            layer.gamma.assign(np.full(layer.gamma.shape, RESIDUAL_GAIN, np.float32))
 
 
 def _calibrate(network: "keras.Model", images: Sequence[NDArray[np.uint8]]) -> None:
@@ -170,6 +190,11 @@ def _calibrate(network: "keras.Model", images: Sequence[NDArray[np.uint8]]) -> N
     momenta = [layer.momentum for layer in normalizations]
     for layer in normalizations:
         layer.trainable, layer.momentum = True, 0.0
-    network(np.stack(images)[..., None].astype(np.float32), training=True)
+    inputs = np.stack(images)[..., None].astype(np.float32)
+    network(inputs[:NUM_STATISTICS_IMAGES], training=True)
     for layer, momentum in zip(normalizations, momenta, strict=True):
         layer.trainable, layer.momentum = False, momentum
+    standardize = network.get_layer("standardize")
+    features = keras.Model(network.input, standardize.input).predict(inputs, batch_size=8, verbose=0)
+    standardize.moving_mean.assign(features.mean(axis=0))
+    standardize.moving_variance.assign(features.var(axis=0))

@@ -156,7 +156,10 @@ def _train(
 
 def _copy_in_float32(network: "keras.Model", backbone: Backbone, hidden_units: int) -> "keras.Model":
     """The same weights in a network that computes in float32, as every saved model does."""
-    plain = join_network(build_backbone(backbone.name, backbone.image_size), build_head(hidden_units, seed=0))
+    plain = join_network(
+        build_backbone(backbone.name, backbone.image_size, standardized=backbone.standardized),
+        build_head(hidden_units, seed=0),
+    )
     plain.set_weights(network.get_weights())
     return plain
 

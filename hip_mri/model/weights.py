@@ -7,7 +7,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import h5py
 
@@ -141,7 +141,7 @@ def _count_parameters(file: Path) -> int:
     """Numbers in all datasets; links to other files are not followed."""
     total = 0
 
-    def add(_name: str, item: object) -> None:
+    def add(_name: str, item: Any) -> None:
         nonlocal total
         if isinstance(item, h5py.Dataset):
             total += int(item.size or 0)

@@ -1,24 +1,42 @@
 """Fetching, against a small server on this machine. It speaks http, which the product does not accept, so the tests
 add its address to the accepted beginnings; everything behind that check is the product's own way through fsspec."""
 
+import errno
 import hashlib
+import io
+import os
 import socket
 import struct
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
+import fsspec
 import pytest
 
 from hip_mri.data import demo, fetch
 from hip_mri.data.fetch import check_source, fetch_source
-from hip_mri.errors import FetchError, SourceError
+from hip_mri.errors import ArchiveError, FetchError, SourceError, WorkspaceError
 
-CONTENT = bytes(range(256)) * 40
+
+def pack(payload: bytes) -> bytes:
+    """A zip file with one entry."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("entry", payload)
+    return stream.getvalue()
+
+
+CONTENT = pack(bytes(range(256)) * 40)
+OTHER_CONTENT = pack(bytes(range(255, -1, -1)) * 40)  # of the same size
+LONGER_CONTENT = pack(bytes(range(256)) * 41)
+WEB_PAGE = b"<!DOCTYPE html><html>Too many downloads</html>"
 DRIVE_ID = "1AbC_dEf-GhIjKlMnOpQrStUvWxYz0123"
 
 
@@ -113,16 +131,16 @@ def test_another_tag_or_time_is_fetched_again(server, folder, header):
     server.headers = {header: '"one"'}
     first = fetch_source(server.address, None, folder)
     assert fetch_source(server.address, None, folder) == first
-    server.headers, server.content = {header: '"two"'}, CONTENT[::-1]
+    server.headers, server.content = {header: '"two"'}, OTHER_CONTENT
     second = fetch_source(server.address, None, folder)
     assert server.requests.count("GET") == 2
-    assert second.read_bytes() == CONTENT[::-1]
+    assert second.read_bytes() == OTHER_CONTENT
 
 
 def test_another_size_is_fetched_again(server, folder):
     fetch_source(server.address, None, folder)
-    server.content = CONTENT + b"more"
-    assert fetch_source(server.address, None, folder).read_bytes() == CONTENT + b"more"
+    server.content = LONGER_CONTENT
+    assert fetch_source(server.address, None, folder).read_bytes() == LONGER_CONTENT
     assert server.requests.count("GET") == 2
 
 
@@ -133,7 +151,7 @@ def test_two_addresses_do_not_share_a_file(server, folder):
 
 
 def test_progress_grows_to_the_size(server, folder):
-    server.content = CONTENT * 1000
+    server.content = pack(bytes(10_000_000))
     steps: list[tuple[int, int]] = []
     fetch_source(server.address, None, folder, lambda done, total: steps.append((done, total)))
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
@@ -149,29 +167,75 @@ def test_an_address_with_nothing_there_is_refused(server, folder):
     assert list_files(folder) == []
 
 
-@pytest.mark.xfail(strict=True, reason="fetch.py: fsspec's info turns every failure into FileNotFoundError")
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_access_is_told_from_a_wrong_address(server, folder, status):
     server.head_status = server.get_status = status
-    with pytest.raises(SourceError, match="is refused"):
+    with pytest.raises(SourceError) as caught:
         fetch_source(server.address, None, folder)
+    assert not isinstance(caught.value, FetchError)
+    assert str(caught.value) == (
+        f"source: access to {server.address} is refused. Set the credentials of the storage in the environment, "
+        "as its command line tool takes them, or give an address that is open to you."
+    )
 
 
-@pytest.mark.xfail(strict=True, reason="fetch.py: fsspec's info turns every failure into FileNotFoundError; no retry")
+def test_what_is_gone_for_good_is_not_there(server, folder):
+    server.head_status = server.get_status = 410
+    with pytest.raises(SourceError, match="there is nothing at") as caught:
+        fetch_source(server.address, None, folder)
+    assert not isinstance(caught.value, FetchError)
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_server_in_trouble_is_worth_another_try(server, folder, status):
     server.head_status = server.get_status = status
-    with pytest.raises(FetchError):
+    with pytest.raises(FetchError, match=rf"could not be fetched \(ClientResponseError, status {status}\)"):
         fetch_source(server.address, None, folder)
 
 
-@pytest.mark.xfail(strict=True, reason="fetch.py: fsspec's info turns every failure into FileNotFoundError; no retry")
 def test_a_server_that_does_not_answer_is_worth_another_try(server, folder):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/hip.zip"
-        with pytest.raises(FetchError):
+        with pytest.raises(FetchError, match=r"could not be fetched \(ClientConnectorError\)"):
             fetch_source(address, None, folder)
+
+
+class CloudError(Exception):
+    """As Google's storage raises them."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("token=secret")
+        self.code = code
+
+
+def chain(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError("bucket/hip.zip"), "there is nothing at"),
+        (chain(FileNotFoundError("bucket"), CloudError(404)), "there is nothing at"),  # Amazon's NoSuchBucket
+        (CloudError(404), "there is nothing at"),
+        (PermissionError("Access Denied"), "is refused"),
+        (CloudError(401), "is refused"),
+        (OSError("Forbidden: https://storage.googleapis.com/..."), "is refused"),
+        (CloudError(503), r"could not be fetched \(CloudError, status 503\)"),
+        (OSError(errno.EBUSY, "Please reduce your request rate"), r"could not be fetched \(OSError\)"),
+    ],
+)
+def test_each_storage_is_understood(error, message, folder, monkeypatch):
+    def fail(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (SimpleNamespace(info=fail), "bucket/hip.zip"))
+    with pytest.raises(SourceError, match=message) as caught:
+        fetch_source("s3://bucket/hip.zip", None, folder)
+    assert isinstance(caught.value, FetchError) == ("could not be fetched" in message)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("breaks", ["short", "reset"])
@@ -196,20 +260,56 @@ def test_a_lost_connection_leaves_the_older_version(server, folder):
     assert first.read_bytes() == CONTENT
 
 
-@pytest.mark.xfail(strict=True, reason="fetch.py: replace_file takes errors of the network for errors of the disk")
 def test_a_file_that_goes_away_between_question_and_answer_is_no_full_disk(server, folder):
     server.get_status = 404
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(SourceError, match="there is nothing at"):
         fetch_source(server.address, None, folder)
-    assert "disk" not in str(caught.value)
+    assert list_files(folder) == []
 
 
-@pytest.mark.xfail(strict=True, reason="fetch.py: the text of the network's error holds the whole address")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_failing_network(server, folder, number):
+    def fill_the_disk(done: int, total: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(WorkspaceError, match="Make room on the disk"):
+        fetch_source(server.address, None, folder, fill_the_disk)
+    assert list_files(folder) == []
+
+
+def test_a_folder_that_cannot_be_written_is_no_failing_network(server, tmp_path):
+    (tmp_path / "file").write_bytes(b"in the way")
+    with pytest.raises(WorkspaceError, match="could not be written"):
+        fetch_source(server.address, None, tmp_path / "file")
+
+
+def test_a_web_page_in_the_place_of_the_file_is_not_kept(server, folder):
+    server.content = WEB_PAGE
+    with pytest.raises(ArchiveError, match=r"-Hip%20MRI\.zip is a web page \(a download page or an error page"):
+        fetch_source(server.address, None, folder)
+    assert list_files(folder) == []
+    server.content = CONTENT
+    assert fetch_source(server.address, None, folder).read_bytes() == CONTENT
+
+
 def test_messages_do_not_give_tokens_away(server, folder):
     server.get_status = 500
     with pytest.raises(FetchError) as caught:
         fetch_source(server.address + "?token=secret", None, folder)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["{}?token=secret#part", "{}#secret", "user:secret@{}", "secret@{}?for=a@b"])
+def test_neither_messages_nor_the_log_give_passwords_away(server, folder, caplog, monkeypatch, address):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(fetch, "_REMOTE", ("http://",))
+    scheme, _, place = server.address.partition("://")
+    server.get_status = 500
+    with pytest.raises(FetchError) as caught:
+        fetch_source(f"{scheme}://{address.format(place)}", None, folder)
+    assert server.address in str(caught.value)
+    assert f"Fetching {server.address}" in caplog.messages
+    assert "secret" not in str(caught.value) + caplog.text
 
 
 # The checksum
@@ -270,7 +370,7 @@ def test_a_missing_path_is_named(source, folder, tmp_path, monkeypatch):
         with pytest.raises(SourceError) as caught:
             refuse(source)
         assert str(caught.value) == (
-            f"source: there is no file or folder {source}. Give the path of a zip file or of a folder, an address, "
+            f"source: there is no file or folder {source!r}. Give the path of a zip file or of a folder, an address, "
             "or nothing for the synthetic demo."
         )
 
@@ -290,16 +390,14 @@ def test_what_can_be_fetched_passes_without_network(source):
     check_source(source)
 
 
-@pytest.mark.xfail(strict=True, raises=(RuntimeError, OSError), reason="fetch.py: errors of the path itself escape")
 @pytest.mark.parametrize("source", ["~no-such-user-here/hip.zip", "long/" * 2000], ids=["unknown user", "too long"])
 def test_impossible_paths_are_named_too(source):
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="there is no file or folder '"):
         check_source(source)
 
 
-@pytest.mark.xfail(strict=True, reason="fetch.py: an empty text is taken for the current folder")
 def test_an_empty_source_is_not_the_current_folder():
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="there is no file or folder ''"):
         check_source("")
 
 
@@ -325,10 +423,10 @@ def drive(monkeypatch) -> list[str]:
     """Ids that were asked for, from a `gdown` that does not leave this machine."""
     asked: list[str] = []
 
-    def download(*, output: str, quiet: bool, **options: str) -> str:
+    def download(*, output: BinaryIO, quiet: bool, **options: str) -> BinaryIO:
         asked.append(options.pop("id"))
         assert not options
-        Path(output).write_bytes(CONTENT)
+        output.write(CONTENT)
         return output
 
     monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
@@ -365,8 +463,8 @@ def test_a_path_that_looks_like_an_id_is_a_path(drive, folder, tmp_path, monkeyp
 
 
 def test_a_failing_drive_leaves_nothing_and_can_be_tried_again(folder, monkeypatch):
-    def download(*, output: str, **options: object) -> None:
-        Path(output).write_bytes(CONTENT[:100])
+    def download(*, output: BinaryIO, **options: object) -> None:
+        output.write(CONTENT[:100])
         raise ValueError(f"quota of {options}")
 
     monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
@@ -379,9 +477,21 @@ def test_a_failing_drive_leaves_nothing_and_can_be_tried_again(folder, monkeypat
     assert list_files(folder) == []
 
 
-def test_a_drive_that_gives_nothing_is_an_error(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=lambda **options: None))
-    with pytest.raises(FetchError, match="the Google Drive file could not be fetched"):
+@pytest.mark.parametrize(("content", "found"), [(b"", "no zip file"), (WEB_PAGE, "a web page")])
+def test_what_drive_gives_in_the_place_of_the_file_is_not_kept(folder, monkeypatch, content, found):
+    download = SimpleNamespace(download=lambda *, output, **options: output.write(content))
+    monkeypatch.setitem(sys.modules, "gdown", download)
+    with pytest.raises(ArchiveError, match=rf"drive-\w+\.zip is {found}"):
+        fetch_source(DRIVE_ID, None, folder)
+    assert list_files(folder) == []
+
+
+def test_a_disk_that_drive_fills_is_no_failing_network(folder, monkeypatch):
+    def download(**options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
+    with pytest.raises(WorkspaceError, match=r"could not be written \(No space left on device\)"):
         fetch_source(DRIVE_ID, None, folder)
     assert list_files(folder) == []
 

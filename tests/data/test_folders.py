@@ -9,6 +9,7 @@ from hip_mri.data.manifest import read_manifest
 from hip_mri.data.preprocess import name_set, preprocess_images
 from hip_mri.data.shards import plan_shards
 from hip_mri.data.split import split_manifest
+from hip_mri.errors import WorkspaceError
 
 SETTINGS = PreprocessingSettings(image_size=48)
 
@@ -113,12 +114,40 @@ def test_where_the_disk_knows_no_links_files_are_copied(prepared, monkeypatch):
     assert all(file.stat().st_nlink == 1 for file in prepared.data_folder.rglob("*.png"))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=OSError, reason="folders.py: unlink is called on a folder; a raw OSError escapes"
-)
 def test_a_foreign_folder_does_not_stop_the_run(prepared):
     """Jupyter, for one, leaves `.ipynb_checkpoints` wherever it looks."""
     lay_out_folders(prepared, SETTINGS)
-    (prepared.data_folder / "train" / "normal" / ".ipynb_checkpoints").mkdir()
+    folder = prepared.data_folder / "train" / "normal"
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".ipynb_checkpoints" / "copy.png").write_bytes(b"foreign")
     lay_out_folders(prepared, SETTINGS)
-    assert {name: content for name, content in show(prepared).items() if ".ipynb" not in name} == expect(prepared)
+    assert show(prepared) == expect(prepared)
+    assert not (folder / ".ipynb_checkpoints").exists()
+
+
+def test_a_folder_in_the_place_of_an_image_makes_way(prepared):
+    lay_out_folders(prepared, SETTINGS)
+    image = next(prepared.data_folder.rglob("*.png"))
+    image.unlink()
+    image.mkdir()
+    lay_out_folders(prepared, SETTINGS)
+    assert show(prepared) == expect(prepared)
+
+
+def test_what_a_link_points_at_is_left_alone(prepared, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept.png").write_bytes(b"kept")
+    lay_out_folders(prepared, SETTINGS)
+    (prepared.data_folder / "train" / "normal" / "link").symlink_to(tmp_path / "elsewhere")
+    lay_out_folders(prepared, SETTINGS)
+    assert show(prepared) == expect(prepared)
+    assert (tmp_path / "elsewhere" / "kept.png").read_bytes() == b"kept"
+
+
+def test_a_missing_preprocessed_image_is_named(prepared):
+    missing = next((prepared.root / "preprocessed").rglob("*.png"))
+    missing.unlink()
+    with pytest.raises(WorkspaceError) as caught:
+        lay_out_folders(prepared, SETTINGS)
+    assert str(missing) in str(caught.value)
+    assert str(caught.value).endswith("then start again: preprocessed images that are missing are made again.")

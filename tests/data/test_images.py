@@ -116,27 +116,20 @@ def test_signed_and_floating_values_are_stretched(draw, depth):
     assert np.abs(decoded - exact).max() <= 0.51
 
 
-@pytest.mark.xfail(
-    strict=True, reason="images.py: cv2.cvtColor refuses these depths outside the try; cv2.error escapes"
-)
 @pytest.mark.parametrize("depth", [np.int8, np.int16, np.int32, np.float64])
-def test_color_of_unusual_depth_is_read_or_quarantined(draw, depth):
-    values = np.dstack([draw(seed) // 2 for seed in (1, 2, 3)]).astype(depth)
-    try:
-        decoded = decode_gray(cv2.imencode(".tiff", values)[1].tobytes())
-    except ImageError:
-        return
-    assert (decoded.dtype, decoded.shape) == (np.uint8, values.shape[:2])
+def test_color_of_unusual_depth_becomes_stretched_luma(draw, depth):
+    values = np.dstack([draw(seed) // 2 for seed in (1, 2, 3)]).astype(depth)  # blue, green, red
+    decoded = decode_gray(cv2.imencode(".tiff", values)[1].tobytes())
+    luma = values @ [0.114, 0.587, 0.299]
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded - (luma - luma.min()) / (luma.max() - luma.min()) * 255).max() <= 0.51
 
 
-@pytest.mark.xfail(strict=True, reason="images.py: high - low overflows; only a RuntimeWarning tells")
-def test_huge_floating_values_are_read_or_quarantined(draw):
-    values = np.where(draw(1) > 120, 1.7e308, -1.7e308)
-    try:
-        decoded = decode_gray(cv2.imencode(".tiff", values)[1].tobytes())
-    except ImageError:
-        return
-    assert (decoded.min(), decoded.max()) == (0, 255)
+@pytest.mark.parametrize(("low", "high"), [(-1.7e308, 1.7e308), (0, 1.7e308), (0, 5e-324), (-5e-324, 5e-324)])
+def test_values_at_the_ends_of_floating_point_are_stretched(draw, low, high):
+    is_bright = draw(1) > 120
+    decoded = decode_gray(cv2.imencode(".tiff", np.where(is_bright, high, low))[1].tobytes())
+    np.testing.assert_array_equal(decoded, np.where(is_bright, 255, 0))
 
 
 # What is refused
@@ -216,10 +209,24 @@ def test_pixels_that_do_not_fill_the_picture_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("width", "height"), [(0, 5), (5, 0), (2**31 - 1, 5), (2**31 - 1, 2**31 - 1), (40_000, 40_000)]
+    ("width", "height", "reason"),
+    [
+        (0, 5, "undecodable"),
+        (5, 0, "undecodable"),
+        (10_000, 10_000, "undecodable"),
+        (10_000, 10_001, "too_many_pixels"),
+        (2**31 - 1, 5, "too_many_pixels"),
+        (2**31 - 1, 2**31 - 1, "too_many_pixels"),
+    ],
 )
-def test_impossible_sizes_are_refused_before_memory_is_taken(width, height):
-    assert find_reason(write_png(width, height, zlib.compress(bytes(100)))) == "undecodable"
+def test_impossible_sizes_are_refused_before_memory_is_taken(width, height, reason):
+    assert find_reason(write_png(width, height, zlib.compress(bytes(100)))) == reason
+
+
+def test_too_many_pixels_are_not_even_given_to_the_decoder(monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("was decoded"))
+    with pytest.raises(ImageError, match=r"^the image has 40000 x 40000 pixels, above 100,000,000$"):
+        decode_gray(write_png(40_000, 40_000, zlib.compress(bytes(100))))
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])

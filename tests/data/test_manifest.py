@@ -69,10 +69,13 @@ def test_the_table_of_another_program_is_refused(workspace):
     )
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="manifest.py: damaged pandas metadata raise KeyError")
-def test_damaged_metadata_are_found(workspace):
+@pytest.mark.parametrize(
+    "metadata",
+    [b"{}", b"[]", b"x", b'{"index_columns": ["x"], "columns": []}', b'{"index_columns": [{}], "columns": [1]}'],
+)
+def test_damaged_metadata_are_found(workspace, metadata):
     workspace.root.mkdir()
-    table = pa.table({"image_id": ["a"]}).replace_schema_metadata({b"pandas": b"{}"})
+    table = pa.table({"image_id": ["a"]}).replace_schema_metadata({b"pandas": metadata})
     pq.write_table(table, workspace.manifest_file)
-    with pytest.raises(WorkspaceError):
+    with pytest.raises(WorkspaceError, match=UNREADABLE):
         read_manifest(workspace.manifest_file)

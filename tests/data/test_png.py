@@ -61,6 +61,17 @@ def test_palette_and_transparency_stay(draw, encode):
     )
 
 
+def test_the_size_is_read_from_the_header(content):
+    assert png.read_size(png.strip_png(content)) == (9, 10)
+
+
+@pytest.mark.parametrize("kinds", [[b"IEND"], [b"IDAT", b"IHDR", b"IEND"]])
+def test_a_file_that_does_not_begin_with_its_header_is_refused(kinds):
+    with pytest.raises(ImageError, match="does not begin with its header") as caught:
+        png.read_size(png.strip_png(join_chunks([(kind, b"") for kind in kinds])))
+    assert caught.value.reason == "damaged"
+
+
 def test_stripping_twice_changes_nothing_more(content):
     once = png.strip_png(content)
     assert png.strip_png(once) == once

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from hip_mri.config import TrainingSettings
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.reading import read_images
@@ -13,7 +14,6 @@ from hip_mri.model.fitting import draw_epoch, fit
 from hip_mri.model.head import build_head
 from hip_mri.model.network import join_network, select_images
 from hip_mri.workspace import Workspace
-
 from tests.model.conftest import SMALL
 
 SETTINGS = TrainingSettings(epochs=4, batch_size=8, learning_rate=1e-4)
