@@ -16,6 +16,9 @@ run: $(STAMP) ## Run the pipeline on the synthetic demo images
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 
+bench: $(STAMP) ## Measure speed and memory; takes a quarter of an hour and longer
+	$(BIN)/python -m tests.benchmarks.measure
+
 lint: $(STAMP) ## Check format and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

@@ -77,6 +77,10 @@ class Workspace:
         return self.root / "models"
 
     @property
+    def preprocessed_folder(self) -> Path:
+        return self.root / "preprocessed"
+
+    @property
     def shards_folder(self) -> Path:
         return self.root / "shards"
 
@@ -90,7 +94,7 @@ class Workspace:
 
     def preprocessed_file(self, settings_digest: str, sha256: str) -> Path:
         """Where the preprocessed form of a source image is kept, for one set of settings."""
-        return self.root / "preprocessed" / settings_digest / sha256[:2] / f"{sha256}.png"
+        return self.preprocessed_folder / settings_digest / sha256[:2] / f"{sha256}.png"
 
     def prepare(self) -> None:
         """Create the root folder and see that it can be written.

@@ -1,7 +1,5 @@
 """Tasks from scores to the published run."""
 
-from dataclasses import asdict
-
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -30,7 +28,7 @@ def report_run(
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
     notices = collect_notices(is_demo=config.is_demo, weights_notice=weights.notice)
-    facts = run.RunFacts(config, weights.name, notices, intake, counts, asdict(features.choice), seconds)
+    facts = run.RunFacts(config, weights.name, notices, intake, counts, features.describe(), seconds)
     published = run.publish_run(workspace, facts, trained.model_file, trained.history_file, trained.predictions_file)
     metrics = published.summary.metrics
     rows = [

@@ -1,8 +1,8 @@
 """Frozen features, computed once per image and flip."""
 
 import logging
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,10 @@ class FeatureSet:
         return digest([self.backbone.digest, name_set(self.preprocessing), self.choice.engine, self.choice.precision])[
             :16
         ]
+
+    def describe(self) -> dict[str, Any]:
+        """What `metrics.json` says of the features: engine, precision, why, and the names of the sets on disk."""
+        return asdict(self.choice) | {"set": self.digest, "preprocessed": name_set(self.preprocessing)}
 
     def open_store(self, workspace: Workspace) -> FeatureStore:
         """The rows of this set."""

@@ -1,0 +1,233 @@
+"""`make bench`: what the pipeline costs, as ratios taken in one run; prints a table and writes it as JSON.
+
+Each part can be run alone: `python -m tests.benchmarks.measure recipe preprocessing prefect reruns`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from hip_mri.config import LABELS, PreprocessingSettings
+from hip_mri.data.demo import draw_demo, write_demo_zip
+from hip_mri.data.ingest import ingest_images
+from hip_mri.data.preprocess import preprocess_images
+from hip_mri.data.shards import plan_shards
+from hip_mri.data.split import split_manifest
+from hip_mri.workspace import Workspace
+
+PROJECT = Path(__file__).parents[2]
+IMAGES_PER_PATIENT = 4.7  # of the demo, on average
+
+
+def run_pipeline(*options: str) -> tuple[float, float, Path]:
+    """Wall seconds from process start to end, peak memory in MB, run folder."""
+    before = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "flows/pipeline.py", *options], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    output, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"flows/pipeline.py {' '.join(options)} failed")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return time.perf_counter() - before, peak, Path(output.decode().splitlines()[-1])
+
+
+def measure_recipe(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """The original recipe against the pipeline: 30 epochs, the same images, the same weights.
+
+    The recipe runs two epochs; thirty are extrapolated from the second, since the first also compiles.
+    """
+    source = write_demo_zip(folder / "demo.zip", seed=1, num_patients=round(given.images / IMAGES_PER_PATIENT))
+    shared = ["--source", str(source), "--model.backbone", given.backbone, "--model.weights", given.weights]
+    results: dict[str, Any] = {}
+    for precision in given.precisions:
+        options = [*shared, "--workspace", str(folder / precision), "--features.precision", precision]
+        seconds, peak, run = run_pipeline(*options)
+        again, _, _ = run_pipeline(*options, "--seed", "43")
+        metrics = json.loads((run / "metrics.json").read_text())
+        results[precision] = {
+            "seconds": seconds,
+            "seconds_with_features_and_another_seed": again,
+            "peak_mb": peak,
+            "auc": metrics["test"]["auc"],
+            "steps": metrics["seconds"],
+            "num_rows": sum(sum(c.values()) for c in metrics["data"]["splits"].values())
+            + sum(metrics["data"]["splits"]["train"].values()),
+        }
+    weights = [] if given.weights == "random" else [str(Path(given.weights).resolve())]
+    command = [sys.executable, "-m", "tests.benchmarks.original_recipe"]
+    command += [str(folder / given.precisions[0] / "DATA"), given.backbone, *weights, "--epochs", str(given.epochs)]
+    output = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    recipe = json.loads(output.splitlines()[-1])
+    epoch = recipe["epoch_seconds"][1]
+    overhead = recipe["seconds"] - sum(recipe["epoch_seconds"])
+    thirty = overhead + recipe["epoch_seconds"][0] + 29 * epoch
+    results["recipe"] = {"epoch_seconds": epoch, "thirty_epochs_seconds": thirty, "epochs_run": given.epochs}
+    results["recipe"]["auc"] = recipe["auc"] if given.epochs >= 30 else "needs --epochs 30"
+    num_seen = sum(metrics["data"]["splits"][split][label] for split in ("train", "val") for label in LABELS)
+    for precision in given.precisions:
+        part = results[precision]
+        part["times_faster"] = thirty / part["seconds"]
+        per_row = part["steps"]["extract_features"] / part["num_rows"]
+        part["further_image_costs_of_recipe"] = 2 * per_row / (30 * epoch / num_seen)
+    return results
+
+
+def make_images(folder: Path, num_images: int) -> Path:
+    """Many different images of real size: demo slices with a little noise."""
+    generator = np.random.default_rng(0)
+    slices = list(draw_demo(seed=1, num_patients=20))
+    noise = [generator.integers(0, 4, (320, 320), np.uint8) for _ in range(50)]
+    for number in range(num_images):
+        image = slices[number % len(slices)]
+        size = image.pixels.shape[0]
+        pixels = cv2.add(image.pixels, np.roll(noise[number % 50], number, axis=1)[:size, :size])
+        file = folder / image.label / f"{number:06d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), pixels)
+    return folder
+
+
+def prepare(folder: Path, num_images: int) -> tuple[Workspace, list]:
+    workspace = Workspace(folder / f"workspace-{num_images}")
+    workspace.prepare()
+    ingest_images(make_images(folder / f"images-{num_images}", num_images), workspace, os.cpu_count() or 1)
+    split_manifest(workspace, 0.15, 0.15, seed=1)
+    return workspace, plan_shards(workspace, shard_size=2048)
+
+
+def measure_preprocessing(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """Images per second through the flow against a plain single-thread loop times the cores; Prefect's share."""
+    from prefect import flow
+    from prefect.testing.utilities import prefect_test_harness
+
+    from tasks.data import preprocess_images as preprocess_task
+    from tasks.shards import map_over_shards
+
+    settings, cores, results = PreprocessingSettings(), os.cpu_count() or 1, {}
+    with prefect_test_harness(server_startup_timeout=120):
+        for num_images in given.counts:
+            workspace, shards = prepare(folder, num_images)
+            plain = timed(
+                lambda files=sorted((workspace.root / "images").glob("*/*"))[:1000]: plain_loop(folder, files)
+            )
+            direct = timed(lambda w=workspace, s=shards: [preprocess_images(shard, w, settings, cores) for shard in s])
+            results_without = workspace.root / "preprocessed"
+            results_without.rename(folder / f"direct-{num_images}")
+
+            @flow
+            def through_prefect(shards=shards, workspace=workspace) -> None:
+                map_over_shards(
+                    preprocess_task, shards, workspace, 2, settings=settings, num_threads=max(1, cores // 2)
+                )
+
+            cpu = time.process_time()
+            with_prefect = timed(through_prefect)
+            ideal = min(1000, num_images) / plain * cores
+            results[f"{num_images} images"] = {
+                "plain_loop_images_per_second": ideal / cores,
+                "flow_images_per_second": num_images / with_prefect,
+                "share_of_ideal": num_images / with_prefect / ideal,
+                "task_runs": len(shards),
+                "prefect_share_of_wall": max(0.0, with_prefect - direct - 1.0) / with_prefect,
+                "fixed_seconds_of_a_flow_call": 1.0,
+                "client_cpu_seconds": time.process_time() - cpu,
+            }
+    return results
+
+
+def plain_loop(folder: Path, files: list[Path]) -> None:
+    """What a script would do: read, CLAHE, resize, write, one after the other."""
+    cv2.setNumThreads(1)
+    out = folder / "plain"
+    out.mkdir(exist_ok=True)
+    for file in files:
+        image = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = cv2.resize(cv2.createCLAHE(2.0, (8, 8)).apply(image), (224, 224))
+        cv2.imwrite(str(out / f"{file.name}.png"), image)
+
+
+def measure_reruns(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """A full run, one with nothing changed, and runs with 1 % and 5 % new images."""
+    images = make_images(folder / "rerun", given.rerun_images)
+    options = ["--source", str(images), "--workspace", str(folder / "rerun-workspace"), "--model.backbone", "ResNet50"]
+    options += ["--model.weights", given.weights if "50" in given.backbone else "random"]
+    results = {"full": describe(*run_pipeline(*options))}
+    results["nothing changed"] = describe(*run_pipeline(*options))
+    for percent in (1, 5):
+        add_images(images, max(1, given.rerun_images * percent // 100), seed=percent)
+        results[f"{percent} % new"] = describe(*run_pipeline(*options))
+    return results
+
+
+def add_images(folder: Path, count: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    originals = sorted(folder.glob("*/*.png"))
+    for number, original in enumerate(originals[:: max(1, len(originals) // count)][:count]):
+        image = cv2.imread(str(original), cv2.IMREAD_GRAYSCALE)
+        noise = generator.integers(0, 6, image.shape, np.uint8)
+        cv2.imwrite(str(original.with_name(f"new-{seed}-{number}.png")), cv2.add(image, noise))
+
+
+def describe(seconds: float, peak: float, run: Path) -> dict[str, Any]:
+    steps = json.loads((run / "metrics.json").read_text())["seconds"]
+    kept = {name: steps[name] for name in ("ingest_images", "preprocess_images", "extract_features", "train_model")}
+    return {"seconds": seconds, "peak_mb_so_far": peak} | kept
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def show(results: dict[str, Any], depth: int = 0) -> None:
+    for name, value in results.items():
+        if isinstance(value, dict):
+            print(f"{'  ' * depth}{name}")
+            show(value, depth + 1)
+        else:
+            print(
+                f"{'  ' * depth}{name:<45} {value:.4g}"
+                if isinstance(value, float)
+                else f"{'  ' * depth}{name:<45} {value}"
+            )
+
+
+PARTS = {"recipe": measure_recipe, "preprocessing": measure_preprocessing, "reruns": measure_reruns}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--images", type=int, default=1500, help="of the comparison with the recipe")
+    parser.add_argument("--backbone", default="ResNet101")
+    parser.add_argument("--weights", default="random", help="weights file, or random")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--epochs", type=int, default=2, help="of the recipe; 30 also gives its AUC")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 20000], help="images to preprocess")
+    parser.add_argument("--rerun-images", type=int, default=1000)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks.json"))
+    given = parser.parse_args()
+    results: dict[str, Any] = {"machine": {"processor": platform.processor(), "cores": os.cpu_count()}}
+    for part in given.parts:
+        with tempfile.TemporaryDirectory(prefix="hip-mri-bench-") as folder:
+            results[part] = PARTS[part](Path(folder), given)
+        show({part: results[part]})
+        given.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

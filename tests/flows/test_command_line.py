@@ -1,0 +1,131 @@
+"""Options, settings files, messages and exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from flows.command_line import main, read_config
+from hip_mri.config import PipelineConfig
+from hip_mri.errors import SettingsError
+
+PROJECT = Path(__file__).parents[2]
+
+
+def list_options(model: type[BaseModel], prefix: str = "--") -> list[str]:
+    options = []
+    for name, field in model.model_fields.items():
+        dashed = prefix + name.replace("_", "-")
+        kind = field.annotation
+        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
+        options += list_options(kind, f"{dashed}.") if nested else [dashed]
+    return options
+
+
+def test_no_options_are_the_defaults() -> None:
+    assert read_config([]) == PipelineConfig()
+
+
+def test_dotted_names_set_fields_with_dashes_and_underscores_alike() -> None:
+    config = read_config(
+        [
+            "--source",
+            "x.zip",
+            "--model.backbone",
+            "ResNet50",
+            "--training.batch_size=7",
+            "--training.learning-rate",
+            "1e-3",
+            "--training.fine-tune.epochs",
+            "2",
+            "--training.horizontal_flip",
+            "false",
+            "--workspace",
+            "some_where",
+        ]
+    )
+    assert config.source == "x.zip"
+    assert config.model.backbone == "ResNet50"
+    assert (config.training.batch_size, config.training.learning_rate) == (7, 1e-3)
+    assert config.training.fine_tune.epochs == 2
+    assert config.training.horizontal_flip is False
+    assert config.workspace == Path("some_where")
+
+
+def test_file_gives_way_to_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("seed: 3\ntraining: {epochs: 4, batch_size: 5}\n")
+    config = read_config(["--config", str(file), "--training.epochs", "6"])
+    assert (config.seed, config.training.epochs, config.training.batch_size) == (3, 6, 5)
+
+
+def test_written_settings_can_be_read_again(tmp_path: Path) -> None:
+    import yaml
+
+    config = read_config(["--source", "x.zip", "--seed", "9", "--data.val-fraction", "0.2"])
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert read_config(["--config", str(file)]) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trainin.epochs", "3"], r"unrecognized arguments: --trainin.epochs 3. See --help"),
+        (["--training.epochs", "0"], r"training.epochs: Input should be greater than or equal to 1 \(received '0'\)"),
+        (["--model.backbone", "VGG"], r"model.backbone: Input should be 'ResNet50', 'ResNet101' or 'ResNet152'"),
+        (["--source-sha256", "12"], r"source_sha256: String should match pattern"),
+        (["--source-sha256", "a" * 64], r"source_sha256 is given without a source"),
+        (["--config", "/no/such.yaml"], r"config: /no/such.yaml cannot be read"),
+    ],
+)
+def test_bad_options_are_named(arguments: list[str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read_config(arguments)
+
+
+def test_all_bad_values_are_named_at_once() -> None:
+    with pytest.raises(SettingsError, match=r"(?s)seed: .*training.epochs: ") as error:
+        read_config(["--seed", "-1", "--training.epochs", "many"])
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "broken.yaml").write_text("{")
+    with pytest.raises(SettingsError, match="must hold names and values"):
+        read_config(["--config", str(tmp_path / "list.yaml")])
+    with pytest.raises(SettingsError, match="is not YAML"):
+        read_config(["--config", str(tmp_path / "broken.yaml")])
+
+
+def test_missing_source_is_told_at_once_with_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--source", "/no/such.zip"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: source: there is no file or folder '/no/such.zip'.")
+    assert len(output.err.splitlines()) == 1
+
+
+def test_help_lists_every_setting_without_loading_prefect_or_tensorflow() -> None:
+    code = (
+        "import sys; from flows.command_line import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'prefect', 'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    missing = [option for option in list_options(PipelineConfig) if option + " " not in done.stdout]
+    assert missing == []
+    assert "(default: 30)" in done.stdout
