@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; `None` takes those of the process.
 
     Returns:
-        Exit code: 0 when everything was written, 1 when not.
+        Exit code: 0 when everything was written, 1 when not, 130 when stopped by the user.
     """
     try:
         config = read_config(sys.argv[1:] if arguments is None else arguments)
@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped. Start again with the same settings: finished work is kept.", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -139,8 +142,9 @@ def _with_dashes(word: str) -> str:
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text()) or {}
-    except OSError as error:
-        raise SettingsError(f"config: {file} cannot be read ({error.strerror}). Give a YAML file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise SettingsError(f"config: {file} cannot be read ({reason}). Give a YAML file.") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"config: {file} is not YAML ({error}).") from error
     if not isinstance(content, dict):

@@ -12,14 +12,14 @@ from prefect import flow
 from hip_mri.config import PipelineConfig
 from tasks.data import (
     fetch_source,
+    hold_workspace,
     ingest_images,
     lay_out_folders,
-    open_workspace,
     plan_shards,
     preprocess_images,
     split_manifest,
 )
-from tasks.evaluation import report_run
+from tasks.evaluation import publish_run
 from tasks.model import choose_features, extract_features, prepare_backbone, resolve_weights, train_model
 from tasks.steps import Steps
 
@@ -37,21 +37,21 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     data, preprocessing, model, training = config.data, config.preprocessing, config.model, config.training
     threads = config.runner.count_threads()
     steps = Steps(config.runner)
-    workspace = steps.run(open_workspace)(config.workspace)
-    weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
+    with hold_workspace(config.workspace) as workspace:
+        weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
 
-    source = steps.run(fetch_source)(config.source, config.source_sha256, workspace)
-    intake = steps.run(ingest_images)(source, workspace, threads)
-    counts = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
-    shards = steps.run(plan_shards)(workspace, config.runner.shard_size)
-    steps.map(preprocess_images, shards, workspace, settings=preprocessing)
-    steps.run(lay_out_folders)(workspace, preprocessing)
+        source = steps.run(fetch_source)(config.source, config.source_sha256, workspace)
+        intake = steps.run(ingest_images)(source, workspace, threads)
+        counts = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
+        shards = steps.run(plan_shards)(workspace, config.runner.shard_size)
+        steps.map(preprocess_images, shards, workspace, settings=preprocessing)
+        steps.run(lay_out_folders)(workspace, preprocessing)
 
-    backbone = steps.run(prepare_backbone)(weights, model.backbone, workspace, preprocessing, config.seed, threads)
-    features = steps.run(choose_features)(
-        backbone, config.features, preprocessing, training.horizontal_flip, workspace, threads
-    )
-    steps.map(extract_features, shards, workspace, features=features)
-    trained = steps.run(train_model)(workspace, features, model.hidden_units, training, config.seed)
+        backbone = steps.run(prepare_backbone)(weights, model.backbone, workspace, preprocessing, config.seed, threads)
+        features = steps.run(choose_features)(
+            backbone, config.features, preprocessing, training.horizontal_flip, workspace, threads
+        )
+        steps.map(extract_features, shards, workspace, features=features)
+        trained = steps.run(train_model)(workspace, features, model.hidden_units, training, config.seed)
 
-    return steps.run(report_run)(workspace, config, weights, intake, counts, features, trained, steps.seconds)
+        return steps.run(publish_run)(workspace, config, weights, intake, counts, features, trained, steps.seconds)

@@ -134,7 +134,8 @@ class RunnerSettings(Settings):
     """Shards that are worked on at the same time."""
 
     num_threads: int = Field(default=0, ge=0, le=1024)
-    """Threads over all workers together; 0 takes one per processor core."""
+    """Threads that read and preprocess images, over all workers together; 0 takes one per processor core. Networks
+    always use all cores."""
 
     shard_size: int = Field(default=2048, ge=1, le=1_000_000)
     """Most images that one task run handles, on average; smaller shards lose less when a run is killed and cost

@@ -16,9 +16,11 @@ workspace/
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -77,6 +79,10 @@ class Workspace:
         return self.root / "models"
 
     @property
+    def images_folder(self) -> Path:
+        return self.root / "images"
+
+    @property
     def preprocessed_folder(self) -> Path:
         return self.root / "preprocessed"
 
@@ -90,7 +96,7 @@ class Workspace:
 
     def image_file(self, sha256: str) -> Path:
         """Where a source image with this SHA-256 (64 hexadecimal digits) is kept, byte for byte."""
-        return self.root / "images" / sha256[:2] / sha256
+        return self.images_folder / sha256[:2] / sha256
 
     def preprocessed_file(self, settings_digest: str, sha256: str) -> Path:
         """Where the preprocessed form of a source image is kept, for one set of settings."""
@@ -104,6 +110,8 @@ class Workspace:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            for folder in (self.sources_folder, self.images_folder, self.cache_folder):
+                folder.mkdir(mode=0o700, exist_ok=True)  # source names, original bytes, records that are loaded again
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
@@ -111,6 +119,41 @@ class Workspace:
                 f"workspace: {self.root} cannot be written ({error.strerror}). "
                 "Give a folder on a disk that you may write to with --workspace."
             ) from error
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep every other run out of this workspace, and remove what killed runs left half-written.
+
+        The hold ends with the block or with the process, however it ends.
+
+        Raises:
+            WorkspaceError: Another process holds it, or the folder cannot be written.
+        """
+        self.prepare()
+        with (self.root / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                raise WorkspaceError(
+                    f"workspace: {self.root} is in use by {lock.read().strip() or 'another process'}. "
+                    "Wait for that run to end, or give another folder with --workspace."
+                ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()}\n")
+            lock.flush()
+            self._sweep()
+            yield
+
+    def _sweep(self) -> None:
+        """Remove temporary files and folders, which begin with a dot; nobody else is writing them now."""
+        parents = [self.root, self.runs_folder, self.sources_folder, self.shards_folder, self.backbones_folder]
+        parents += [self.models_folder, *self.models_folder.glob("*-checkpoint"), *self.features_folder.glob("*")]
+        for leftover in (path for parent in parents for path in parent.glob(".*") if path.name != ".lock"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
 
     def next_run_number(self) -> int:
         """Number of the next run: one more than the highest run folder, finished or not."""

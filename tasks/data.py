@@ -1,5 +1,7 @@
 """Tasks from the source to preprocessed images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ from tasks.retries import NETWORK_RETRIES, STORAGE_RETRIES
 from tasks.shards import cache_while_complete
 
 
-@task(task_run_name="open the workspace", cache_policy=NO_CACHE)
-def open_workspace(folder: Path) -> Workspace:
-    """Name the places below the folder and see that it can be written."""
+@contextmanager
+def hold_workspace(folder: Path) -> Iterator[Workspace]:
+    """Open the workspace for this run alone; a context rather than a task, since it lasts for the whole flow."""
     workspace = Workspace(folder.expanduser().resolve())
-    workspace.prepare()
-    return workspace
+    with workspace.hold():
+        yield workspace
 
 
 @task(task_run_name="fetch the source", cache_policy=NO_CACHE, **NETWORK_RETRIES)

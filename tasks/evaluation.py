@@ -16,7 +16,7 @@ from hip_mri.workspace import Workspace
 
 
 @task(task_run_name="evaluate and report", cache_policy=NO_CACHE)
-def report_run(
+def publish_run(
     workspace: Workspace,
     config: PipelineConfig,
     weights: Weights,

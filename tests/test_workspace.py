@@ -1,6 +1,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -19,6 +21,13 @@ from hip_mri.workspace import (
     write_json,
     write_small_file,
 )
+
+
+def private_folders(root: Path) -> set[str]:
+    """Everything in a folder, after seeing that only the owner can enter it."""
+    assert {path.stat().st_mode & 0o777 for path in root.iterdir()} == {0o700}
+    return {path.name for path in root.iterdir()}
+
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -57,17 +66,17 @@ def test_images_are_spread_over_folders_by_hash():
     assert workspace.preprocessed_file("0123", sha256) == Path("root/preprocessed/0123/cd", f"{sha256}.png")
 
 
-def test_preparing_creates_the_root_alone(tmp_path):
+def test_preparing_creates_the_root_and_private_folders_alone(tmp_path):
     workspace = Workspace(tmp_path / "new" / "root")
     for _ in range(2):
         workspace.prepare()
-        assert list(workspace.root.iterdir()) == []
+        assert private_folders(workspace.root) == {"cache", "images", "sources"}
 
 
 def test_preparing_keeps_what_is_there(tmp_path):
     (tmp_path / "kept.txt").write_text("kept")
     Workspace(tmp_path).prepare()
-    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"kept.txt", "cache", "images", "sources"}
 
 
 @pytest.mark.parametrize(("place", "cause"), [("file/below", "Not a directory"), ("file", "File exists")])
@@ -371,3 +380,33 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path, size):
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
     assert digest_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_workspace_is_held_by_one_process_alone(tmp_path: Path) -> None:
+    holder = (
+        "import sys, time; from pathlib import Path; from hip_mri.workspace import Workspace\n"
+        "with Workspace(Path(sys.argv[1])).hold():\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(WorkspaceError, match=rf"is in use by process {process.pid} on "),
+            Workspace(tmp_path).hold(),
+        ):
+            pass
+        process.kill()
+    with Workspace(tmp_path).hold():
+        pass
+
+
+def test_holding_sweeps_what_killed_runs_left(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    for leftover in (workspace.runs_folder / ".0002-abc", workspace.features_folder / "set" / ".1-2.npy"):
+        leftover.mkdir(parents=True)
+        (leftover / "file").touch()
+    kept = workspace.runs_folder / "0001"
+    kept.mkdir()
+    with workspace.hold():
+        assert sorted(path.name for path in workspace.runs_folder.iterdir()) == ["0001"]
+        assert not list((workspace.features_folder / "set").iterdir())

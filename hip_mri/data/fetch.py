@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 ProgressReport = Callable[[int, int], None]
 """Receives the bytes that have come and the bytes of all, 0 where that is unknown."""
 
+DEMO_VERSION: Final = 1
+"""Raised when the drawing changes, so that an older demo is not taken for the present one."""
+
 DEMO_SEED: Final = 0
 """The demo is the same for every seed of a run, so that runs can be compared."""
 
@@ -81,7 +84,7 @@ def fetch_source(
     if source is None:
         from hip_mri.data.demo import write_demo_zip  # noqa: PLC0415 - loads OpenCV, `check_source` needs none
 
-        file = sources_folder / f"synthetic-demo-{DEMO_SEED}.zip"
+        file = sources_folder / f"synthetic-demo-{DEMO_VERSION}.zip"
         return file if file.exists() else write_demo_zip(file, seed=DEMO_SEED)
     drive_id = _find_drive_id(source)
     if drive_id:
@@ -91,8 +94,13 @@ def fetch_source(
     else:
         path = Path(source).expanduser().resolve()
     if sha256:
-        _check_sha256(path, sha256.lower(), is_fetched=path.parent == sources_folder)
+        _check_sha256(path, sha256.lower(), is_fetched=bool(drive_id) or source.startswith(_REMOTE))
     return path
+
+
+def strip_secrets(source: str) -> str:
+    """An address without user, password, query and fragment, which can hold tokens; a path as it is."""
+    return _SECRETS.sub("", source) if source.startswith(_REMOTE) and not _find_drive_id(source) else source
 
 
 def _find_drive_id(source: str) -> str | None:
@@ -110,7 +118,7 @@ def _is_path(source: str) -> bool:
 
 
 def _fetch_address(address: str, sources_folder: Path, on_progress: ProgressReport) -> Path:
-    shown = _SECRETS.sub("", address)
+    shown = strip_secrets(address)
     explain = partial(_explain_failure, shown)
     with _explained(explain):
         filesystem, path = fsspec.url_to_fs(address)

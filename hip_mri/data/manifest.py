@@ -57,8 +57,8 @@ def read_manifest(file: Path) -> pd.DataFrame:
 def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
     """Write a manifest atomically, sorted by image id and readable by its owner alone."""
     with replace_file(file) as temporary:
+        temporary.touch(mode=0o600)
         manifest.loc[:, list(COLUMNS)].sort_values("image_id").to_parquet(temporary, index=False)
-        temporary.chmod(0o600)
 
 
 def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:

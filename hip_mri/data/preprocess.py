@@ -1,6 +1,8 @@
 """From a source image to the picture that the network sees: gray, contrast, size."""
 
 import hashlib
+from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
@@ -13,10 +15,13 @@ from hip_mri.data.shards import Shard, read_shard
 from hip_mri.errors import ImageError, WorkspaceError
 from hip_mri.workspace import Workspace, digest, write_small_file
 
+RECIPE: Final = 1
+"""Number of this way to preprocess; a change that alters pixels raises it, so that old images are not taken for new."""
+
 
 def name_set(settings: PreprocessingSettings) -> str:
     """Name of the set of images that these settings make, 16 hexadecimal digits."""
-    return digest(settings.model_dump())[:16]
+    return digest([RECIPE, settings.model_dump()])[:16]
 
 
 def equalize_contrast(image: NDArray[np.uint8], clip_limit: float = 2.0, num_tiles: int = 8) -> NDArray[np.uint8]:
@@ -87,9 +92,16 @@ def preprocess_images(shard: Shard, workspace: Workspace, settings: Preprocessin
 
 
 def find_missing(shard: Shard, workspace: Workspace, settings: PreprocessingSettings) -> list[str]:
-    """SHA-256 of the shard's images whose preprocessed file is not there."""
+    """SHA-256 of the shard's images whose preprocessed file is not there, or is empty after a power cut."""
     name = name_set(settings)
-    return [sha256 for sha256 in read_shard(shard)["sha256"] if not workspace.preprocessed_file(name, sha256).exists()]
+    return [sha256 for sha256 in read_shard(shard)["sha256"] if _is_missing(workspace.preprocessed_file(name, sha256))]
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        return file.stat().st_size == 0
+    except OSError:
+        return True
 
 
 def read_stored_image(sha256: str, workspace: Workspace) -> bytes:

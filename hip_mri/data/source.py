@@ -110,7 +110,12 @@ class _FolderSource:
         status = {name: (folder / name).stat() for name in _walk(folder)}
         labelled, self.num_ignored = label_names(sorted(status))
         self.entries = [
-            Entry(name, label, status[name].st_size, f"{status[name].st_mtime_ns}-{status[name].st_size}")
+            Entry(
+                name,
+                label,
+                status[name].st_size,
+                f"{status[name].st_mtime_ns}-{status[name].st_ctime_ns}-{status[name].st_size}",
+            )
             for name, label in labelled
         ]
 

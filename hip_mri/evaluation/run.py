@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from hip_mri.config import LABELS, SPLITS, PipelineConfig
+from hip_mri.data.fetch import strip_secrets
 from hip_mri.data.images import decode_gray
 from hip_mri.data.ingest import IngestReport
 from hip_mri.data.manifest import read_manifest, select_ready
@@ -100,7 +101,9 @@ def publish_run(
         figures = draw_figures(predictions, history, samples, threshold, fresh / "figures", notice)
         metrics = _collect_metrics(predictions, facts)
         write_json(fresh / "metrics.json", metrics)
-        (fresh / "config.yaml").write_text(yaml.safe_dump(facts.config.model_dump(mode="json"), sort_keys=False))
+        settings = facts.config.model_dump(mode="json")
+        settings["source"] = settings["source"] and strip_secrets(settings["source"])
+        (fresh / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         for file in (predictions_file, history_file, workspace.quarantine_file):
             shutil.copyfile(file, fresh / file.name)
         _link_or_copy(model_file, fresh / "model.keras")

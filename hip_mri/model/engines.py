@@ -4,12 +4,12 @@ import contextlib
 import functools
 import json
 import logging
-import platform
 import shutil
 import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
@@ -34,6 +34,8 @@ MAX_DEVIATION: Final = 0.01
 
 NUM_CHECK_IMAGES: Final = 32
 """Images on which the deviation is measured."""
+
+_opening = threading.Lock()
 
 _one_at_a_time = threading.Lock()
 """An engine keeps all cores or the whole device busy; a second one at the same time would only fight it."""
@@ -64,7 +66,6 @@ class FeatureEngine(Protocol):
         ...
 
 
-@functools.lru_cache(maxsize=2)
 def open_engine(backbone: Backbone, engine: Engine, precision: Precision) -> FeatureEngine:
     """Load a backbone into an engine; kept in memory for the next call.
 
@@ -73,9 +74,13 @@ def open_engine(backbone: Backbone, engine: Engine, precision: Precision) -> Fea
         engine: `keras` or `openvino`.
         precision: Of the arithmetic inside; features are float32 in any case.
     """
-    if engine == "keras":
-        return _KerasEngine(backbone, precision)
-    return _OpenVinoEngine(backbone, precision)
+    with _opening:  # two shards that start together share one engine
+        return _load_engine(backbone, engine, precision)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_engine(backbone: Backbone, engine: Engine, precision: Precision) -> FeatureEngine:
+    return _KerasEngine(backbone, precision) if engine == "keras" else _OpenVinoEngine(backbone, precision)
 
 
 def choose_engine(
@@ -101,13 +106,14 @@ def choose_engine(
         The choice.
     """
     hashes, images = read_training_sample(workspace, preprocessing, NUM_CHECK_IMAGES, num_threads)
-    question = [engine, precision, platform.processor(), platform.node(), preprocessing.model_dump(), list(hashes)]
+    if engine == "auto":
+        engine = "keras" if _has_gpu() else "openvino"
+    has_bfloat16 = _has_bfloat16(engine)
+    question = [engine, precision, has_bfloat16, version(engine), preprocessing.model_dump(), list(hashes)]
     record = backbone.folder.with_name(f"{backbone.folder.name}-engine") / f"{digest(question)[:16]}.json"
     if record.exists():
         return EngineChoice(**json.loads(record.read_text()))
-    if engine == "auto":
-        engine = "keras" if _has_gpu() else "openvino"
-    choice = _choose_precision(backbone, engine, precision, images)
+    choice = _choose_precision(backbone, engine, precision, images, has_bfloat16=has_bfloat16)
     logger.info("Features come from %s in %s: %s", choice.engine, choice.precision, choice.reason)
     write_json(record, asdict(choice))
     return choice
@@ -118,10 +124,12 @@ def _choose_precision(
     engine: Engine,
     precision: Precision | Literal["auto"],
     images: Sequence[NDArray[np.uint8]],
+    *,
+    has_bfloat16: bool,
 ) -> EngineChoice:
     if precision != "auto":
         return EngineChoice(engine, precision, f"{precision} was asked for")
-    if not _has_bfloat16(engine):
+    if not has_bfloat16:
         return EngineChoice(engine, "float32", "this processor does not compute bfloat16 in hardware")
     reference = open_engine(backbone, engine, "float32").compute(images)
     reduced = open_engine(backbone, engine, "bfloat16").compute(images)

@@ -71,15 +71,15 @@ def train_head(
     head.compile(keras.optimizers.Adam(settings.learning_rate), "binary_crossentropy", metrics=["accuracy"])
     epochs: list[Epoch] = []
     patience = settings.early_stopping_patience
-    best_loss, best_weights = math.inf, head.get_weights()
+    best_loss, best_epoch, best_weights = math.inf, 0, head.get_weights()
 
     def follow(epoch: Epoch) -> bool:
-        nonlocal best_loss, best_weights
+        nonlocal best_loss, best_epoch, best_weights
         epochs.append(epoch)
         on_epoch(epoch)
         if patience and epoch.val_loss < best_loss:
-            best_loss, best_weights = epoch.val_loss, head.get_weights()
-        return bool(patience) and all(past.val_loss > best_loss for past in epochs[-patience:])
+            best_loss, best_epoch, best_weights = epoch.val_loss, epoch.epoch, head.get_weights()
+        return bool(patience) and len(epochs) - best_epoch >= patience
 
     class_weight = weigh_classes(training.labels) if settings.class_weight == "balanced" else None
     fit(head, training, validation, range(settings.epochs), settings.batch_size, seed, class_weight, follow)

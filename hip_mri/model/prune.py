@@ -49,11 +49,11 @@ def find_leftovers(workspace: Workspace) -> list[Leftover]:
 
 def _read_used(workspace: Workspace) -> set[str]:
     """Names of the sets that the latest run used."""
-    metrics_file = workspace.runs_folder / f"{workspace.next_run_number() - 1:04d}" / "metrics.json"
+    finished = sorted(workspace.runs_folder.glob("[0-9]*/metrics.json"), key=lambda file: int(file.parent.name))
     try:
-        features = json.loads(metrics_file.read_text())["features"]
+        features = json.loads(finished[-1].read_text())["features"]
         return {features["set"], features["preprocessed"]}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError) as error:
         raise WorkspaceError(
             f"{workspace.runs_folder} holds no finished run that says which sets are in use. "
             "Finish a run first, or give another workspace."
@@ -67,14 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="remove; without it they are only listed")
     given = parser.parse_args(arguments)
     try:
-        leftovers = find_leftovers(Workspace(given.workspace))
+        workspace = Workspace(given.workspace)
+        leftovers = find_leftovers(workspace)
+        with workspace.hold():
+            for leftover in leftovers:
+                print(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.folder}")
+                if given.yes:
+                    shutil.rmtree(leftover.folder)
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for leftover in leftovers:
-        print(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.folder}")
-        if given.yes:
-            shutil.rmtree(leftover.folder)
     total = sum(leftover.num_bytes for leftover in leftovers) / 1e6
     print(f"{total:10.1f} MB  {'removed' if given.yes else 'can go; add --yes to remove'}")
     return 0

@@ -20,6 +20,9 @@ from hip_mri.workspace import digest, replace_file
 
 KEY: Final = ["sha256", "mirrored"]
 
+MAX_OPEN_PARTS: Final = 512
+"""Parts that are kept mapped; each takes a file descriptor, and many systems allow a process 1,024."""
+
 
 @dataclass(frozen=True)
 class FeatureStore:
@@ -89,9 +92,8 @@ class FeatureStore:
         frames = []
         for file in sorted(self.folder.glob("[!.]*.parquet")):
             part_low, part_high, _ = file.stem.split("-")
-            if part_low <= high[:8] and part_high >= low[:8] and file.with_suffix(".npy").exists():
-                frame = pd.read_parquet(file)
-                frames.append(frame.assign(part=file.stem, row=np.arange(len(frame))))
+            if part_low <= high[:8] and part_high >= low[:8] and (keys := _read_part(file)) is not None:
+                frames.append(keys.assign(part=file.stem, row=np.arange(len(keys))))
         if not frames:
             return pd.DataFrame(
                 {"sha256": pd.Series(dtype="str"), "mirrored": pd.Series(dtype=bool), "part": "", "row": 0}
@@ -125,6 +127,16 @@ class FeatureRows:
         return features if features is not None else np.empty((0, 0), np.float32)
 
 
-@functools.lru_cache(maxsize=4096)
+def _read_part(file: Path) -> pd.DataFrame | None:
+    """Which rows a part holds; `None` where its two files do not fit each other, so that it is computed again."""
+    try:
+        keys = pd.read_parquet(file)
+        features = np.load(file.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return keys if len(keys) == len(features) else None
+
+
+@functools.lru_cache(maxsize=MAX_OPEN_PARTS)
 def _open_part(file: Path) -> NDArray[np.float32]:
     return np.load(file, mmap_mode="r", allow_pickle=False)

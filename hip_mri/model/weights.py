@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import socket
 import sys
 from dataclasses import dataclass
@@ -19,6 +18,14 @@ logger = logging.getLogger(__name__)
 
 NUM_PARAMETERS: Final[dict[str, int]] = {"ResNet50": 23_587_712, "ResNet101": 42_658_176, "ResNet152": 58_370_944}
 """Numbers in a weights file without top, moving statistics included; Keras' `count_params()`."""
+
+IMAGENET_ADDRESS: Final = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+IMAGENET_MD5: Final[dict[str, str]] = {
+    "ResNet50": "4d473c1dd8becc155b73f8504c6f6626",
+    "ResNet101": "88cf7a10940856eca736dc7b7e228a21",
+    "ResNet152": "ee4c566cf9a93f14d82f913c2dc6dd0c",
+}
+"""Where Keras keeps its ImageNet weights without top, and their MD5, as in `keras.applications.resnet`."""
 
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20
 """How long a silent connection is waited for before the download counts as impossible."""
@@ -91,27 +98,24 @@ def _do_without_download(error: OSError, backbone: BackboneName, fall_back_to_ra
 
 
 def _download_imagenet(backbone: BackboneName) -> Path:
-    """Let Keras download its weights, once, and say where they lie."""
+    """Let Keras download its weights, once; a file that was cut short is fetched again.
+
+    Raises:
+        OSError: The download is not possible.
+    """
     import keras  # noqa: PLC0415 - seconds to import
 
-    file = _keras_cache_folder() / "models" / f"{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    if not file.exists():
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # Keras shows its progress on standard output
-                getattr(keras.applications, backbone)(weights="imagenet", include_top=False)
-        except Exception as error:  # Keras wraps the network's errors in a plain Exception
-            raise OSError(str(error).replace("\n", " ")) from error
-        finally:
-            socket.setdefaulttimeout(timeout)
-            keras.backend.clear_session()
-    _check_file(file, backbone)
-    return file
-
-
-def _keras_cache_folder() -> Path:
-    return Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    name = f"{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Keras shows its progress on standard output
+            file = keras.utils.get_file(name, IMAGENET_ADDRESS + name, "models", file_hash=IMAGENET_MD5[backbone])
+    except Exception as error:  # Keras wraps the network's errors in a plain Exception, or raises ValueError
+        raise OSError(str(error).replace("\n", " ")) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return Path(file)
 
 
 def _check_file(file: Path, backbone: BackboneName) -> None:

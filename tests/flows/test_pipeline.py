@@ -153,4 +153,4 @@ def test_missing_weights_end_the_run_before_any_work(source_zip: Path, tmp_path:
     config = configure(source_zip, tmp_path, model={"weights": str(tmp_path / "none.h5")})
     with pytest.raises(WeightsError, match="no file at"):
         hip_pipeline(config)
-    assert not (tmp_path / "images").exists()
+    assert not list((tmp_path / "images").iterdir())
