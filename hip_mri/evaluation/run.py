@@ -109,7 +109,10 @@ def publish_run(
         _link_or_copy(model_file, fresh / "model.keras")
         summary = _summarize(folder.name, workspace, facts, metrics, tuple(figures))
         write_report(fresh / "report.html", summary)
-    logger.info("Published run %s", folder.name)
+    test = metrics["test"]
+    logger.info("Run %s: test AUC %.3f on %d images", folder.name, test["auc"], test["num_images"])
+    for notice in facts.notices:
+        logger.warning("%s", notice)
     return PublishedRun(folder, replace(summary, figures=tuple(folder / "figures" / file.name for file in figures)))
 
 
