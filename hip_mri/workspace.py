@@ -112,8 +112,7 @@ class Workspace:
             self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.sources_folder, self.images_folder, self.cache_folder):
                 folder.mkdir(mode=0o700, exist_ok=True)  # source names, original bytes, records that are loaded again
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
+            (self.root / ".gitignore").write_text("*\n")  # images never enter a repository by mistake
         except OSError as error:
             raise WorkspaceError(
                 f"workspace: {self.root} cannot be written ({error.strerror}). "
@@ -149,7 +148,9 @@ class Workspace:
         """Remove temporary files and folders, which begin with a dot; nobody else is writing them now."""
         parents = [self.root, self.runs_folder, self.sources_folder, self.shards_folder, self.backbones_folder]
         parents += [self.models_folder, *self.models_folder.glob("*-checkpoint"), *self.features_folder.glob("*")]
-        for leftover in (path for parent in parents for path in parent.glob(".*") if path.name != ".lock"):
+        for leftover in (
+            path for parent in parents for path in parent.glob(".*") if path.name not in (".lock", ".gitignore")
+        ):
             if leftover.is_dir():
                 shutil.rmtree(leftover)
             else:

@@ -25,8 +25,9 @@ from hip_mri.workspace import (
 
 def private_folders(root: Path) -> set[str]:
     """Everything in a folder, after seeing that only the owner can enter it."""
-    assert {path.stat().st_mode & 0o777 for path in root.iterdir()} == {0o700}
-    return {path.name for path in root.iterdir()}
+    folders = [path for path in root.iterdir() if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+    return {path.name for path in folders}
 
 
 JSON = st.recursive(
@@ -76,7 +77,7 @@ def test_preparing_creates_the_root_and_private_folders_alone(tmp_path):
 def test_preparing_keeps_what_is_there(tmp_path):
     (tmp_path / "kept.txt").write_text("kept")
     Workspace(tmp_path).prepare()
-    assert {path.name for path in tmp_path.iterdir()} == {"kept.txt", "cache", "images", "sources"}
+    assert {path.name for path in tmp_path.iterdir()} == {"kept.txt", ".gitignore", "cache", "images", "sources"}
 
 
 @pytest.mark.parametrize(("place", "cause"), [("file/below", "Not a directory"), ("file", "File exists")])

@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 from hip_mri.data.images import decode_gray
 from hip_mri.data.manifest import read_manifest, write_manifest
 from hip_mri.data.source import Entry, Source, open_source
+from hip_mri.data.split import check_classes
 from hip_mri.errors import ImageError, SourceError
 from hip_mri.workspace import Workspace, digest, replace_file, write_small_file
 
@@ -93,6 +94,7 @@ def ingest_images(
             f"source: none of the {len(manifest)} files below the class folders is a usable image ({reasons}). "
             "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
         )
+    check_classes(manifest.loc[manifest["state"] == "ready", "label"])
     write_manifest(workspace.manifest_file, manifest)
     _write_quarantine(workspace.quarantine_file, manifest)
     report = IngestReport(

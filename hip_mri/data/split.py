@@ -41,7 +41,7 @@ def split_manifest(
         )
     manifest = read_manifest(workspace.manifest_file)
     ready = select_ready(manifest)
-    _check_classes(ready["label"].value_counts().reindex(list(LABELS), fill_value=0))
+    check_classes(ready["label"])
     splits = [
         assign_splits(ready.loc[ready["label"] == label, "image_id"], val_fraction, test_fraction, seed)
         for label in LABELS
@@ -89,7 +89,16 @@ def _count_held_out(num_images: int, val_fraction: float, test_fraction: float) 
     return num_val, num_test
 
 
-def _check_classes(num_images: pd.Series) -> None:
+def check_classes(labels: pd.Series) -> None:
+    """See that each class has an image for every split.
+
+    Args:
+        labels: Label of each ready image.
+
+    Raises:
+        SplitError: A class has too few, with the counts.
+    """
+    num_images = labels.value_counts().reindex(list(LABELS), fill_value=0)
     if (num_images < len(SPLITS)).any():
         raise SplitError(
             f"source: too few usable images for a split into {', '.join(SPLITS)}: "

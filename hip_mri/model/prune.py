@@ -77,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if not leftovers:
+        print("Nothing to remove: the latest run uses all sets.")
+        return 0
     total = sum(leftover.num_bytes for leftover in leftovers) / 1e6
     print(f"{total:10.1f} MB  {'removed' if given.yes else 'can go; add --yes to remove'}")
     return 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hip_mri.data import ingest
 from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
-from hip_mri.errors import SourceError
+from hip_mri.errors import SourceError, SplitError
 from hip_mri.workspace import Workspace
 
 
@@ -123,9 +123,10 @@ def test_refused_files_are_not_stored(mixed, pack, workspace):
 def test_copies_and_contradictions_are_settled_by_content(tmp_path_factory, entries, picks):
     """Content 0 is no picture; the others are pictures, which two entries may share."""
     folder = tmp_path_factory.mktemp("copies")
-    contents = [b"text", *list(entries.values())[:4]]
+    contents = [b"text", *list(entries.values())[:10]]
     labels = [("osseous_lesion" if is_lesion else "normal", number) for is_lesion, number in picks]
-    labels += [("normal", 0), ("osseous_lesion", 0)]  # both folders are there
+    labels += [("normal", 5), ("normal", 6), ("normal", 7)]  # enough of both classes, whatever is picked
+    labels += [("osseous_lesion", 8), ("osseous_lesion", 9), ("osseous_lesion", 10)]
     with zipfile.ZipFile(folder / "source.zip", "w") as archive:
         for place, (label, number) in enumerate(labels):
             archive.writestr(f"{label}/{place:02}.png", contents[number])
@@ -134,10 +135,6 @@ def test_copies_and_contradictions_are_settled_by_content(tmp_path_factory, entr
         places.setdefault(number, set()).add(label)
     usable = [number for number, found in places.items() if number and len(found) == 1]
     workspace = Workspace(folder / "workspace")
-    if not usable:
-        with pytest.raises(SourceError, match="is a usable image"):
-            take_in(folder / "source.zip", workspace)
-        return
     report = take_in(folder / "source.zip", workspace)
     assert report.num_images == len(usable)
     assert report.num_duplicates == sum(number in usable for _, number in labels) - len(usable)
@@ -403,3 +400,12 @@ def test_a_file_name_that_is_not_utf8_does_not_stop_the_intake(entries, spread, 
     assert (report.num_images, report.num_duplicates) == (len(entries), 1)
     assert "normal/M\\udcfcller.png" in find(workspace).index
     assert take_in(folder, workspace).num_taken_over == len(entries) + 1
+
+
+def test_too_few_images_leave_the_manifest_as_it_was(entries, pack, workspace):
+    take_in(pack(entries), workspace)
+    before = workspace.manifest_file.read_bytes()
+    few = {name: entries[name] for name in ("normal/n0.png", "normal/n1.png", "osseous_lesion/o0.png")}
+    with pytest.raises(SplitError, match=r"normal 2, osseous_lesion 1\. Each class needs at least 3"):
+        take_in(pack(few), workspace)
+    assert workspace.manifest_file.read_bytes() == before
