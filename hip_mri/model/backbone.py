@@ -1,7 +1,6 @@
 """The frozen network: gray images in, 2,048 features out."""
 
 import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from hip_mri.workspace import Workspace, digest, publish_folder, write_json
 
 if TYPE_CHECKING:
     import keras
-
-logger = logging.getLogger(__name__)
 
 NUM_FEATURES: Final = 2048
 """Channels of the last block of every ResNet here, averaged over the image."""
@@ -151,7 +148,12 @@ def prepare_backbone(
 
 @functools.lru_cache(maxsize=2)
 def load_backbone(backbone: Backbone, dtype: str = "float32") -> "keras.Model":
-    """Build a prepared backbone and load its weights; kept in memory for the next call."""
+    """Load a prepared backbone that nobody trains; kept in memory and shared with the next call."""
+    return load_own_backbone(backbone, dtype)
+
+
+def load_own_backbone(backbone: Backbone, dtype: str = "float32") -> "keras.Model":
+    """Build a prepared backbone and load its weights, for a caller that will change them."""
     network = build_backbone(backbone.name, backbone.image_size, dtype, standardized=backbone.standardized)
     _load_weights(network, backbone.weights_file)
     return network

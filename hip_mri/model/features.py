@@ -1,6 +1,5 @@
 """Frozen features, computed once per image and flip."""
 
-import logging
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -15,8 +14,6 @@ from hip_mri.model.backbone import Backbone
 from hip_mri.model.engines import EngineChoice, choose_engine, open_engine
 from hip_mri.model.store import FeatureStore
 from hip_mri.workspace import Workspace, digest
-
-logger = logging.getLogger(__name__)
 
 ROWS_PER_CALL: Final = 256
 """Images that are decoded and held at a time, 50 KB each."""

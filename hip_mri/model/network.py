@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, TrainingSettings
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.errors import TrainingError
-from hip_mri.model.backbone import Backbone, build_backbone, load_backbone
+from hip_mri.model.backbone import Backbone, build_backbone, load_backbone, load_own_backbone
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
 from hip_mri.model.fitting import EpochReport, TrainingImages, weigh_classes
@@ -143,7 +143,7 @@ def _train(
 
     mixed = "mixed_bfloat16" if features.choice.precision == "bfloat16" else "float32"
     network, tuned = fine_tune(
-        join_network(load_backbone.__wrapped__(features.backbone, mixed), head),
+        join_network(load_own_backbone(features.backbone, mixed), head),
         open_images(images, "train", workspace, features, with_mirrored=features.with_mirrored),
         open_images(images, "val", workspace, features, with_mirrored=False),
         settings.fine_tune,
