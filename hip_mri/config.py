@@ -94,6 +94,9 @@ class FineTuneSettings(Settings):
     batch_size: int = Field(default=32, ge=1, le=4096)
     """Images per step."""
 
+    early_stopping_patience: int = Field(default=0, ge=0, le=1000)
+    """Epochs without a lower validation loss after which the stage ends and its best epoch is kept; 0 trains all."""
+
 
 class TrainingSettings(Settings):
     """How the head is trained."""

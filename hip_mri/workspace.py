@@ -245,6 +245,14 @@ def write_small_file(file: Path, content: bytes) -> None:
             raise
 
 
+def link_or_copy(original: Path, place: Path) -> None:
+    """Let a file, which is never changed afterwards, stand in a second place; copied where the disk knows no links."""
+    try:
+        os.link(original, place)
+    except OSError:
+        shutil.copyfile(original, place)
+
+
 def digest(content: Any) -> str:
     """SHA-256 of a JSON-like value, independent of the order of keys; 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

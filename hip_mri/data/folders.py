@@ -8,7 +8,7 @@ from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import name_set
 from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import Workspace
+from hip_mri.workspace import Workspace, link_or_copy
 
 
 def lay_out_folders(workspace: Workspace, settings: PreprocessingSettings) -> Path:
@@ -54,15 +54,8 @@ def _show(folder: Path, wanted: dict[str, Path]) -> None:
         _remove(folder / name)
     for name, original in wanted.items():
         if present.get(name) != original.stat().st_ino:
-            _link(original, folder / name)
-
-
-def _link(original: Path, shown: Path) -> None:
-    _remove(shown)
-    try:
-        os.link(original, shown)
-    except OSError:
-        shutil.copyfile(original, shown)
+            _remove(folder / name)
+            link_or_copy(original, folder / name)
 
 
 def _remove(path: Path) -> None:

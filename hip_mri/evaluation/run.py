@@ -1,7 +1,6 @@
 """The run folder: everything a run has to show for itself, published whole or not at all."""
 
 import logging
-import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from hip_mri.evaluation.metrics import evaluate_predictions
 from hip_mri.evaluation.report import write_report
 from hip_mri.evaluation.summary import ReportSummary
 from hip_mri.evaluation.wording import summarize_notices
-from hip_mri.workspace import Workspace, publish_folder, write_json
+from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def publish_run(
         (fresh / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         for file in (predictions_file, history_file, workspace.quarantine_file):
             shutil.copyfile(file, fresh / file.name)
-        _link_or_copy(model_file, fresh / "model.keras")
+        link_or_copy(model_file, fresh / "model.keras")
         summary = _summarize(folder.name, workspace, facts, metrics, tuple(figures))
         write_report(fresh / "report.html", summary)
     test = metrics["test"]
@@ -185,10 +184,3 @@ def _pick_samples(workspace: Workspace, config: PipelineConfig) -> list[Contrast
         )
         for row, image in zip(rows.itertuples(), after, strict=True)
     ]
-
-
-def _link_or_copy(original: Path, place: Path) -> None:
-    try:
-        os.link(original, place)
-    except OSError:
-        shutil.copyfile(original, place)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hip_mri.config import FineTuneSettings, PreprocessingSettings
 from hip_mri.data.reading import read_images
 from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, fit
-from hip_mri.workspace import Workspace, publish_folder, write_json
+from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -73,7 +73,8 @@ def fine_tune(
         network: The whole network, its head already trained.
         training: Images that the weights are fitted to.
         validation: Images that each epoch is measured on.
-        settings: How.
+        settings: How. With patience, training ends when the validation loss has not fallen for as many epochs, and
+            the weights of the best epoch are kept.
         class_weight: Weight of each label's loss.
         seed: Start of order and flips.
         checkpoint_folder: Keeps the state after the last finished epoch; training goes on from there, to the same
@@ -96,20 +97,40 @@ def fine_tune(
         logger.info("Going on after epoch %d of fine-tuning", len(epochs))
     else:
         unfreeze(network, settings.from_block)
-        network.compile(keras.optimizers.Adam(settings.learning_rate), "binary_crossentropy", metrics=["accuracy"])
+        # XLA's convolutions on the CPU add up in an order that changes from call to call on a busy machine.
+        network.compile(
+            keras.optimizers.Adam(settings.learning_rate), "binary_crossentropy", metrics=["accuracy"], jit_compile=False
+        )
 
-    def keep(epoch: Epoch) -> None:
+    def keep(epoch: Epoch) -> bool:
+        nonlocal last
         epochs.append(epoch)
-        with publish_folder(checkpoint_folder / f"epoch-{epoch.epoch:05d}") as fresh:
+        checkpoint = checkpoint_folder / f"epoch-{epoch.epoch:05d}"
+        with publish_folder(checkpoint) as fresh:
             network.save(fresh / "network.keras")
             write_json(fresh / "epochs.json", [asdict(past) for past in epochs])
-        for older in sorted(checkpoint_folder.glob("epoch-*"))[:-1]:
-            shutil.rmtree(older)
+            is_best = last is None or _find_best(epochs) is epoch
+            link_or_copy(fresh / "network.keras" if is_best else last / "best.keras", fresh / "best.keras")
+        if last:
+            shutil.rmtree(last)
+        last = checkpoint
         on_epoch(epoch)
+        return _has_stalled(epochs, settings.early_stopping_patience)
 
-    remaining = range(len(epochs), settings.epochs)
-    fit(network, training, validation, remaining, settings.batch_size, seed, class_weight, keep)
+    if not _has_stalled(epochs, settings.early_stopping_patience):
+        remaining = range(len(epochs), settings.epochs)
+        fit(network, training, validation, remaining, settings.batch_size, seed, class_weight, keep)
+    if settings.early_stopping_patience and last:
+        network = keras.models.load_model(last / "best.keras")
     return network, epochs
+
+
+def _find_best(epochs: list[Epoch]) -> Epoch:
+    return min(epochs, key=lambda epoch: epoch.val_loss)
+
+
+def _has_stalled(epochs: list[Epoch], patience: int) -> bool:
+    return bool(patience and epochs) and len(epochs) - _find_best(epochs).epoch >= patience
 
 
 def unfreeze(network: "keras.Model", from_block: str) -> None:

@@ -144,6 +144,8 @@ def _train_once(
     for inputs, labels in _read_ahead(batches):
         figures = network.train_on_batch(inputs, labels, class_weight=class_weight, return_dict=True)
         mean.add(figures, len(labels))
+        if not math.isfinite(mean.loss):
+            break
     return mean.loss, mean.accuracy
 
 

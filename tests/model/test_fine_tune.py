@@ -61,6 +61,33 @@ def test_interrupted_training_ends_in_the_same_weights(prepared: Workspace, feat
     assert not resumed.checkpoint_folder.exists()
 
 
+def test_the_best_epoch_is_kept_also_after_an_interruption(
+    prepared: Workspace, features: FeatureSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings(**fine_tune) -> TrainingSettings:
+        tuning = FineTuneSettings(learning_rate=1e-4, batch_size=16, **fine_tune)
+        return SETTINGS.model_copy(update={"fine_tune": tuning})
+
+    def measure_losses(*losses: float) -> None:
+        measured = iter(losses)
+        monkeypatch.setattr("hip_mri.model.fitting._validate", lambda *_: (next(measured), 0.5))
+
+    def interrupt(epoch) -> None:
+        if epoch.epoch == 5:
+            raise KeyboardInterrupt
+
+    two_epochs = train_model(prepared, features, 8, settings(epochs=2), seed=4)
+    patient = settings(epochs=6, early_stopping_patience=2)
+    measure_losses(0.9, 0.8, 0.7, 0.6, 0.65)  # the head's two epochs, then those of the second stage
+    with pytest.raises(KeyboardInterrupt):
+        train_model(prepared, features, 8, patient, seed=4, on_epoch=interrupt)
+    measure_losses(0.9, 0.8, 0.66)
+    resumed = train_model(prepared, features, 8, patient, seed=4)
+
+    assert list(pd.read_csv(resumed.history_file)["val_loss"]) == [0.9, 0.8, 0.7, 0.6, 0.65, 0.66]
+    assert resumed.predictions_file.read_bytes() == two_epochs.predictions_file.read_bytes()
+
+
 def test_fine_tuning_changes_the_top_and_the_scores(prepared: Workspace, features: FeatureSet) -> None:
     import keras
 
