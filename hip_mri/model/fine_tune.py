@@ -99,7 +99,10 @@ def fine_tune(
         unfreeze(network, settings.from_block)
         # XLA's convolutions on the CPU add up in an order that changes from call to call on a busy machine.
         network.compile(
-            keras.optimizers.Adam(settings.learning_rate), "binary_crossentropy", metrics=["accuracy"], jit_compile=False
+            keras.optimizers.Adam(settings.learning_rate),
+            "binary_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=False,
         )
 
     def keep(epoch: Epoch) -> bool:
@@ -109,8 +112,8 @@ def fine_tune(
         with publish_folder(checkpoint) as fresh:
             network.save(fresh / "network.keras")
             write_json(fresh / "epochs.json", [asdict(past) for past in epochs])
-            is_best = last is None or _find_best(epochs) is epoch
-            link_or_copy(fresh / "network.keras" if is_best else last / "best.keras", fresh / "best.keras")
+            best_file = last / "best.keras" if last and _find_best(epochs) is not epoch else fresh / "network.keras"
+            link_or_copy(best_file, fresh / "best.keras")
         if last:
             shutil.rmtree(last)
         last = checkpoint
