@@ -5,10 +5,11 @@ Library functions receive the values that they use, never the whole object.
 """
 
 import os
+import re
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LABELS: Final = ("normal", "osseous_lesion")
 """Class folders in the order of their label: `normal` = 0, `osseous_lesion` = 1."""
@@ -28,13 +29,36 @@ class Settings(BaseModel):
 
 
 class DataSettings(Settings):
-    """How the images are divided."""
+    """Which images belong together, and how they are divided."""
+
+    patients_file: Path | None = None
+    """CSV file with the columns source_name and patient_id; optionally `split` (train, val or test) and columns that
+    describe subgroups. Nothing: a file `patients.csv` beside the class folders, where there is one."""
+
+    patient_pattern: str | None = None
+    """Regular expression that finds the patient in a file name: its group `patient`, or else its first group."""
+
+    group_similar: bool = True
+    """Whether images that equal or resemble each other (copies, also scaled, mirrored or cropped) share a split."""
 
     val_fraction: float = Field(default=0.15, gt=0, lt=0.5)
     """Share of each class that goes to validation."""
 
     test_fraction: float = Field(default=0.15, gt=0, lt=0.5)
     """Share of each class that goes to the test set; the rest trains."""
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _check_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            has_group = pattern is None or re.compile(pattern).groups > 0
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
+        if not has_group:
+            raise ValueError(
+                f"{pattern!r} marks no patient; put brackets around the patient's part, such as '(p[0-9]+)_'"
+            )
+        return pattern
 
 
 class PreprocessingSettings(Settings):
@@ -126,8 +150,30 @@ class TrainingSettings(Settings):
 class EvaluationSettings(Settings):
     """How the scores become figures."""
 
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Scores at or above it are called `osseous_lesion`."""
+    threshold_rule: Literal["youden", "sensitivity"] = "youden"
+    """How the threshold is chosen on validation images: the largest sum of sensitivity and specificity, or the
+    highest threshold that reaches `required_sensitivity`. Scores at or above it are called `osseous_lesion`."""
+
+    required_sensitivity: float = Field(default=0.9, gt=0, le=1)
+    """Sensitivity on validation images that the rule `sensitivity` reaches."""
+
+    prevalences: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.01, 0.05, 0.2)
+    """Shares of lesions for which predictive values are also stated, since those of a sample depend on its own."""
+
+    recalibrate: bool = False
+    """Whether the report also shows probabilities recalibrated by Platt's method, fitted on validation images."""
+
+    num_resamples: int = Field(default=2000, ge=200, le=100_000)
+    """Bootstrap samples behind each 95 % interval."""
+
+    cross_validation_folds: int = Field(default=5, ge=2, le=20)
+    """Parts of the training images for cross-validation."""
+
+    cross_validation_seeds: int = Field(default=3, ge=0, le=20)
+    """Repetitions of cross-validation with grouped folds; 0 leaves it out."""
+
+    subgroup_minimum_size: int = Field(default=20, ge=5, le=1_000_000)
+    """Fewest test images for which figures of a subgroup are stated."""
 
 
 class RunnerSettings(Settings):

@@ -4,6 +4,11 @@ workspace/
 ├── DATA/<split>/<label>/<image id>.png   the images as the network sees them (hard links into preprocessed/)
 ├── manifest.parquet                      one row per image
 ├── quarantine.csv                        what could not be used, and why
+├── splits.parquet                        which split each image was given, for good
+├── test_set.json                         hash of the test set, locked at its first use
+├── similar.parquet                       pairs of equal or nearly equal images
+├── attributes.parquet                    further columns of the user's table of patients
+├── pseudonyms.key                        key of the hashes that stand for patients
 ├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
 ├── sources/                              fetched or drawn source files
 ├── images/ab/<sha256>                    source images, byte for byte
@@ -11,6 +16,8 @@ workspace/
 ├── backbones/<digest>/                   frozen networks, ready to run
 ├── features/<set>/                       feature rows, in shards; one set per backbone and settings
 ├── models/<digest>/                      trained networks
+├── folds/<digest>.csv                    scores of cross-validation
+├── neighbours/<digest>.csv               nearest training images, by features
 ├── shards/<digest>.parquet               which images a task run handles
 └── cache/                                Prefect's records of finished task runs
 """
@@ -55,6 +62,26 @@ class Workspace:
         return self.root / "quarantine.csv"
 
     @property
+    def splits_file(self) -> Path:
+        return self.root / "splits.parquet"
+
+    @property
+    def test_set_file(self) -> Path:
+        return self.root / "test_set.json"
+
+    @property
+    def similar_file(self) -> Path:
+        return self.root / "similar.parquet"
+
+    @property
+    def attributes_file(self) -> Path:
+        return self.root / "attributes.parquet"
+
+    @property
+    def pseudonym_key_file(self) -> Path:
+        return self.root / "pseudonyms.key"
+
+    @property
     def data_folder(self) -> Path:
         return self.root / "DATA"
 
@@ -85,6 +112,14 @@ class Workspace:
     @property
     def preprocessed_folder(self) -> Path:
         return self.root / "preprocessed"
+
+    @property
+    def folds_folder(self) -> Path:
+        return self.root / "folds"
+
+    @property
+    def neighbours_folder(self) -> Path:
+        return self.root / "neighbours"
 
     @property
     def shards_folder(self) -> Path:
@@ -164,11 +199,12 @@ class Workspace:
 
 
 @contextlib.contextmanager
-def replace_file(file: Path) -> Iterator[Path]:
+def replace_file(file: Path, *, is_private: bool = False) -> Iterator[Path]:
     """Write a file so that readers see the old content or the new one, never a part, even after a power cut.
 
     Args:
         file: The file to write; its folder is created.
+        is_private: Whether only the owner may read it.
 
     Yields:
         A temporary path in the same folder with the same ending. When the block ends well, it takes the place of
@@ -181,6 +217,8 @@ def replace_file(file: Path) -> Iterator[Path]:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{os.getpid()}-{os.urandom(4).hex()}{''.join(file.suffixes[-2:])}")
         try:
+            if is_private:
+                temporary.touch(mode=0o600)
             yield temporary
             _flush_to_disk(temporary)
             os.replace(temporary, file)
@@ -189,15 +227,29 @@ def replace_file(file: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(file: Path, content: bytes) -> None:
+def write_bytes(file: Path, content: bytes, *, is_private: bool = False) -> None:
     """Write a whole file atomically; see `replace_file`."""
-    with replace_file(file) as temporary:
+    with replace_file(file, is_private=is_private) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file atomically, indented and with a final line break; NaN and infinity are refused."""
     write_bytes(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file that `write_json` wrote.
+
+    Raises:
+        WorkspaceError: The file is missing or damaged.
+    """
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(
+            f"{file} cannot be read. Restore it from a backup, or start in an empty workspace."
+        ) from error
 
 
 @contextlib.contextmanager

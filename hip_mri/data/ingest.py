@@ -12,11 +12,11 @@ from typing import Any, Final, cast
 import pandas as pd
 from joblib import Parallel, delayed
 
+from hip_mri.config import LABELS, SPLITS
 from hip_mri.data.images import decode_gray
 from hip_mri.data.manifest import read_manifest, write_manifest
 from hip_mri.data.source import Entry, Source, open_source
-from hip_mri.data.split import check_classes
-from hip_mri.errors import ImageError, SourceError
+from hip_mri.errors import ImageError, SourceError, SplitError
 from hip_mri.workspace import Workspace, digest, replace_file, write_small_file
 
 logger = logging.getLogger(__name__)
@@ -94,9 +94,9 @@ def ingest_images(
             f"source: none of the {len(manifest)} files below the class folders is a usable image ({reasons}). "
             "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
         )
-    check_classes(manifest.loc[manifest["state"] == "ready", "label"])
+    _check_classes(manifest.loc[manifest["state"] == "ready", "label"])
     write_manifest(workspace.manifest_file, manifest)
-    _write_quarantine(workspace.quarantine_file, manifest)
+    write_quarantine(workspace.quarantine_file, manifest)
     report = IngestReport(
         num_images=counts["ready"],
         num_duplicates=counts["duplicate"],
@@ -172,11 +172,22 @@ def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     rows.loc[copy_number > 0, "state"] = "duplicate"
     rows.loc[rows["reason"] != "", "state"] = "quarantined"
     rows["group"] = rows["image_id"].where(rows["state"] == "ready", "")
-    rows["split"] = ""
-    return rows
+    rows["group"] = rows["image_id"].where(rows["state"] == "ready", "")
+    return rows.assign(patient="", evidence="", split="")
 
 
-def _write_quarantine(file: Path, manifest: pd.DataFrame) -> None:
+def _check_classes(labels: pd.Series) -> None:
+    num_images = labels.value_counts().reindex(list(LABELS), fill_value=0)
+    if (num_images < len(SPLITS)).any():
+        raise SplitError(
+            f"source: too few usable images for a split into {', '.join(SPLITS)}: "
+            + ", ".join(f"{label} {count}" for label, count in num_images.items())
+            + f". Each class needs at least {len(SPLITS)}; add images, or look into quarantine.csv for refused ones."
+        )
+
+
+def write_quarantine(file: Path, manifest: pd.DataFrame) -> None:
+    """Write what cannot be used, and why, by pseudonym."""
     quarantined = manifest.loc[manifest["state"] == "quarantined", ["image_id", "reason", "sha256"]]
     with replace_file(file) as temporary:
         quarantined.to_csv(temporary, index=False)

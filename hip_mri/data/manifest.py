@@ -17,9 +17,11 @@ COLUMNS: Final = (
     "source_name",  # path inside the source
     "sha256",  # of the source file's bytes; empty where they could not be read
     "label",  # `normal` or `osseous_lesion`
-    "group",  # images of one group share a split
+    "patient",  # keyed hash of the patient's identity, or empty
+    "group",  # images of one group share a split; named by its smallest image id
+    "evidence",  # what ties the image to others of its group: kinds of `groups.EVIDENCE` joined by +, or empty
     "split",  # `train`, `val`, `test`, or empty
-    "state",  # `ready`, `duplicate` (same bytes and label as another image) or `quarantined`
+    "state",  # `ready`, `duplicate` (same bytes and label as another image), `quarantined` or `held_out` of all splits
     "reason",  # why it is quarantined, or empty
     "num_bytes",  # size of the source file
     "version",  # changes when the entry in the source changes
@@ -56,8 +58,7 @@ def read_manifest(file: Path) -> pd.DataFrame:
 
 def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
     """Write a manifest atomically, sorted by image id and readable by its owner alone."""
-    with replace_file(file) as temporary:
-        temporary.touch(mode=0o600)
+    with replace_file(file, is_private=True) as temporary:
         manifest.loc[:, list(COLUMNS)].sort_values("image_id").to_parquet(temporary, index=False)
 
 

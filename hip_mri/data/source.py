@@ -19,6 +19,8 @@ from hip_mri.errors import ArchiveError, ImageError, SourceError, list_offenders
 _LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 """What operating systems leave in archives and folders."""
 
+_PATIENTS_TABLE = re.compile(r"(.*-)?patients\.csv", re.IGNORECASE)
+
 _NEEDED = f"Needed are two class folders with images, {LABELS[0]} and {LABELS[1]}, at the same depth, and no third."
 
 _DAMAGE: Final = (
@@ -102,6 +104,37 @@ def check_zip(file: Path, name: str) -> None:
         ArchiveError: The file is not a zip file, or one that cannot be read.
     """
     _open_zip(file, name).close()
+
+
+def read_patients_table(path: Path) -> bytes | None:
+    """Read the table of patients that lies beside the class folders or one folder above: `...patients.csv`.
+
+    Args:
+        path: A zip file or a folder.
+
+    Returns:
+        The file's content; `None` where there is none.
+
+    Raises:
+        SourceError: There are several, or the file cannot be read.
+    """
+    if path.is_dir():
+        tables = sorted([*path.glob("*patients.csv"), *path.glob("*/*patients.csv")])
+        names = [file.relative_to(path).as_posix() for file in tables if _PATIENTS_TABLE.fullmatch(file.name)]
+        return (path / names[0]).read_bytes() if _is_one(names) else None
+    with _open_zip(path, path.name) as archive:
+        names = [name for name in archive.namelist() if _PATIENTS_TABLE.fullmatch(name.rpartition("/")[2])]
+        names = sorted(name for name in names if name.count("/") <= 1)
+        return archive.read(names[0]) if _is_one(names) else None
+
+
+def _is_one(names: Sequence[str]) -> bool:
+    if len(names) > 1:
+        raise SourceError(
+            f"source: it holds {len(names)} tables of patients: {list_offenders(names)}. Keep one, or give the right "
+            "one with --data.patients-file."
+        )
+    return bool(names)
 
 
 class _FolderSource:

@@ -1,6 +1,8 @@
-import math
+"""Whole groups, each in one split, and for good."""
+
 import random
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,167 +11,255 @@ from hypothesis import strategies as st
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.data.manifest import read_manifest, write_manifest
-from hip_mri.data.split import assign_splits, count_images, split_manifest
-from hip_mri.errors import SplitError
+from hip_mri.data.split import HELD_OUT, count_images, lock_test_set, split_manifest
+from hip_mri.errors import SplitError, WorkspaceError
 from hip_mri.workspace import Workspace
 
-IMAGE_IDS = st.lists(st.integers(0, 2**64 - 1).map("{:016x}".format), min_size=3, max_size=120, unique=True)
-FRACTIONS = st.floats(0.01, 0.49)
 SEEDS = st.integers(0, 2**32 - 1)
-quick = settings(max_examples=80, deadline=None, database=None)
 
 
-def share_out(image_ids, val_fraction=0.2, test_fraction=0.2, seed=7) -> dict[str, str]:
-    return assign_splits(pd.Series(image_ids), val_fraction, test_fraction, seed).to_dict()
+def regroup(workspace: Workspace, groups: dict[str, str]) -> None:
+    """Name the group of some images, as grouping does before each split."""
+    manifest = read_manifest(workspace.manifest_file)
+    manifest["group"] = manifest["image_id"].map(groups).fillna(manifest["image_id"])
+    manifest["group"] = manifest.groupby("group")["image_id"].transform("min")
+    write_manifest(workspace.manifest_file, manifest)
 
 
-@quick
-@given(IMAGE_IDS, FRACTIONS, FRACTIONS, SEEDS)
-def test_each_image_is_in_exactly_one_split(image_ids, val_fraction, test_fraction, seed):
-    splits = assign_splits(pd.Series(image_ids), val_fraction, test_fraction, seed)
-    assert splits.index.is_unique
-    assert set(splits.index) == set(image_ids)
-    assert set(splits) <= set(SPLITS)
+def read_splits(workspace: Workspace) -> dict[str, str]:
+    manifest = read_manifest(workspace.manifest_file)
+    return manifest[manifest["state"] == "ready"].set_index("image_id")["split"].to_dict()
 
 
-@quick
-@given(IMAGE_IDS, FRACTIONS, FRACTIONS, SEEDS)
-def test_shares_are_met_within_rounding(image_ids, val_fraction, test_fraction, seed):
-    counts = Counter(share_out(image_ids, val_fraction, test_fraction, seed).values())
-    given_away = 0
-    for split, fraction in {"val": val_fraction, "test": test_fraction}.items():
-        rounded = max(1, round(fraction * len(image_ids)))
-        assert counts[split] in (rounded, rounded - 1)
-        given_away += rounded - counts[split]
-    assert given_away == 0 or (given_away, counts["train"]) == (1, 1)
-    assert counts["train"] + counts["val"] + counts["test"] == len(image_ids)
-
-
-@quick
-@given(IMAGE_IDS, SEEDS, st.randoms(use_true_random=False))
-def test_order_does_not_matter(image_ids, seed, shuffler):
-    shuffled = shuffler.sample(image_ids, len(image_ids))
-    assert share_out(shuffled, seed=seed) == share_out(image_ids, seed=seed)
-
-
-@pytest.mark.parametrize("fraction", [0.15, 0.3])
-@pytest.mark.parametrize("num_images", [3, 5, 10, 50])
-def test_every_split_gets_an_image(num_images, fraction):
-    assert set(share_out([f"{number:016x}" for number in range(num_images)], fraction, fraction).values()) == set(
-        SPLITS
-    )
-
-
-@pytest.mark.parametrize(("num_images", "fraction"), [(4, 0.4), (6, 0.49), (40, 0.49)])
-def test_large_shares_leave_at_least_one_image_to_train(num_images, fraction):
-    """Both shares rounded up can add up to all images."""
-    splits = share_out([f"{number:016x}" for number in range(num_images)], fraction, fraction).values()
-    assert set(splits) == set(SPLITS)
-
-
-def test_the_larger_share_gives_the_image_to_train():
-    assert Counter(share_out(["a", "b", "c"], 0.05, 0.9).values()) == {"train": 1, "val": 1, "test": 1}
-    assert Counter(share_out(["a", "b", "c", "d"], 0.2, 0.75).values()) == {"train": 1, "val": 1, "test": 2}
-
-
-def test_another_seed_is_another_split():
-    image_ids = [f"{number:016x}" for number in range(60)]
-    splits = {tuple(sorted(share_out(image_ids, seed=seed).items())) for seed in range(50)}
-    assert len(splits) == 50
-
-
-def test_over_many_seeds_each_image_is_tested_as_often_as_the_share_says():
-    image_ids = [f"{number:016x}" for number in range(20)]
-    num_seeds, fraction = 600, 0.2
-    tested = Counter(
-        image_id
-        for seed in range(num_seeds)
-        for image_id, split in share_out(image_ids, seed=seed).items()
-        if split == "test"
-    )
-    five_deviations = 5 * math.sqrt(num_seeds * fraction * (1 - fraction))
-    assert all(abs(tested[image_id] - num_seeds * fraction) < five_deviations for image_id in image_ids)
-
-
-def test_one_image_more_moves_hardly_any_other():
-    """At most one image on each of the two borders between the splits."""
-    image_ids = [f"{number:016x}" for number in range(80)]
-    for added in range(20):
-        before, after = share_out(image_ids), share_out([*image_ids, f"{1000 + added:016x}"])
-        assert sum(before[image_id] != after[image_id] for image_id in image_ids) <= 2
-
-
-@settings(max_examples=12, deadline=None, database=None)
+@settings(max_examples=15, deadline=None, database=None)
 @given(st.integers(3, 40), st.integers(3, 40), SEEDS, st.randoms(use_true_random=False))
-def test_the_manifest_is_split_class_by_class_whatever_its_order_and_names(
-    tmp_path_factory, write_rows, num_normal, num_lesion, seed, shuffler
-):
+def test_order_and_names_do_not_matter(tmp_path_factory, write_rows, num_normal, num_lesion, seed, shuffler):
     first, second = (Workspace(tmp_path_factory.mktemp("split")) for _ in range(2))
     manifest = write_rows(first, num_normal, num_lesion)
-    counts = split_manifest(first, 0.15, 0.15, seed)
+    report = split_manifest(first, 0.15, 0.15, seed)
     renamed = manifest.iloc[shuffler.sample(range(len(manifest)), len(manifest))].assign(
         source_name=[f"renamed {number}" for number in range(len(manifest))]
     )
     write_manifest(second.manifest_file, renamed)
-    assert split_manifest(second, 0.15, 0.15, seed) == counts
+    assert split_manifest(second, 0.15, 0.15, seed) == report
 
-    splits = [read_manifest(workspace.manifest_file).set_index("image_id")["split"] for workspace in (first, second)]
-    pd.testing.assert_series_equal(*splits)
-    found = Counter(zip(splits[0], manifest.set_index("image_id").loc[splits[0].index, "label"], strict=True))
-    assert {(split, label): counts[split][label] for split in SPLITS for label in LABELS} == found
+    splits = [read_splits(workspace) for workspace in (first, second)]
+    assert splits[0] == splits[1]
+    label = manifest.set_index("image_id")["label"]
+    found = Counter((split, label[image_id]) for image_id, split in splits[0].items())
+    assert {(split, label): report.counts[split][label] for split in SPLITS for label in LABELS} == found
     for label, total in (("normal", num_normal), ("osseous_lesion", num_lesion)):
-        assert sum(counts[split][label] for split in SPLITS) == total
-        assert abs(counts["test"][label] - 0.15 * total) <= 1
+        assert sum(report.counts[split][label] for split in SPLITS) == total
+        assert abs(report.counts["test"][label] - 0.15 * total) <= 1
+
+
+@st.composite
+def histories(draw):
+    """What arrives month by month: each image with the patient that it shows, now and then of two at once."""
+    months = []
+    for month in range(draw(st.integers(2, 4))):
+        size = 30 if month == 0 else draw(st.integers(1, 15))
+        patients = st.integers(0, 25 if month == 0 else 40)
+        months.append(draw(st.lists(st.sets(patients, min_size=1, max_size=1 if month == 0 else 2), min_size=size)))
+    return months
+
+
+@settings(max_examples=20, deadline=None, database=None)
+@given(histories(), SEEDS, st.booleans())
+def test_no_group_ever_changes_its_split(tmp_path_factory, write_rows, history, seed, locks):
+    workspace = Workspace(tmp_path_factory.mktemp("split"))
+    patients, before, tested = [], {}, set()
+    for month, arrivals in enumerate(history):
+        patients += arrivals
+        rows = write_rows(workspace, len(patients), 0)
+        ids = list(rows["image_id"])
+        rows["label"] = [LABELS[min(shown) % 2] for shown in patients]
+        write_manifest(workspace.manifest_file, rows)
+        regroup(workspace, dict(zip(ids, join(patients), strict=True)))
+        try:
+            report = split_manifest(workspace, 0.2, 0.2, seed + month)
+        except SplitError as error:
+            assert "too few groups" in str(error)
+            assert month == 0
+            return
+        after = read_splits(workspace)
+        assert {image_id: after[image_id] for image_id in before} == before
+        assert set(after.values()) == set(SPLITS)
+        assert len(after) + report.num_held_out == len(ids)
+        if locks:
+            lock_test_set(workspace)
+            assert not tested or {image for image, split in after.items() if split == "test"} == tested
+            tested = {image_id for image_id, split in after.items() if split == "test"}
+        # No patient of a used image stands in two splits, unless an image that is held out shows both patients.
+        manifest = read_manifest(workspace.manifest_file)
+        used = manifest[manifest["state"] == "ready"]
+        assert (used.groupby("group")["split"].nunique() == 1).all()
+        single = {}
+        for image_id, shown in zip(ids, patients, strict=True):
+            for patient in shown if image_id in after else ():
+                assert single.setdefault(patient, after[image_id]) == after[image_id]
+        before = after
+
+
+def join(patients: list[set[int]]) -> list[str]:
+    """Group of each image: images with a patient in common, and what they connect."""
+    groups = [set(shown) for shown in patients]
+    for _ in patients:
+        groups = [set().union(*(other for other in groups if other & group)) for group in groups]
+    return [f"group {min(group)}" for group in groups]
 
 
 def test_only_ready_images_are_split(workspace, write_rows):
     manifest = write_rows(workspace, 9, 9)
     manifest.loc[[0, 9], "state"] = ["duplicate", "quarantined"]
     write_manifest(workspace.manifest_file, manifest)
-    counts = split_manifest(workspace, 0.2, 0.2, seed=3)
+    report = split_manifest(workspace, 0.2, 0.2, seed=3)
     split = read_manifest(workspace.manifest_file)
     assert set(split.loc[split["state"] != "ready", "split"]) == {""}
-    assert "" not in set(split.loc[split["state"] == "ready", "split"])
-    assert sum(sum(by_label.values()) for by_label in counts.values()) == 16
-    assert counts == count_images(split)
+    assert set(split.loc[split["state"] == "ready", "split"]) == set(SPLITS)
+    assert report.counts == count_images(split)
 
 
-def test_splitting_again_starts_afresh(workspace, write_rows):
+def test_another_seed_changes_nothing_once_the_split_is_drawn(workspace, write_rows):
     write_rows(workspace, 20, 20)
     split_manifest(workspace, 0.15, 0.15, seed=1)
-    first = workspace.manifest_file.read_bytes()
-    split_manifest(workspace, 0.4, 0.4, seed=2)
-    assert workspace.manifest_file.read_bytes() != first
+    drawn = read_splits(workspace)
+    write_rows(workspace, 20, 20)
+    report = split_manifest(workspace, 0.4, 0.4, seed=2)
+    assert read_splits(workspace) == drawn
+    assert report.num_kept == 40
+    workspace.splits_file.unlink()
+    write_rows(workspace, 20, 20)
+    split_manifest(workspace, 0.15, 0.15, seed=2)
+    assert read_splits(workspace) != drawn
+
+
+def test_images_that_went_and_come_back_have_their_split(workspace, write_rows):
+    rows = write_rows(workspace, 20, 20)
     split_manifest(workspace, 0.15, 0.15, seed=1)
-    assert workspace.manifest_file.read_bytes() == first
+    drawn = read_splits(workspace)
+    write_manifest(workspace.manifest_file, rows.iloc[5:])
+    split_manifest(workspace, 0.15, 0.15, seed=1)
+    write_manifest(workspace.manifest_file, rows)
+    split_manifest(workspace, 0.15, 0.15, seed=1)
+    assert read_splits(workspace) == drawn
+
+
+def test_an_image_that_ties_two_splits_is_held_out(workspace, write_rows):
+    write_rows(workspace, 20, 20)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    drawn = read_splits(workspace)
+    trained, tested = (next(image for image, split in drawn.items() if split == name) for name in ("train", "test"))
+    rows = write_rows(workspace, 20, 21)
+    added = (set(rows["image_id"]) - set(drawn)).pop()
+    regroup(workspace, dict.fromkeys((trained, tested, added), "tied"))
+    report = split_manifest(workspace, 0.2, 0.2, seed=1)
+    manifest = read_manifest(workspace.manifest_file).set_index("image_id")
+    assert (report.num_held_out, manifest.loc[added, "state"], manifest.loc[added, "split"]) == (1, HELD_OUT, "")
+    assert read_splits(workspace) == drawn
+    assert manifest.loc[trained, "group"] != manifest.loc[tested, "group"]
+
+
+def test_nothing_joins_a_locked_test_set(workspace, write_rows):
+    write_rows(workspace, 20, 20)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    locked = lock_test_set(workspace)
+    drawn = read_splits(workspace)
+    tested = next(image for image, split in drawn.items() if split == "test")
+    rows = write_rows(workspace, 20, 60)
+    relative, *_ = set(rows["image_id"]) - set(drawn)
+    regroup(workspace, dict.fromkeys((tested, relative), "relatives"))
+    report = split_manifest(workspace, 0.2, 0.2, seed=1)
+    after = read_splits(workspace)
+    assert {image for image, split in after.items() if split == "test"} == {
+        image for image, split in drawn.items() if split == "test"
+    }
+    assert relative not in after
+    assert report.num_held_out == 1
+    num_trained, num_val = report.counts["train"]["osseous_lesion"], report.counts["val"]["osseous_lesion"]
+    assert num_val / (num_val + num_trained) == pytest.approx(0.25, abs=0.02)
+    assert lock_test_set(workspace) == locked == {**locked, "num_missing": 0}
+
+
+def test_a_changed_test_set_is_noticed(workspace, write_rows):
+    write_rows(workspace, 20, 20)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    lock_test_set(workspace)
+    splits = pd.read_parquet(workspace.splits_file)
+    splits.loc[splits["split"] == "test", "split"] = "train"
+    splits.to_parquet(workspace.splits_file)
+    with pytest.raises(WorkspaceError, match="no longer holds the test set that was locked in test_set.json"):
+        lock_test_set(workspace)
+
+
+def test_prescribed_splits_are_kept(workspace, write_rows):
+    rows = write_rows(workspace, 12, 12)
+    rows["split"] = [SPLITS[number % 3] for number in range(24)]
+    write_manifest(workspace.manifest_file, rows)
+    report = split_manifest(workspace, 0.15, 0.15, seed=1)
+    assert read_splits(workspace) == rows.set_index("image_id")["split"].to_dict()
+    assert report.num_kept == 24
+    rows["split"] = rows["split"].map({"train": "val", "val": "train", "test": "test"})
+    write_manifest(workspace.manifest_file, rows)
+    with pytest.raises(SplitError, match=r"moves 16 images to another split than they had: .* and 6 more\. Keep"):
+        split_manifest(workspace, 0.15, 0.15, seed=1)
+
+
+def test_a_patient_in_two_prescribed_splits_is_refused(workspace, write_rows):
+    rows = write_rows(workspace, 12, 12)
+    rows["split"] = [SPLITS[number % 3] for number in range(24)]
+    rows.loc[[0, 1], "patient"] = "one and the same"
+    write_manifest(workspace.manifest_file, rows)
+    with pytest.raises(SplitError, match="1 patients stand in two splits") as caught:
+        split_manifest(workspace, 0.15, 0.15, seed=1)
+    assert "one and the same" not in str(caught.value)
+    assert not workspace.splits_file.exists()
+
+
+def test_near_duplicates_in_two_prescribed_splits_are_refused(workspace, write_rows):
+    rows = write_rows(workspace, 12, 12)
+    rows["split"] = [SPLITS[number % 3] for number in range(24)]
+    write_manifest(workspace.manifest_file, rows)
+    pairs = [(rows["sha256"][0], rows["sha256"][3]), (rows["sha256"][0], rows["sha256"][1])]
+    pd.DataFrame(pairs, columns=["first", "second"]).assign(kind="similar").to_parquet(workspace.similar_file)
+    named = f"{rows['sha256'][0][:16]} and {rows['sha256'][1][:16]}"
+    with pytest.raises(SplitError, match=f"1 pairs of equal or nearly equal images stand in two splits: {named}"):
+        split_manifest(workspace, 0.15, 0.15, seed=1)
+
+
+def test_a_damaged_record_of_splits_is_not_taken_for_none(workspace, write_rows):
+    write_rows(workspace, 9, 9)
+    Path(workspace.splits_file).write_bytes(b"PAR1")
+    with pytest.raises(WorkspaceError, match="Restore it from a backup"):
+        split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
 def test_no_other_column_is_touched(workspace, write_rows):
     before = write_rows(workspace, 5, 5).sort_values("image_id", ignore_index=True)
     split_manifest(workspace, 0.2, 0.2, seed=0)
     after = read_manifest(workspace.manifest_file)
-    pd.testing.assert_frame_equal(after.drop(columns="split"), before.drop(columns="split"), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        after.drop(columns="split"), before[list(after.columns)].drop(columns="split"), check_dtype=False
+    )
 
 
-@pytest.mark.parametrize(("num_normal", "num_lesion"), [(2, 9), (9, 2), (0, 9), (2, 2)])
-def test_too_few_images_are_refused_with_the_counts(workspace, write_rows, num_normal, num_lesion):
-    write_rows(workspace, num_normal, num_lesion)
+def test_too_few_groups_are_refused_with_the_counts(workspace, write_rows):
+    rows = write_rows(workspace, 9, 9)
+    lesions = list(rows.loc[rows["label"] == "osseous_lesion", "image_id"])
+    regroup(workspace, {image_id: f"patient {number % 2}" for number, image_id in enumerate(lesions)})
     before = workspace.manifest_file.read_bytes()
     with pytest.raises(SplitError) as caught:
         split_manifest(workspace, 0.15, 0.15, seed=1)
-    assert str(caught.value) == (
-        "source: too few usable images for a split into train, val, test: "
-        f"normal {num_normal}, osseous_lesion {num_lesion}. "
-        "Each class needs at least 3; add images, or look into quarantine.csv for refused ones."
-    )
+    assert "no osseous_lesion in " in str(caught.value)
+    assert "(normal 9 images in 9 groups, osseous_lesion 9 images in 2 groups)" in str(caught.value)
     assert workspace.manifest_file.read_bytes() == before
+    assert not workspace.splits_file.exists()
 
 
 def test_three_images_per_class_are_enough(workspace, write_rows):
     write_rows(workspace, 3, 3)
-    assert split_manifest(workspace, 0.15, 0.15, seed=random.randrange(2**32)) == {
-        split: {"normal": 1, "osseous_lesion": 1} for split in SPLITS
-    }
+    report = split_manifest(workspace, 0.15, 0.15, seed=random.randrange(2**32))
+    assert report.counts == {split: {"normal": 1, "osseous_lesion": 1} for split in SPLITS}
 
 
 def test_shares_that_leave_nothing_to_train_are_refused(workspace, write_rows):

@@ -1,0 +1,144 @@
+"""Dividing groups among splits, so that each class comes as near to its shares as whole groups allow."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hip_mri.config import SPLITS
+
+MAX_NUM_STEPS: Final = 2000
+"""Exchanges after which the search for a better division ends; it ends by itself long before."""
+
+MAX_NUM_KINDS: Final = 400
+"""Kinds of groups up to which exchanges of two groups are tried, not only moves of one."""
+
+
+def allocate_groups(
+    sizes: pd.DataFrame, shares: Mapping[str, float], seed: int, fixed: pd.DataFrame | None = None
+) -> pd.Series:
+    """Draw the split of each group.
+
+    Groups are taken in an order that a hash of the seed and their name gives, and fill the splits one after the
+    other. Then single groups are moved, and pairs exchanged, as long as that brings the splits nearer to their
+    shares. Groups of the same composition are alike to this search; which of them moves is again the hash's choice.
+
+    Args:
+        sizes: Images of each class in each group; index: name of the group, one column per class.
+        shares: Share of all images of a class by split, in the order of `SPLITS`; a split without share gets nothing.
+        seed: Start of the random choice.
+        fixed: Images by class (columns) that each split (index) has already.
+
+    Returns:
+        The split of each group, in the order of `sizes`.
+    """
+    before = np.zeros((len(SPLITS), sizes.shape[1]))
+    if fixed is not None:
+        before = fixed.reindex(index=list(SPLITS), columns=sizes.columns, fill_value=0).to_numpy(float)
+    if sizes.empty:
+        return pd.Series([], index=sizes.index, dtype="str")
+    fractions = np.array([shares.get(split, 0.0) for split in SPLITS])
+    order = np.argsort([_draw(seed, str(name)) for name in sizes.index], kind="stable")
+    counts = sizes.to_numpy(float)[order]
+    target = fractions[:, None] * (before.sum(axis=0) + counts.sum(axis=0))
+    kinds, kind_of_group = np.unique(counts, axis=0, return_inverse=True)
+    place = _fill(counts, target - before, fractions > 0)
+    held = np.zeros((len(SPLITS), len(kinds)), np.int64)
+    np.add.at(held, (place, kind_of_group), 1)
+    wanted = _improve(held.copy(), kinds, before, target, fractions > 0)
+    _fill_empty(wanted, kinds, before, fractions > 0)
+    splits = np.empty(len(counts), dtype=object)
+    for kind in range(len(kinds)):
+        members = np.flatnonzero(kind_of_group == kind)
+        splits[order[members]] = _settle(place[members], wanted[:, kind])
+    return pd.Series(splits, index=sizes.index, dtype="str")
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+
+def _fill(counts: NDArray, open_places: NDArray, may_take: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Give each group to the first held-out split with room for all of it, the rest to train."""
+    room = open_places.copy()
+    place = np.zeros(len(counts), np.int64)
+    held_out = [split for split in range(1, len(SPLITS)) if may_take[split]]
+    for number, group in enumerate(counts):
+        for split in held_out:
+            if (group <= room[split]).all():
+                place[number] = split
+                room[split] -= group
+                break
+    return place
+
+
+def _improve(
+    held: NDArray[np.int64], kinds: NDArray, before: NDArray, target: NDArray, may_take: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Move and exchange kinds of groups between splits while the deviation falls; shape (splits, kinds)."""
+    weight = 1 / np.maximum(target.sum(axis=0), 1) ** 2  # deviations count as shares of their class
+    steps = _list_steps(kinds)
+    for _ in range(MAX_NUM_STEPS):
+        error = before + held @ kinds - target
+        best, best_gain = None, 1e-12
+        for source in np.flatnonzero(may_take):
+            for sink in np.flatnonzero(may_take):
+                if source == sink:
+                    continue
+                there, back, change = steps
+                # sum of squares falls by -2 d(e_sink - e_source) - 2 d^2 when d goes from source to sink
+                gain = (-2 * change * (error[sink] - error[source]) - 2 * change**2) @ weight
+                possible = (held[source, there] > 0) & ((back < 0) | (held[sink, back] > 0))
+                gain = np.where(possible, gain, -np.inf)
+                choice = int(gain.argmax())
+                if gain[choice] > best_gain:
+                    best, best_gain = (source, sink, there[choice], back[choice]), gain[choice]
+        if best is None:
+            break
+        source, sink, there_kind, back_kind = best
+        held[source, there_kind] -= 1
+        held[sink, there_kind] += 1
+        if back_kind >= 0:
+            held[sink, back_kind] -= 1
+            held[source, back_kind] += 1
+    return held
+
+
+def _fill_empty(held: NDArray[np.int64], kinds: NDArray, before: NDArray, may_take: NDArray[np.bool_]) -> None:
+    """Give a split that has nothing of a class the smallest group that another one can spare, in place."""
+    for label in range(kinds.shape[1]):
+        for split in np.flatnonzero(may_take & ((before + held @ kinds)[:, label] == 0)):
+            counts = before + held @ kinds
+            can_spare = (held > 0) & ((counts[:, None, :] - kinds > 0) | (kinds == 0)).all(axis=2)
+            fitting = [kind for kind in np.flatnonzero(kinds[:, label]) if can_spare[:, kind].any()]
+            if fitting:
+                kind = min(fitting, key=lambda kind: kinds[kind].sum())
+                held[np.flatnonzero(can_spare[:, kind])[0], kind] -= 1
+                held[split, kind] += 1
+
+
+def _list_steps(kinds: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
+    """Every move of a kind and every exchange of two: the kind that goes, the one that comes back (-1: none), sum."""
+    number = np.arange(len(kinds))
+    there, back = number, np.full(len(kinds), -1)
+    if len(kinds) <= MAX_NUM_KINDS:
+        first, second = (grid.ravel() for grid in np.meshgrid(number, number, indexing="ij"))
+        there = np.concatenate([there, first[first != second]])
+        back = np.concatenate([back, second[first != second]])
+    returned = np.where((back >= 0)[:, None], kinds[back], 0.0)
+    return there, back, kinds[there] - returned
+
+
+def _settle(place: NDArray[np.int64], wanted: Sequence[int] | NDArray[np.int64]) -> NDArray:
+    """Bring groups of one kind from where they were drawn to the wanted number per split, moving the last ones."""
+    place = place.copy()
+    surplus = np.bincount(place, minlength=len(SPLITS)) - np.asarray(wanted)
+    free = np.concatenate(
+        [np.flatnonzero(place == split)[-over:] for split, over in enumerate(surplus) if over > 0] or [[]]
+    )
+    takers = np.repeat(np.arange(len(SPLITS)), np.maximum(-surplus, 0))
+    place[free.astype(int)] = takers
+    return np.array(SPLITS, dtype=object)[place]

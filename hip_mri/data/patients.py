@@ -1,0 +1,203 @@
+"""Who is in the images: identities from the user's table or from file names, kept as keyed hashes only."""
+
+import hashlib
+import hmac
+import io
+import logging
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from hip_mri.config import LABELS, SPLITS
+from hip_mri.data.source import read_patients_table
+from hip_mri.errors import SettingsError, SourceError, list_offenders
+from hip_mri.workspace import Workspace, write_bytes
+
+logger = logging.getLogger(__name__)
+
+NEEDED: Final = ("source_name", "patient_id")
+"""Columns that a table of patients must have."""
+
+
+@dataclass(frozen=True)
+class PatientTable:
+    """What a user knows of the images.
+
+    Attributes:
+        rows: Columns source_name, patient_id, `split` (empty where none is given) and any further ones, all text.
+    """
+
+    rows: pd.DataFrame
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the further columns: age group, scanner, sequence and so on."""
+        return tuple(name for name in self.rows.columns if name not in (*NEEDED, "split"))
+
+
+def read_patient_table(file: Path | None, source_file: Path) -> PatientTable | None:
+    """Read the table of patients that the user gives, or the one that lies beside the class folders of the source.
+
+    Args:
+        file: A CSV file with the columns source_name and patient_id; optionally `split` (`train`, `val` or `test`)
+            and further columns, which describe subgroups. `None` looks into the source.
+        source_file: A zip file or a folder; its file named `patients.csv`, or `...-patients.csv`, is taken.
+
+    Returns:
+        The table; `None` where there is none.
+
+    Raises:
+        SettingsError: The file cannot be read, a column is missing, or values contradict each other.
+    """
+    if file is not None:
+        try:
+            content = file.expanduser().read_bytes()
+        except OSError as error:
+            raise SettingsError(
+                f"data.patients_file: {file} cannot be read ({error.strerror}). Give the path of a CSV file with the "
+                f"columns {', '.join(NEEDED)}."
+            ) from error
+        return parse_patient_table(content, "data.patients_file")
+    found = read_patients_table(source_file)
+    return None if found is None else parse_patient_table(found, "source: its table of patients")
+
+
+def parse_patient_table(content: bytes, name: str) -> PatientTable:
+    """Read a table of patients.
+
+    Args:
+        content: A CSV file in UTF-8.
+        name: What an error calls it.
+
+    Raises:
+        SettingsError: See `read_patient_table`. No message repeats a patient's identity.
+    """
+    try:
+        rows = pd.read_csv(io.BytesIO(content), dtype="str", keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{name} is no CSV file in UTF-8. Save it as one with a heading for each column."
+        ) from error
+    rows.columns = [str(column).strip() for column in rows.columns]
+    missing = [column for column in NEEDED if column not in rows.columns]
+    if missing:
+        raise SettingsError(
+            f"{name} has no column {' and no column '.join(missing)}; found {list_offenders(list(rows.columns))}. "
+            f"It needs {', '.join(NEEDED)}, and may have split and columns that describe subgroups."
+        )
+    rows = rows.apply(lambda column: column.str.strip())
+    if "split" not in rows.columns:
+        rows["split"] = ""
+    _check(rows, name)
+    return PatientTable(rows.drop_duplicates("source_name", ignore_index=True))
+
+
+def _check(rows: pd.DataFrame, name: str) -> None:
+    unknown = sorted(set(rows["split"]) - {"", *SPLITS})
+    if unknown:
+        raise SettingsError(
+            f"{name} has the splits {list_offenders([repr(split) for split in unknown])}. "
+            f"Write {', '.join(SPLITS)}, or leave the field empty."
+        )
+    nameless = int((rows["source_name"] == "").sum())
+    if nameless:
+        raise SettingsError(f"{name} has {nameless} lines without source_name. Fill them in or remove the lines.")
+    distinct = rows[["source_name", "patient_id", "split"]].drop_duplicates()
+    repeated = sorted({line + 2 for line in distinct.index[distinct["source_name"].duplicated()]})
+    if repeated:
+        raise SettingsError(
+            f"{name} names files twice with different patients or splits, in the lines "
+            f"{list_offenders([str(line) for line in repeated])}. Keep one line for each file."
+        )
+
+
+def match_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
+    """Find the table's row of each image.
+
+    Args:
+        table: Names files by their path in the source, or by their path from the class folder on.
+        source_names: Path of each image in the source.
+
+    Returns:
+        The table's columns, one row per image in the order and with the index of `source_names`; `patient_id` is
+        empty where the table has no row for it.
+
+    Raises:
+        SettingsError: No row fits any image.
+    """
+    rows = table.rows.set_index("source_name", drop=False)
+    exact = rows.reindex(source_names).set_axis(source_names.index)
+    short = rows.reindex(source_names.map(_cut_above_class)).set_axis(source_names.index)
+    matched = exact.where(exact["source_name"].notna(), short)
+    num_found = int(matched["source_name"].notna().sum())
+    if not num_found:
+        raise SettingsError(
+            f"data.patients_file: none of its {len(rows)} names is a file of the source. Write source_name as the "
+            f"path in the source, or from the class folder on, such as {LABELS[0]}/image1.png."
+        )
+    if num_found < len(source_names):
+        logger.warning(
+            "The table of patients has no row for %d of %d files", len(source_names) - num_found, len(source_names)
+        )
+    return matched.fillna("")
+
+
+def _cut_above_class(source_name: str) -> str:
+    parts = source_name.split("/")
+    depths = [parts.index(label) for label in LABELS if label in parts[:-1]]
+    return "/".join(parts[min(depths, default=0) :])
+
+
+def find_in_names(source_names: pd.Series, pattern: str) -> pd.Series:
+    """Read patients out of file names.
+
+    Args:
+        source_names: Path of each image in the source.
+        pattern: Regular expression, searched in the path; its group `patient`, or else its first group, is the id.
+
+    Returns:
+        The ids; empty where the pattern is not found.
+
+    Raises:
+        SettingsError: The pattern has no group, or is found in no name.
+    """
+    expression = re.compile(pattern)
+    group: str | int = "patient" if "patient" in expression.groupindex else 1
+    found = source_names.map(lambda name: (match := expression.search(name)) and match.group(group))
+    ids = found.fillna("").astype("str")
+    if not (ids != "").any():
+        raise SettingsError(
+            f"data.patient_pattern: {pattern!r} is found in none of the {len(ids)} file names of the source. "
+            "Try it on one of them, and mark the patient's part by brackets."
+        )
+    return ids
+
+
+def hash_identities(identities: pd.Series, workspace: Workspace) -> pd.Series:
+    """Replace identities by keyed hashes (HMAC-SHA-256, 16 hexadecimal digits); empty ones stay empty.
+
+    The key is drawn once for a workspace and lies there, readable by its owner alone. Without it, hashes of a
+    hospital's few million numbers could be reversed by trying all.
+    """
+    key = _read_key(workspace)
+    known = {
+        identity: hmac.new(key, identity.encode(), hashlib.sha256).hexdigest()[:16] if identity else ""
+        for identity in identities.unique()
+    }
+    return identities.map(known).astype("str")
+
+
+def _read_key(workspace: Workspace) -> bytes:
+    file = workspace.pseudonym_key_file
+    if not file.exists():
+        write_bytes(file, secrets.token_bytes(32), is_private=True)
+    key = file.read_bytes()
+    if len(key) != 32:
+        raise SourceError(
+            f"{file} is damaged. Restore it from a backup; with a new key, patients would no longer be recognised."
+        )
+    return key
