@@ -12,6 +12,7 @@ workspace/
 ├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
 ├── sources/                              fetched or drawn source files
 ├── images/ab/<sha256>                    source images, byte for byte
+├── fingerprints/<recipe>/                what copies of an image are found by, in shards
 ├── preprocessed/<set>/ab/<sha256>.png    contrast-enhanced, resized; one set per settings
 ├── backbones/<digest>/                   frozen networks, ready to run
 ├── features/<set>/                       feature rows, in shards; one set per backbone and settings
@@ -110,6 +111,10 @@ class Workspace:
         return self.root / "images"
 
     @property
+    def fingerprints_folder(self) -> Path:
+        return self.root / "fingerprints"
+
+    @property
     def preprocessed_folder(self) -> Path:
         return self.root / "preprocessed"
 
@@ -183,6 +188,7 @@ class Workspace:
         """Remove temporary files and folders, which begin with a dot; nobody else is writing them now."""
         parents = [self.root, self.runs_folder, self.sources_folder, self.shards_folder, self.backbones_folder]
         parents += [self.models_folder, *self.models_folder.glob("*-checkpoint"), *self.features_folder.glob("*")]
+        parents += self.fingerprints_folder.glob("*")
         for leftover in (
             path for parent in parents for path in parent.glob(".*") if path.name not in (".lock", ".gitignore")
         ):

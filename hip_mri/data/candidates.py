@@ -1,0 +1,193 @@
+"""Which images may be copies of one another: a search by perceptual hash that never compares all with all.
+
+Two hashes that differ in few of their 256 bits agree in a whole band of 32 bits somewhere. So the bits are cut into
+eight bands; hashes with an equal band are compared in full, and all others are not. Cutting them four times, each time
+in another order, finds nearly every pair that differs in up to 20 bits.
+
+Source: multi-index hashing; Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing",
+IEEE TPAMI 36:1107, 2014.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Self, cast
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+MAX_DISTANCE: Final = 26  # bits of 256
+"""Largest distance of two hashes that are looked at again."""
+
+NUM_ORDERS: Final = 4
+NUM_BANDS: Final = 8
+MAX_NUM_STEPS: Final = 32
+"""Neighbours, in the order of a bucket and in each direction, with which a hash is compared. Near-blank images share
+their buckets by the thousand; each is compared with those that agree in the next band as well, as far as it can."""
+
+MAX_NUM_KEPT: Final = 8
+"""Nearest images that are kept for a picture, and as many for its mirror image."""
+
+_BITS_OF_BAND: Final = 32
+_ROWS_AT_ONCE: Final = 65536
+_FIELDS: Final = ("query", "image", "crop", "distance")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pairs of images that may be copies, as arrays of one length.
+
+    Attributes:
+        query: Place of the image that may be a crop of the other.
+        is_mirrored: Whether `query` must be mirrored to look like the other.
+        image: Place of the other.
+        crop: Place in `CROPS` of the crop of `image` that comes closest.
+        distance: Bits in which the hashes differ.
+    """
+
+    query: NDArray[np.int64]
+    is_mirrored: NDArray[np.bool_]
+    image: NDArray[np.int64]
+    crop: NDArray[np.int64]
+    distance: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def sort(self) -> Self:
+        """The nearest pairs first; of each pair of images, in one orientation, the nearest comparison alone."""
+        low, high = np.minimum(self.query, self.image), np.maximum(self.query, self.image)
+        order = np.lexsort((self.crop, self.query, self.distance, self.is_mirrored, high, low))
+        chosen = order[_mark_first(low[order], high[order], self.is_mirrored[order])]
+        chosen = chosen[np.argsort(self.distance[chosen], kind="stable")]
+        return type(self)(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+
+def find_candidates(hashes: NDArray[np.uint8], mirrored_hashes: NDArray[np.uint8], num_threads: int) -> Candidates:
+    """Find the images whose hash is near the hash of some crop of another image.
+
+    Args:
+        hashes: Hashes of the crops of each image, the first of the whole image; shape (images, crops, 32).
+        mirrored_hashes: Hash of each whole image mirrored horizontally, shape (images, 32).
+        num_threads: Threads that share the crops.
+
+    Returns:
+        Each pair of images, in one orientation, once; the nearest first. The same for the same hashes.
+    """
+    num_images, num_crops, _ = hashes.shape
+    queries = np.concatenate([hashes[:, 0], mirrored_hashes])
+    nearest, num_crowded = _Matches.none(), 0
+    for seed in range(NUM_ORDERS):
+        buckets = _Buckets(queries, np.random.default_rng(seed).permutation(queries.shape[1] * 8))
+        found = Parallel(n_jobs=num_threads, backend="threading")(
+            delayed(_match_crop)(buckets, hashes[:, crop], crop) for crop in range(num_crops)
+        )
+        matches, crowded = zip(*cast("list[tuple[_Matches, int]]", found), strict=True)
+        nearest, num_crowded = _keep_nearest(nearest, *matches), num_crowded + sum(crowded)
+    if num_crowded:
+        num_lookups = NUM_ORDERS * NUM_BANDS * num_crops * num_images
+        logger.info("%.2g %% of the lookups met a crowd of like hashes", 100 * num_crowded / num_lookups)
+    query, is_mirrored = nearest.query % max(num_images, 1), nearest.query >= num_images
+    return Candidates(query, is_mirrored, nearest.image, nearest.crop, nearest.distance).sort()
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """Pairs of a query and an image whose hashes are near, as arrays of one length; see `Candidates`."""
+
+    query: NDArray[np.int64]
+    image: NDArray[np.int64]
+    crop: NDArray[np.int64]
+    distance: NDArray[np.int64]
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls(*(np.empty(0, np.int64) for _ in range(4)))
+
+    def choose(self, chosen: NDArray) -> "_Matches":
+        return _Matches(self.query[chosen], self.image[chosen], self.crop[chosen], self.distance[chosen])
+
+
+class _Buckets:
+    """All queries in eight orders, in each of which those with an equal band stand side by side.
+
+    Args:
+        queries: Hashes, shape (queries, 32).
+        bit_order: A permutation of their bits.
+    """
+
+    def __init__(self, queries: NDArray[np.uint8], bit_order: NDArray[np.int64]) -> None:
+        self._bit_order = bit_order
+        self._queries = queries
+        keys = self._cut_keys(queries)
+        self._places = np.argsort(keys, axis=0, kind="stable")
+        self._keys = np.take_along_axis(keys, self._places, axis=0)
+        self._num_images = len(queries) // 2
+
+    def match(self, hashes: NDArray[np.uint8], crop: int) -> tuple[_Matches, int]:
+        """Queries near the hashes of images, shape (images, 32), and the number of lookups that met a crowd."""
+        found, num_crowded = [_Matches.none()], 0
+        for band, keys in enumerate(self._cut_keys(hashes).T):
+            images = np.argsort(keys, kind="stable")  # neighbouring lookups read neighbouring memory
+            for direction in (1, -1):
+                for num_steps, (places, rows) in enumerate(self._walk(band, keys[images], direction), 1):
+                    found.append(self._compare(self._places[places, band], images[rows], hashes, crop))
+                    num_crowded += len(rows) if num_steps == MAX_NUM_STEPS else 0
+        return _keep_nearest(*found), num_crowded
+
+    def _cut_keys(self, hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        """One key per band, shape (hashes, 8): its bits above, those of the next band below."""
+        bands = np.empty((len(hashes), NUM_BANDS), np.uint64)
+        for start in range(0, len(hashes), _ROWS_AT_ONCE):
+            bits = np.take(np.unpackbits(hashes[start : start + _ROWS_AT_ONCE], axis=1), self._bit_order, axis=1)
+            bands[start : start + _ROWS_AT_ONCE] = np.packbits(bits, axis=1).view(">u4")
+        return bands << np.uint64(_BITS_OF_BAND) | np.roll(bands, -1, axis=1)
+
+    def _walk(self, band: int, keys: NDArray[np.uint64], direction: int) -> Iterator[tuple[NDArray, NDArray]]:
+        """Go from where each key would stand through its bucket; gives places in the order and rows of `keys`."""
+        order = self._keys[:, band]
+        places = np.searchsorted(order, keys) - (direction < 0)
+        rows = np.arange(len(keys))
+        for _ in range(MAX_NUM_STEPS):
+            is_inside = (places >= 0) & (places < len(order))
+            places, rows = places[is_inside], rows[is_inside]
+            is_equal = (order[places] ^ keys[rows]) >> np.uint64(_BITS_OF_BAND) == 0
+            places, rows = places[is_equal], rows[is_equal]
+            if not len(rows):
+                return
+            yield places, rows
+            places = places + direction
+
+    def _compare(
+        self, queries: NDArray[np.int64], images: NDArray[np.int64], hashes: NDArray[np.uint8], crop: int
+    ) -> _Matches:
+        """Those of the pairs whose whole hashes are near."""
+        differing = self._queries[queries].view(np.uint64) ^ hashes[images].view(np.uint64)
+        distance = np.bitwise_count(differing).sum(axis=1, dtype=np.int64)
+        is_near = (distance <= MAX_DISTANCE) & (queries % self._num_images != images)
+        return _Matches(queries, images, np.full(len(images), crop), distance).choose(is_near)
+
+
+def _match_crop(buckets: _Buckets, hashes: NDArray[np.uint8], crop: int) -> tuple[_Matches, int]:
+    return buckets.match(np.ascontiguousarray(hashes), crop)
+
+
+def _keep_nearest(*matches: _Matches) -> _Matches:
+    """Of each query the nearest images, each once."""
+    every = _Matches(*(np.concatenate([getattr(part, name) for part in matches]) for name in _FIELDS))
+    every = every.choose(np.lexsort((every.crop, every.distance, every.image, every.query)))
+    every = every.choose(_mark_first(every.query, every.image))
+    every = every.choose(np.lexsort((every.image, every.distance, every.query)))
+    starts = np.flatnonzero(_mark_first(every.query))
+    rank = np.arange(len(every.query)) - np.repeat(starts, np.diff(starts, append=len(every.query)))
+    return every.choose(rank < MAX_NUM_KEPT)
+
+
+def _mark_first(*columns: NDArray) -> NDArray[np.bool_]:
+    """Mark the rows that differ from the row before in any column."""
+    is_first = np.ones(len(columns[0]), bool)
+    is_first[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return is_first
