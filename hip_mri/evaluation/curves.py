@@ -1,0 +1,108 @@
+"""ROC and precision-recall curves with pointwise 95 % bands."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hip_mri.errors import EvaluationError
+from hip_mri.evaluation.bounds import bound_shares, find_deviations, find_quantile
+from hip_mri.evaluation.resampling import NUM_RESAMPLES, count_rarer_groups, resample
+from hip_mri.evaluation.sample import check_sample
+from hip_mri.evaluation.weighted import Tally, tally_sample
+
+NUM_POINTS: Final = 101
+"""Points of a curve, one per percent."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve and the band around it; all arrays have the shape (num_points,).
+
+    Attributes:
+        grid: Where the curve is read, 0 to 1: false alarms (1 - specificity) for ROC, recall for precision-recall.
+        curve: Sensitivity, or precision, there.
+        lower: Lower end of the 95 % interval of each point, taken by itself.
+        upper: Its upper end.
+    """
+
+    grid: Floats
+    curve: Floats
+    lower: Floats
+    upper: Floats
+
+
+@dataclass(frozen=True)
+class CurveBands:
+    """Both curves of a split.
+
+    Attributes:
+        roc: Sensitivity by false alarms, on straight lines between thresholds; where thresholds share their false
+            alarms, the highest.
+        precision_recall: Precision at the first threshold from above that reaches the recall.
+    """
+
+    roc: Band
+    precision_recall: Band
+
+
+def bootstrap_curves(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike | None,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+    num_points: int = NUM_POINTS,
+) -> CurveBands:
+    """Find the curves of a split and how far chance could move each point up or down.
+
+    Args:
+        labels: True classes, 0 normal or 1 lesion, shape (num_images,).
+        scores: Probability of a lesion, 0-1, shape (num_images,).
+        groups: Numbers or names of groups within which images resemble each other, shape (num_images,); `None` takes
+            all images as independent.
+        seed: The same seed gives the same bands.
+        num_resamples: Resamples.
+        num_points: Points of a curve, at least 2.
+
+    Returns:
+        The curves and their bands. The ROC curve's last point, where everything is called, is certain.
+
+    Raises:
+        EvaluationError: The images cannot be measured, or fewer than two groups have a lesion, or a normal image.
+    """
+    sample = check_sample(labels, scores, groups)
+    num_groups = count_rarer_groups(sample)
+    if num_groups < 2:
+        raise EvaluationError(
+            "curves: a band needs at least two groups with lesions and two with normal images, found only "
+            f"{num_groups} of one kind. Give images of more groups."
+        )
+    grid = np.linspace(0, 1, num_points)
+    curves = _read_curves(tally_sample(sample), grid)
+    resampled = resample(sample, lambda tally: _read_curves(tally, grid), seed, num_resamples)
+    quantile, bands = find_quantile(num_groups), {}
+    for name, values in curves.items():
+        lower, upper = bound_shares(values[:, 0], find_deviations(resampled[name])[0], quantile, num_groups)
+        bands[name] = Band(grid, values[:, 0], lower, upper)
+    bands["roc"].lower[-1] = 1
+    return CurveBands(**bands)
+
+
+def _read_curves(tally: Tally, grid: Floats) -> dict[str, Floats]:
+    """Both curves of every column, shape (num_points, num_columns) each."""
+    found, alarms = np.cumsum(tally.lesions[::-1], axis=0), np.cumsum(tally.normals[::-1], axis=0)
+    sensitivities, false_alarms = found / found[-1], alarms / alarms[-1]
+    calls = found + alarms
+    precisions = np.divide(found, calls, out=np.ones_like(found), where=calls > 0)
+    origin = np.zeros(1)
+    roc, precision_recall = np.empty((2, len(grid), found.shape[1]))
+    for column in range(found.shape[1]):
+        x, y = np.append(origin, false_alarms[:, column]), np.append(origin, sensitivities[:, column])
+        roc[:, column] = np.interp(grid, x, y)  # where x repeats, the last y counts
+        reached = np.searchsorted(sensitivities[:, column], grid - 1e-12)
+        precision_recall[:, column] = precisions[reached, column]
+    return {"roc": roc, "precision_recall": precision_recall}

@@ -1,0 +1,107 @@
+"""The scored images that a measure speaks of: checked once, then taken as they are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from hip_mri.config import LABELS
+from hip_mri.errors import EvaluationError, list_offenders
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Scored images whose true class is known, of both classes.
+
+    Attributes:
+        labels: 0 normal or 1 lesion, shape (num_images,).
+        scores: Probability of a lesion, 0-1, float64, shape (num_images,).
+        groups: Number of the group, 0 to `num_groups` - 1, shape (num_images,). Images of one group (a patient, a
+            series) resemble each other; images of different groups are independent.
+        num_groups: Number of groups; each has an image.
+    """
+
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    groups: NDArray[np.int64]
+    num_groups: int
+
+
+def check_sample(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike | None = None) -> Sample:
+    """See that scored images can be measured.
+
+    Args:
+        labels: True classes, 0 normal or 1 lesion, shape (num_images,).
+        scores: Probability of a lesion, 0-1, shape (num_images,).
+        groups: Numbers or names of groups, shape (num_images,); without them every image is a group of its own.
+
+    Returns:
+        The sample; its groups are numbered in the order of their names.
+
+    Raises:
+        EvaluationError: Shapes differ, a label is not 0 or 1, a score is not a number from 0 to 1, a group is missing,
+            or one class has no image.
+    """
+    true, probabilities = np.asarray(labels), np.asarray(scores, np.float64)
+    if true.ndim != 1 or true.shape != probabilities.shape:
+        raise EvaluationError(
+            f"one label per score is needed, received {true.shape} labels, {probabilities.shape} scores. "
+            "Give two rows of the same length."
+        )
+    _check_scores(probabilities)
+    _check_labels(true)
+    if groups is None:
+        return Sample(true.astype(np.int64), probabilities, np.arange(len(true)), len(true))
+    numbers, num_groups = number_groups(groups, len(true))
+    return Sample(true.astype(np.int64), probabilities, numbers, num_groups)
+
+
+def number_groups(groups: ArrayLike, num_images: int) -> tuple[NDArray[np.int64], int]:
+    """Number groups from 0, in the order of their names.
+
+    Args:
+        groups: Numbers or names, shape (num_images,).
+        num_images: How many are needed.
+
+    Returns:
+        The number of each image's group, shape (num_images,), and the count of groups.
+
+    Raises:
+        EvaluationError: There is not one group per image, or some have none.
+    """
+    names = np.asarray(groups)
+    if names.shape != (num_images,):
+        raise EvaluationError(
+            f"one group per image is needed, received {names.shape} groups, {num_images} images. "
+            "Give each image the name of its group."
+        )
+    missing = np.flatnonzero(pd.isna(names))
+    if missing.size:
+        raise EvaluationError(
+            f"{missing.size} of {num_images} images have no group, at position "
+            f"{list_offenders([str(row) for row in missing])}. Give each image the name of its group."
+        )
+    distinct, numbers = np.unique(names, return_inverse=True)
+    return numbers.astype(np.int64), len(distinct)
+
+
+def _check_scores(scores: NDArray[np.float64]) -> None:
+    unusable = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
+    if unusable.size:
+        raise EvaluationError(
+            f"{unusable.size} of {len(scores)} scores are not a number from 0 to 1, at position "
+            f"{list_offenders([f'{row} ({scores[row]})' for row in unusable])}. Train or score again."
+        )
+
+
+def _check_labels(labels: NDArray) -> None:
+    present = np.unique(labels).tolist()
+    if not set(present) <= {0, 1}:
+        raise EvaluationError(f"labels must be 0 ({LABELS[0]}) or 1 ({LABELS[1]}), received {present}.")
+    if len(present) < 2:
+        only = f"all {len(labels)} images are {LABELS[int(present[0])]}" if present else "there is no image"
+        raise EvaluationError(
+            f"{only}, but the measures compare two classes. "
+            "Give images of the missing class, or a larger share to this split."
+        )
