@@ -12,6 +12,8 @@ from prefect import flow
 from hip_mri.config import PipelineConfig
 from tasks.data import (
     fetch_source,
+    fingerprint_images,
+    group_images,
     hold_workspace,
     ingest_images,
     lay_out_folders,
@@ -20,7 +22,15 @@ from tasks.data import (
     split_manifest,
 )
 from tasks.evaluation import publish_run
-from tasks.model import choose_features, extract_features, prepare_backbone, resolve_weights, train_model
+from tasks.model import (
+    choose_features,
+    cross_validate_head,
+    extract_features,
+    find_neighbours,
+    prepare_backbone,
+    resolve_weights,
+    train_model,
+)
 from tasks.steps import Steps
 
 
@@ -42,7 +52,12 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
 
         source = steps.run(fetch_source)(config.source, config.source_sha256, workspace)
         intake = steps.run(ingest_images)(source, workspace, threads)
-        counts = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
+        if data.group_similar:
+            arrived = steps.run(plan_shards)(workspace, config.runner.shard_size)
+            steps.map(fingerprint_images, arrived, workspace)
+        groups = steps.run(group_images)(workspace, source, data, threads)
+        division = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
+
         shards = steps.run(plan_shards)(workspace, config.runner.shard_size)
         steps.map(preprocess_images, shards, workspace, settings=preprocessing)
         steps.run(lay_out_folders)(workspace, preprocessing)
@@ -54,4 +69,7 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
         steps.map(extract_features, shards, workspace, features=features)
         trained = steps.run(train_model)(workspace, features, model.hidden_units, training, config.seed)
 
-        return steps.run(publish_run)(workspace, config, weights, intake, counts, features, trained, steps.seconds)
+        folds = steps.run(cross_validate_head)(workspace, features, model.hidden_units, training, config.evaluation)
+        neighbours = steps.run(find_neighbours)(workspace, features)
+        findings = (intake, groups, division, folds, neighbours)
+        return steps.run(publish_run)(workspace, config, weights, features, trained, *findings, steps.seconds)

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.data import fetch, folders, ingest, preprocess, shards, split
+from hip_mri.data import fetch, fingerprint, folders, groups, ingest, preprocess, shards, split
 from hip_mri.data.ingest import IngestReport
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
@@ -41,6 +41,20 @@ def ingest_images(source_file: Path, workspace: Workspace, num_threads: int) -> 
 def _is_preprocessed(parameters: dict[str, Any]) -> bool:
     return not preprocess.find_missing(parameters["shard"], parameters["workspace"], parameters["settings"])
 
+
+def _has_fingerprints(parameters: dict[str, Any]) -> bool:
+    return not fingerprint.find_unfingerprinted(parameters["shard"], parameters["workspace"])
+
+
+fingerprint_images = task(
+    task_run_name="fingerprint shard {shard.name}",
+    cache_policy=cache_while_complete(_has_fingerprints),
+    persist_result=True,
+    result_serializer="json",
+    **STORAGE_RETRIES,
+)(fingerprint.fingerprint_images)
+
+group_images = task(task_run_name="find what belongs together", cache_policy=NO_CACHE)(groups.group_images)
 
 split_manifest = task(task_run_name="split into train, val and test", cache_policy=NO_CACHE)(split.split_manifest)
 

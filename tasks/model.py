@@ -8,7 +8,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import TrainingSettings
-from hip_mri.model import backbone, features, network, weights
+from hip_mri.model import backbone, cross_validation, features, neighbours, network, weights
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Epoch
 from hip_mri.model.network import TrainedModel
@@ -58,3 +58,10 @@ def train_model(
         update(num_epochs, num_epochs)
     create_table_artifact(model.read_history(), key="epochs", description="Loss and accuracy, epoch by epoch")
     return model
+
+
+cross_validate_head = task(task_run_name="cross-validate", tags=["gpu"], cache_policy=NO_CACHE)(
+    cross_validation.cross_validate_head
+)
+
+find_neighbours = task(task_run_name="look for leakage", cache_policy=NO_CACHE)(neighbours.find_neighbours)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hip_mri.config import DataSettings
 from hip_mri.data.ingest import CONTRADICTORY_LABEL, write_quarantine
 from hip_mri.data.manifest import read_manifest, write_manifest
 from hip_mri.data.patients import PatientTable, find_in_names, hash_identities, match_rows, read_patient_table
@@ -58,15 +59,7 @@ class GroupReport:
         return self.num_without_patient == 0
 
 
-def group_images(
-    workspace: Workspace,
-    source_file: Path,
-    patients_file: Path | None,
-    patient_pattern: str | None,
-    *,
-    with_similar: bool,
-    num_threads: int,
-) -> GroupReport:
+def group_images(workspace: Workspace, source_file: Path, settings: DataSettings, num_threads: int) -> GroupReport:
     """Find the groups of the manifest's images and write them back.
 
     Equal pixels with contradictory labels are quarantined. A split that the table of patients prescribes is written
@@ -76,9 +69,7 @@ def group_images(
         workspace: Its manifest gets the columns patient, group, evidence and, where prescribed, split. Its
             `similar.parquet` gets the pairs of similar images.
         source_file: May hold a table of patients.
-        patients_file: The user's table of patients; see `read_patient_table`.
-        patient_pattern: Regular expression that finds the patient in a file name.
-        with_similar: Whether images that equal or resemble each other are grouped; needs their fingerprints.
+        settings: Which evidence is used. Similar images are found by their fingerprints.
         num_threads: Threads that compare images.
 
     Returns:
@@ -89,13 +80,13 @@ def group_images(
         SplitError: The table prescribes two splits for one image.
     """
     manifest = read_manifest(workspace.manifest_file).reset_index(drop=True)
-    table = read_patient_table(patients_file, source_file)
-    pairs = _find_pairs(manifest, workspace, num_threads) if with_similar else NO_PAIRS
+    table = read_patient_table(settings.patients_file, source_file)
+    pairs = _find_pairs(manifest, workspace, num_threads) if settings.group_similar else NO_PAIRS
     with replace_file(workspace.similar_file) as temporary:
         pairs.to_parquet(temporary, index=False)
     num_contradictory = _quarantine_contradictions(manifest, pairs, workspace)
     used = manifest[manifest["state"].isin(["ready", "duplicate"])]
-    known = _identify(used, table, patient_pattern, workspace)
+    known = _identify(used, table, settings.patient_pattern, workspace)
     pairs = pairs[pairs["first"].isin(used["sha256"]) & pairs["second"].isin(used["sha256"])]
     images = used[used["state"] == "ready"].set_index("sha256")
     group, evidence = connect(images.index, _list_ties(known), pairs)

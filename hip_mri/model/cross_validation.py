@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from hip_mri.config import LABELS, TrainingSettings
+from hip_mri.config import LABELS, EvaluationSettings, TrainingSettings
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows, TrainingImages
@@ -53,8 +53,7 @@ def cross_validate_head(
     features: FeatureSet,
     hidden_units: int,
     settings: TrainingSettings,
-    num_folds: int,
-    num_seeds: int,
+    evaluation: EvaluationSettings,
 ) -> Path | None:
     """Cross-validate the head on the training split; done before with the same images and settings, it is not repeated.
 
@@ -63,17 +62,20 @@ def cross_validate_head(
         features: The set to train on.
         hidden_units: Width of the head's dense layer.
         settings: How each head is trained; the second stage is left out.
-        num_folds: Parts of the images, each scored by a head that was trained on the others. Fewer are taken where a
-            class has fewer groups.
-        num_seeds: Repetitions of the grouped folds with other folds and initial weights. Folds by image run once.
+        evaluation: Number of folds, each scored by a head that was trained on the others; fewer are taken where a
+            class has fewer groups. Number of repetitions of the grouped folds, with other folds and initial weights;
+            folds by image run once.
 
     Returns:
-        CSV with the columns scheme (`grouped` or `by_image`), seed, fold, image_id, label and score; `None` where a
-        class has a single group.
+        CSV with the columns scheme (`grouped` or `by_image`), seed, fold, image_id, label and score; `None` where
+        none is asked for, or a class has a single group.
     """
+    num_seeds = evaluation.cross_validation_seeds
+    if not num_seeds:
+        return None
     images = select_ready(read_manifest(workspace.manifest_file))
     images = images[images["split"] == "train"].sort_values("image_id")
-    num_folds = min(num_folds, int(images.groupby("label")["group"].nunique().min()))
+    num_folds = min(evaluation.cross_validation_folds, int(images.groupby("label")["group"].nunique().min()))
     if num_folds < MIN_NUM_FOLDS:
         logger.warning("No cross-validation: a class has a single group in the training split")
         return None
