@@ -20,7 +20,8 @@ from hip_mri.data.ingest import IngestReport
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.data.reading import read_images
-from hip_mri.evaluation.figures import ContrastSample, draw_figures
+from hip_mri.evaluation.charts.sheets import ContrastSample
+from hip_mri.evaluation.figures import draw_figures
 from hip_mri.evaluation.metrics import evaluate_predictions
 from hip_mri.evaluation.report import write_report
 from hip_mri.evaluation.summary import ReportSummary

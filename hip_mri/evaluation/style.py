@@ -4,7 +4,7 @@ Settings go onto each artist, never into Matplotlib's global ones: tasks draw in
 """
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from hip_mri.config import LABELS
 from hip_mri.errors import EvaluationError
 from hip_mri.workspace import write_bytes
 
@@ -43,12 +44,24 @@ Source: Okabe and Ito, "Color Universal Design", 2008.
 RING: Final[dict[str, Any]] = {
     "linestyle": "none",
     "marker": "o",
-    "markersize": 7,
+    "markersize": 9.5,
     "markerfacecolor": "white",
     "markeredgecolor": INK,
     "markeredgewidth": 1.8,
 }
 """Mark of one point on a line."""
+
+DIAMOND: Final[dict[str, Any]] = RING | {"marker": "D", "markersize": 4.5, "markeredgewidth": 1.5}
+"""Mark of a second point on a line; fits into a ring, so that both show in one place."""
+
+REFERENCE_LINE: Final[dict[str, Any]] = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (2, 3))}
+"""Line to compare with: chance, the ideal, doing nothing."""
+
+CLASS_FILLS: Final[dict[str, dict[str, Any]]] = {
+    LABELS[0]: {"facecolor": "#56B4E9", "edgecolor": INK, "linewidth": 0.7},
+    LABELS[1]: {"facecolor": "#E69F00", "edgecolor": INK, "linewidth": 0.7, "hatch": "////"},
+}
+"""Fill of each class: sky blue, and orange with hatching; of the same palette as the lines."""
 
 STRIP_HEIGHT: Final = 0.3
 """Of the strip that carries the notice, in inches."""
@@ -96,9 +109,19 @@ def style_unit_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_aspect("equal")
 
 
-def add_legend(axes: Axes, location: Literal["best", "lower left", "lower right"]) -> None:
-    """Add a legend on a pale ground, so that no line runs through its text."""
-    axes.legend(loc=location, fontsize=SMALL_SIZE, labelcolor=INK, framealpha=0.94, edgecolor=GRID)
+def add_legend_beneath(figure: Figure, axes: Axes, num_columns: int = 1, title: str = "") -> None:
+    """Add the legend of a chart beneath the figure's charts, where it can cover nothing.
+
+    Args:
+        figure: The whole picture.
+        axes: Whose lines are named.
+        num_columns: Columns of the legend.
+        title: Words above it.
+    """
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=num_columns, title=title or None,
+        fontsize=SMALL_SIZE, title_fontsize=SMALL_SIZE, labelcolor=INK, frameon=False,
+    )  # fmt: skip
 
 
 def save_figure(figure: Figure, file: Path) -> Path:

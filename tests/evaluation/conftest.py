@@ -8,7 +8,8 @@ import pytest
 
 from hip_mri.config import LABELS
 from hip_mri.data.ingest import IngestReport
-from hip_mri.evaluation.figures import ContrastSample, draw_figures
+from hip_mri.evaluation.charts.sheets import ContrastSample
+from hip_mri.evaluation.figures import draw_figures
 from hip_mri.evaluation.metrics import evaluate_predictions
 from hip_mri.evaluation.summary import ReportSummary
 from hip_mri.evaluation.wording import collect_notices, summarize_notices

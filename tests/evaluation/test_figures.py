@@ -1,28 +1,42 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
-import numpy as np
 import pytest
 from matplotlib import pyplot
 
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.embedding import encode_data_uri, shrink_png
-from hip_mri.evaluation.figures import draw_confusion_matrices, draw_figures, draw_learning_curves, draw_roc
-from hip_mri.evaluation.metrics import evaluate_predictions, split_predictions
+from hip_mri.evaluation.figures import Findings, draw_figures, gather_splits
 from hip_mri.evaluation.style import INK
+from hip_mri.evaluation.wording import CAPTIONS
+from tests.evaluation.charts.material import (
+    KINDS,
+    SUMMARY,
+    make_cases,
+    make_decision_curve,
+    make_flow,
+    make_folds,
+    make_neighbours,
+    make_pairs,
+    make_split,
+)
 
-NAMES = ["roc.png", "precision_recall.png", "confusion_matrix.png", "learning_curves.png", "contrast_samples.png"]
+NAMES = [
+    "roc.png",
+    "precision_recall.png",
+    "confusion_matrix.png",
+    "score_histogram.png",
+    "calibration.png",
+    "learning_curves.png",
+    "contrast_samples.png",
+]
+"""Pictures that need nothing but predictions, history and samples."""
 
 
 def read_pixels(file):
     pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
     assert pixels is not None
     return pixels
-
-
-def read_texts(axes):
-    legend = axes.get_legend()
-    return [text.get_text() for text in [*axes.texts, *(legend.get_texts() if legend else [])]]
 
 
 def test_every_picture_decodes_and_shows_something(figures):
@@ -62,37 +76,27 @@ def test_threads_draw_the_same_pictures_and_leave_pyplot_alone(figures, predicti
     assert pyplot.get_fignums() == []
 
 
-def test_roc_names_areas_and_marks_the_threshold(predictions):
-    metrics = evaluate_predictions(predictions, 0.3)
-    axes = draw_roc(split_predictions(predictions), metrics, 0.3, "").axes[0]
-    texts = read_texts(axes)
-    assert f"Test (AUC {metrics['test']['auc']:.3f})" in texts
-    assert "At the threshold 0.3" in texts
-    rings = [line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
-    expected = [1 - metrics["test"]["specificity"], metrics["test"]["sensitivity"]]
-    assert any(np.allclose(ring, expected) for ring in rings)
-
-
-def test_confusion_matrix_shows_counts_and_shares_of_the_row(predictions):
-    metrics = evaluate_predictions(predictions, 0.5)
-    figure = draw_confusion_matrices(metrics, 0.5, "")
-    assert [axes.get_title("left") for axes in figure.axes] == ["Test images", "Validation images"]
-    counts = np.array(metrics["test"]["confusion_matrix"])
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    expected = [f"{count}\n{share:.1%}" for count, share in zip(counts.ravel(), shares.ravel(), strict=True)]
-    assert read_texts(figure.axes[0]) == expected
-
-
-def test_learning_curves_divide_the_stages(history):
-    assert not any("fine-tune" in text for axes in draw_learning_curves(history, "").axes for text in read_texts(axes))
-    staged = history.assign(stage=["head"] * 5 + ["fine_tune"] * 3)
-    for axes in draw_learning_curves(staged, "").axes:
-        assert any(list(line.get_xdata()) == [5.5, 5.5] for line in axes.lines)
-        assert any("fine-tune" in text for text in read_texts(axes))
-
-
-def test_one_epoch_can_be_drawn(history):
-    draw_learning_curves(history[:1], "").canvas.draw_idle()
+def test_findings_add_bands_and_pictures(predictions, history, samples, tmp_path):
+    kind = KINDS["typical"]
+    band = make_split(kind).roc_band
+    assert band is not None
+    findings = Findings(
+        intervals={"test": {"auc": (0.7, 0.9)}},
+        roc_bands={"test": band},
+        precision_bands={"test": band},
+        calibration=SUMMARY,
+        decision_curve=make_decision_curve(kind),
+        explained=make_cases(kind, ["true positive", "false negative"]),
+        flow=make_flow(kind),
+        neighbours=make_neighbours(kind),
+        close_pairs=make_pairs(kind, 2),
+        folds=make_folds(kind),
+    )
+    files = draw_figures(predictions, history, samples, 0.4, tmp_path, findings=findings)
+    assert [file.stem for file in files] == list(CAPTIONS)
+    assert gather_splits(predictions, findings)["test"].intervals == {"auc": (0.7, 0.9)}
+    assert list(gather_splits(predictions)) == ["test", "val"]
+    assert list(gather_splits(predictions[predictions["split"] == "train"])) == ["train"]
 
 
 @pytest.mark.parametrize("most_bytes", [80_000, 20_000])

@@ -97,7 +97,7 @@ def test_report_needs_nothing_from_outside(summary, tmp_path):
     assert not re.search(r"https?://|url\(|@import", text)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
     links = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
-    assert len(links) == len(summary.figures) == 5
+    assert len(links) == len(summary.figures) == 7
     assert all(link and link.startswith("data:image/png;base64,") for link in links)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
@@ -182,7 +182,7 @@ def test_markdown_is_short_and_leads_with_the_notices(summary, markdown):
     assert lines[4] == "| Metric | Test | Validation | Training | 95% interval (test) |"
     auc = [f"{summary.metrics[split]['auc']:.3f}" for split in ("test", "val", "train")]
     assert lines[6].startswith(f"| AUC | {' | '.join(auc)} | ")
-    assert sum(line.startswith("![") for line in lines) == 5
+    assert sum(line.startswith("![") for line in lines) == 7
     assert "`runs/0001/report.html`" in lines[-1]
 
 

@@ -1,0 +1,60 @@
+"""How training went, epoch by epoch."""
+
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hip_mri.evaluation import style
+from hip_mri.evaluation.wording import SPLIT_TITLES
+
+OPEN_RING: Final[dict[str, Any]] = style.RING | {"markerfacecolor": "none"}
+"""Lets the point show that it surrounds."""
+
+
+def draw_learning_curves(history: pd.DataFrame, notice: str = "") -> Figure:
+    """Draw loss and accuracy by epoch, of training and validation images, side by side.
+
+    Args:
+        history: Columns `loss`, `accuracy`, `val_loss` and `val_accuracy`, one row per epoch; where the column
+            `stage` (`head`, `fine_tune`) changes, a line divides the chart.
+        notice: What the picture must say about itself.
+    """
+    figure = style.create_figure(9.2, 4.1, notice)
+    left, right = figure.subplots(1, 2)
+    _draw_measure(left, history, "loss", "Loss", "Binary cross-entropy")
+    _draw_measure(right, history, "accuracy", "Accuracy", "Share of images called right")
+    style.add_legend_beneath(figure, left, num_columns=3)
+    return figure
+
+
+def _draw_measure(axes: Axes, history: pd.DataFrame, measure: str, title: str, y_label: str) -> None:
+    epochs = np.arange(1, len(history) + 1)
+    marker = "o" if len(history) <= 12 else ""  # a line through one epoch would not show
+    for split, column in (("train", measure), ("val", f"val_{measure}")):
+        line = style.SPLIT_LINES[split]
+        axes.plot(epochs, history[column], marker=marker, markersize=4.5, label=SPLIT_TITLES[split], **line)
+    best = int(np.argmin(history["val_loss"]))
+    label = f"Lowest validation loss (epoch {epochs[best]})"
+    axes.plot(epochs[best], history[f"val_{measure}"].iloc[best], label=label, zorder=5, **OPEN_RING)
+    style.style_axes(axes, title, "Epoch", y_label)
+    axes.set_xlim(0.5, len(history) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    _divide_stages(axes, history)
+
+
+def _divide_stages(axes: Axes, history: pd.DataFrame) -> None:
+    """Draw a line where the second stage of training begins, if there is one."""
+    if "stage" not in history.columns:
+        return
+    stages = history["stage"].tolist()
+    for epoch in range(1, len(stages)):
+        if stages[epoch] != stages[epoch - 1]:
+            axes.axvline(epoch + 0.5, color=style.INK, linewidth=1.2)
+            axes.set_title(
+                f"after the line: {stages[epoch].replace('_', '-')}", loc="right",
+                fontsize=style.SMALL_SIZE, color=style.INK, pad=9,
+            )  # fmt: skip

@@ -1,0 +1,252 @@
+"""Every chart with small, typical and extreme material: it is drawn, nothing overlaps, and it says what it must."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from hip_mri.evaluation.charts.calibration import bin_scores, draw_calibration
+from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall, draw_roc
+from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_decision_curve, draw_score_histogram
+from hip_mri.evaluation.charts.flow_diagram import draw_flow
+from hip_mri.evaluation.charts.leakage import FoldComparison, draw_fold_comparison, draw_neighbour_distances
+from hip_mri.evaluation.charts.sheets import ContrastSample, draw_close_pairs, draw_contrast_samples, draw_explanations
+from hip_mri.evaluation.charts.sheets import shorten_id as shorten
+from hip_mri.evaluation.charts.training import draw_learning_curves
+from tests.evaluation.charts.material import (
+    KINDS,
+    LONG_ID,
+    SUMMARY,
+    make_cases,
+    make_decision_curve,
+    make_flow,
+    make_folds,
+    make_neighbours,
+    make_pairs,
+    make_split,
+    make_splits,
+)
+
+NOTICE = "SYNTHETIC DATA"
+ALL_OUTCOMES = ["true positive", "true positive", "true negative", "false positive", "false negative"]
+
+
+def make_history(num_epochs: int) -> pd.DataFrame:
+    falling = np.exp(-np.arange(1, num_epochs + 1) / 8)
+    stages = ["head" if epoch < num_epochs - 2 else "fine_tune" for epoch in range(num_epochs)]
+    return pd.DataFrame(
+        {
+            "loss": falling,
+            "accuracy": 1 - falling,
+            "val_loss": falling + 0.1,
+            "val_accuracy": 0.9 - falling,
+            "stage": stages,
+        }
+    )
+
+
+def make_samples(kind) -> list[ContrastSample]:
+    image = np.random.default_rng(6).integers(0, 256, (40, 50), np.uint8)
+    return [ContrastSample(kind.image_id, "normal" if row else "osseous_lesion", image, image) for row in range(3)]
+
+
+DRAWINGS = {
+    "roc": lambda kind: draw_roc(make_splits(kind), kind.threshold, NOTICE),
+    "precision_recall": lambda kind: draw_precision_recall(make_splits(kind), kind.threshold, NOTICE),
+    "confusion_matrix": lambda kind: draw_confusion_matrices(make_splits(kind), kind.threshold, NOTICE),
+    "score_histogram": lambda kind: draw_score_histogram(make_split(kind), kind.threshold, "Test images", NOTICE),
+    "calibration": lambda kind: draw_calibration(
+        make_split(kind), "Calibration", SUMMARY, make_split(kind).scores ** 2, NOTICE
+    ),
+    "decision_curve": lambda kind: draw_decision_curve(make_decision_curve(kind), kind.threshold, "Decision", NOTICE),
+    "learning_curves": lambda kind: draw_learning_curves(make_history(1 if kind.num_lesions == 1 else 30), NOTICE),
+    "explanations": lambda kind: draw_explanations(
+        make_cases(kind, ALL_OUTCOMES if kind.num_lesions > 12 else ["true positive"]), NOTICE
+    ),
+    "contrast_samples": lambda kind: draw_contrast_samples(make_samples(kind), NOTICE),
+    "flow": lambda kind: draw_flow(make_flow(kind), NOTICE),
+    "neighbours": lambda kind: draw_neighbour_distances(make_neighbours(kind), NOTICE),
+    "close_pairs": lambda kind: draw_close_pairs(make_pairs(kind, 3 if kind.num_lesions > 12 else 1), NOTICE),
+    "folds": lambda kind: draw_fold_comparison(make_folds(kind), NOTICE),
+}
+
+
+def read_texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text().strip()]
+
+
+def list_overlaps(figure, monkeypatch) -> list[tuple[str, str]]:
+    """Pairs of texts that were drawn over one another, and texts that run over the edge of the picture."""
+    drawn: list[Text] = []
+    draw = Text.draw
+    monkeypatch.setattr(Text, "draw", lambda text, renderer: (drawn.append(text), draw(text, renderer))[1])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = []
+    for text in drawn:
+        if text.get_text().strip() and text.get_visible() and text.get_alpha() != 0:
+            box = text.get_window_extent(canvas.get_renderer())
+            boxes.append((text.get_text(), box.x0 + 1, box.y0 + 1, box.x1 - 1, box.y1 - 1))
+    width, height = canvas.get_width_height()
+    over_edge = [(box[0], "edge") for box in boxes if min(box[1:3]) < 0 or box[3] > width or box[4] > height]
+    return over_edge + [
+        (first[0], second[0])
+        for first, second in combinations(boxes, 2)
+        if first[1] < second[3] and second[1] < first[3] and first[2] < second[4] and second[2] < first[4]
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_chart_is_drawn_whole_and_no_text_touches_another(name, kind, monkeypatch):
+    figure = DRAWINGS[name](KINDS[kind])
+    assert NOTICE in read_texts(figure)
+    assert list_overlaps(figure, monkeypatch) == []
+
+
+def test_curves_name_areas_intervals_and_both_thresholds():
+    kind = KINDS["typical"]
+    splits = make_splits(kind)
+    for draw, measure, oracle, between in (
+        (draw_roc, "AUC", roc_auc_score, "0.710 to 0.930"),
+        (draw_precision_recall, "AP", average_precision_score, "0.600 to 0.900"),
+    ):
+        figure = draw(splits, kind.threshold)
+        texts = read_texts(figure)
+        value = oracle(splits["test"].labels, splits["test"].scores)
+        assert f"Test ({measure} {value:.3f}, 95% interval {between})" in texts
+        assert {"At 0.31, the threshold in use", "At 0.5", "95% band, test"} <= set(texts)
+        assert len(figure.axes[0].collections) == 1  # one band
+        marks = [line for line in figure.axes[0].lines if line.get_marker() in "oD" and len(line.get_xdata())]
+        assert len(marks) == 4
+        widths = [line.get_linewidth() for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+        assert widths[0] > widths[1]
+
+
+def test_marks_stand_at_sensitivity_and_specificity():
+    split = ScoredSplit(np.array([0, 0, 0, 0, 1, 1]), np.array([0.1, 0.2, 0.4, 0.6, 0.35, 0.9]))
+    figure = draw_roc({"test": split}, 0.3)
+    marks = [line for line in figure.axes[0].lines if line.get_marker() in "oD" and len(line.get_xdata())]
+    np.testing.assert_allclose([mark.get_xydata()[0] for mark in marks], [[0.5, 1.0], [0.25, 0.5]])
+    figure = draw_precision_recall({"test": split}, 0.95)  # no alarm, no precision
+    marks = [line for line in figure.axes[0].lines if line.get_marker() in "oD" and len(line.get_xdata())]
+    np.testing.assert_allclose([mark.get_xydata()[0] for mark in marks], [[0.5, 0.5]])
+    assert "Chance (share of lesions in test, 0.333)" in read_texts(figure)
+
+
+def test_confusion_matrices_show_counts_at_both_thresholds():
+    splits = make_splits(KINDS["typical"])
+    figure = draw_confusion_matrices(splits, 0.31)
+    assert len(figure.axes) == 4
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        *["Called, at the threshold 0.31"] * 2,
+        *["Called, at the threshold 0.5"] * 2,
+    ]
+    for axes, (split, threshold) in zip(
+        figure.axes, [(splits[name], threshold) for threshold in (0.31, 0.5) for name in splits], strict=True
+    ):
+        called = split.scores >= threshold
+        counts = np.array([[np.sum(called[split.labels == truth] == call) for call in (0, 1)] for truth in (0, 1)])
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        expected = [f"{count}\n{share:.1%}" for count, share in zip(counts.ravel(), shares.ravel(), strict=True)]
+        assert [text.get_text() for text in axes.texts] == expected
+    assert len(draw_confusion_matrices(splits, 0.5).axes) == 2
+
+
+def test_histogram_counts_every_image_once():
+    split = make_split(KINDS["typical"])
+    figure = draw_score_histogram(split, 0.31, "Test images")
+    counts = [sum(patch.get_height() for patch in axes.patches) for axes in figure.axes]
+    assert counts == [280, 120]
+    assert figure.axes[1].get_title("left") == "Test images: osseous lesion (120)"
+
+
+def test_bins_have_equal_mass_and_equal_scores_stay_together():
+    generator = np.random.default_rng(7)
+    scores = generator.random(400)
+    labels = (generator.random(400) < scores).astype(np.int64)
+    bins = bin_scores(labels, scores)
+    assert len(bins.means) == 10
+    assert bins.means[0] == pytest.approx(np.sort(scores)[:40].mean())
+    assert bins.shares[0] == pytest.approx(labels[np.argsort(scores)[:40]].mean())
+    assert (bins.lower <= bins.shares).all()
+    assert (bins.shares <= bins.upper).all()
+    tied = bin_scores(labels, np.where(scores < 0.7, 0.2, 0.8))
+    assert tied.means.tolist() == pytest.approx([0.2, 0.8])
+    assert len(bin_scores(labels[:5], scores[:5]).means) == 1
+
+
+def test_calibration_is_said_in_words():
+    figure = draw_calibration(make_split(KINDS["typical"]), "Calibration", SUMMARY)
+    text = "Expected calibration error 0.061\nSlope 0.840 (ideal 1), intercept not available (ideal 0)"
+    assert text in read_texts(figure)
+    assert "After recalibration" not in read_texts(figure)
+
+
+def test_decision_curve_shows_three_ways_and_the_threshold():
+    curve = make_decision_curve(KINDS["typical"])
+    texts = read_texts(draw_decision_curve(curve, 0.31, "Decision"))
+    assert {"Act as the model says", "Act on every image", "Act on none", "At 0.31, the threshold in use"} <= set(texts)
+    assert not any("threshold in use" in text for text in read_texts(draw_decision_curve(curve, 0.999, "Decision")))
+
+
+def test_learning_curves_divide_the_stages():
+    plain = draw_learning_curves(make_history(8).drop(columns="stage"))
+    assert not any("fine-tune" in text for text in read_texts(plain))
+    for axes in draw_learning_curves(make_history(8)).axes:
+        assert axes.get_title("right") == "after the line: fine-tune"
+        assert any(list(line.get_xdata()) == [6.5, 6.5] for line in axes.lines)
+
+
+def test_empty_kinds_of_calls_are_said_in_words():
+    texts = read_texts(draw_explanations(make_cases(KINDS["small"], ["true positive", "true negative"])))
+    assert texts.count("None among\nthe test images") == 2
+    assert {"Lesion found", "Normal, called normal", "False alarm", "Lesion missed"} <= set(texts)
+    assert "nothing\nspoke for\na lesion" in texts
+    assert texts.count("score 0.500") == 2
+
+
+def test_no_more_than_three_cases_of_a_kind_are_shown():
+    texts = read_texts(draw_explanations(make_cases(KINDS["small"], ["false positive"] * 5)))
+    assert texts.count("score 0.500") == 3
+
+
+def test_flow_adds_up_and_names_every_count():
+    flow = make_flow(KINDS["typical"])
+    texts = read_texts(draw_flow(flow))
+    assert flow.num_readable == 2430 - 7 - 3
+    assert flow.num_images == flow.num_readable - 13
+    expected = {"n = 2,430", "n = 2,420", "n = 2,407", "Not used: 10", "reason 1: 2", "Copies set aside: 13"}
+    assert expected | {"Held out", "27 images", "1 group", "40 groups", "divided by image"} <= set(texts)
+
+
+def test_many_reasons_are_gathered():
+    texts = read_texts(draw_flow(make_flow(KINDS["extreme"])))
+    assert {"reason 7: 8", "reason 3: 4", "other reasons: 6"} <= set(texts)
+    assert "reason 2: 3" not in texts
+
+
+def test_neighbours_leave_out_what_is_empty():
+    assert len(draw_neighbour_distances(make_neighbours(KINDS["small"])).axes[0].lines) == 2
+    texts = read_texts(draw_neighbour_distances(make_neighbours(KINDS["typical"])))
+    assert {"Test to training (n = 400)", "Within a group (n = 400)", "Between groups (n = 100)"} <= set(texts)
+
+
+def test_folds_show_means_and_gap():
+    assert {"0.940", "0.877", "inflation\n+0.063"} <= set(read_texts(draw_fold_comparison(make_folds(KINDS["small"]))))
+    reverse = FoldComparison(np.array([0.8, 0.8]), np.array([0.81, 0.82]))
+    assert "no inflation\n-0.015" in read_texts(draw_fold_comparison(reverse))
+
+
+def test_pairs_name_both_images_and_their_distance():
+    texts = read_texts(draw_close_pairs(make_pairs(KINDS["small"], 3)))
+    assert {"distance 0", "distance 0.01", "distance 0.02", "0123456789abcdef", "fedcba9876543210"} <= set(texts)
+
+
+def test_long_ids_keep_both_ends():
+    assert shorten(LONG_ID) == "a-hospita…00000001"
+    assert shorten("0123456789abcdef") == "0123456789abcdef"

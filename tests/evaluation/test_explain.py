@@ -1,0 +1,180 @@
+"""Grad-CAM against automatic differentiation, and whether it finds a lesion that was planted."""
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from hip_mri.errors import EvaluationError
+from hip_mri.evaluation.explain import differentiate_head, explain_cases, explain_images, pick_cases
+
+keras = pytest.importorskip("keras")
+
+SIZE = 32
+SPOT = 5
+"""Radius of a planted lesion, in pixels."""
+
+
+def build_network(*, standardized: bool, activation="sigmoid", seed: int = 0):
+    """A small network of the same build as the real ones: maps, average, perhaps a normalization, two dense layers."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((SIZE, SIZE, 1), name="image")
+    maps = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    for channels in (8, 16):
+        maps = keras.layers.Conv2D(channels, 5, strides=2, padding="same", activation="relu")(maps)
+    features = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps)
+    if standardized:
+        features = keras.layers.BatchNormalization(center=False, scale=False, name="standardize")(features)
+    hidden = keras.layers.Dense(24, "relu", name="hidden")(features)
+    network = keras.Model(image, keras.layers.Dense(1, activation, name="score")(hidden))
+    if standardized:
+        generator = np.random.default_rng(seed)
+        layer = network.get_layer("standardize")
+        layer.moving_mean.assign(generator.normal(0.3, 0.1, 16))
+        layer.moving_variance.assign(generator.uniform(0.01, 0.2, 16))
+    return network
+
+
+def differentiate_automatically(network, position, images):
+    """Oracle: TensorFlow's gradient of the logit, averaged over the places of the map."""
+    import tensorflow as tf
+
+    head = keras.Model(network.layers[position].output, network.output)
+    maps = keras.Model(network.input, network.layers[position].output)(images)
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        score = head(maps, training=False)
+        logit = tf.math.log(score / (1 - score))
+    return np.asarray(maps), np.asarray(tape.gradient(logit, maps))
+
+
+def draw_images(num_images: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num_images, SIZE, SIZE), np.uint8)
+
+
+@pytest.mark.parametrize("standardized", [False, True])
+def test_gradient_is_that_of_automatic_differentiation(standardized):
+    network = build_network(standardized=standardized)
+    inputs = draw_images(7)[..., None].astype(np.float32)
+    position = [layer.name for layer in network.layers].index("avg_pool") - 1
+    maps, expected = differentiate_automatically(network, position, inputs)
+    head = network.layers[position + 1 :]
+    outputs = [np.asarray(keras.Model(network.input, layer.output)(inputs)) for layer in head]
+    gradients = differentiate_head(head, maps, outputs)
+    assert np.abs(expected).max() > 1e-4
+    np.testing.assert_allclose(
+        np.broadcast_to(gradients[:, None, None], expected.shape), expected, rtol=2e-3, atol=1e-6
+    )
+
+
+def test_heat_is_grad_cam_of_the_real_architecture(tmp_path):
+    from hip_mri.model.backbone import build_backbone
+    from hip_mri.model.head import build_head
+    from hip_mri.model.network import join_network
+
+    network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=1))
+    network.save(tmp_path / "model.keras")
+    images = np.random.default_rng(2).integers(0, 256, (2, 64, 64), np.uint8)
+    heat = explain_images(tmp_path / "model.keras", images)
+
+    position = [layer.name for layer in network.layers].index("conv5_block3_out")
+    maps, gradients = differentiate_automatically(network, position, images[..., None].astype(np.float32))
+    weights = gradients.mean(axis=(1, 2))
+    raw = np.maximum((maps * weights[:, None, None]).sum(axis=-1), 0)
+    for found, expected in zip(heat, raw, strict=True):
+        enlarged = cv2.resize(expected, (64, 64), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(found, enlarged / max(enlarged.max(), 1e-30), atol=2e-3)
+
+
+def plant(generator: np.random.Generator, num_images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noise, with a bright spot in every second image; images, labels and places of the spots."""
+    images = generator.normal(90, 20, (num_images, SIZE, SIZE))
+    places = generator.integers(SPOT, SIZE - SPOT, (num_images, 2))
+    for number in range(0, num_images, 2):
+        cv2.circle(images[number], tuple(places[number].tolist()), SPOT, 200.0, -1)
+    return np.clip(images, 0, 255).astype(np.uint8), (np.arange(num_images) % 2 == 0).astype(int), places
+
+
+def test_heat_lies_where_a_lesion_was_planted(tmp_path):
+    generator = np.random.default_rng(5)
+    images, labels, _ = plant(generator, 256)
+    network = build_network(standardized=False)
+    network.compile(keras.optimizers.Adam(3e-3), "binary_crossentropy", metrics=["accuracy"])
+    network.fit(images[..., None].astype(np.float32), labels, batch_size=32, epochs=12, verbose=0)
+    network.save(tmp_path / "model.keras")
+
+    images, labels, places = plant(generator, 80)
+    scores = np.asarray(network.predict_on_batch(images[..., None].astype(np.float32)))[:, 0]
+    assert ((scores >= 0.5) == labels).mean() >= 0.95
+    heat = explain_images(tmp_path / "model.keras", images)
+    lesions = [number for number in range(80) if labels[number]]
+    hottest = np.array([np.unravel_index(heat[number].argmax(), (SIZE, SIZE))[::-1] for number in lesions])
+    distances = np.linalg.norm(hottest - places[lesions], axis=1)
+    assert (distances <= SPOT + 2).mean() >= 0.9
+
+
+def test_heat_is_scaled_by_image_and_does_not_depend_on_the_batch(tmp_path):
+    build_network(standardized=True).save(tmp_path / "model.keras")
+    images = draw_images(19)
+    heat = explain_images(tmp_path / "model.keras", images)
+    assert heat.shape == images.shape
+    assert heat.dtype == np.float32
+    assert heat.min() >= 0
+    assert set(np.round(heat.max(axis=(1, 2)), 6)) <= {0.0, 1.0}
+    np.testing.assert_allclose(explain_images(tmp_path / "model.keras", images[17:]), heat[17:], atol=1e-4)
+    assert explain_images(tmp_path / "model.keras", images[:0]).shape == (0, SIZE, SIZE)
+
+
+def test_what_never_speaks_for_a_lesion_has_no_heat(tmp_path):
+    network = build_network(standardized=False)
+    layer = network.get_layer("score")
+    layer.kernel.assign(-np.abs(layer.kernel.numpy()))
+    network.get_layer("hidden").kernel.assign(np.abs(network.get_layer("hidden").kernel.numpy()))
+    network.save(tmp_path / "model.keras")
+    assert not explain_images(tmp_path / "model.keras", draw_images(3)).any()
+
+
+def test_cases_are_the_most_confident_of_each_kind():
+    labels = [1, 1, 1, 1, 0, 0, 0, 1, 0]
+    scores = [0.9, 0.7, 0.9, 0.8, 0.1, 0.3, 0.6, 0.2, 0.5]
+    assert pick_cases(labels, scores, 0.5, most=3) == [
+        (0, "true positive"),
+        (2, "true positive"),
+        (3, "true positive"),
+        (4, "true negative"),
+        (5, "true negative"),
+        (6, "false positive"),
+        (8, "false positive"),
+        (7, "false negative"),
+    ]
+    assert pick_cases([0, 1], [0.1, 0.9], 0.5) == [(1, "true positive"), (0, "true negative")]
+
+
+def test_cases_carry_image_score_and_heat(tmp_path):
+    build_network(standardized=False).save(tmp_path / "model.keras")
+    images = draw_images(2)
+    cases = explain_cases(tmp_path / "model.keras", ["a", "b"], images, [0.9, 0.2], ["true positive", "false negative"])
+    assert [(case.image_id, case.score, case.outcome) for case in cases] == [
+        ("a", 0.9, "true positive"),
+        ("b", 0.2, "false negative"),
+    ]
+    assert (cases[1].image == images[1]).all()
+    assert cases[1].heat.shape == (SIZE, SIZE)
+
+
+def test_what_cannot_be_explained_is_said(tmp_path):
+    with pytest.raises(EvaluationError, match=r"gone\.keras cannot be loaded \(.*Give the `model\.keras`"):
+        explain_images(tmp_path / "gone.keras", draw_images(1))
+    build_network(standardized=False).save(tmp_path / "model.keras")
+    with pytest.raises(
+        EvaluationError, match=re.escape("shape (n, 32, 32) and type uint8 are needed, received (1, 9,")
+    ):
+        explain_images(tmp_path / "model.keras", np.zeros((1, 9, 32), np.uint8))
+    build_network(standardized=False, activation="softplus").save(tmp_path / "other.keras")
+    with pytest.raises(EvaluationError, match=r"the layer score \(Dense\) is none that Grad-CAM knows"):
+        explain_images(tmp_path / "other.keras", draw_images(1))
+    image = keras.Input((SIZE, SIZE, 1))
+    keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(image))).save(tmp_path / "flat.keras")
+    with pytest.raises(EvaluationError, match=r"the layer flatten.* \(Flatten\) is none"):
+        explain_images(tmp_path / "flat.keras", draw_images(1))
