@@ -11,7 +11,7 @@ IEEE TPAMI 36:1107, 2014.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Self, cast
+from typing import Final, NamedTuple, Self, cast
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -28,12 +28,14 @@ MAX_NUM_STEPS: Final = 32
 """Neighbours, in the order of a bucket and in each direction, with which a hash is compared. Near-blank images share
 their buckets by the thousand; each is compared with those that agree in the next band as well, as far as it can."""
 
-MAX_NUM_KEPT: Final = 8
+MAX_NUM_KEPT: Final = 12
 """Nearest images that are kept for a picture, and as many for its mirror image."""
 
 _BITS_OF_BAND: Final = 32
 _ROWS_AT_ONCE: Final = 65536
-_FIELDS: Final = ("query", "image", "crop", "distance")
+_IMAGE_BITS: Final = 32  # enough for the place of an image
+_IMAGE_MASK: Final = (1 << _IMAGE_BITS) - 1
+_MAX_NUM_CROPS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def find_candidates(hashes: NDArray[np.uint8], mirrored_hashes: NDArray[np.uint8
     """
     num_images, num_crops, _ = hashes.shape
     queries = np.concatenate([hashes[:, 0], mirrored_hashes])
-    nearest, num_crowded = _Matches.none(), 0
+    nearest, num_crowded = _NOTHING, 0
     for seed in range(NUM_ORDERS):
         buckets = _Buckets(queries, np.random.default_rng(seed).permutation(queries.shape[1] * 8))
         found = Parallel(n_jobs=num_threads, backend="threading")(
@@ -90,25 +92,19 @@ def find_candidates(hashes: NDArray[np.uint8], mirrored_hashes: NDArray[np.uint8
     if num_crowded:
         num_lookups = NUM_ORDERS * NUM_BANDS * num_crops * num_images
         logger.info("%.2g %% of the lookups met a crowd of like hashes", 100 * num_crowded / num_lookups)
-    query, is_mirrored = nearest.query % max(num_images, 1), nearest.query >= num_images
-    return Candidates(query, is_mirrored, nearest.image, nearest.crop, nearest.distance).sort()
+    is_mirrored, query = np.divmod(nearest.pair >> _IMAGE_BITS, max(num_images, 1))
+    image, (distance, crop) = nearest.pair & _IMAGE_MASK, np.divmod(nearest.rank, _MAX_NUM_CROPS)
+    return Candidates(query, is_mirrored.astype(bool), image, crop, distance).sort()
 
 
-@dataclass(frozen=True)
-class _Matches:
-    """Pairs of a query and an image whose hashes are near, as arrays of one length; see `Candidates`."""
+class _Matches(NamedTuple):
+    """Queries and images whose hashes are near, packed into two arrays of one length, so that they are soon sorted."""
 
-    query: NDArray[np.int64]
-    image: NDArray[np.int64]
-    crop: NDArray[np.int64]
-    distance: NDArray[np.int64]
+    pair: NDArray[np.int64]  # the query's place in the upper half, the image's in the lower
+    rank: NDArray[np.int64]  # distance * _MAX_NUM_CROPS + crop
 
-    @classmethod
-    def none(cls) -> Self:
-        return cls(*(np.empty(0, np.int64) for _ in range(4)))
 
-    def choose(self, chosen: NDArray) -> "_Matches":
-        return _Matches(self.query[chosen], self.image[chosen], self.crop[chosen], self.distance[chosen])
+_NOTHING: Final = _Matches(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class _Buckets:
@@ -129,14 +125,16 @@ class _Buckets:
 
     def match(self, hashes: NDArray[np.uint8], crop: int) -> tuple[_Matches, int]:
         """Queries near the hashes of images, shape (images, 32), and the number of lookups that met a crowd."""
-        found, num_crowded = [_Matches.none()], 0
+        nearest, num_crowded = _NOTHING, 0
         for band, keys in enumerate(self._cut_keys(hashes).T):
             images = np.argsort(keys, kind="stable")  # neighbouring lookups read neighbouring memory
+            found = [nearest]
             for direction in (1, -1):
                 for num_steps, (places, rows) in enumerate(self._walk(band, keys[images], direction), 1):
                     found.append(self._compare(self._places[places, band], images[rows], hashes, crop))
                     num_crowded += len(rows) if num_steps == MAX_NUM_STEPS else 0
-        return _keep_nearest(*found), num_crowded
+            nearest = _keep_nearest(*found)
+        return nearest, num_crowded
 
     def _cut_keys(self, hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
         """One key per band, shape (hashes, 8): its bits above, those of the next band below."""
@@ -168,7 +166,8 @@ class _Buckets:
         differing = self._queries[queries].view(np.uint64) ^ hashes[images].view(np.uint64)
         distance = np.bitwise_count(differing).sum(axis=1, dtype=np.int64)
         is_near = (distance <= MAX_DISTANCE) & (queries % self._num_images != images)
-        return _Matches(queries, images, np.full(len(images), crop), distance).choose(is_near)
+        pair = queries[is_near] << _IMAGE_BITS | images[is_near]
+        return _Matches(pair, distance[is_near] * _MAX_NUM_CROPS + crop)
 
 
 def _match_crop(buckets: _Buckets, hashes: NDArray[np.uint8], crop: int) -> tuple[_Matches, int]:
@@ -177,13 +176,14 @@ def _match_crop(buckets: _Buckets, hashes: NDArray[np.uint8], crop: int) -> tupl
 
 def _keep_nearest(*matches: _Matches) -> _Matches:
     """Of each query the nearest images, each once."""
-    every = _Matches(*(np.concatenate([getattr(part, name) for part in matches]) for name in _FIELDS))
-    every = every.choose(np.lexsort((every.crop, every.distance, every.image, every.query)))
-    every = every.choose(_mark_first(every.query, every.image))
-    every = every.choose(np.lexsort((every.image, every.distance, every.query)))
-    starts = np.flatnonzero(_mark_first(every.query))
-    rank = np.arange(len(every.query)) - np.repeat(starts, np.diff(starts, append=len(every.query)))
-    return every.choose(rank < MAX_NUM_KEPT)
+    pair, rank = (np.concatenate(arrays) for arrays in zip(*matches, strict=True))
+    order = np.lexsort((rank, pair))
+    order = order[_mark_first(pair[order])]
+    order = order[np.lexsort((rank[order], pair[order] >> _IMAGE_BITS))]
+    starts = np.flatnonzero(_mark_first(pair[order] >> _IMAGE_BITS))
+    number = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    kept = order[number < MAX_NUM_KEPT]
+    return _Matches(pair[kept], rank[kept])
 
 
 def _mark_first(*columns: NDArray) -> NDArray[np.bool_]:

@@ -85,7 +85,7 @@ def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
     if image.ndim != 2 or image.dtype != np.uint8:
         raise ImageError("not_gray", f"gray levels of type uint8 are needed, received {image.dtype} {image.shape}")
     pixels = hashlib.sha256(repr(image.shape).encode())
-    pixels.update(np.ascontiguousarray(image))
+    pixels.update(image.tobytes())
     canvas = _shrink(image, _CANVAS_SIZE)
     return Fingerprint(
         pixels_sha256=pixels.hexdigest(),

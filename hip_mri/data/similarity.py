@@ -22,8 +22,9 @@ from hip_mri.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 MIN_CORRELATION: Final = 0.965
-"""From here on two images are copies. Measured on 7,000 copies of phantoms (moved, scaled, mirrored, re-encoded,
-cropped by up to 3 % per side) and the most alike phantoms of different patients: the copies reach 0.98, the others 0.94."""
+"""From here on two images are copies. Measured on 8,379 copies of phantoms (scaled, mirrored, brighter, re-encoded,
+cropped by up to 3 % per side, all at once) and on the most alike of 2,800 phantom patients: of the copies the least
+reaches 0.975; of the slices of different patients the highest is 0.949. Half of the way between, by Fisher's z."""
 
 _COARSE, _FINE = 2.0, 1.0  # standard deviations of the two blurs, pixels of the thumbnail
 _BORDER: Final = 3  # pixels beside the overlap that the blurs reach from outside
@@ -31,6 +32,7 @@ _MIN_OVERLAP: Final = 0.5  # share of the thumbnail
 _MAX_SLANT: Final = 0.05  # of the axes after alignment; a crop turns nothing
 _MAX_SCALE_CHANGE: Final = 0.12  # crops by 3 % per side scale by 0.94 along each axis
 _STOP: Final = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-3)
+_EVERYWHERE: Final = np.ones((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
 _PAIRS_AT_ONCE: Final = 2048
 
 
@@ -118,12 +120,12 @@ def correlate_aligned(copy: NDArray[np.uint8], original: NDArray[np.uint8], crop
     warp = np.array([[scale_x, 0, shift_x], [0, scale_y, shift_y]], np.float32)
     template, picture = copy.astype(np.float32), original.astype(np.float32)
     try:
-        _, warp = cv2.findTransformECC(
-            _remove_shading(template), _remove_shading(picture), warp, cv2.MOTION_AFFINE, _STOP, None, 3
+        cv2.findTransformECC(
+            _remove_shading(template), _remove_shading(picture), warp, cv2.MOTION_AFFINE, _STOP, _EVERYWHERE, 3
         )
     except cv2.error:  # no way to fit them
         return -1.0
-    return _correlate_overlap(template, picture, np.asarray(warp, np.float32)) if _is_crop(warp) else -1.0
+    return _correlate_overlap(template, picture, warp) if _is_crop(warp) else -1.0
 
 
 def _correlate_candidates(rows: Rows, candidates: Candidates, chunk: slice) -> NDArray[np.float64]:
@@ -153,13 +155,15 @@ def _is_crop(warp: NDArray) -> bool:
 def _correlate_overlap(template: NDArray, picture: NDArray, warp: NDArray) -> float:
     size, flags = template.shape[::-1], cv2.WARP_INVERSE_MAP
     aligned = cv2.warpAffine(picture, warp, size, flags=cv2.INTER_LINEAR | flags, borderMode=cv2.BORDER_REPLICATE)
-    is_inside = cv2.warpAffine(np.ones(picture.shape, np.uint8), warp, size, flags=cv2.INTER_NEAREST | flags)
+    is_inside = cv2.warpAffine(_EVERYWHERE, warp, size, flags=cv2.INTER_NEAREST | flags)
     reach = np.ones((2 * _BORDER + 1, 2 * _BORDER + 1), np.uint8)
     overlap = cv2.erode(is_inside, reach, borderType=cv2.BORDER_CONSTANT, borderValue=(0,)).astype(bool)
     if overlap.mean() < _MIN_OVERLAP:
         return -1.0
     levels = np.stack([_keep_detail(image)[overlap] for image in (template, aligned)]).astype(np.float64)
-    return float(np.corrcoef(levels)[0, 1]) if levels.std(axis=1).all() else -1.0
+    levels -= levels.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(levels, axis=1).prod()
+    return float(levels[0] @ levels[1] / norm) if norm else -1.0
 
 
 def _keep_detail(image: NDArray) -> NDArray:

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 MOST_STEPS: Final = 100
 """Newton needs about seven; more only beside perfect separation, where the optimum is far away."""
 
-TOLERANCE: Final = 1e-9
-"""Longest last step, of a standardised feature, at which the coefficients count as found."""
+TOLERANCE: Final = 1e-8
+"""Longest last step, relative to 1 + the coefficient of a standardised feature, at which the optimum is found."""
+
+LONGEST_STEP: Final = 5.0
+"""Longest step, beyond the present coefficients' size, in log odds: where the likelihood is flat, Newton's is endless."""
+
+RIDGE: Final = 1e-12
+"""Added to the curvature, so that it can be inverted where all probabilities are 0 or 1. It moves no optimum."""
 
 OVERSHOOT: Final = 0.5
 """Share of its first steepness with which the loss may rise at the end of a step; beyond it the step is halved."""
@@ -87,23 +93,25 @@ def _maximize_likelihood(
     products = (design[:, None] * design).reshape(num_coefficients**2, -1)
     coefficients = np.zeros((num_coefficients, lesions.shape[1]))
     steps, steepness = np.zeros_like(coefficients), np.zeros(lesions.shape[1])
+    unfinished = ~impossible
     for _ in range(MOST_STEPS):
         with np.errstate(over="ignore"):  # the exponential of a far point may be infinite: the probability is 0
             probabilities = 1 / (1 + np.exp(-(offsets[:, None] + design.T @ coefficients)))
         expected = totals * probabilities
         gradients = design @ (expected - lesions)
         curvatures = (products @ (expected * (1 - probabilities))).T.reshape(-1, num_coefficients, num_coefficients)
+        newton = -np.linalg.solve(curvatures + RIDGE * np.eye(num_coefficients), gradients.T[:, :, None])[:, :, 0].T
+        longest = LONGEST_STEP + np.abs(coefficients).max(axis=0)
+        newton *= longest / np.maximum(np.abs(newton).max(axis=0), longest)
         too_far = (gradients * steps).sum(axis=0) > OVERSHOOT * steepness
-        curvatures[impossible] = np.eye(num_coefficients)
-        newton = -np.linalg.solve(curvatures, gradients.T[:, :, None])[:, :, 0].T
-        moves = np.where(too_far, -steps / 2, newton)
+        moves = np.where(impossible, 0, np.where(too_far, -steps / 2, newton))
         steepness = np.where(too_far, steepness / 2, -(gradients * newton).sum(axis=0))
         steps = np.where(too_far, steps / 2, newton)
-        moves[:, impossible] = 0
         coefficients += moves
-        if np.abs(moves).max() < TOLERANCE:
+        unfinished = np.abs(moves).max(axis=0) > TOLERANCE * (1 + np.abs(coefficients).max(axis=0))
+        if not unfinished.any():
             break
-    return np.where(impossible, np.nan, coefficients)
+    return np.where(impossible | unfinished, np.nan, coefficients)
 
 
 def _find_separated(features: Floats, lesions: Floats, normals: Floats) -> NDArray[np.bool_]:
