@@ -1,13 +1,18 @@
 """Tasks from scores to the published run."""
 
+from pathlib import Path
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.config import SPLITS, PipelineConfig
+from hip_mri.config import PipelineConfig
+from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
+from hip_mri.data.split import SplitReport
 from hip_mri.evaluation import run
 from hip_mri.evaluation.report import compose_markdown
+from hip_mri.evaluation.summary import tabulate_metrics
 from hip_mri.evaluation.wording import collect_notices
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.network import TrainedModel
@@ -20,20 +25,26 @@ def publish_run(
     workspace: Workspace,
     config: PipelineConfig,
     weights: Weights,
-    intake: IngestReport,
-    counts: dict[str, dict[str, int]],
     features: FeatureSet,
     trained: TrainedModel,
+    intake: IngestReport,
+    groups: GroupReport,
+    division: SplitReport,
+    folds_file: Path | None,
+    neighbours_file: Path,
     seconds: dict[str, float],
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
-    notices = collect_notices(is_demo=config.is_demo, weights_notice=weights.notice)
-    facts = run.RunFacts(config, weights.name, notices, intake, counts, features.describe(), seconds)
-    published = run.publish_run(workspace, facts, trained.model_file, trained.history_file, trained.predictions_file)
-    metrics = published.summary.metrics
+    notices = collect_notices(is_demo=config.is_demo, weights_notice=weights.notice, num_held_out=division.num_held_out)
+    facts = run.RunFacts(config, weights.name, notices, intake, groups, division, features.describe(), seconds)
+    inputs = run.RunInputs(
+        trained.model_file, trained.history_file, trained.predictions_file, neighbours_file, folds_file
+    )
+    published = run.publish_run(workspace, facts, inputs)
     rows = [
-        {"metric": name} | {split: round(metrics[split][name], 4) for split in SPLITS[::-1]}
-        for name in ("auc", "average_precision", "accuracy", "sensitivity", "specificity", "num_images")
+        {"metric": row.title, "interval": row.describe_interval()}
+        | {split: None if value is None else round(value, 4) for split, value in row.values.items()}
+        for row in tabulate_metrics(published.summary.metrics)
     ]
     create_table_artifact(rows, key="metrics", description=" ".join(notices) or "Metrics by split")
     create_markdown_artifact(compose_markdown(published.summary), key="report", description="Report of the run")

@@ -165,7 +165,7 @@ def _find_settled(images: pd.DataFrame, workspace: Workspace) -> pd.Series:
     if changed.any():
         raise SplitError(
             f"data.patients_file: it moves {int(changed.sum())} images to another split than they had: "
-            f"{list_offenders(list(images.loc[changed, 'image_id']))}. Keep their split, or start in an empty workspace."
+            f"{list_offenders(list(images.loc[changed, 'image_id']))}. Keep them, or start in an empty workspace."
         )
     settled = earlier.where(earlier != "", images["split"])
     _refuse_torn_patients(images.assign(split=settled))

@@ -11,15 +11,21 @@ from markupsafe import Markup
 from hip_mri.config import LABELS
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.embedding import encode_data_uri, read_picture, shrink_png
-from hip_mri.evaluation.intervals import find_intervals
 from hip_mri.evaluation.summary import (
     ReportSummary,
     compose_answer,
+    describe_figure,
+    describe_leakage,
     disclose,
     list_limits,
+    name_level,
     name_weights,
+    tabulate_evidence,
     tabulate_metrics,
+    tabulate_prevalences,
     tabulate_splits,
+    tabulate_subgroups,
+    tabulate_thresholds,
 )
 from hip_mri.evaluation.wording import SPLIT_TITLES, find_caption, name_label
 from hip_mri.workspace import write_bytes
@@ -32,6 +38,13 @@ MOST_PICTURE_BYTES: Final = 60_000
 
 MARKDOWN_TEXT_BYTES: Final = 20_000
 """Set aside for all that is not a picture."""
+
+
+NO_FIGURE: Final = "\N{EN DASH}"
+"""Stands for a figure that is not defined."""
+
+NARROW_PICTURES: Final = ("roc", "precision_recall", "calibration", "decision_curve")
+"""Pictures that stand side by side."""
 
 
 def write_report(report_file: Path, summary: ReportSummary) -> None:
@@ -79,18 +92,28 @@ def _gather(summary: ReportSummary) -> dict[str, Any]:
     """Everything that the templates speak of."""
     if "test" not in summary.metrics:
         raise EvaluationError("report: there are no metrics of the test images. Score the test split, then report.")
+    metrics = summary.metrics
     return {
         "summary": summary,
-        "test": summary.metrics["test"],
-        "intervals": find_intervals(summary.metrics["test"]),
+        "metrics": metrics,
+        "data": metrics["data"],
+        "test": metrics["test"],
+        "calls": metrics["test"]["at_threshold"],
+        "bounds": metrics["test"]["intervals"],
         "answer": compose_answer(summary),
         "limits": list_limits(summary),
-        "metric_rows": tabulate_metrics(summary.metrics),
+        "level": name_level(metrics),
+        "metric_rows": tabulate_metrics(metrics),
+        "threshold_rows": tabulate_thresholds(metrics),
+        "prevalence_rows": tabulate_prevalences(metrics),
+        "subgroup_rows": tabulate_subgroups(metrics),
+        "evidence_rows": tabulate_evidence(metrics),
+        "leakage": describe_leakage(metrics),
         "split_rows": tabulate_splits(summary),
-        "weights": name_weights(summary.weights),
+        "weights": name_weights(metrics["weights"]),
         "settings": {name: disclose(name, value) for name, value in summary.settings.items()},
         "label_names": [name_label(label) for label in LABELS],
-        "split_titles": {split: title for split, title in SPLIT_TITLES.items() if split in summary.metrics},
+        "split_titles": {split: title for split, title in SPLIT_TITLES.items() if split in metrics},
     }
 
 
@@ -100,6 +123,10 @@ def _embed(file: Path, content: bytes) -> dict[str, Any]:
 
 def _format_percent(share: float) -> str:
     return f"{share:.1%}"
+
+
+def _format_figure(value: float | None) -> str:
+    return NO_FIGURE if value is None else f"{value:.3f}"
 
 
 def _format_seconds(seconds: float) -> str:
@@ -127,7 +154,14 @@ def _create_environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(percent=_format_percent, duration=_format_seconds, plain=_escape_markdown)
+    environment.globals["NARROW_PICTURES"] = NARROW_PICTURES
+    environment.filters.update(
+        figure=_format_figure,
+        interval=describe_figure,
+        percent=_format_percent,
+        duration=_format_seconds,
+        plain=_escape_markdown,
+    )
     return environment
 
 

@@ -13,25 +13,22 @@ from typing import Any, Final
 import pandas as pd
 import yaml
 
-from hip_mri.config import LABELS, SPLITS, PipelineConfig
+from hip_mri.config import LABELS, PipelineConfig
 from hip_mri.data.fetch import strip_secrets
-from hip_mri.data.images import decode_gray
+from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
-from hip_mri.data.manifest import read_manifest, select_ready
-from hip_mri.data.preprocess import read_stored_image
-from hip_mri.data.reading import read_images
-from hip_mri.evaluation.charts.sheets import ContrastSample
+from hip_mri.data.manifest import read_manifest
+from hip_mri.data.split import HELD_OUT, SplitReport, lock_test_set
 from hip_mri.evaluation.figures import draw_figures
-from hip_mri.evaluation.metrics import evaluate_predictions
+from hip_mri.evaluation.findings import Images, gather_findings, pick_samples
 from hip_mri.evaluation.report import write_report
-from hip_mri.evaluation.summary import ReportSummary
+from hip_mri.evaluation.results import evaluate
+from hip_mri.evaluation.summary import ReportSummary, flatten_settings
+from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
 from hip_mri.evaluation.wording import summarize_notices
-from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_json
+from hip_mri.workspace import Workspace, digest_file, link_or_copy, publish_folder, write_json
 
 logger = logging.getLogger(__name__)
-
-SAMPLES_PER_CLASS: Final = 3
-"""Images on the sheet that shows the contrast before and after."""
 
 PACKAGES: Final = ("hip-mri", "keras", "tensorflow", "openvino", "opencv-python-headless", "scikit-learn", "prefect")
 """Packages whose versions a reader needs to repeat a run."""
@@ -39,14 +36,15 @@ PACKAGES: Final = ("hip-mri", "keras", "tensorflow", "openvino", "opencv-python-
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the earlier steps have to say in the report.
+    """What the earlier steps have to say.
 
     Attributes:
         config: Every setting.
         weights: `imagenet`, `random`, or the SHA-256 of the user's file.
         notices: What every output must say.
         intake: Counts of the source's entries.
-        counts: Images by split and label.
+        groups: What ties images together.
+        division: How groups were split.
         features: Engine, precision and why, by name.
         seconds: Wall time by step.
     """
@@ -55,9 +53,29 @@ class RunFacts:
     weights: str
     notices: tuple[str, ...]
     intake: IngestReport
-    counts: Mapping[str, Mapping[str, int]]
+    groups: GroupReport
+    division: SplitReport
     features: Mapping[str, Any]
     seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """Files of earlier steps that a run folder takes in.
+
+    Attributes:
+        model: The whole network.
+        history: CSV with one row per epoch.
+        predictions: CSV with image_id, split, label and score of every image.
+        neighbours: CSV of the leakage audit.
+        folds: CSV of cross-validation; `None` where it was left out.
+    """
+
+    model: Path
+    history: Path
+    predictions: Path
+    neighbours: Path
+    folds: Path | None
 
 
 @dataclass(frozen=True)
@@ -73,96 +91,89 @@ class PublishedRun:
     summary: ReportSummary
 
 
-def publish_run(
-    workspace: Workspace, facts: RunFacts, model_file: Path, history_file: Path, predictions_file: Path
-) -> PublishedRun:
-    """Evaluate a trained model and write its run folder.
+def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> PublishedRun:
+    """Evaluate a trained model and write its run folder. The test set is locked by it, at its first use.
 
     Args:
         workspace: The run gets the next number among its `runs`.
         facts: What the earlier steps found.
-        model_file: The whole network.
-        history_file: CSV with one row per epoch.
-        predictions_file: CSV with image_id, split, label and score of every image.
+        inputs: What they wrote.
 
     Returns:
-        The run folder, with `metrics.json`, `predictions.csv`, `model.keras`, `history.csv`, `config.yaml`,
-        `quarantine.csv`, `figures/` and `report.html`.
+        The run folder: `metrics.json`, `predictions.csv`, `manifest.csv`, `neighbours.csv`, `folds.csv`,
+        `history.csv`, `quarantine.csv`, `config.yaml`, `model.keras`, `figures/`, `report.html`, `model_card.md`,
+        `checklist.md` and, over all of them, `files.json`.
 
     Raises:
         EvaluationError: The scores cannot be evaluated.
     """
-    predictions = pd.read_csv(predictions_file, dtype={"image_id": "str"})
-    history = pd.read_csv(history_file)
     folder = workspace.runs_folder / f"{workspace.next_run_number():04d}"
+    test_set = lock_test_set(workspace)
     with publish_folder(folder) as fresh:
-        samples, threshold = _pick_samples(workspace, facts.config), facts.config.evaluation.threshold
-        notice = summarize_notices(facts.notices)
-        figures = draw_figures(predictions, history, samples, threshold, fresh / "figures", notice)
-        metrics = _collect_metrics(predictions, facts)
-        write_json(fresh / "metrics.json", metrics)
-        settings = facts.config.model_dump(mode="json")
-        settings["source"] = settings["source"] and strip_secrets(settings["source"])
-        (fresh / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        for file in (predictions_file, history_file, workspace.quarantine_file):
-            shutil.copyfile(file, fresh / file.name)
-        link_or_copy(model_file, fresh / "model.keras")
-        summary = _summarize(folder.name, workspace, facts, metrics, tuple(figures))
+        files = RunFiles(fresh)
+        _take_in(inputs, workspace, files)
+        _write_config(facts.config, files.config)
+        scores = read_scores(files, workspace)
+        metrics = evaluate(scores, facts.config.evaluation, facts.config.seed) | _describe(facts, files, test_set)
+        write_json(files.metrics, metrics)
+        images = Images(read_table(files.manifest), workspace, facts.config.preprocessing)
+        evaluation = facts.config.evaluation
+        figures = draw_figures(
+            scores.predictions,
+            pd.read_csv(files.history),
+            pick_samples(read_table(files.manifest), images),
+            metrics["threshold"]["value"],
+            files.figures_folder,
+            summarize_notices(facts.notices),
+            gather_findings(scores, metrics, images, files.model, facts.config.seed, evaluation.num_resamples),
+        )
+        summary = ReportSummary(
+            run_name=folder.name,
+            metrics=metrics,
+            settings=flatten_settings(facts.config.model_dump(mode="json")),
+            figures=tuple(figures),
+            report_location=f"{workspace.runs_folder.name}/{folder.name}/report.html",
+        )
         write_report(fresh / "report.html", summary)
-    test = metrics["test"]
-    logger.info("Run %s: test AUC %.3f on %d images", folder.name, test["auc"], test["num_images"])
-    for notice in facts.notices:
-        logger.warning("%s", notice)
+        write_json(files.hashes, hash_files(fresh))
+    _tell(folder, metrics)
     return PublishedRun(folder, replace(summary, figures=tuple(folder / "figures" / file.name for file in figures)))
 
 
-def _summarize(
-    name: str, workspace: Workspace, facts: RunFacts, metrics: dict[str, Any], figures: tuple[Path, ...]
-) -> ReportSummary:
-    return ReportSummary(
-        title="Hip MRI: normal or osseous lesion",
-        run_name=name,
-        created=metrics["created"],
-        threshold=metrics["threshold"],
-        metrics={split: metrics[split] for split in SPLITS if split in metrics},
-        split_counts=facts.counts,
-        ingest=facts.intake,
-        quarantine_reasons=_count_reasons(workspace),
-        weights=facts.weights,
-        engine=f"{facts.features['engine']}, {facts.features['precision']}",
-        engine_reason=facts.features["reason"],
-        settings=_flatten(facts.config.model_dump(mode="json")),
-        seconds=facts.seconds,
-        versions=metrics["versions"],
-        figures=figures,
-        notices=facts.notices,
-        report_location=f"{workspace.runs_folder.name}/{name}/report.html",
-    )
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a run but the list itself, by its path in the run folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != RunFiles(folder).hashes)
+    return {file.relative_to(folder).as_posix(): digest_file(file) for file in files}
 
 
-def _count_reasons(workspace: Workspace) -> dict[str, int]:
+def _take_in(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
+    link_or_copy(inputs.model, files.model)
+    for file, place in (
+        (inputs.history, files.history),
+        (inputs.predictions, files.predictions),
+        (inputs.neighbours, files.neighbours),
+        (inputs.folds, files.folds),
+        (workspace.quarantine_file, files.folder / workspace.quarantine_file.name),
+    ):
+        if file is not None:
+            shutil.copyfile(file, place)
+    describe_manifest(read_manifest(workspace.manifest_file)).to_csv(files.manifest, index=False)
+
+
+def _write_config(config: PipelineConfig, file: Path) -> None:
+    settings = config.model_dump(mode="json")
+    settings["source"] = settings["source"] and strip_secrets(settings["source"])
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def _describe(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> dict[str, Any]:
+    """What `metrics.json` holds beside the figures."""
     return {
-        str(reason): int(count)
-        for reason, count in pd.read_csv(workspace.quarantine_file)["reason"].value_counts().items()
-    }
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def _collect_metrics(predictions: pd.DataFrame, facts: RunFacts) -> dict[str, Any]:
-    """What `metrics.json` holds."""
-    return {
-        **evaluate_predictions(predictions, facts.config.evaluation.threshold),
-        "threshold": facts.config.evaluation.threshold,
         "weights": facts.weights,
         "notices": list(facts.notices),
-        "data": asdict(facts.intake) | {"splits": facts.counts},
+        "data": _count_data(facts, read_table(files.manifest)),
+        "grouping": asdict(facts.groups) | {"is_patient_level": facts.groups.is_patient_level},
+        "test_set": dict(test_set),
         "features": dict(facts.features),
         "seconds": dict(facts.seconds),
         "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
@@ -170,18 +181,31 @@ def _collect_metrics(predictions: pd.DataFrame, facts: RunFacts) -> dict[str, An
     }
 
 
-def _pick_samples(workspace: Workspace, config: PipelineConfig) -> list[ContrastSample]:
-    """The first training images of each class by id: a repeatable choice without a preference."""
-    ready = select_ready(read_manifest(workspace.manifest_file))
-    ready = ready[ready["split"] == "train"]
-    rows = pd.concat([ready[ready["label"] == label].head(SAMPLES_PER_CLASS) for label in LABELS])
-    after = read_images(list(rows["sha256"]), workspace, config.preprocessing, num_threads=1)
-    return [
-        ContrastSample(
-            image_id=row.image_id,
-            label=row.label,
-            before=decode_gray(read_stored_image(row.sha256, workspace)),
-            after=image,
-        )
-        for row, image in zip(rows.itertuples(), after, strict=True)
-    ]
+def _count_data(facts: RunFacts, manifest: pd.DataFrame) -> dict[str, Any]:
+    """Account for every entry of the source."""
+    states = manifest["state"].value_counts()
+    held_out = manifest[manifest["state"] == HELD_OUT]
+    reasons = manifest.loc[manifest["state"] == "quarantined", "reason"].value_counts()
+    return {
+        "num_entries": len(manifest) + facts.intake.num_ignored,
+        "num_images": int(states.get("ready", 0)),
+        "num_held_out": len(held_out),
+        "num_held_out_lesions": int((held_out["label"] == LABELS[1]).sum()),
+        "num_duplicates": int(states.get("duplicate", 0)),
+        "num_quarantined": int(states.get("quarantined", 0)),
+        "num_ignored": facts.intake.num_ignored,
+        "num_taken_over": facts.intake.num_taken_over,
+        "quarantined": {str(reason): int(count) for reason, count in reasons.items()},
+        "splits": facts.division.counts,
+        "largest_deviation": facts.division.largest_deviation,
+        "num_kept": facts.division.num_kept,
+    }
+
+
+def _tell(folder: Path, metrics: Mapping[str, Any]) -> None:
+    test = metrics["test"]
+    bounds = test["intervals"]["auc"]
+    interval = f" (95 % interval {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
+    logger.info("Run %s: test AUC %.3f%s on %d images", folder.name, test["auc"], interval, test["num_images"])
+    for notice in metrics["notices"]:
+        logger.warning("%s", notice)

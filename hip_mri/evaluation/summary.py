@@ -1,17 +1,39 @@
 """What a run has to tell, as one value: the material of the report and of the Prefect artifact."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Final
 
 from hip_mri.config import LABELS
-from hip_mri.data.ingest import IngestReport
-from hip_mri.evaluation.intervals import Interval, find_intervals
-from hip_mri.evaluation.metrics import SplitMetrics
-from hip_mri.evaluation.wording import SPLIT_TITLES
+from hip_mri.evaluation.wording import NOT_AVAILABLE, SPLIT_TITLES, name_evidence
 
-WITHHELD = "given, not shown"
+WITHHELD: Final = "given, not shown"
 """Stands for a value that could name a person or a place on the disk."""
+
+PRIVATE_SETTINGS: Final = ("source", "workspace", "data.patients_file", "data.patient_pattern")
+"""Settings that can hold names of people or places."""
+
+RANKING_ROWS: Final = {
+    "auc": ("AUC", "a lesion scores higher than a normal image"),
+    "average_precision": ("Average precision", "area under the precision-recall curve"),
+}
+DECISION_ROWS: Final = {
+    "sensitivity": ("Sensitivity", "lesions that are found"),
+    "specificity": ("Specificity", "normal images that are called normal"),
+    "ppv": ("PPV", "alarms that are right, at this share of lesions"),
+    "npv": ("NPV", "all-clears that are right, at this share of lesions"),
+    "accuracy": ("Accuracy", "images that are called right"),
+    "balanced_accuracy": ("Balanced accuracy", "mean of sensitivity and specificity"),
+    "f1": ("F1", "harmonic mean of sensitivity and PPV"),
+    "mcc": ("MCC", "correlation of call and truth, -1 to 1"),
+}
+PROBABILITY_ROWS: Final = {
+    "brier": ("Brier score", "mean squared error of the scores; lower is better"),
+    "expected_calibration_error": ("Calibration error", "mean gap of score and frequency; lower is better"),
+    "calibration_slope": ("Calibration slope", "1 is ideal; below 1 the scores are too extreme"),
+    "calibration_intercept": ("Calibration intercept", "0 is ideal; below 0 the scores are too high"),
+}
 
 
 @dataclass(frozen=True)
@@ -19,50 +41,20 @@ class ReportSummary:
     """A finished run.
 
     Attributes:
-        title: Heading of the report.
         run_name: Such as `0001`.
-        created: Date and time as they shall be read.
-        threshold: Scores at or above it are called a lesion, 0-1.
-        metrics: Metrics by split; `test` is needed, `val` and `train` are shown where they are there.
-        split_counts: Images in use, by split and label.
-        ingest: What came of the entries of the source.
-        quarantine_reasons: Number of quarantined files by reason code.
-        weights: `Weights.name`.
-        engine: Such as `openvino, bfloat16`.
-        engine_reason: `EngineChoice.reason`.
+        metrics: What `metrics.json` holds.
         settings: Settings of the run by dotted name. Sources and absolute paths are withheld from the report.
-        seconds: Duration of each step, in the order in which they ran.
-        versions: Version by package.
         figures: PNG files, in the order in which they are shown.
-        notices: What every output must say; see `collect_notices`.
-        is_grouped: Whether the images of one patient share a split.
         report_location: Where the full report lies, relative to the workspace, such as `runs/0001/report.html`.
+        title: Heading of the report.
     """
 
-    title: str
     run_name: str
-    created: str
-    threshold: float
-    metrics: Mapping[str, SplitMetrics]
-    split_counts: Mapping[str, Mapping[str, int]]
-    ingest: IngestReport
-    quarantine_reasons: Mapping[str, int] = field(default_factory=dict)
-    weights: str = "imagenet"
-    engine: str = ""
-    engine_reason: str = ""
+    metrics: Mapping[str, Any]
     settings: Mapping[str, object] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
     figures: tuple[Path, ...] = ()
-    notices: tuple[str, ...] = ()
-    is_grouped: bool = False
     report_location: str = ""
-
-    @property
-    def num_entries(self) -> int:
-        """Number of all files that the source held."""
-        ingest = self.ingest
-        return ingest.num_images + ingest.num_duplicates + ingest.num_quarantined + ingest.num_ignored
+    title: str = "Hip MRI: normal or osseous lesion"
 
 
 @dataclass(frozen=True)
@@ -72,70 +64,146 @@ class MetricRow:
     Attributes:
         title: Name of the metric.
         meaning: What it says, in a few words.
-        values: By split, 0-1; only the splits that were measured.
-        interval: 95 % confidence interval on the test images; `None` where there is no formula.
+        values: By split, test first; `None` where it is not defined.
+        interval: 95 % interval on the test images; `None` where there is none.
+        is_share: Whether it runs from 0 to 1.
     """
 
     title: str
     meaning: str
-    values: dict[str, float]
-    interval: Interval | None
+    values: dict[str, float | None]
+    interval: tuple[float, float] | None
+    is_share: bool = True
+
+    def describe_interval(self) -> str:
+        """The interval in words."""
+        return f"{self.interval[0]:.3f} to {self.interval[1]:.3f}" if self.interval else NOT_AVAILABLE
 
 
-def tabulate_metrics(metrics: Mapping[str, SplitMetrics]) -> list[MetricRow]:
-    """Arrange the metrics as rows of a table, the most telling first."""
-    intervals = find_intervals(metrics["test"])
+def tabulate_metrics(metrics: Mapping[str, Any]) -> list[MetricRow]:
+    """Arrange the metrics as rows of a table, the most telling first; calls are at the chosen threshold."""
     splits = [split for split in ("test", "val", "train") if split in metrics]
-    meanings = {
-        "auc": ("AUC", "a lesion scores higher than a normal image"),
-        "sensitivity": ("Sensitivity", "lesions that are found"),
-        "specificity": ("Specificity", "normal images that are called normal"),
-        "accuracy": ("Accuracy", "images that are called right"),
-        "average_precision": ("Average precision", "area under the precision-recall curve"),
-    }
+    measured = {split: metrics[split] | metrics[split]["at_threshold"] for split in splits}
+    bounds = metrics["test"]["intervals"]
+    bounds = bounds | bounds["at_threshold"]
+    titles = {**RANKING_ROWS, **DECISION_ROWS, **PROBABILITY_ROWS}
     return [
-        MetricRow(title, meaning, {split: metrics[split][name] for split in splits}, intervals.get(name))
-        for name, (title, meaning) in meanings.items()
+        MetricRow(
+            title,
+            meaning,
+            {split: measured[split][name] for split in splits},
+            tuple(bounds[name]) if bounds[name] else None,
+            is_share=name not in ("mcc", "calibration_slope", "calibration_intercept"),
+        )
+        for name, (title, meaning) in titles.items()
     ]
+
+
+def tabulate_thresholds(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Test figures of calls at the chosen threshold and at 0.5, with intervals, ready to print."""
+    test = metrics["test"]
+    return [
+        (
+            title,
+            [
+                describe_figure(test[section][name], test["intervals"][section][name])
+                for section in ("at_threshold", "at_half")
+            ],
+        )
+        for name, (title, _) in DECISION_ROWS.items()
+    ]
+
+
+def tabulate_prevalences(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Predictive values at given shares of lesions, at the chosen threshold, ready to print."""
+    section = metrics["test"]["at_threshold"]
+    bounds = metrics["test"]["intervals"]["at_threshold"]["at_prevalences"]
+    return [
+        (f"{row['prevalence']:.1%}", [describe_figure(row[name], found[name]) for name in ("ppv", "npv")])
+        for row, found in zip(section["at_prevalences"], bounds, strict=True)
+    ]
+
+
+def tabulate_subgroups(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Figures of the subgroups of the user's table, ready to print."""
+    return [
+        (
+            f"{row['column']}: {row['value']}",
+            [
+                f"{row['num_images']:,}",
+                f"{row['num_lesions']:,}",
+                *(describe_figure(row[name], row["intervals"][name]) for name in ("auc", "sensitivity", "specificity")),
+            ],
+        )
+        for row in metrics["subgroups"]
+    ]
+
+
+def describe_figure(value: float | None, bounds: Sequence[float] | None) -> str:
+    """Write a figure with its interval: `0.812 (0.75 to 0.86)`."""
+    if value is None:
+        return NOT_AVAILABLE
+    return f"{value:.3f} ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else f"{value:.3f}"
+
+
+def name_level(metrics: Mapping[str, Any]) -> str:
+    """What the figures may be called: patient-level only where the patient of every image is known."""
+    return "patient-level" if metrics["grouping"]["is_patient_level"] else "groups inferred from image similarity"
 
 
 def compose_answer(summary: ReportSummary) -> str:
     """Say in one sentence how well the model did on the test images."""
-    metrics = summary.metrics["test"]
-    (tn, fp), (fn, tp) = metrics["confusion_matrix"]
-    lower, upper = find_intervals(metrics)["auc"]
+    test = summary.metrics["test"]
+    calls = test["at_threshold"]
+    (tn, fp), (fn, tp) = calls["confusion_matrix"]
+    bounds = test["intervals"]["auc"]
+    interval = f"95% interval {bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "too few groups for an interval"
     return (
-        f"On {metrics['num_images']:,} test images that it was not trained on, the model told osseous lesions from "
-        f"normal images with an AUC of {metrics['auc']:.3f} (95% interval {lower:.3f} to {upper:.3f}); at the "
-        f"threshold {summary.threshold:g} it found {tp:,} of {tp + fn:,} lesions (sensitivity "
-        f"{metrics['sensitivity']:.1%}) and called {tn:,} of {tn + fp:,} normal images normal (specificity "
-        f"{metrics['specificity']:.1%})."
+        f"On {test['num_images']:,} test images in {test['num_groups']:,} groups that it was not trained on, the model "
+        f"told osseous lesions from normal images with an AUC of {test['auc']:.3f} ({interval}); at the threshold "
+        f"{calls['threshold']:.3f}, chosen on validation images, it found {tp:,} of {tp + fn:,} lesions (sensitivity "
+        f"{calls['sensitivity']:.1%}) and called {tn:,} of {tn + fp:,} normal images normal (specificity "
+        f"{calls['specificity']:.1%})."
     )
 
 
 def list_limits(summary: ReportSummary) -> list[tuple[str, str]]:
     """What must not be concluded from the figures: a heading and a sentence each."""
-    limits = [_split_notice(notice) for notice in summary.notices]
+    limits = [_split_notice(notice) for notice in summary.metrics["notices"]]
     limits.append(
         (
             "Research only",
             "This is no medical device. No figure here supports a diagnosis, and no clinic has tested the model.",
         )
     )
-    if summary.is_grouped:
-        limits.append(("Split by group", "Images of one group share a split, so no group stands on both sides."))
+    grouping = summary.metrics["grouping"]
+    if grouping["is_patient_level"]:
+        limits.append(
+            (
+                "Patient-level split, as far as the table of patients is right",
+                "All images of one patient share a split, and intervals take patients, not images, as independent.",
+            )
+        )
     else:
         limits.append(
             (
-                "Split by image, not by patient",
-                "Images of one patient can stand in both training and test. The model may recognise the patient, and "
-                "the figures may be too optimistic; the intervals, which take images as independent, too narrow.",
+                "Groups inferred from image similarity, not patient-level",
+                f"The patient of {grouping['num_without_patient']:,} images is not known. Copies and near copies share "
+                "a split, but different slices of one patient can stand in both training and test; then the figures "
+                "are too optimistic and the intervals too narrow. Give a table of patients.",
             )
         )
     limits.append(
         (
             "One source, one split",
             "Other scanners, sequences and patients were not tested, and another random split gives other figures.",
+        )
+    )
+    limits.append(
+        (
+            "Predictive values depend on how common lesions are",
+            "PPV and NPV hold for the share of lesions in these test images; the table by prevalence says how they "
+            "would be elsewhere.",
         )
     )
     return limits
@@ -147,12 +215,52 @@ def _split_notice(notice: str) -> tuple[str, str]:
     return heading.capitalize(), text[:1].upper() + text[1:]
 
 
+def describe_leakage(metrics: Mapping[str, Any]) -> list[str]:
+    """What the leakage audit found, in sentences."""
+    leakage, folds = metrics["leakage"], metrics["cross_validation"]
+    sentences = []
+    if leakage["share_nearer_than_strangers"] is not None:
+        sentences.append(
+            f"{leakage['share_nearer_than_strangers']:.1%} of {leakage['num_test_images']:,} test images are nearer to a "
+            "training image than 99% of training images are to the nearest one of another group; about 1% is expected "
+            "where nothing leaks, and clearly more calls for a look at the closest pairs."
+        )
+    if folds and folds["inflation"] is not None:
+        grouped, by_image = folds["grouped"], folds["by_image"]
+        spread = grouped["standard_deviation"]
+        sentences.append(
+            f"Cross-validated on the training images, the AUC is {grouped['mean']:.3f}"
+            + (f" (standard deviation of the {len(grouped['aucs'])} folds {spread:.3f})" if spread is not None else "")
+            + f" with folds that keep groups whole and {by_image['mean']:.3f} with folds of single images: splitting "
+            f"by image would have changed it by {folds['inflation']:+.3f}."
+        )
+    return sentences
+
+
+def tabulate_evidence(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the groups came about, ready to print."""
+    grouping, data, test_set = metrics["grouping"], metrics["data"], metrics["test_set"]
+    rows = [(f"Images tied by {name_evidence(kind)}", f"{count:,}") for kind, count in grouping["evidence"].items()]
+    return [
+        ("Level", name_level(metrics)),
+        ("Groups", f"{grouping['num_groups']:,}"),
+        ("Images of the largest group", f"{grouping['largest_group']:,}"),
+        ("Patients known", f"{grouping['num_patients']:,}"),
+        *rows,
+        ("Largest deviation from the shares asked for", f"{data['largest_deviation']:.2%} of a class"),
+        ("Images that kept the split of an earlier run", f"{data['num_kept']:,}"),
+        ("Locked test set", f"{test_set['num_images']:,} images, SHA-256 {test_set['sha256'][:12]}…"),
+        ("Locked test images that the source no longer holds", f"{test_set['num_missing']:,}"),
+    ]
+
+
 def tabulate_splits(summary: ReportSummary) -> list[tuple[str, list[int]]]:
     """Number of images by class in the order of `LABELS`, for each split and for all."""
+    counts = summary.metrics["data"]["splits"]
     rows = [
-        (title, [summary.split_counts[split].get(label, 0) for label in LABELS])
+        (title, [counts[split].get(label, 0) for label in LABELS])
         for split, title in SPLIT_TITLES.items()
-        if split in summary.split_counts
+        if split in counts
     ]
     return [*rows, ("All", [sum(column) for column in zip(*(counts for _, counts in rows), strict=True)])]
 
@@ -161,6 +269,14 @@ def name_weights(weights: str) -> str:
     """Name the backbone's weights for a reader; a file is known by the beginning of its SHA-256 alone."""
     known = {"imagenet": "pretrained on ImageNet", "random": "random, not pretrained"}
     return known.get(weights, f"from a file with SHA-256 {weights[:12]}…")
+
+
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flatten_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def disclose(name: str, value: object) -> str:
@@ -172,5 +288,5 @@ def disclose(name: str, value: object) -> str:
     """
     text = "none" if value is None else str(value)
     is_path = PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive or text.startswith("~") or "://" in text
-    is_place = value is not None and name.rpartition(".")[2] in ("source", "workspace")
-    return WITHHELD if is_path or is_place else text
+    is_private = value is not None and name in PRIVATE_SETTINGS
+    return WITHHELD if is_path or is_private else text

@@ -20,17 +20,36 @@ def name_label(label: str) -> str:
     return label.replace("_", " ")
 
 
-def collect_notices(*, is_demo: bool, weights_notice: str) -> tuple[str, ...]:
+EVIDENCE_NAMES: Final = {
+    "patient_id": "the table of patients",
+    "patient_pattern": "their file names",
+    "exact": "equal pixels",
+    "similar": "near duplicates",
+}
+
+
+def name_evidence(kind: str) -> str:
+    """Write a kind of evidence for a group as words."""
+    return EVIDENCE_NAMES.get(kind, kind)
+
+
+def collect_notices(*, is_demo: bool, weights_notice: str, num_held_out: int = 0) -> tuple[str, ...]:
     """Gather what every output of a run must say about itself.
 
     Args:
         is_demo: Whether the images are synthetic.
         weights_notice: `Weights.notice`; empty when there is nothing to warn of.
+        num_held_out: Images that are used in no split.
 
     Returns:
         Sentences that begin with a heading in capitals and a colon, the form that `summarize_notices` reads.
     """
-    return tuple(notice for notice in (SYNTHETIC_NOTICE if is_demo else "", weights_notice) if notice)
+    held_out = (
+        f"IMAGES HELD OUT: {num_held_out:,} new images are in no split, since they are tied to images of two splits or "
+        "to the locked test set."
+    )
+    notices = (SYNTHETIC_NOTICE if is_demo else "", weights_notice, held_out if num_held_out else "")
+    return tuple(notice for notice in notices if notice)
 
 
 def summarize_notices(notices: Iterable[str]) -> str:

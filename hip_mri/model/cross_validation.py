@@ -91,13 +91,10 @@ def cross_validate_head(
     file = workspace.folds_folder / f"{digest(identity)[:16]}.csv"
     if not file.exists():
         training = select_images(images, "train", workspace, features, with_mirrored=features.with_mirrored)
+        plan: list[tuple[Scheme, int]] = [*(("grouped", seed) for seed in range(num_seeds)), ("by_image", 0)]
         parts = [
-            score_folds(training, groups, scheme, num_folds, seed, hidden_units, settings)
-            for scheme, seeds, groups in (
-                ("grouped", range(num_seeds), images["group"].to_numpy()),
-                ("by_image", range(1), images["image_id"].to_numpy()),
-            )
-            for seed in seeds
+            score_folds(training, images["group"].to_numpy(), scheme, num_folds, seed, hidden_units, settings)
+            for scheme, seed in plan
         ]
         scores = pd.concat(parts, ignore_index=True)
         scores.insert(3, "image_id", images["image_id"].to_numpy()[scores.pop("position")])

@@ -79,8 +79,8 @@ def test_no_group_ever_changes_its_split(tmp_path_factory, write_rows, history, 
         try:
             report = split_manifest(workspace, 0.2, 0.2, seed + month)
         except SplitError as error:
-            assert "too few groups" in str(error)
-            assert month == 0
+            if month or "too few groups" not in str(error):
+                raise
             return
         after = read_splits(workspace)
         assert {image_id: after[image_id] for image_id in before} == before
@@ -188,7 +188,7 @@ def test_a_changed_test_set_is_noticed(workspace, write_rows):
     splits = pd.read_parquet(workspace.splits_file)
     splits.loc[splits["split"] == "test", "split"] = "train"
     splits.to_parquet(workspace.splits_file)
-    with pytest.raises(WorkspaceError, match="no longer holds the test set that was locked in test_set.json"):
+    with pytest.raises(WorkspaceError, match=r"no longer holds the test set that was locked in test_set\.json"):
         lock_test_set(workspace)
 
 

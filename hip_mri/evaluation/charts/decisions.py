@@ -1,7 +1,6 @@
 """What the threshold decides: confusion matrices, the scores of each class, and the decision curve."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS
 from hip_mri.evaluation import style
 from hip_mri.evaluation.charts.curves import USUAL_THRESHOLD, ScoredSplit
+from hip_mri.evaluation.decision_curve import DecisionCurve
 from hip_mri.evaluation.wording import SPLIT_TITLES, name_label
 
 NUM_SCORE_BINS: Final = 25
@@ -24,23 +24,6 @@ PALE: Final = 2.2
 
 DOTTED: Final[dict[str, Any]] = style.REFERENCE_LINE | {"color": style.INK}
 COUNT_LOOK: Final[dict[str, Any]] = {"size": 14, "weight": "bold", "color": style.INK}
-
-
-@dataclass(frozen=True)
-class DecisionCurve:
-    """Net benefit over thresholds; treating nobody has none.
-
-    Attributes:
-        thresholds: Between 0 and 1, ascending, shape (num_points,).
-        model: Net benefit of acting where the score reaches the threshold, in true positives per image.
-        treat_all: Net benefit of acting always.
-
-    Source: Vickers and Elkin, "Decision curve analysis", Medical Decision Making 26, 2006.
-    """
-
-    thresholds: NDArray[np.float64]
-    model: NDArray[np.float64]
-    treat_all: NDArray[np.float64]
 
 
 def draw_confusion_matrices(splits: Mapping[str, ScoredSplit], threshold: float, notice: str = "") -> Figure:

@@ -41,11 +41,11 @@ class NeighbourDistances:
 
 @dataclass(frozen=True)
 class FoldComparison:
-    """AUC of cross-validation by seed, once with folds by image and once with folds by group.
+    """AUC of each fold of cross-validation, once with folds by image and once with folds by group.
 
     Attributes:
-        by_image: Shape (num_seeds,), 0-1.
-        by_group: The same seeds.
+        by_image: Shape (num_folds,), 0-1.
+        by_group: Shape (num_folds,) as well, but often of more folds, from several seeds.
     """
 
     by_image: NDArray[np.float64]
@@ -72,14 +72,12 @@ def draw_neighbour_distances(distances: NeighbourDistances, notice: str = "") ->
 
 
 def draw_fold_comparison(folds: FoldComparison, notice: str = "") -> Figure:
-    """Draw the AUC of each seed by both kinds of folds, their means, and the gap between these."""
+    """Draw the AUC of each fold by both kinds of folds, their means, and the gap between these."""
     figure = style.create_figure(5.6, 4.6, notice)
     axes = figure.subplots()
     columns = (folds.by_image, folds.by_group)
-    for pair in zip(*columns, strict=True):
-        axes.plot([0, 1], pair, color=style.GRID, linewidth=1.2, zorder=1)
     for place, values in enumerate(columns):
-        label = "One seed" if place == 0 else None
+        label = "One fold" if place == 0 else None
         axes.plot(np.full(len(values), place), values, label=label, **SMALL_RING, zorder=3)
         axes.plot([place - 0.16, place + 0.16], [values.mean()] * 2, color=style.INK, linewidth=2.6, zorder=2)
         axes.text(place - 0.2, values.mean(), f"{values.mean():.3f}", ha="right", va="center", **TEXT_LOOK)

@@ -1,0 +1,132 @@
+"""The tables of a run folder: what the figures are computed from, without a source name or a patient's identity."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from hip_mri.data.manifest import UNREADABLE
+from hip_mri.errors import EvaluationError, WorkspaceError
+from hip_mri.evaluation.results import Scores
+from hip_mri.workspace import Workspace
+
+MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "reason", "group", "patient", "evidence")
+"""Columns of a run's `manifest.csv`."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Names the files of a run folder.
+
+    Attributes:
+        folder: The run folder.
+    """
+
+    folder: Path
+
+    @property
+    def metrics(self) -> Path:
+        """Every figure, and what it rests on."""
+        return self.folder / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        """image_id, split, label and score of every image."""
+        return self.folder / "predictions.csv"
+
+    @property
+    def manifest(self) -> Path:
+        """Every file of the source by pseudonym; see `MANIFEST_COLUMNS`."""
+        return self.folder / "manifest.csv"
+
+    @property
+    def neighbours(self) -> Path:
+        """Nearest training images, of the leakage audit."""
+        return self.folder / "neighbours.csv"
+
+    @property
+    def folds(self) -> Path:
+        """Scores of cross-validation; not there where it was left out."""
+        return self.folder / "folds.csv"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch."""
+        return self.folder / "history.csv"
+
+    @property
+    def config(self) -> Path:
+        """Every setting."""
+        return self.folder / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        """The whole network."""
+        return self.folder / "model.keras"
+
+    @property
+    def figures_folder(self) -> Path:
+        """The pictures."""
+        return self.folder / "figures"
+
+    @property
+    def hashes(self) -> Path:
+        """SHA-256 of every other file."""
+        return self.folder / "files.json"
+
+
+def describe_manifest(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Take from a manifest what a run may show.
+
+    A patient is named by the smallest image id of theirs, which tells nothing of their identity.
+    """
+    shown = manifest.loc[:, list(MANIFEST_COLUMNS)].sort_values("image_id", ignore_index=True)
+    shown["patient"] = shown.groupby("patient")["image_id"].transform("min").where(shown["patient"] != "", "")
+    return shown
+
+
+def read_scores(files: RunFiles, workspace: Workspace) -> Scores:
+    """Read the tables of a run.
+
+    Args:
+        files: The run.
+        workspace: Holds the columns that describe subgroups; they may identify people and stay out of the run folder.
+
+    Raises:
+        EvaluationError: Predictions and manifest do not speak of the same images.
+        WorkspaceError: A file is missing or damaged.
+    """
+    manifest, predictions = read_table(files.manifest), read_table(files.predictions)
+    joined = predictions.merge(
+        manifest[["image_id", "sha256", "group", "patient"]], on="image_id", how="left", validate="one_to_one"
+    )
+    listed = manifest.loc[manifest["split"] != "", ["image_id", "split", "label"]].sort_values("image_id")
+    scored = joined[["image_id", "split", "label"]].sort_values("image_id")
+    if listed.to_numpy().tolist() != scored.to_numpy().tolist():
+        raise EvaluationError(
+            f"{files.predictions.name} and {files.manifest.name} differ in their images, splits or labels. "
+            "Run the pipeline again: both are written anew."
+        )
+    attributes = None
+    if workspace.attributes_file.exists():
+        columns = pd.read_parquet(workspace.attributes_file)
+        columns = joined[["image_id", "sha256"]].merge(columns, on="sha256", how="left").drop(columns="sha256")
+        attributes = columns if len(columns.columns) > 1 else None
+    folds = read_table(files.folds) if files.folds.exists() else None
+    return Scores(joined.drop(columns="sha256"), read_table(files.neighbours), folds, attributes)
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Read a CSV file of a run: text as it stands, numbers to the last digit.
+
+    Raises:
+        WorkspaceError: The file is missing or damaged.
+    """
+    numbers = {"score": float, "distance": float, "seed": int, "fold": int}
+    try:
+        names = pd.read_csv(file, nrows=0).columns
+        types = {name: numbers.get(name, "str") for name in names}
+        return pd.read_csv(file, dtype=types, keep_default_na=False, float_precision="round_trip")  # pyright: ignore[reportArgumentType]
+    except (*UNREADABLE, pd.errors.ParserError) as error:
+        raise WorkspaceError(f"{file.name} of the run cannot be read. Run the pipeline again.") from error
