@@ -112,7 +112,7 @@ def test_patients_are_measured_like_images(study):
 
 
 def test_intervals_cover_the_truth_where_groups_are_heeded():
-    """Of 300 studies 285 should; with 99.9 % certainty a true 95 % covers 272 to 297, a true 85 % at most 275.
+    """Of 200 studies 190 should; where 95 % do, the count is within 179 and 198 with 99.9 % certainty.
 
     The resamples of single images, as if independent, cover far less: the same images of a patient err together.
     """
@@ -124,7 +124,7 @@ def test_intervals_cover_the_truth_where_groups_are_heeded():
         found = weighted.measure_ranking(tally) | weighted.measure_decisions(tally, THRESHOLD)
         return {name: found[name] for name in truths}
 
-    for _ in range(300):
+    for _ in range(200):
         labels, scores, patients = draw_study(generator, 100)
         for grouped, groups in ((True, patients), (False, None)):
             sample = check_sample(labels, scores, groups)
@@ -132,5 +132,5 @@ def test_intervals_cover_the_truth_where_groups_are_heeded():
             bounds = bound_measures(sample, measures, resample(sample, measure, 0, 200), THRESHOLD)
             for name, truth in truths.items():
                 hits[grouped][name] += bounds[name][0] <= truth <= bounds[name][1]
-    assert all(272 <= count <= 297 for count in hits[True].values()), hits
-    assert all(count < 272 for count in hits[False].values()), hits
+    assert all(179 <= count <= 198 for count in hits[True].values()), hits
+    assert all(count < 179 for count in hits[False].values()), hits

@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 
 from hip_mri.evaluation.bounds import bound_reals, bound_shares, find_deviations, find_quantile
 from hip_mri.evaluation.intervals import QUANTILE, bound_fraction
+from tests.evaluation.studies import quick
 
 
+@quick
 @given(st.integers(1, 1000), st.data())
 def test_of_independent_trials_it_is_wilson_s_interval(num_trials, data):
     num_hits = data.draw(st.integers(0, num_trials))
@@ -16,6 +18,7 @@ def test_of_independent_trials_it_is_wilson_s_interval(num_trials, data):
     assert tuple(bounds) == pytest.approx(bound_fraction(num_hits, num_trials), abs=1e-9)
 
 
+@quick
 @given(st.floats(0, 1), st.floats(0, 0.5), st.integers(1, 100))
 def test_interval_holds_the_share_within_0_and_1(share, deviation, num_groups):
     lower, upper = bound_shares(share, deviation, QUANTILE, num_groups)

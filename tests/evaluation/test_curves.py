@@ -7,9 +7,10 @@ from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.curves import bootstrap_curves
 from hip_mri.evaluation.resampling import count_rarer_groups
 from hip_mri.evaluation.sample import check_sample
-from tests.evaluation.studies import IMAGES, TRUE_AUC, draw_study
+from tests.evaluation.studies import IMAGES, TRUE_AUC, draw_study, quick
 
 
+@quick
 @given(IMAGES.filter(lambda images: 1 < sum(label for label, _ in images) < len(images) - 1))
 def test_curves_are_those_of_scikit_learn(images):
     labels, scores = zip(*images, strict=True)

@@ -6,9 +6,10 @@ from hypothesis import given
 
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.measures import measure_decisions, measure_probabilities, measure_ranking
-from tests.evaluation.studies import IMAGES, SCORES
+from tests.evaluation.studies import IMAGES, SCORES, quick
 
 
+@quick
 @given(IMAGES, SCORES)
 def test_results_are_strict_json(images, threshold):
     labels, scores = zip(*images, strict=True)

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from hip_mri.evaluation import weighted
 from hip_mri.evaluation.resampling import MOST_CELLS, draw_group_weights, resample, tally_resamples
 from hip_mri.evaluation.sample import check_sample
-from tests.evaluation.studies import draw_study
+from tests.evaluation.studies import draw_study, quick
 
 
+@quick
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=4, max_size=30), st.integers(0, 99))
 def test_every_resample_has_both_classes_and_the_study_s_weight(images, seed):
     labels, groups = (np.array(values) for values in zip(*images, strict=True))
