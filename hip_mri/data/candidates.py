@@ -91,7 +91,7 @@ def find_candidates(hashes: NDArray[np.uint8], mirrored_hashes: NDArray[np.uint8
         matches, crowded = zip(*cast("list[tuple[_Matches, int]]", found), strict=True)
         nearest, num_crowded = _keep_nearest(nearest, *matches), num_crowded + sum(crowded)
     if num_crowded:
-        num_lookups = NUM_ORDERS * NUM_BANDS * num_crops * num_images
+        num_lookups = 2 * NUM_ORDERS * NUM_BANDS * num_crops * num_images
         logger.info("%.2g %% of the lookups met a crowd of like hashes", 100 * num_crowded / num_lookups)
     is_mirrored, query = np.divmod(nearest.pair >> _IMAGE_BITS, max(num_images, 1))
     image, (distance, crop) = nearest.pair & _IMAGE_MASK, np.divmod(nearest.rank, _MAX_NUM_CROPS)
