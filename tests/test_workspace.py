@@ -403,11 +403,12 @@ def test_workspace_is_held_by_one_process_alone(tmp_path: Path) -> None:
 
 def test_holding_sweeps_what_killed_runs_left(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    for leftover in (workspace.runs_folder / ".0002-abc", workspace.features_folder / "set" / ".1-2.npy"):
+    sets = [workspace.features_folder / "set", workspace.fingerprints_folder / "1"]
+    for leftover in (workspace.runs_folder / ".0002-abc", *(folder / ".1-2.npy" for folder in sets)):
         leftover.mkdir(parents=True)
         (leftover / "file").touch()
     kept = workspace.runs_folder / "0001"
     kept.mkdir()
     with workspace.hold():
         assert sorted(path.name for path in workspace.runs_folder.iterdir()) == ["0001"]
-        assert not list((workspace.features_folder / "set").iterdir())
+        assert not [leftover for folder in sets for leftover in folder.iterdir()]

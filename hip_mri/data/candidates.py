@@ -26,10 +26,11 @@ NUM_ORDERS: Final = 4
 NUM_BANDS: Final = 8
 MAX_NUM_STEPS: Final = 32
 """Neighbours, in the order of a bucket and in each direction, with which a hash is compared. Near-blank images share
-their buckets by the thousand; each is compared with those that agree in the next band as well, as far as it can."""
+their buckets by the thousand; each is compared with those that agree in the next band as well, where there are such,
+and those with the same hash all with the same few, which connects them."""
 
 MAX_NUM_KEPT: Final = 12
-"""Nearest images that are kept for a picture, and as many for its mirror image."""
+"""Nearest images that are kept for an image as it is and as many for its mirror image, and the other way round."""
 
 _BITS_OF_BAND: Final = 32
 _ROWS_AT_ONCE: Final = 65536
@@ -90,7 +91,7 @@ def find_candidates(hashes: NDArray[np.uint8], mirrored_hashes: NDArray[np.uint8
         matches, crowded = zip(*cast("list[tuple[_Matches, int]]", found), strict=True)
         nearest, num_crowded = _keep_nearest(nearest, *matches), num_crowded + sum(crowded)
     if num_crowded:
-        num_lookups = NUM_ORDERS * NUM_BANDS * num_crops * num_images
+        num_lookups = 2 * NUM_ORDERS * NUM_BANDS * num_crops * num_images
         logger.info("%.2g %% of the lookups met a crowd of like hashes", 100 * num_crowded / num_lookups)
     is_mirrored, query = np.divmod(nearest.pair >> _IMAGE_BITS, max(num_images, 1))
     image, (distance, crop) = nearest.pair & _IMAGE_MASK, np.divmod(nearest.rank, _MAX_NUM_CROPS)
@@ -175,15 +176,23 @@ def _match_crop(buckets: _Buckets, hashes: NDArray[np.uint8], crop: int) -> tupl
 
 
 def _keep_nearest(*matches: _Matches) -> _Matches:
-    """Of each query the nearest images, each once."""
+    """Of each query the nearest images and of each image the nearest queries, every pair once."""
     pair, rank = (np.concatenate(arrays) for arrays in zip(*matches, strict=True))
     order = np.lexsort((rank, pair))
     order = order[_mark_first(pair[order])]
-    order = order[np.lexsort((rank[order], pair[order] >> _IMAGE_BITS))]
-    starts = np.flatnonzero(_mark_first(pair[order] >> _IMAGE_BITS))
+    pair, rank = pair[order], rank[order]
+    is_kept = _mark_nearest(pair >> _IMAGE_BITS, rank) | _mark_nearest(pair & _IMAGE_MASK, rank)
+    return _Matches(pair[is_kept], rank[is_kept])
+
+
+def _mark_nearest(group: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mark the `MAX_NUM_KEPT` members of lowest rank in each group; of equal ones the first."""
+    order = np.lexsort((rank, group))
+    starts = np.flatnonzero(_mark_first(group[order]))
     number = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    kept = order[number < MAX_NUM_KEPT]
-    return _Matches(pair[kept], rank[kept])
+    is_nearest = np.empty(len(order), bool)
+    is_nearest[order] = number < MAX_NUM_KEPT
+    return is_nearest
 
 
 def _mark_first(*columns: NDArray) -> NDArray[np.bool_]:

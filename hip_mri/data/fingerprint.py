@@ -36,7 +36,7 @@ NUM_HASH_BYTES: Final = HASH_SIZE**2 // 8
 THUMBNAIL_SIZE: Final = 32  # pixels
 _CANVAS_SIZE: Final = 4 * HASH_SIZE  # pixels; twice what the hash looks at, so that a crop keeps its detail
 
-_ROW: Final = np.dtype(
+ROW: Final = np.dtype(
     [
         ("sha256", "S64"),
         ("pixels_sha256", "S64"),
@@ -45,9 +45,10 @@ _ROW: Final = np.dtype(
         ("thumbnail", np.uint8, (THUMBNAIL_SIZE, THUMBNAIL_SIZE)),
     ]
 )
+"""One stored fingerprint, 1.7 kB: the SHA-256 of the source file and the fields of `Fingerprint`."""
 
 Rows = NDArray[np.void]
-"""Fingerprints of many images: `sha256` of the source file and the fields of `Fingerprint`, 1.7 kB each."""
+"""Fingerprints of many images, an array of `ROW`."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,12 @@ def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
     )
 
 
+def make_row(sha256: str, image: NDArray[np.uint8]) -> tuple:
+    """Put the fingerprint of a decoded image together with the SHA-256 of its file, in the order of `ROW`."""
+    fingerprint = fingerprint_image(image)
+    return (sha256, *(getattr(fingerprint, name) for name in (ROW.names or ())[1:]))
+
+
 def fingerprint_images(shard: Shard, workspace: Workspace, num_threads: int) -> int:
     """Make and store the fingerprints of a shard's images that are not there yet.
 
@@ -115,7 +122,7 @@ def fingerprint_images(shard: Shard, workspace: Workspace, num_threads: int) -> 
         delayed(_fingerprint_stored)(sha256, workspace) for sha256 in missing
     )
     if missing:
-        _write_part(np.array(cast("list[tuple]", made), _ROW), _name_folder(workspace))
+        _write_part(np.array(cast("list[tuple]", made), ROW), _name_folder(workspace))
     return len(missing)
 
 
@@ -140,8 +147,8 @@ def read_fingerprints(hashes: Sequence[str], workspace: Workspace) -> Rows:
     Raises:
         WorkspaceError: Some are not stored.
     """
-    wanted = np.unique(np.array(hashes, _ROW["sha256"]))
-    rows, is_found = np.zeros(len(wanted), _ROW), np.zeros(len(wanted), bool)
+    wanted = np.unique(np.array(hashes, ROW["sha256"]))
+    rows, is_found = np.zeros(len(wanted), ROW), np.zeros(len(wanted), bool)
     for part in _open_parts(_name_folder(workspace), min(hashes, default=""), max(hashes, default="")):
         places = np.searchsorted(wanted, part["sha256"]).clip(max=len(wanted) - 1)
         is_wanted = wanted[places] == part["sha256"]
@@ -167,9 +174,7 @@ def _hash(canvas: Image.Image, crop: Sequence[float] = CROPS[0]) -> NDArray[np.u
 
 
 def _fingerprint_stored(sha256: str, workspace: Workspace) -> tuple:
-    """The row of one stored image."""
-    fingerprint = fingerprint_image(decode_gray(read_stored_image(sha256, workspace)))
-    return (sha256, *(getattr(fingerprint, name) for name in (_ROW.names or ())[1:]))
+    return make_row(sha256, decode_gray(read_stored_image(sha256, workspace)))
 
 
 def _name_folder(workspace: Workspace) -> Path:
@@ -196,4 +201,4 @@ def _open_part(file: Path) -> Rows | None:
         part = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return part if part.dtype == _ROW else None
+    return part if part.dtype == ROW else None

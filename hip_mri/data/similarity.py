@@ -90,7 +90,7 @@ def pair_similar_images(rows: Rows, num_threads: int) -> pd.DataFrame:
     candidates = find_candidates(rows["hashes"], rows["mirrored_hash"], num_threads)
     chunks = [slice(start, start + _PAIRS_AT_ONCE) for start in range(0, len(candidates), _PAIRS_AT_ONCE)]
     correlations = Parallel(n_jobs=num_threads, backend="threading")(
-        delayed(_correlate_candidates)(rows, candidates, chunk) for chunk in chunks
+        delayed(correlate_candidates)(rows, candidates, chunk) for chunk in chunks
     )
     correlation = np.concatenate([np.empty(0), *cast("list[NDArray[np.float64]]", correlations)])
     is_similar = correlation >= MIN_CORRELATION
@@ -98,6 +98,21 @@ def pair_similar_images(rows: Rows, num_threads: int) -> pd.DataFrame:
     first, second = np.sort([candidates.query[is_similar], candidates.image[is_similar]], axis=0)
     pairs = _tabulate(rows, first, second, correlation[is_similar]).assign(kind="similar")
     return pairs.sort_values("correlation", ascending=False).drop_duplicates(["first", "second"])
+
+
+def correlate_candidates(rows: Rows, candidates: Candidates, chunk: slice) -> NDArray[np.float64]:
+    """Correlate the thumbnails of some of the candidates, aligned; see `correlate_aligned`."""
+    thumbnails = rows["thumbnail"]
+    pairs = zip(
+        candidates.query[chunk], candidates.is_mirrored[chunk], candidates.image[chunk], candidates.crop[chunk],
+        strict=True,
+    )  # fmt: skip
+    return np.array(
+        [
+            correlate_aligned(thumbnails[query][:, :: -1 if is_mirrored else 1], thumbnails[image], CROPS[crop])
+            for query, is_mirrored, image, crop in pairs
+        ]
+    )
 
 
 def correlate_aligned(copy: NDArray[np.uint8], original: NDArray[np.uint8], crop: Sequence[float] = CROPS[0]) -> float:
@@ -126,20 +141,6 @@ def correlate_aligned(copy: NDArray[np.uint8], original: NDArray[np.uint8], crop
     except cv2.error:  # no way to fit them
         return -1.0
     return _correlate_overlap(template, picture, warp) if _is_crop(warp) else -1.0
-
-
-def _correlate_candidates(rows: Rows, candidates: Candidates, chunk: slice) -> NDArray[np.float64]:
-    thumbnails = rows["thumbnail"]
-    pairs = zip(
-        candidates.query[chunk], candidates.is_mirrored[chunk], candidates.image[chunk], candidates.crop[chunk],
-        strict=True,
-    )  # fmt: skip
-    return np.array(
-        [
-            correlate_aligned(thumbnails[query][:, :: -1 if is_mirrored else 1], thumbnails[image], CROPS[crop])
-            for query, is_mirrored, image, crop in pairs
-        ]
-    )
 
 
 def _remove_shading(image: NDArray) -> NDArray:

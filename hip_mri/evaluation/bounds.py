@@ -22,6 +22,9 @@ CONFIDENCE: Final = 0.95
 MOST_UNDEFINED: Final = 0.05
 """Share of the resamples in which a measure may be undefined; with more there is no interval."""
 
+SMALLEST_DEVIATION: Final = 1e-9
+"""Resamples that deviate less differ by rounding only."""
+
 Floats = NDArray[np.float64]
 
 
@@ -65,17 +68,18 @@ def bound_shares(shares: ArrayLike, deviations: ArrayLike, quantile: float, num_
         shares: Point estimates, 0-1, shape (...).
         deviations: Standard deviations, shape (...).
         quantile: By `find_quantile`.
-        num_groups: Groups that a share rests on. They are the size where a share is 0 or 1 and nothing varies: each
-            group counts as one trial.
+        num_groups: Groups that a share rests on. They are the size where a share is 0 or 1, or does not vary:
+            each group counts as one trial.
 
     Returns:
         Lower and upper bounds, shape (2, ...); NaN where the share or the deviation is.
     """
     shares, deviations = np.asarray(shares, np.float64), np.asarray(deviations, np.float64)
     spread = shares * (1 - shares)
-    varies = (deviations > 0) & (spread > 0)
+    varies = (deviations > SMALLEST_DEVIATION) & (spread > 0)
     sizes = np.broadcast_to(np.asarray(num_groups, np.float64), shares.shape).copy()
     np.divide(spread, deviations**2, out=sizes, where=varies)
+    sizes = np.maximum(sizes, 1)
     square = quantile**2
     centres = shares + square / (2 * sizes)
     halves = quantile * np.sqrt(spread / sizes + square / (4 * sizes**2))

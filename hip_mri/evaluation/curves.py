@@ -9,11 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.bounds import bound_shares, find_deviations, find_quantile
 from hip_mri.evaluation.resampling import NUM_RESAMPLES, count_rarer_groups, resample
-from hip_mri.evaluation.sample import check_sample
+from hip_mri.evaluation.sample import Sample, check_sample
 from hip_mri.evaluation.weighted import Tally, tally_sample
 
 NUM_POINTS: Final = 101
 """Points of a curve, one per percent."""
+
+ROUNDING: Final = 1e-12
+"""A recall is reached where it is this near."""
 
 Floats = NDArray[np.float64]
 
@@ -75,8 +78,7 @@ def bootstrap_curves(
         EvaluationError: The images cannot be measured, or fewer than two groups have a lesion, or a normal image.
     """
     sample = check_sample(labels, scores, groups)
-    num_groups = count_rarer_groups(sample)
-    if num_groups < 2:
+    if (num_groups := count_rarer_groups(sample)) < 2:
         raise EvaluationError(
             "curves: a band needs at least two groups with lesions and two with normal images, found only "
             f"{num_groups} of one kind. Give images of more groups."
@@ -84,12 +86,24 @@ def bootstrap_curves(
     grid = np.linspace(0, 1, num_points)
     curves = _read_curves(tally_sample(sample), grid)
     resampled = resample(sample, lambda tally: _read_curves(tally, grid), seed, num_resamples)
-    quantile, bands = find_quantile(num_groups), {}
+    with_lesions = len(np.unique(sample.groups[sample.labels == 1]))
+    supports = {"roc": with_lesions, "precision_recall": _count_called_groups(sample, grid)}
+    bands = {}
     for name, values in curves.items():
-        lower, upper = bound_shares(values[:, 0], find_deviations(resampled[name])[0], quantile, num_groups)
+        deviations, _ = find_deviations(resampled[name])
+        lower, upper = bound_shares(values[:, 0], deviations, find_quantile(num_groups), supports[name])
         bands[name] = Band(grid, values[:, 0], lower, upper)
     bands["roc"].lower[-1] = 1
     return CurveBands(**bands)
+
+
+def _count_called_groups(sample: Sample, recalls: Floats) -> NDArray[np.int64]:
+    """Groups of which an image is called where each recall is reached: few, at the beginning of the curve."""
+    lesions = np.sort(sample.scores[sample.labels == 1])[::-1]
+    num_found = np.maximum(np.ceil(recalls * len(lesions) - ROUNDING).astype(int), 1)
+    highest = np.full(sample.num_groups, -1.0)
+    np.maximum.at(highest, sample.groups, sample.scores)
+    return sample.num_groups - np.searchsorted(np.sort(highest), lesions[num_found - 1])
 
 
 def _read_curves(tally: Tally, grid: Floats) -> dict[str, Floats]:
@@ -103,6 +117,6 @@ def _read_curves(tally: Tally, grid: Floats) -> dict[str, Floats]:
     for column in range(found.shape[1]):
         x, y = np.append(origin, false_alarms[:, column]), np.append(origin, sensitivities[:, column])
         roc[:, column] = np.interp(grid, x, y)  # where x repeats, the last y counts
-        reached = np.searchsorted(sensitivities[:, column], grid - 1e-12)
+        reached = np.searchsorted(sensitivities[:, column], grid - ROUNDING)
         precision_recall[:, column] = precisions[reached, column]
     return {"roc": roc, "precision_recall": precision_recall}

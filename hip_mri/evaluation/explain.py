@@ -152,7 +152,11 @@ def _shape_heat(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.
 
 
 def pick_cases(
-    labels: ArrayLike, scores: ArrayLike, threshold: float, most: int = MOST_CASES
+    labels: ArrayLike,
+    scores: ArrayLike,
+    threshold: float,
+    groups: ArrayLike | None = None,
+    most: int = MOST_CASES,
 ) -> list[tuple[int, Outcome]]:
     """Choose the most confident right and wrong calls.
 
@@ -160,6 +164,8 @@ def pick_cases(
         labels: 0 normal or 1 lesion, shape (num_images,).
         scores: Probability of a lesion, 0-1, of the same shape.
         threshold: Scores at or above it are called a lesion.
+        groups: Group of each image, such as its patient; of each outcome a group shows its most confident image
+            only, since neighbouring slices look alike. `None` lets every image stand for itself.
         most: Of each outcome.
 
     Returns:
@@ -167,6 +173,7 @@ def pick_cases(
         order of the images.
     """
     true, probabilities = np.asarray(labels), np.asarray(scores, np.float64)
+    group_of = np.arange(len(true)) if groups is None else np.asarray(groups)
     called = probabilities >= threshold
     kinds: dict[Outcome, tuple[NDArray[np.bool_], int]] = {
         "true positive": (called & (true == 1), -1),
@@ -178,7 +185,8 @@ def pick_cases(
     for outcome, (members, direction) in kinds.items():
         positions = np.flatnonzero(members)
         ranked = positions[np.argsort(direction * probabilities[positions], kind="stable")]
-        chosen.extend((int(position), outcome) for position in ranked[:most])
+        _, first_of_group = np.unique(group_of[ranked], return_index=True)
+        chosen.extend((int(position), outcome) for position in ranked[np.sort(first_of_group)][:most])
     return chosen
 
 

@@ -88,7 +88,7 @@ def gather_findings(
         ),
         recalibrated=recalibration and Platt(recalibration["slope"], recalibration["intercept"]).apply(score),
         decision_curve=find_net_benefit(truth, score),
-        explained=explain_cases(test, metrics["threshold"]["value"], images, model_file),
+        explained=explain_cases(test, metrics["threshold"], images, model_file),
         flow=describe_flow(metrics),
         neighbours=_describe_distances(scores.neighbours),
         close_pairs=_show_close_pairs(scores.neighbours, images),

@@ -16,7 +16,7 @@ TOLERANCE: Final = 1e-8
 """Longest last step, relative to 1 + the coefficient of a standardised feature, at which the optimum is found."""
 
 LONGEST_STEP: Final = 5.0
-"""Longest step, beyond the present coefficients' size, in log odds: where the likelihood is flat, Newton's is endless."""
+"""Longest step in log odds, beyond the present coefficients' size. Where the likelihood is flat Newton's is endless."""
 
 RIDGE: Final = 1e-12
 """Added to the curvature, so that it can be inverted where all probabilities are 0 or 1. It moves no optimum."""
@@ -89,20 +89,11 @@ def _maximize_likelihood(
     Returns:
         Coefficients, shape (num_coefficients, num_columns); NaN in impossible columns.
     """
-    num_coefficients, totals = len(design), lesions + normals
-    products = (design[:, None] * design).reshape(num_coefficients**2, -1)
-    coefficients = np.zeros((num_coefficients, lesions.shape[1]))
-    steps, steepness = np.zeros_like(coefficients), np.zeros(lesions.shape[1])
-    unfinished = ~impossible
+    coefficients = np.zeros((len(design), lesions.shape[1]))
+    steps, steepness, unfinished = np.zeros_like(coefficients), np.zeros(lesions.shape[1]), ~impossible
     for _ in range(MOST_STEPS):
-        with np.errstate(over="ignore"):  # the exponential of a far point may be infinite: the probability is 0
-            probabilities = 1 / (1 + np.exp(-(offsets[:, None] + design.T @ coefficients)))
-        expected = totals * probabilities
-        gradients = design @ (expected - lesions)
-        curvatures = (products @ (expected * (1 - probabilities))).T.reshape(-1, num_coefficients, num_coefficients)
-        newton = -np.linalg.solve(curvatures + RIDGE * np.eye(num_coefficients), gradients.T[:, :, None])[:, :, 0].T
-        longest = LONGEST_STEP + np.abs(coefficients).max(axis=0)
-        newton *= longest / np.maximum(np.abs(newton).max(axis=0), longest)
+        gradients, curvatures = _find_gradients(design, offsets, lesions, normals, coefficients)
+        newton = _find_newton_steps(gradients, curvatures, coefficients)
         too_far = (gradients * steps).sum(axis=0) > OVERSHOOT * steepness
         moves = np.where(impossible, 0, np.where(too_far, -steps / 2, newton))
         steepness = np.where(too_far, steepness / 2, -(gradients * newton).sum(axis=0))
@@ -112,6 +103,31 @@ def _maximize_likelihood(
         if not unfinished.any():
             break
     return np.where(impossible | unfinished, np.nan, coefficients)
+
+
+def _find_gradients(
+    design: Floats, offsets: Floats, lesions: Floats, normals: Floats, coefficients: Floats
+) -> tuple[Floats, Floats]:
+    """First and second derivatives of the negative log likelihood.
+
+    Returns:
+        Gradients, shape (num_coefficients, num_columns), and curvatures, shape (num_columns, num_coefficients,
+        num_coefficients).
+    """
+    with np.errstate(over="ignore"):  # the exponential of a far point may be infinite: the probability is 0
+        probabilities = 1 / (1 + np.exp(-(offsets[:, None] + design.T @ coefficients)))
+    expected = (lesions + normals) * probabilities
+    products = (design[:, None] * design).reshape(len(design) ** 2, -1)
+    curvatures = products @ (expected * (1 - probabilities))
+    return design @ (expected - lesions), curvatures.T.reshape(-1, len(design), len(design))
+
+
+def _find_newton_steps(gradients: Floats, curvatures: Floats, coefficients: Floats) -> Floats:
+    """Newton's steps, none longer than `LONGEST_STEP` allows, shape (num_coefficients, num_columns)."""
+    curvatures = curvatures + RIDGE * np.eye(len(coefficients))
+    steps = -np.linalg.solve(curvatures, gradients.T[:, :, None])[:, :, 0].T
+    longest = LONGEST_STEP + np.abs(coefficients).max(axis=0)
+    return steps * (longest / np.maximum(np.abs(steps).max(axis=0), longest))
 
 
 def _find_separated(features: Floats, lesions: Floats, normals: Floats) -> NDArray[np.bool_]:

@@ -1,12 +1,7 @@
 """The report of a run: one self-contained page, and a short form for Prefect."""
 
-import html
-import re
 from pathlib import Path
 from typing import Any, Final
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from hip_mri.config import LABELS
 from hip_mri.errors import EvaluationError
@@ -14,7 +9,6 @@ from hip_mri.evaluation.embedding import encode_data_uri, read_picture, shrink_p
 from hip_mri.evaluation.summary import (
     ReportSummary,
     compose_answer,
-    describe_figure,
     describe_leakage,
     disclose,
     list_limits,
@@ -27,6 +21,7 @@ from hip_mri.evaluation.summary import (
     tabulate_subgroups,
     tabulate_thresholds,
 )
+from hip_mri.evaluation.templates import ENVIRONMENT
 from hip_mri.evaluation.wording import SPLIT_TITLES, find_caption, name_label
 from hip_mri.workspace import write_bytes
 
@@ -39,9 +34,6 @@ MOST_PICTURE_BYTES: Final = 60_000
 MARKDOWN_TEXT_BYTES: Final = 20_000
 """Set aside for all that is not a picture."""
 
-
-NO_FIGURE: Final = "\N{EN DASH}"
-"""Stands for a figure that is not defined."""
 
 NARROW_PICTURES: Final = ("roc", "precision_recall", "calibration", "decision_curve")
 """Pictures that stand side by side."""
@@ -59,7 +51,9 @@ def write_report(report_file: Path, summary: ReportSummary) -> None:
         WorkspaceError: A picture cannot be read, or the report cannot be written.
     """
     pictures = [_embed(file, read_picture(file)) for file in summary.figures]
-    page = _environment.get_template("report.html.jinja").render(_gather(summary), pictures=pictures)
+    page = ENVIRONMENT.get_template("report.html.jinja").render(
+        _gather(summary), pictures=pictures, narrow_pictures=NARROW_PICTURES
+    )
     write_bytes(report_file, page.encode())
 
 
@@ -79,7 +73,9 @@ def compose_markdown(summary: ReportSummary) -> str:
     room = (MOST_MARKDOWN_BYTES - MARKDOWN_TEXT_BYTES) * 3 // 4 // max(len(summary.figures), 1)
     most_bytes = min(MOST_PICTURE_BYTES, room)
     pictures = [_embed(file, shrink_png(file, most_bytes)) for file in summary.figures]
-    text = _environment.get_template("report.md.jinja").render(_gather(summary), pictures=pictures)
+    text = ENVIRONMENT.get_template("report.md.jinja").render(
+        _gather(summary), pictures=pictures, narrow_pictures=NARROW_PICTURES
+    )
     if len(text.encode()) > MOST_MARKDOWN_BYTES:
         raise EvaluationError(
             f"report: the Markdown takes {len(text.encode()):,} bytes, {MOST_MARKDOWN_BYTES:,} are allowed. "
@@ -112,6 +108,7 @@ def _gather(summary: ReportSummary) -> dict[str, Any]:
         "split_rows": tabulate_splits(summary),
         "weights": name_weights(metrics["weights"]),
         "settings": {name: disclose(name, value) for name, value in summary.settings.items()},
+        "narrow_pictures": NARROW_PICTURES,
         "label_names": [name_label(label) for label in LABELS],
         "split_titles": {split: title for split, title in SPLIT_TITLES.items() if split in metrics},
     }
@@ -119,50 +116,3 @@ def _gather(summary: ReportSummary) -> dict[str, Any]:
 
 def _embed(file: Path, content: bytes) -> dict[str, Any]:
     return {"name": file.stem, "caption": find_caption(file.stem), "uri": encode_data_uri(content)}
-
-
-def _format_percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
-def _format_figure(value: float | None) -> str:
-    return NO_FIGURE if value is None else f"{value:.3f}"
-
-
-def _format_seconds(seconds: float) -> str:
-    """Write a duration: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _escape_markdown(value: object) -> Markup:
-    """Make a value plain text for Markdown: on one line, with neither markup nor HTML."""
-    text = html.escape(" ".join(str(value).split()), quote=False)
-    return Markup(re.sub(r"([\\`*_\[\]|~])", r"\\\1", text))
-
-
-def _create_environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("hip_mri.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.globals["NARROW_PICTURES"] = NARROW_PICTURES
-    environment.filters.update(
-        figure=_format_figure,
-        interval=describe_figure,
-        percent=_format_percent,
-        duration=_format_seconds,
-        plain=_escape_markdown,
-    )
-    return environment
-
-
-_environment: Final = _create_environment()

@@ -63,7 +63,7 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
     val, test = splits["val"], splits["test"]
     threshold = choose_threshold(val["truth"], val["score"], settings.threshold_rule, settings.required_sensitivity)
     figures: dict[str, Any] = {
-        "threshold": {"value": threshold, "rule": settings.threshold_rule, "chosen_on": "val"},
+        "threshold": threshold,
         "test": measure_split(
             test["truth"],
             test["score"],

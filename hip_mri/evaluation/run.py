@@ -19,8 +19,11 @@ from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
 from hip_mri.data.manifest import read_manifest
 from hip_mri.data.split import HELD_OUT, SplitReport, lock_test_set
+from hip_mri.evaluation.checklist import write_checklist
 from hip_mri.evaluation.figures import draw_figures
 from hip_mri.evaluation.findings import Images, gather_findings, pick_samples
+from hip_mri.evaluation.model_card import write_model_card
+from hip_mri.evaluation.record import RunRecord
 from hip_mri.evaluation.report import write_report
 from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.summary import ReportSummary, flatten_settings
@@ -122,7 +125,7 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
             scores.predictions,
             pd.read_csv(files.history),
             pick_samples(read_table(files.manifest), images),
-            metrics["threshold"]["value"],
+            metrics["threshold"],
             files.figures_folder,
             summarize_notices(facts.notices),
             gather_findings(scores, metrics, images, files.model, facts.config.seed, evaluation.num_resamples),
@@ -135,6 +138,10 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
             report_location=f"{workspace.runs_folder.name}/{folder.name}/report.html",
         )
         write_report(fresh / "report.html", summary)
+        shown = frozenset(file.relative_to(fresh).as_posix() for file in fresh.rglob("*") if file.is_file())
+        record = RunRecord(metrics, summary.settings, shown)
+        write_model_card(fresh / "model_card.md", record)
+        write_checklist(fresh / "checklist.md", record)
         write_json(files.hashes, hash_files(fresh))
     _tell(folder, metrics)
     return PublishedRun(folder, replace(summary, figures=tuple(folder / "figures" / file.name for file in figures)))

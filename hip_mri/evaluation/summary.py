@@ -1,11 +1,12 @@
 """What a run has to tell, as one value: the material of the report and of the Prefect artifact."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
 from hip_mri.config import LABELS
+from hip_mri.evaluation.templates import format_measure
 from hip_mri.evaluation.wording import NOT_AVAILABLE, SPLIT_TITLES, name_evidence
 
 WITHHELD: Final = "given, not shown"
@@ -106,7 +107,7 @@ def tabulate_thresholds(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]
         (
             title,
             [
-                describe_figure(test[section][name], test["intervals"][section][name])
+                format_measure(test[section][name], test["intervals"][section][name])
                 for section in ("at_threshold", "at_half")
             ],
         )
@@ -119,7 +120,7 @@ def tabulate_prevalences(metrics: Mapping[str, Any]) -> list[tuple[str, list[str
     section = metrics["test"]["at_threshold"]
     bounds = metrics["test"]["intervals"]["at_threshold"]["at_prevalences"]
     return [
-        (f"{row['prevalence']:.1%}", [describe_figure(row[name], found[name]) for name in ("ppv", "npv")])
+        (f"{row['prevalence']:.1%}", [format_measure(row[name], found[name]) for name in ("ppv", "npv")])
         for row, found in zip(section["at_prevalences"], bounds, strict=True)
     ]
 
@@ -132,18 +133,11 @@ def tabulate_subgroups(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]
             [
                 f"{row['num_images']:,}",
                 f"{row['num_lesions']:,}",
-                *(describe_figure(row[name], row["intervals"][name]) for name in ("auc", "sensitivity", "specificity")),
+                *(format_measure(row[name], row["intervals"][name]) for name in ("auc", "sensitivity", "specificity")),
             ],
         )
         for row in metrics["subgroups"]
     ]
-
-
-def describe_figure(value: float | None, bounds: Sequence[float] | None) -> str:
-    """Write a figure with its interval: `0.812 (0.75 to 0.86)`."""
-    if value is None:
-        return NOT_AVAILABLE
-    return f"{value:.3f} ({bounds[0]:.2f} to {bounds[1]:.2f})" if bounds else f"{value:.3f}"
 
 
 def name_level(metrics: Mapping[str, Any]) -> str:
@@ -221,9 +215,9 @@ def describe_leakage(metrics: Mapping[str, Any]) -> list[str]:
     sentences = []
     if leakage["share_nearer_than_strangers"] is not None:
         sentences.append(
-            f"{leakage['share_nearer_than_strangers']:.1%} of {leakage['num_test_images']:,} test images are nearer to a "
-            "training image than 99% of training images are to the nearest one of another group; about 1% is expected "
-            "where nothing leaks, and clearly more calls for a look at the closest pairs."
+            f"{leakage['share_nearer_than_strangers']:.1%} of {leakage['num_test_images']:,} test images are nearer to "
+            "a training image than 99% of training images are to the nearest one of another group; about 1% is "
+            "expected where nothing leaks, and clearly more calls for a look at the closest pairs."
         )
     if folds and folds["inflation"] is not None:
         grouped, by_image = folds["grouped"], folds["by_image"]

@@ -3,7 +3,10 @@
 import math
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
+
+quick = settings(max_examples=60, deadline=None, database=None)
 
 SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]) | st.floats(0, 1, allow_subnormal=False)
 """Few values, so that ties are common, among all."""

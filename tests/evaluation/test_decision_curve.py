@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.decision_curve import find_net_benefit
-from tests.evaluation.studies import IMAGES
+from tests.evaluation.studies import IMAGES, quick
 
 
+@quick
 @given(IMAGES, st.floats(0.01, 0.99))
 def test_net_benefit_counts_true_and_false_positives(images, threshold):
     labels, scores = zip(*images, strict=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.delong import compare_auc, find_variance, place_scores
 from hip_mri.evaluation.sample import check_sample
-from tests.evaluation.studies import draw_study
+from tests.evaluation.studies import draw_study, quick
 
 PAIRED = st.lists(
     st.tuples(st.integers(0, 1), st.integers(0, 8), st.integers(0, 8), st.integers(0, 6)), min_size=6, max_size=40
@@ -75,6 +75,7 @@ def test_small_example_by_hand():
     assert find_error(labels, scores) == pytest.approx(math.sqrt(1 / 8))
 
 
+@quick
 @given(PAIRED)
 def test_areas_and_error_are_those_of_delong_pair_by_pair(rows):
     labels, first, second, _ = unpack(rows)
@@ -85,6 +86,7 @@ def test_areas_and_error_are_those_of_delong_pair_by_pair(rows):
     assert compared.standard_error**2 == pytest.approx(variance, abs=1e-12)
 
 
+@quick
 @given(PAIRED)
 def test_with_groups_the_error_is_obuchowski_s(rows):
     labels, first, _, groups = unpack(rows)
@@ -92,12 +94,14 @@ def test_with_groups_the_error_is_obuchowski_s(rows):
     assert find_error(labels, first, groups) ** 2 == pytest.approx(expected, abs=1e-12)
 
 
+@quick
 @given(PAIRED)
 def test_single_images_as_groups_are_no_groups(rows):
     labels, first, second, _ = unpack(rows)
     assert compare_auc(labels, first, second, np.arange(len(labels))) == compare_auc(labels, first, second)
 
 
+@quick
 @given(PAIRED)
 def test_the_other_way_round_the_difference_changes_its_sign(rows):
     labels, first, second, groups = unpack(rows)

@@ -73,6 +73,7 @@ def test_heat_is_grad_cam_of_the_real_architecture(tmp_path):
     from hip_mri.model.head import build_head
     from hip_mri.model.network import join_network
 
+    keras.utils.set_random_seed(3)
     network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=1))
     network.save(tmp_path / "model.keras")
     images = np.random.default_rng(2).integers(0, 256, (2, 64, 64), np.uint8)
@@ -144,6 +145,15 @@ def test_cases_are_the_most_confident_of_each_kind():
         (3, "true positive"),
         (4, "true negative"),
         (5, "true negative"),
+        (6, "false positive"),
+        (8, "false positive"),
+        (7, "false negative"),
+    ]
+    groups = ["a", "b", "a", "b", "c", "c", "c", "d", "e"]
+    assert pick_cases(labels, scores, 0.5, groups, most=2) == [
+        (0, "true positive"),
+        (3, "true positive"),
+        (4, "true negative"),
         (6, "false positive"),
         (8, "false positive"),
         (7, "false negative"),

@@ -7,7 +7,7 @@ from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.logistic import find_logits
 from hip_mri.evaluation.measures import measure_probabilities, measure_ranking
 from hip_mri.evaluation.recalibration import Platt, fit_platt
-from tests.evaluation.studies import IMAGES, draw_study
+from tests.evaluation.studies import IMAGES, draw_study, quick
 
 
 def test_fit_minimises_platt_s_cross_entropy():
@@ -24,6 +24,7 @@ def test_fit_minimises_platt_s_cross_entropy():
     assert [fitted.slope, fitted.intercept] == pytest.approx(expected, abs=1e-4)
 
 
+@quick
 @given(IMAGES)
 def test_order_and_auc_stay(images):
     labels, scores = (np.array(values) for values in zip(*images, strict=True))

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from hip_mri.evaluation import weighted
 from hip_mri.evaluation.logistic import find_logits, fit_logistic
 from hip_mri.evaluation.sample import check_sample
-from tests.evaluation.studies import IMAGES, SCORES, draw_study
+from tests.evaluation.studies import IMAGES, SCORES, draw_study, quick
 
 
 def measure(labels, scores, threshold=0.5, weights=None):
@@ -35,6 +35,7 @@ def sum_over_bins(labels, scores):
     return sum(abs(sum(members)) for members in bins.values()) / len(scores)
 
 
+@quick
 @given(IMAGES, SCORES)
 def test_scikit_learn_agrees(images, threshold):
     labels, scores = zip(*images, strict=True)
@@ -55,6 +56,7 @@ def test_scikit_learn_agrees(images, threshold):
     assert {name: measures[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
+@quick
 @given(IMAGES)
 def test_calibration_error_is_that_of_the_definition(images):
     labels, scores = zip(*images, strict=True)
@@ -62,6 +64,7 @@ def test_calibration_error_is_that_of_the_definition(images):
     assert found == pytest.approx(sum_over_bins(labels, scores), abs=1e-12)
 
 
+@quick
 @given(IMAGES, st.data())
 def test_weights_count_as_repeats(images, data):
     """The oracle of the bootstrap: a weight of 3 is the image three times over."""
@@ -79,6 +82,7 @@ def test_weights_count_as_repeats(images, data):
         assert slope[1] == pytest.approx(slope[0], nan_ok=True, rel=1e-4, abs=1e-6)
 
 
+@quick
 @given(IMAGES, st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_does_not_matter(images, random):
     shuffled = random.sample(images, len(images))
@@ -86,6 +90,7 @@ def test_the_order_of_the_rows_does_not_matter(images, random):
     assert after == pytest.approx(before, nan_ok=True)
 
 
+@quick
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1000)), min_size=2, max_size=40))
 def test_ranking_survives_any_rising_change_and_turns_round_with_the_labels(images):
     labels, numbers = (np.array(values) for values in zip(*images, strict=True))
@@ -109,6 +114,7 @@ def test_calibration_is_the_logistic_regression_of_scikit_learn():
     assert shifted.mean() == pytest.approx(labels.mean(), abs=1e-12)
 
 
+@quick
 @given(IMAGES)
 def test_the_regression_finds_the_maximum_or_says_that_there_is_none(images):
     labels, scores = (np.array(values) for values in zip(*sorted(images, key=lambda image: image[1]), strict=True))

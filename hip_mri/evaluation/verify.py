@@ -1,0 +1,159 @@
+"""Check a finished run: `python -m hip_mri.evaluation.verify workspace/runs/0001`.
+
+Every reported figure is computed again from `predictions.csv`, `manifest.csv` and the other tables of the run, and
+every recorded hash is compared. What differs is named, and the exit status is 1.
+"""
+
+import argparse
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import yaml
+
+from hip_mri.config import PipelineConfig
+from hip_mri.data.split import count_images
+from hip_mri.errors import HipMriError, WorkspaceError
+from hip_mri.evaluation.results import evaluate
+from hip_mri.evaluation.run import hash_files
+from hip_mri.evaluation.tables import RunFiles, read_scores, read_table
+from hip_mri.workspace import Workspace, digest, digest_file, read_json
+
+TOLERANCE: Final = 1e-9
+"""Largest relative difference of a figure; another processor may round sums differently, a changed digit is more."""
+
+
+def verify_run(folder: Path) -> list[str]:
+    """Check a run folder.
+
+    Args:
+        folder: Such as `workspace/runs/0001`; the workspace around it holds what may not stand in a run.
+
+    Returns:
+        One sentence for each thing that differs; empty where all is as recorded.
+
+    Raises:
+        WorkspaceError: There is no finished run.
+    """
+    files = RunFiles(folder)
+    if not files.hashes.is_file():
+        raise WorkspaceError(f"{folder} is no finished run: it has no {files.hashes.name}. Give a folder below runs.")
+    differences = list(_compare_hashes(folder, files))
+    try:
+        metrics = read_json(files.metrics)
+        config = PipelineConfig.model_validate(yaml.safe_load(files.config.read_text()))
+        scores = read_scores(files, Workspace(folder.parent.parent))
+        differences += compare(metrics, evaluate(scores, config.evaluation, config.seed))
+        differences += compare(metrics, _count_again(files), "metrics.json")
+    except (HipMriError, OSError, ValueError, KeyError, TypeError) as error:
+        differences.append(f"the figures cannot be computed again: {error}")
+        return differences
+    return [*differences, *_compare_test_set(files, metrics), *_compare_weights(config, metrics)]
+
+
+def compare(recorded: Any, computed: Any, name: str = "metrics.json") -> list[str]:
+    """Name every value that was computed and is not recorded alike; what is only recorded is not looked at.
+
+    Args:
+        recorded: A JSON value.
+        computed: The same, computed again.
+        name: Where the value stands.
+    """
+    if isinstance(computed, Mapping) and isinstance(recorded, Mapping):
+        return [
+            difference
+            for key, value in cast("Mapping[str, Any]", computed).items()
+            for difference in compare(
+                recorded.get(key), value, f"{name}: {key}" if ":" not in name else f"{name}.{key}"
+            )
+        ]
+    if _is_list(computed) and _is_list(recorded) and len(computed) == len(recorded):
+        pairs = enumerate(zip(recorded, computed, strict=True))
+        return [text for place, (one, other) in pairs for text in compare(one, other, f"{name}[{place}]")]
+    if _is_number(computed) and _is_number(recorded):
+        is_same = math.isclose(recorded, computed, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    else:
+        is_same = recorded == computed
+    return [] if is_same else [f"{name} says {_shorten(recorded)}, computed again it is {_shorten(computed)}"]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _compare_hashes(folder: Path, files: RunFiles) -> Iterator[str]:
+    recorded, found = read_json(files.hashes), hash_files(folder)
+    for name in sorted(recorded.keys() | found.keys()):
+        if name not in found:
+            yield f"{name} is missing"
+        elif name not in recorded:
+            yield f"{name} does not belong to the run"
+        elif found[name] != recorded[name]:
+            yield f"{name} was changed: its SHA-256 is {found[name][:12]}…, {recorded[name][:12]}… was recorded"
+
+
+def _count_again(files: RunFiles) -> dict[str, Any]:
+    manifest = read_table(files.manifest)
+    used = manifest[manifest["state"] == "ready"]
+    states = Counter(manifest["state"])
+    return {
+        "data": {
+            "num_images": states["ready"],
+            "num_duplicates": states["duplicate"],
+            "num_quarantined": states["quarantined"],
+            "num_held_out": states["held_out"],
+            "quarantined": dict(Counter(manifest.loc[manifest["state"] == "quarantined", "reason"])),
+            "splits": count_images(used),
+        },
+    }
+
+
+def _compare_test_set(files: RunFiles, metrics: Mapping[str, Any]) -> Iterator[str]:
+    locked = metrics["test_set"]
+    manifest = read_table(files.manifest)
+    listed = sorted(manifest.loc[manifest["split"] == "test", "sha256"])
+    if not locked["num_missing"] and digest(listed) != locked["sha256"]:
+        yield f"{files.manifest.name} lists other test images than the locked test set of metrics.json"
+
+
+def _compare_weights(config: PipelineConfig, metrics: Mapping[str, Any]) -> Iterator[str]:
+    """A weights file that is still there must be the one that was used."""
+    file = Path(config.model.weights).expanduser()
+    if (
+        config.model.weights not in ("imagenet", "random")
+        and file.is_file()
+        and digest_file(file) != metrics["weights"]
+    ):
+        yield "model.weights: the file has changed since the run"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 all as recorded, 1 something differs, 2 no finished run."""
+    parser = argparse.ArgumentParser(prog="python -m hip_mri.evaluation.verify", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a finished run, such as workspace/runs/0001")
+    folder = parser.parse_args(arguments).run
+    try:
+        differences = verify_run(folder.resolve())
+    except HipMriError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for difference in differences:
+        print(difference)
+    print(f"{folder}: {len(differences)} differences" if differences else f"{folder}: everything is as recorded")
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
