@@ -172,8 +172,9 @@ class EvaluationSettings(Settings):
     cross_validation_seeds: int = Field(default=3, ge=0, le=20)
     """Repetitions of cross-validation with grouped folds; 0 leaves it out."""
 
-    subgroup_minimum_size: int = Field(default=20, ge=5, le=1_000_000)
-    """Fewest test images for which figures of a subgroup are stated."""
+    subgroup_minimum_size: int = Field(default=10, ge=5, le=1_000_000)
+    """Fewest groups with lesions, and without, for which figures of a subgroup are stated; below it an interval says
+    next to nothing, and single people could be recognised."""
 
 
 class RunnerSettings(Settings):
