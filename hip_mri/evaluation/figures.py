@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from hip_mri.evaluation import style
 from hip_mri.evaluation.charts.calibration import CalibrationSummary, draw_calibration
-from hip_mri.evaluation.charts.curves import Band, ScoredSplit, draw_precision_recall, draw_roc
+from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall, draw_roc
 from hip_mri.evaluation.charts.decisions import (
-    DecisionCurve,
     draw_confusion_matrices,
     draw_decision_curve,
     draw_score_histogram,
@@ -36,8 +35,10 @@ from hip_mri.evaluation.charts.sheets import (
     draw_explanations,
 )
 from hip_mri.evaluation.charts.training import draw_learning_curves
+from hip_mri.evaluation.curves import Band
+from hip_mri.evaluation.decision_curve import DecisionCurve
 from hip_mri.evaluation.intervals import Interval
-from hip_mri.evaluation.metrics import evaluate_predictions, number_labels, split_predictions
+from hip_mri.evaluation.predictions import check_predictions, number_labels, split_predictions
 from hip_mri.evaluation.wording import SPLIT_TITLES
 
 _one_at_a_time = threading.Lock()
@@ -106,7 +107,7 @@ def draw_figures(
         EvaluationError: The predictions cannot be evaluated.
         WorkspaceError: The disk is full or not writable.
     """
-    evaluate_predictions(predictions, threshold)  # complains of what cannot be drawn
+    check_predictions(predictions)
     splits = gather_splits(predictions, findings)
     with _one_at_a_time:
         pictures = _draw_in_order(splits, history, samples, threshold, notice, findings)

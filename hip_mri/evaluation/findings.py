@@ -14,13 +14,12 @@ from hip_mri.data.preprocess import read_stored_image
 from hip_mri.data.reading import read_images
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.calibration import CalibrationSummary
-from hip_mri.evaluation.charts.curves import Band
 from hip_mri.evaluation.charts.flow_diagram import SplitCount, SplitFlow
 from hip_mri.evaluation.charts.leakage import FoldComparison, NeighbourDistances
-from hip_mri.evaluation.charts.sheets import ClosePair, ContrastSample, ExplainedCase, Outcome
-from hip_mri.evaluation.curves import bootstrap_curves
+from hip_mri.evaluation.charts.sheets import ClosePair, ContrastSample, ExplainedCase
+from hip_mri.evaluation.curves import Band, bootstrap_curves
 from hip_mri.evaluation.decision_curve import find_net_benefit
-from hip_mri.evaluation.explain import explain_images
+from hip_mri.evaluation.explain import explain_cases, pick_cases
 from hip_mri.evaluation.figures import Findings
 from hip_mri.evaluation.recalibration import Platt
 from hip_mri.evaluation.results import Scores
@@ -29,19 +28,8 @@ from hip_mri.workspace import Workspace
 SAMPLES_PER_CLASS: Final = 3
 """Images on the sheet that shows the contrast before and after."""
 
-CASES_PER_OUTCOME: Final = 3
-"""Images of each outcome on the sheet of explanations."""
-
 NUM_CLOSE_PAIRS: Final = 6
 """Pairs on the sheet of the leakage audit."""
-
-OUTCOMES: Final[dict[tuple[bool, bool], Outcome]] = {
-    (True, True): "true positive",
-    (False, False): "true negative",
-    (False, True): "false positive",
-    (True, False): "false negative",
-}
-"""Name of a call, by truth and call."""
 
 
 class Images:
@@ -88,7 +76,7 @@ def gather_findings(
         ),
         recalibrated=recalibration and Platt(recalibration["slope"], recalibration["intercept"]).apply(score),
         decision_curve=find_net_benefit(truth, score),
-        explained=explain_cases(test, metrics["threshold"], images, model_file),
+        explained=_explain(test, metrics["threshold"], images, model_file),
         flow=describe_flow(metrics),
         neighbours=_describe_distances(scores.neighbours),
         close_pairs=_show_close_pairs(scores.neighbours, images),
@@ -107,21 +95,13 @@ def pick_samples(manifest: pd.DataFrame, images: Images) -> list[ContrastSample]
     ]
 
 
-def explain_cases(test: pd.DataFrame, threshold: float, images: Images, model_file: Path) -> list[ExplainedCase]:
+def _explain(test: pd.DataFrame, threshold: float, images: Images, model_file: Path) -> list[ExplainedCase]:
     """The most confident right and wrong calls among test images, with the places that spoke for a lesion."""
-    is_lesion, is_called = test["label"] == LABELS[1], test["score"] >= threshold
-    chosen = []
-    for (truth, call), outcome in OUTCOMES.items():
-        rows = test[(is_lesion == truth) & (is_called == call)]
-        rows = rows.sort_values(["score", "image_id"], ascending=[not call, True]).head(CASES_PER_OUTCOME)
-        chosen.append(rows.assign(outcome=outcome))
-    cases = pd.concat(chosen)
-    pixels = images.read(list(cases["image_id"]))
-    heat = explain_images(model_file, np.stack(pixels))
-    return [
-        ExplainedCase(row["image_id"], row["outcome"], row["score"], image, found)
-        for row, image, found in zip(cases.to_dict("records"), pixels, heat, strict=True)
-    ]
+    truth = (test["label"] == LABELS[1]).to_numpy(np.int64)
+    positions, outcomes = zip(*pick_cases(truth, test["score"], threshold, test["group"]), strict=True)
+    chosen = test.iloc[list(positions)]
+    pixels = np.stack(images.read(list(chosen["image_id"])))
+    return explain_cases(model_file, list(chosen["image_id"]), pixels, chosen["score"], outcomes)
 
 
 def describe_flow(metrics: dict[str, Any]) -> SplitFlow:
@@ -148,11 +128,7 @@ def _find_bands(
         bands = bootstrap_curves(truth, score, groups, seed, num_resamples)
     except EvaluationError:
         return {}, {}  # too few groups for a band; the curves stand alone
-    roc, precision = bands.roc, bands.precision_recall
-    return (
-        {"test": Band(roc.grid, roc.lower, roc.upper)},
-        {"test": Band(precision.grid, precision.lower, precision.upper)},
-    )
+    return {"test": bands.roc}, {"test": bands.precision_recall}
 
 
 def _describe_distances(neighbours: pd.DataFrame) -> NeighbourDistances:

@@ -15,6 +15,7 @@ from hip_mri.config import LABELS, SPLITS, EvaluationSettings
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.bootstrap import measure_split, pool_by_patient
 from hip_mri.evaluation.measures import measure_decisions, measure_probabilities, measure_ranking
+from hip_mri.evaluation.predictions import check_predictions
 from hip_mri.evaluation.recalibration import fit_platt
 from hip_mri.evaluation.subgroups import measure_subgroups
 from hip_mri.evaluation.thresholds import choose_threshold
@@ -59,6 +60,7 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
     Raises:
         EvaluationError: A split is empty, has one class only, or holds scores that are not in 0-1.
     """
+    check_predictions(scores.predictions)
     splits = {split: _select(scores.predictions, split) for split in SPLITS}
     val, test = splits["val"], splits["test"]
     threshold = choose_threshold(val["truth"], val["score"], settings.threshold_rule, settings.required_sensitivity)

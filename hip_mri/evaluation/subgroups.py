@@ -10,7 +10,7 @@ from hip_mri.errors import EvaluationError
 from hip_mri.evaluation import weighted
 from hip_mri.evaluation.bootstrap import bound_measures
 from hip_mri.evaluation.measures import Bounds, Measure
-from hip_mri.evaluation.metrics import check_predictions, number_labels
+from hip_mri.evaluation.predictions import check_predictions, number_labels
 from hip_mri.evaluation.resampling import NUM_RESAMPLES, count_rarer_groups, resample
 from hip_mri.evaluation.sample import Sample, check_sample, number_groups
 from hip_mri.evaluation.weighted import Tally

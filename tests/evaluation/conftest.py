@@ -1,16 +1,16 @@
 """A small finished run, as the evaluation meets it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from hip_mri.config import LABELS
-from hip_mri.data.ingest import IngestReport
+from hip_mri.config import LABELS, EvaluationSettings
 from hip_mri.evaluation.charts.sheets import ContrastSample
 from hip_mri.evaluation.figures import draw_figures
-from hip_mri.evaluation.metrics import evaluate_predictions
+from hip_mri.evaluation.results import Scores, evaluate
 from hip_mri.evaluation.summary import ReportSummary
 from hip_mri.evaluation.wording import collect_notices, summarize_notices
 
@@ -67,24 +67,75 @@ def figures(predictions, history, samples, tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def summary(predictions, figures) -> ReportSummary:
-    counts = predictions.groupby(["split", "label"]).size()
+def scores(predictions) -> Scores:
+    """The predictions in groups of two neighbours, with tables of neighbours and folds."""
+    generator = np.random.default_rng(3)
+    order = np.arange(len(predictions))
+    grouped = predictions.assign(
+        score=predictions["score"].astype(float), group=[f"{number // 2:016x}" for number in order], patient=""
+    )
+    grouped["patient"] = grouped["group"]
+    neighbours = pd.DataFrame(
+        {
+            "kind": np.repeat(["test_to_train", "within_group", "between_groups"], 40),
+            "image_id": list(predictions["image_id"][170:]) + list(predictions["image_id"][:40]) * 2,
+            "neighbour_id": list(predictions["image_id"][40:80]) * 3,
+            "distance": np.concatenate([generator.uniform(low, low + 0.3, 40) for low in (0.4, 0.1, 0.4)]),
+        }
+    )
+    training = predictions[predictions["split"] == "train"]
+    folds = [
+        training[["image_id", "label", "score"]].assign(scheme=scheme, seed=0, fold=np.arange(len(training)) % 5)
+        for scheme in ("grouped", "by_image")
+    ]
+    return Scores(grouped, neighbours, pd.concat(folds, ignore_index=True))
+
+
+@pytest.fixture(scope="session")
+def metrics(scores) -> dict[str, Any]:
+    """What `metrics.json` of this run holds."""
+    counts = scores.predictions.groupby(["split", "label"]).size()
+    return evaluate(scores, EvaluationSettings(num_resamples=200), seed=7) | {
+        "weights": "random",
+        "notices": list(NOTICES),
+        "data": {
+            "num_entries": 230,
+            "num_images": 210,
+            "num_held_out": 0,
+            "num_held_out_lesions": 0,
+            "num_duplicates": 12,
+            "num_quarantined": 5,
+            "num_ignored": 3,
+            "num_taken_over": 0,
+            "quarantined": {"not_an_image": 3, "contradictory_label": 2},
+            "splits": {split: {label: int(counts[split, label]) for label in LABELS} for split in NUM_IMAGES},
+            "largest_deviation": 0.004,
+            "num_kept": 0,
+        },
+        "grouping": {
+            "num_groups": 105,
+            "largest_group": 2,
+            "num_patients": 0,
+            "num_without_patient": 210,
+            "evidence": {"patient_id": 0, "patient_pattern": 0, "exact": 4, "similar": 206},
+            "num_contradictory": 0,
+            "is_patient_level": False,
+        },
+        "test_set": {"sha256": "ab" * 32, "num_images": 40, "num_missing": 0},
+        "features": {"engine": "openvino", "precision": "bfloat16", "reason": "bfloat16 was asked for"},
+        "seconds": {"extract_features": 412.7, "train_head": 11.4, "draw_figures": 0.3},
+        "versions": {"keras": "3.15.0"},
+        "created": "2025-11-22 21:14 UTC",
+    }
+
+
+@pytest.fixture(scope="session")
+def summary(metrics, figures) -> ReportSummary:
     return ReportSummary(
         title="Osseous lesions on hip MRI",
         run_name="0001",
-        created="2025-11-22 21:14 UTC",
-        threshold=0.5,
-        metrics=evaluate_predictions(predictions, 0.5),
-        split_counts={split: {label: int(counts[split, label]) for label in LABELS} for split in NUM_IMAGES},
-        ingest=IngestReport(num_images=210, num_duplicates=12, num_quarantined=5, num_ignored=3, num_taken_over=0),
-        quarantine_reasons={"not_an_image": 3, "contradictory_label": 2},
-        weights="random",
-        engine="openvino, bfloat16",
-        engine_reason="bfloat16 was asked for",
+        metrics=metrics,
         settings={"source": "Smith.zip", "workspace": "/srv/w", "model.weights": "/home/x/r.h5", "training.epochs": 30},
-        seconds={"extract_features": 412.7, "train_head": 11.4, "draw_figures": 0.3},
-        versions={"keras": "3.15.0"},
         figures=tuple(figures),
-        notices=NOTICES,
         report_location="runs/0001/report.html",
     )

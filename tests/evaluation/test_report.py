@@ -7,7 +7,7 @@ import pytest
 
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.report import MOST_MARKDOWN_BYTES, compose_markdown, write_report
-from hip_mri.evaluation.summary import WITHHELD, compose_answer, disclose, list_limits, name_weights
+from hip_mri.evaluation.summary import WITHHELD, ReportSummary, compose_answer, disclose, list_limits, name_weights
 from hip_mri.evaluation.wording import SYNTHETIC_NOTICE, collect_notices, find_caption, summarize_notices
 
 HOSTILE = "<script>alert('x')</script>|*_`[a](http://evil.example)"
@@ -60,6 +60,10 @@ def markdown(summary) -> str:
     return compose_markdown(summary)
 
 
+def change(summary: ReportSummary, **metrics) -> ReportSummary:
+    return replace(summary, metrics={**summary.metrics, **metrics})
+
+
 def test_report_has_its_chapters_in_order(rendered):
     _, page = rendered
     assert page.headings == [
@@ -67,6 +71,7 @@ def test_report_has_its_chapters_in_order(rendered):
         "Result on the test images",
         "What not to conclude",
         "The numbers",
+        "Does anything leak?",
         "The pictures, and how to read them",
         "Data accounting",
         "How it was run",
@@ -77,8 +82,9 @@ def test_report_gives_the_numbers(summary, rendered):
     _, page = rendered
     text = " ".join(page.text.split())
     for split in ("test", "val", "train"):
-        for name in ("auc", "sensitivity", "specificity", "accuracy", "average_precision"):
-            assert f"{summary.metrics[split][name]:.3f}" in text
+        measured = summary.metrics[split] | summary.metrics[split]["at_threshold"]
+        for name in ("auc", "sensitivity", "specificity", "accuracy", "average_precision", "brier", "mcc"):
+            assert f"{measured[name]:.3f}" in text
     assert compose_answer(summary) in text
     for words in (
         "210 images: 140 training, 30 validation, 40 test.",
@@ -87,7 +93,7 @@ def test_report_gives_the_numbers(summary, rendered):
         "6 min 53 s",
     ):
         assert words in text
-    (tn, fp), (fn, tp) = summary.metrics["test"]["confusion_matrix"]
+    (tn, fp), (fn, tp) = summary.metrics["test"]["at_threshold"]["confusion_matrix"]
     assert f"{tp} of {tp + fn} lesions found" in text
     assert f"{tn} of {tn + fp} normal images recognised" in text
 
@@ -96,7 +102,10 @@ def test_report_needs_nothing_from_outside(summary, tmp_path):
     text, page = render(summary, tmp_path)
     assert not re.search(r"https?://|url\(|@import", text)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
-    links = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
+    values = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
+    beside = {"metrics.json", "predictions.csv", "manifest.csv", "neighbours.csv", "folds.csv"}
+    assert {value for value in values if not value.startswith("data:")} == {*beside, "model_card.md", "checklist.md"}
+    links = [value for value in values if value.startswith("data:")]
     assert len(links) == len(summary.figures) == 7
     assert all(link and link.startswith("data:image/png;base64,") for link in links)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
@@ -113,28 +122,34 @@ def test_report_can_be_read_aloud(rendered):
 
 def test_notices_come_first_and_only_when_there_are_any(summary, rendered, tmp_path):
     text, page = rendered
-    for notice in summary.notices:
+    for notice in summary.metrics["notices"]:
         assert notice in " ".join(page.text.split())
     assert text.index('class="alert"') < text.index("<h1>")
-    clean, _ = render(replace(summary, notices=(), weights="imagenet"), tmp_path)
+    clean, _ = render(change(summary, notices=[], weights="imagenet"), tmp_path)
     assert 'class="alert"' not in clean
     assert "SYNTHETIC" not in clean.upper().split("</STYLE>")[1]
-    assert "⚠" not in compose_markdown(replace(summary, notices=(), figures=()))
+    assert "⚠" not in compose_markdown(replace(change(summary, notices=[]), figures=()))
 
 
 def test_values_are_escaped(summary, tmp_path):
+    data = summary.metrics["data"] | {"quarantined": {HOSTILE: 1}}
+    features = {"engine": HOSTILE, "precision": HOSTILE, "reason": HOSTILE}
+    subgroup = {"column": HOSTILE, "value": HOSTILE, "num_images": 3, "num_lesions": 1, "num_groups": 2}
+    undefined = {"auc": None, "sensitivity": None, "specificity": None}
     hostile = replace(
-        summary,
+        change(
+            summary,
+            notices=[HOSTILE],
+            created=HOSTILE,
+            data=data,
+            features=features,
+            versions={HOSTILE: HOSTILE},
+            seconds={HOSTILE: 1.0},
+            subgroups=[{**subgroup, **undefined, "intervals": undefined}],
+        ),
         title=HOSTILE,
         run_name=HOSTILE,
-        created=HOSTILE,
-        notices=(HOSTILE,),
-        engine=HOSTILE,
-        engine_reason=HOSTILE,
         settings={HOSTILE: "x", "model.weights": "<b>"},
-        versions={HOSTILE: HOSTILE},
-        seconds={HOSTILE: 1.0},
-        quarantine_reasons={HOSTILE: 1},
         figures=(),
     )
     text, page = render(hostile, tmp_path)
@@ -188,7 +203,7 @@ def test_markdown_is_short_and_leads_with_the_notices(summary, markdown):
 
 def test_tables_in_markdown_have_as_many_cells_in_every_row(markdown):
     blocks = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
-    assert [len(block.splitlines()) for block in blocks] == [8, 4]
+    assert [len(block.splitlines()) for block in blocks] == [17, 4]
     for block in blocks:
         assert len({line.rstrip().count("|") for line in block.splitlines()}) == 1
 
@@ -198,11 +213,23 @@ def test_markdown_stays_short_with_many_pictures(summary):
     assert len(compose_markdown(many).encode()) <= MOST_MARKDOWN_BYTES
 
 
-def test_test_metrics_alone_are_enough(summary, tmp_path):
-    alone = replace(summary, metrics={"test": summary.metrics["test"]}, figures=(), seconds={})
-    _, page = render(alone, tmp_path)
-    assert "The pictures, and how to read them" not in page.headings
-    assert "| Metric | Test | 95% interval (test) |" in compose_markdown(alone)
+def test_figures_that_are_not_defined_are_no_obstacle(summary, tmp_path):
+    test = summary.metrics["test"]
+    empty = dict.fromkeys(test["intervals"]["at_threshold"]) | {
+        "at_prevalences": [{"prevalence": 0.01, "ppv": None, "npv": None}]
+    }
+    intervals = dict.fromkeys(test["intervals"]) | {"at_threshold": empty, "at_half": empty}
+    calls = test["at_threshold"] | {"ppv": None, "mcc": None}
+    calls["at_prevalences"] = [{"prevalence": 0.01, "ppv": None, "npv": None}]
+    poor = change(
+        summary,
+        test=test | {"intervals": intervals, "calibration_slope": None, "at_threshold": calls},
+        patients=None,
+        cross_validation=None,
+    )
+    text, _ = render(poor, tmp_path)
+    assert "too few groups for an interval" in text
+    assert "not available" in compose_markdown(replace(poor, figures=()))
 
 
 def test_missing_parts_are_named(summary, tmp_path):
@@ -211,17 +238,17 @@ def test_missing_parts_are_named(summary, tmp_path):
     with pytest.raises(WorkspaceError, match=r"gone\.png cannot be read"):
         write_report(tmp_path / "report.html", replace(summary, figures=(tmp_path / "gone.png",)))
     with pytest.raises(EvaluationError, match="500,000 are allowed"):
-        compose_markdown(replace(summary, figures=(), notices=("LONG: " + "x" * 300_000,)))
+        compose_markdown(replace(change(summary, notices=["LONG: " + "x" * 300_000]), figures=()))
     assert not list(tmp_path.iterdir())
 
 
 def test_limits_speak_of_the_split(summary):
     headings = [heading for heading, _ in list_limits(summary)]
     assert headings[:2] == ["Synthetic data", "Random weights"]
-    assert "Split by image, not by patient" in headings
-    assert "Split by image, not by patient" not in [
-        heading for heading, _ in list_limits(replace(summary, is_grouped=True))
-    ]
+    assert "Groups inferred from image similarity, not patient-level" in headings
+    known = summary.metrics["grouping"] | {"is_patient_level": True}
+    headings = [heading for heading, _ in list_limits(change(summary, grouping=known))]
+    assert "Patient-level split, as far as the table of patients is right" in headings
 
 
 def test_notices_are_collected_and_shortened():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_auc_score, roc_curve
 
 from hip_mri.evaluation import style
+from hip_mri.evaluation.curves import Band
 from hip_mri.evaluation.intervals import Interval
 from hip_mri.evaluation.wording import SPLIT_TITLES
 
@@ -20,21 +21,6 @@ USUAL_THRESHOLD: Final = 0.5
 WIDTH: Final = 5.0
 HEIGHT: Final = 6.5
 """Of a picture with a square chart and its legend beneath, in inches."""
-
-
-@dataclass(frozen=True)
-class Band:
-    """Pointwise 95 % band of a curve.
-
-    Attributes:
-        grid: Places on the horizontal axis, ascending, shape (num_points,).
-        lower: Lower bound at each place, of the same shape; NaN where there is none.
-        upper: Upper bound at each place.
-    """
-
-    grid: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

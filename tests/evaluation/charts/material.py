@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hip_mri.evaluation.charts.calibration import CalibrationSummary
-from hip_mri.evaluation.charts.curves import Band, ScoredSplit
-from hip_mri.evaluation.charts.decisions import DecisionCurve
+from hip_mri.evaluation.charts.curves import ScoredSplit
 from hip_mri.evaluation.charts.flow_diagram import SplitCount, SplitFlow
 from hip_mri.evaluation.charts.leakage import FoldComparison, NeighbourDistances
 from hip_mri.evaluation.charts.sheets import ClosePair, ExplainedCase, Outcome
+from hip_mri.evaluation.curves import Band
+from hip_mri.evaluation.decision_curve import DecisionCurve
 
 LONG_ID = "a-hospital-with-a-very-long-name-000000000000000001"
 
@@ -40,7 +41,7 @@ def make_split(kind: Kind, seed: int = 0) -> ScoredSplit:
     scores = 1 / (1 + np.exp(-np.where(labels, kind.separation, -kind.separation) - noise))
     grid = np.linspace(0, 1, 21)
     lower = np.where(grid < 0.1, np.nan, grid)
-    band = Band(grid, lower, np.minimum(1, grid + 0.3))
+    band = Band(grid, grid, lower, np.minimum(1, grid + 0.3))
     return ScoredSplit(labels, scores, {"auc": (0.71, 0.93), "average_precision": (0.6, 0.9)}, band, band)
 
 
@@ -51,7 +52,8 @@ def make_splits(kind: Kind) -> dict[str, ScoredSplit]:
 def make_decision_curve(kind: Kind) -> DecisionCurve:
     thresholds = np.linspace(0.01, 0.99, 50)
     share = kind.num_lesions / kind.num_images
-    return DecisionCurve(thresholds, share * (1 - thresholds), share - (1 - share) * thresholds / (1 - thresholds))
+    treat_all = share - (1 - share) * thresholds / (1 - thresholds)
+    return DecisionCurve(thresholds, share * (1 - thresholds), treat_all, np.zeros_like(thresholds))
 
 
 def make_cases(kind: Kind, outcomes: list[Outcome]) -> list[ExplainedCase]:
