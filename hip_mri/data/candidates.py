@@ -1,8 +1,9 @@
 """Which images may be copies of one another: a search by perceptual hash that never compares all with all.
 
 Two hashes that differ in few of their 256 bits agree in a whole band of 32 bits somewhere. So the bits are cut into
-eight bands; hashes with an equal band are compared in full, and all others are not. Cutting them four times, each time
-in another order, finds nearly every pair that differs in up to 20 bits.
+eight bands; hashes with an equal band are compared in full, and all others are not. That finds all pairs that differ in
+up to 7 bits. The bits are cut four times, each time in another order: that finds 99 % of those that differ in 16 bits,
+90 % of those in 20.
 
 Source: multi-index hashing; Norouzi, Punjani, Fleet, "Fast exact search in Hamming space with multi-index hashing",
 IEEE TPAMI 36:1107, 2014.

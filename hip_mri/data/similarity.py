@@ -1,8 +1,8 @@
 """Images that are copies of one another, so that no copy of a training image is tested.
 
-All hips look alike, and so do their perceptual hashes: of two patients in ten thousand pairs one is nearer than a
-cropped copy is to its original. So hashes give candidates only. Each is confirmed by laying one thumbnail over the
-other, moved and scaled to fit, and correlating what remains of the picture between coarse shading and pixel noise.
+All hips look alike, and so do their perceptual hashes: of ten thousand pairs of different patients one is nearer than
+many a cropped copy is to its original. So hashes give candidates only. Each is confirmed by laying one thumbnail over
+the other, moved and scaled to fit, and correlating what lies between coarse shading and pixel noise.
 """
 
 import logging
@@ -57,9 +57,10 @@ def find_similar_images(hashes: Sequence[str], workspace: Workspace, num_threads
     """
     rows = read_fingerprints(hashes, workspace)
     exact, is_copy = pair_exact_copies(rows)
-    similar = pair_similar_images(rows[~is_copy], num_threads)
+    rows = rows[~is_copy]
+    similar = pair_similar_images(rows, num_threads)
     pairs = pd.concat([exact, similar]).sort_values(["first", "second"], ignore_index=True)
-    logger.info("Among %d images %d pairs of exact and %d of similar copies", len(rows), len(exact), len(similar))
+    logger.info("Among %d images %d pairs of exact and %d of similar copies", len(is_copy), len(exact), len(similar))
     return pairs
 
 
@@ -164,7 +165,7 @@ def _correlate_overlap(template: NDArray, picture: NDArray, warp: NDArray) -> fl
     levels = np.stack([_keep_detail(image)[overlap] for image in (template, aligned)]).astype(np.float64)
     levels -= levels.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(levels, axis=1).prod()
-    return float(levels[0] @ levels[1] / norm) if norm else -1.0
+    return float(np.clip(levels[0] @ levels[1] / norm, -1, 1)) if norm else -1.0
 
 
 def _keep_detail(image: NDArray) -> NDArray:
