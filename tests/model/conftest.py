@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from hip_mri.config import PreprocessingSettings
+from hip_mri.config import DataSettings, PreprocessingSettings
 from hip_mri.data.folders import lay_out_folders
+from hip_mri.data.groups import group_images
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.preprocess import preprocess_images
 from hip_mri.data.shards import Shard, plan_shards
 from hip_mri.data.split import split_manifest
 from hip_mri.model.backbone import Backbone, prepare_backbone
+from hip_mri.model.engines import EngineChoice
+from hip_mri.model.features import FeatureSet, extract_features
 from hip_mri.model.weights import resolve_weights
 from hip_mri.workspace import Workspace
 
@@ -19,9 +22,11 @@ SMALL = PreprocessingSettings(image_size=32)
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Workspace:
-    """50 images of 32 pixels, split, preprocessed and laid out."""
+    """50 images of 30 patients, 32 pixels, split, preprocessed and laid out."""
     workspace = Workspace(tmp_path_factory.mktemp("prepared"))
     ingest_images(source_zip, workspace, num_threads=2)
+    # Number k of both classes shows patient k.
+    group_images(workspace, source_zip, DataSettings(group_similar=False, patient_pattern=r"(\d+)\.png"), num_threads=1)
     split_manifest(workspace, 0.2, 0.2, seed=3)
     for shard in plan_shards(workspace, shard_size=2048):
         preprocess_images(shard, workspace, SMALL, num_threads=2)
@@ -39,3 +44,12 @@ def backbone(prepared: Workspace) -> Backbone:
 @pytest.fixture
 def shards(prepared: Workspace) -> list[Shard]:
     return plan_shards(prepared, shard_size=2048)
+
+
+@pytest.fixture(scope="session")
+def trained_workspace(prepared: Workspace, backbone: Backbone) -> tuple[Workspace, FeatureSet]:
+    """The prepared workspace with all features in it."""
+    features = FeatureSet(backbone, SMALL, EngineChoice("openvino", "float32", "test"), with_mirrored=True)
+    for shard in plan_shards(prepared, shard_size=2048):
+        extract_features(shard, prepared, features, num_threads=1)
+    return prepared, features

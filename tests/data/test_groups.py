@@ -1,0 +1,140 @@
+"""What belongs together, by all evidence at once."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hip_mri.config import DataSettings
+from hip_mri.data import groups
+from hip_mri.data.demo import draw_demo
+from hip_mri.data.fingerprint import fingerprint_images
+from hip_mri.data.groups import connect, group_images
+from hip_mri.data.ingest import CONTRADICTORY_LABEL, ingest_images
+from hip_mri.data.manifest import read_manifest
+from hip_mri.data.shards import plan_shards
+
+HASHES = pd.Index([f"{number:064x}" for number in range(12)])
+NODE = st.integers(0, len(HASHES) - 1)
+
+
+def tabulate_ties(ties) -> pd.DataFrame:
+    rows = [(HASHES[node], kind, key) for node, kind, key in ties]
+    return pd.DataFrame(rows, columns=["sha256", "kind", "key"])
+
+
+def tabulate_pairs(pairs) -> pd.DataFrame:
+    return pd.DataFrame(
+        [(HASHES[first], HASHES[second], kind) for first, second, kind in pairs], columns=["first", "second", "kind"]
+    )
+
+
+@settings(max_examples=80, deadline=None, database=None)
+@given(
+    st.lists(st.tuples(NODE, st.sampled_from(["patient_id", "patient_pattern"]), st.sampled_from("abc")), max_size=12),
+    st.lists(st.tuples(NODE, NODE, st.sampled_from(["exact", "similar"])).filter(lambda p: p[0] != p[1]), max_size=6),
+)
+def test_groups_are_what_any_path_of_evidence_connects(ties, pairs):
+    found, evidence = connect(HASHES, tabulate_ties(ties), tabulate_pairs(pairs))
+    edges = {frozenset(pair[:2]) for pair in pairs}
+    edges |= {frozenset((a[0], b[0])) for a in ties for b in ties if a[1:] == b[1:] and a[0] != b[0]}
+    names = list(range(len(HASHES)))
+    for _ in HASHES:
+        for first, second in edges:
+            names[first] = names[second] = min(names[first], names[second])
+    for first in range(len(HASHES)):
+        for second in range(len(HASHES)):
+            assert (found[first] == found[second]) == (names[first] == names[second])
+    tied = {node for edge in edges for node in edge}
+    assert {node for node in range(len(HASHES)) if evidence.iloc[node]} == tied
+
+
+def test_evidence_is_listed_in_its_order():
+    ties = tabulate_ties([(0, "patient_id", "a"), (1, "patient_id", "a"), (2, "patient_id", "b")])
+    _, evidence = connect(HASHES, ties, tabulate_pairs([(1, 0, "similar"), (0, 3, "exact")]))
+    assert list(evidence.iloc[:4]) == ["patient_id+exact+similar", "patient_id+similar", "", "exact"]
+
+
+@pytest.fixture
+def hips(encode) -> dict[str, bytes]:
+    """The middle slice of eight synthetic patients, both classes."""
+    slices = {image.patient_id: image for image in draw_demo(seed=3, num_patients=8)}
+    return {f"{image.label}/{name}.png": encode(image.pixels) for name, image in slices.items()}
+
+
+def take_in(source, workspace, **data):
+    ingest_images(source, workspace, num_threads=1)
+    for shard in plan_shards(workspace, 2048):
+        fingerprint_images(shard, workspace, num_threads=1)
+    report = group_images(workspace, source, DataSettings(**data), num_threads=1)
+    return report, read_manifest(workspace.manifest_file).set_index("source_name")
+
+
+def test_copies_are_grouped_and_strangers_are_not(hips, pack, workspace, encode):
+    name, other = sorted(hips)[:2]
+    pixels = np.array(Image.open(io.BytesIO(hips[name])))
+    copies = {
+        name.replace(".png", "-re-encoded.png"): encode(pixels, compress_level=1),
+        name.replace(".png", "-mirrored.png"): encode(pixels[:, ::-1]),
+    }
+    report, manifest = take_in(pack(hips | copies), workspace)
+    assert manifest.loc[[name, *copies], "group"].nunique() == 1
+    assert manifest.loc[name, "group"] == manifest.loc[[name, *copies], "image_id"].min()
+    assert manifest.loc[name, "evidence"].startswith("exact")
+    assert manifest.loc[list(copies)[1], "evidence"] == "similar"
+    assert manifest.loc[other, "group"] == manifest.loc[other, "image_id"]
+    assert (report.num_groups, report.largest_group) == (len(hips), 3)
+    assert report.evidence == {"patient_id": 0, "patient_pattern": 0, "exact": 2, "similar": 2}
+    assert not report.is_patient_level
+    left_alone, _ = take_in(pack(hips | copies), workspace, group_similar=False)
+    assert left_alone.num_groups == len(hips) + 2
+
+
+def test_equal_pixels_with_two_labels_are_quarantined(hips, pack, workspace, encode):
+    name = next(name for name in hips if name.startswith("normal"))
+    pixels = np.array(Image.open(io.BytesIO(hips[name])))
+    contradiction = {"osseous_lesion/same.png": encode(pixels, compress_level=1)}
+    report, manifest = take_in(pack(hips | contradiction), workspace)
+    both = manifest.loc[[name, *contradiction]]
+    assert report.num_contradictory == 2
+    assert set(both["state"]) == {"quarantined"}
+    assert set(both["reason"]) == {CONTRADICTORY_LABEL}
+    listed = pd.read_csv(workspace.quarantine_file)
+    assert set(listed["image_id"]) == set(both["image_id"])
+
+
+def test_patients_of_the_table_stay_together_and_unnamed(hips, pack, workspace):
+    names = sorted(hips)
+    lines = [f"{name},Smith {number // 2},{'fm'[number % 2]}" for number, name in enumerate(names)]
+    table = {"patients.csv": "\n".join(["source_name,patient_id,sex", *lines]).encode()}
+    report, manifest = take_in(pack(hips | table), workspace)
+    assert manifest.loc[names[0], "group"] == manifest.loc[names[1], "group"] != manifest.loc[names[2], "group"]
+    assert (report.num_patients, report.num_without_patient, report.is_patient_level) == (4, 0, True)
+    attributes = pd.read_parquet(workspace.attributes_file)
+    assert set(attributes.columns) == {"sha256", "sex"}
+    for file in workspace.root.rglob("*"):
+        if file.is_file() and "images" not in file.relative_to(workspace.root).parts:
+            assert b"Smith" not in file.read_bytes(), file
+
+
+def test_prescribed_splits_come_into_the_manifest(hips, pack, workspace, tmp_path):
+    names = sorted(hips)
+    file = tmp_path / "official.csv"
+    file.write_text("\n".join(["source_name,patient_id,split", f"{names[0]},,test", f"{names[1]},x,"]))
+    _, manifest = take_in(pack(hips), workspace, patients_file=file)
+    assert list(manifest.loc[names[:3], "split"]) == ["test", "", ""]
+
+
+def test_patients_of_file_names(hips, pack, workspace):
+    pattern = r"(..)\.png$"
+    report, manifest = take_in(pack(hips), workspace, patient_pattern=pattern)
+    assert report.is_patient_level
+    assert set(manifest["evidence"]) <= {"", "patient_pattern"}
+
+
+def test_the_module_names_every_kind_of_evidence():
+    assert groups.EVIDENCE == ("patient_id", "patient_pattern", "exact", "similar")

@@ -1,0 +1,107 @@
+"""Who is in the images: read from a table or from names, and never repeated."""
+
+import pandas as pd
+import pytest
+
+from hip_mri.config import DataSettings
+from hip_mri.data.patients import (
+    find_in_names,
+    hash_identities,
+    match_rows,
+    parse_patient_table,
+    read_patient_table,
+)
+from hip_mri.errors import SettingsError, SourceError
+
+TABLE = "source_name,patient_id,sex\nnormal/a.png,Smith,f\nosseous_lesion/b.png,Jones,m\n"
+NAMES = pd.Series(["hips/normal/a.png", "hips/osseous_lesion/b.png", "hips/normal/c.png"], index=[5, 6, 7])
+
+
+def test_names_fit_in_full_or_from_the_class_folder_on():
+    for prefix in ("", "hips/"):
+        table = parse_patient_table(TABLE.replace("\nn", f"\n{prefix}n").replace("\no", f"\n{prefix}o").encode(), "x")
+        matched = match_rows(table, NAMES)
+        assert list(matched.index) == [5, 6, 7]
+        assert list(matched["patient_id"]) == ["Smith", "Jones", ""]
+        assert list(matched["sex"]) == ["f", "m", ""]
+    assert table.attributes == ("sex",)
+
+
+def test_spreadsheets_are_read(tmp_path):
+    """A byte order mark, blanks around values and numbers with leading zeros."""
+    file = tmp_path / "patients.csv"
+    file.write_bytes("\ufeffsource_name, patient_id\n normal/a.png , 007\n".encode())
+    table = read_patient_table(file, tmp_path)
+    assert table is not None
+    assert table.rows[["source_name", "patient_id", "split"]].to_numpy().tolist() == [["normal/a.png", "007", ""]]
+
+
+def test_the_table_beside_the_class_folders_is_found(entries, pack, spread):
+    beside = {f"hips/{name}": content for name, content in entries.items()} | {
+        "hips/SYNTHETIC-patients.csv": TABLE.encode()
+    }
+    for source in (pack(beside), spread(beside)):
+        table = read_patient_table(None, source)
+        assert table is not None
+        assert list(table.rows["patient_id"]) == ["Smith", "Jones"]
+    assert read_patient_table(None, pack(entries, "none.zip")) is None
+    with pytest.raises(SourceError, match="it holds 2 tables of patients"):
+        read_patient_table(None, pack(beside | {"patients.csv": TABLE.encode()}, "two.zip"))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"\xff\xfe\x00", r"table is no CSV file in UTF-8"),
+        (b"name,patient_id\n", r"table has no column source_name; found name, patient_id\. It needs"),
+        (b"a,b\n", r"no column source_name and no column patient_id"),
+        (b"source_name,patient_id,split\nx,y,validation\n", r"the splits 'validation'\. Write train, val, test"),
+        (b"source_name,patient_id\n,Smith\n", r"1 lines without source_name"),
+        (
+            b"source_name,patient_id\nx,Smith\nx,Jones\nx,Smith\n",
+            r"or splits, in the lines 3\. Keep",
+        ),
+    ],
+)
+def test_bad_tables_are_refused_without_a_name(content, text):
+    with pytest.raises(SettingsError, match=text) as caught:
+        parse_patient_table(content, "table")
+    assert "Smith" not in str(caught.value)
+
+
+def test_a_table_of_other_images_is_refused():
+    with pytest.raises(SettingsError, match="none of its 2 names is a file of the source"):
+        match_rows(parse_patient_table(TABLE.encode(), "x"), pd.Series(["normal/z.png"]))
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"data\.patients_file: .*gone\.csv cannot be read"):
+        read_patient_table(tmp_path / "gone.csv", tmp_path)
+
+
+def test_patients_are_found_in_file_names():
+    names = pd.Series(["normal/P12_3.png", "normal/P7_1.png", "normal/other.png"])
+    assert list(find_in_names(names, r"/P(\d+)_")) == ["12", "7", ""]
+    assert list(find_in_names(names, r"(P|Q)(?P<patient>\d+)_")) == ["12", "7", ""]
+    with pytest.raises(SettingsError, match="is found in none of the 3 file names"):
+        find_in_names(names, r"hip(\d+)")
+
+
+@pytest.mark.parametrize("pattern", ["P[0-9", "P[0-9]+"])
+def test_patterns_are_checked_as_settings(pattern):
+    with pytest.raises(ValueError, match="patient_pattern"):
+        DataSettings(patient_pattern=pattern)
+
+
+def test_hashes_need_the_key_and_stay_the_same(workspace, tmp_path):
+    identities = pd.Series(["Smith", "", "Jones", "Smith"])
+    hashes = hash_identities(identities, workspace)
+    assert list(hashes) == list(hash_identities(identities, workspace))
+    assert hashes[0] == hashes[3] != hashes[2]
+    assert hashes[1] == ""
+    assert workspace.pseudonym_key_file.stat().st_mode & 0o777 == 0o600
+    workspace.pseudonym_key_file.unlink()
+    assert hash_identities(identities, workspace)[0] != hashes[0]
+    workspace.pseudonym_key_file.write_bytes(b"short")
+    with pytest.raises(SourceError, match="Restore it from a backup"):
+        hash_identities(identities, workspace)
