@@ -79,7 +79,7 @@ def gather_findings(
         explained=_explain(test, metrics["threshold"], images, model_file),
         flow=describe_flow(metrics),
         neighbours=_describe_distances(scores.neighbours),
-        close_pairs=_show_close_pairs(scores.neighbours, images),
+        close_pairs=_show_close_pairs(scores.neighbours, test.set_index("image_id")["group"], images),
         folds=_compare_folds(metrics["cross_validation"]),
     )
 
@@ -139,8 +139,10 @@ def _describe_distances(neighbours: pd.DataFrame) -> NeighbourDistances:
     return NeighbourDistances(**distances, measure="1 - cosine of the features, to the nearest image")
 
 
-def _show_close_pairs(neighbours: pd.DataFrame, images: Images) -> list[ClosePair]:
-    tested = neighbours[neighbours["kind"] == "test_to_train"].nsmallest(NUM_CLOSE_PAIRS, "distance")
+def _show_close_pairs(neighbours: pd.DataFrame, groups: pd.Series, images: Images) -> list[ClosePair]:
+    """The closest pair of each group of test images, the closest first."""
+    tested = neighbours[neighbours["kind"] == "test_to_train"].sort_values(["distance", "image_id"])
+    tested = tested[~tested["image_id"].map(groups).duplicated()].head(NUM_CLOSE_PAIRS)
     pixels = zip(images.read(list(tested["image_id"])), images.read(list(tested["neighbour_id"])), strict=True)
     return [
         ClosePair(row["image_id"], row["neighbour_id"], test, train, row["distance"])

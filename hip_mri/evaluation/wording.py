@@ -149,7 +149,7 @@ CAPTIONS: Final = {
     ),
     "fold_comparison": Caption(
         "What splitting by image would have shown",
-        "Dot chart of the AUC of cross-validation with folds by image and folds by group, for several seeds.",
+        "Dot chart of the AUC of cross-validation with folds by image and folds by group, a ring per fold.",
         "Folds by image can hold images of one group on both sides. The gap between the two means is what that would "
         "have added to the AUC without the model being any better.",
     ),

@@ -1,6 +1,7 @@
 """The whole flow, in this process, on small images."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from flows.pipeline import hip_pipeline
 from hip_mri.config import PipelineConfig
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.errors import SourceError, WeightsError
+from hip_mri.evaluation import verify
+from hip_mri.evaluation.wording import CAPTIONS
 from hip_mri.model.network import predict
 
 SMALL = {
@@ -23,6 +26,7 @@ SMALL = {
     "model": {"backbone": "ResNet50", "weights": "random", "hidden_units": 16},
     "training": {"epochs": 3, "batch_size": 16},
     "data": {"val_fraction": 0.2, "test_fraction": 0.2},
+    "evaluation": {"num_resamples": 200, "cross_validation_folds": 2, "cross_validation_seeds": 1},
 }
 
 
@@ -56,19 +60,71 @@ def test_run_folder_holds_what_was_promised(finished: tuple[Path, PipelineConfig
     assert metrics["weights"] == "random"
     assert metrics["data"]["num_images"] == len(predictions) == len(manifest) == 50
     assert metrics["data"]["num_quarantined"] == 0
-    assert np.sum(metrics["test"]["confusion_matrix"]) == metrics["test"]["num_images"] == 10
+    assert np.sum(metrics["test"]["at_threshold"]["confusion_matrix"]) == metrics["test"]["num_images"] == 10
     assert set(metrics["seconds"]) >= {"fetch_source", "preprocess_images", "extract_features", "train_model"}
     assert list(predictions.columns) == ["image_id", "split", "label", "score"]
     assert predictions["score"].between(0, 1).all()
     assert PipelineConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text())) == config
-    assert {file.name for file in (folder / "figures").iterdir()} >= {
-        "learning_curves.png",
-        "confusion_matrix.png",
-        "roc.png",
-        "precision_recall.png",
-        "contrast_samples.png",
-    }
-    assert "RANDOM WEIGHTS" in (folder / "report.html").read_text()
+    assert {file.stem for file in (folder / "figures").iterdir()} == set(CAPTIONS)
+    for name in ("report.html", "model_card.md"):
+        assert "RANDOM WEIGHTS" in (folder / name).read_text()
+    assert (folder / "checklist.md").exists()
+
+
+def test_a_finished_run_is_verified(finished: tuple[Path, PipelineConfig], capsys: pytest.CaptureFixture) -> None:
+    folder, _ = finished
+    assert verify.main([str(folder)]) == 0
+    assert "everything is as recorded" in capsys.readouterr().out
+    assert verify.main([str(folder.parent)]) == 2
+
+
+def change_digit(folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["test"]["at_half"]["specificity"] += 0.01
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def swap_scores(folder: Path) -> None:
+    rows = pd.read_csv(folder / "predictions.csv", dtype="str")
+    tested = rows.index[rows["split"] == "test"]
+    rows.loc[tested[[0, -1]], "score"] = rows.loc[tested[[-1, 0]], "score"].to_numpy()
+    rows.to_csv(folder / "predictions.csv", index=False)
+
+
+def flip_byte(folder: Path) -> None:
+    content = bytearray((folder / "model.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.keras").unlink()  # the bytes are shared with the models folder
+    (folder / "model.keras").write_bytes(content)
+
+
+def move_test_image(folder: Path) -> None:
+    for name in ("manifest.csv", "predictions.csv"):
+        rows = pd.read_csv(folder / name, dtype="str", keep_default_na=False)
+        chosen = rows["image_id"] == rows.loc[rows["split"] == "test", "image_id"].min()
+        rows.loc[chosen, "split"] = "val"
+        rows.to_csv(folder / name, index=False)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "named"),
+    [
+        (change_digit, ["metrics.json was changed", "metrics.json: test.at_half.specificity says"]),
+        (swap_scores, ["predictions.csv was changed", "metrics.json: test.auc says"]),
+        (flip_byte, ["model.keras was changed"]),
+        (move_test_image, ["manifest.csv lists other test images than the locked test set"]),
+        (lambda folder: (folder / "history.csv").unlink(), ["history.csv is missing"]),
+        (lambda folder: (folder / "extra.txt").write_text("x"), ["extra.txt does not belong to the run"]),
+        (lambda folder: (folder / "config.yaml").write_text("seed: x"), ["the figures cannot be computed again"]),
+    ],
+)
+def test_what_was_changed_is_named(finished, tmp_path: Path, capsys, tamper, named: list[str]) -> None:
+    folder, _ = finished
+    copied = shutil.copytree(folder, tmp_path / "runs" / folder.name)
+    tamper(copied)
+    assert verify.main([str(copied)]) == 1
+    said = capsys.readouterr().out
+    assert all(words in said for words in named), said
 
 
 def test_data_folder_shows_the_split(finished: tuple[Path, PipelineConfig]) -> None:
