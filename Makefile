@@ -16,7 +16,7 @@ run: $(STAMP) ## Run the pipeline on the synthetic demo images
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 
-bench: $(STAMP) ## Measure speed and memory; takes a quarter of an hour and longer
+bench: $(STAMP) ## Measure speed and memory; takes an hour and longer
 	$(BIN)/python -m tests.benchmarks.measure
 
 lint: $(STAMP) ## Check format and style

@@ -24,7 +24,12 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
     ("training.fine_tune.epochs", (0, 1000), (-1, 1001)),
     ("training.fine_tune.learning_rate", (JUST, 1), (0, 1.001)),
     ("training.fine_tune.batch_size", (1, 4096), (0, 4097)),
-    ("evaluation.threshold", (JUST, 1 - JUST), (0, 1)),
+    ("training.fine_tune.early_stopping_patience", (0, 1000), (-1, 1001)),
+    ("evaluation.required_sensitivity", (JUST, 1), (0, 1.001)),
+    ("evaluation.num_resamples", (200, 100_000), (199, 100_001)),
+    ("evaluation.cross_validation_folds", (2, 20), (1, 21)),
+    ("evaluation.cross_validation_seeds", (0, 20), (-1, 21)),
+    ("evaluation.subgroup_minimum_size", (5, 1_000_000), (4, 1_000_001)),
     ("runner.num_workers", (1, 1024), (0, 1025)),
     ("runner.num_threads", (0, 1024), (-1, 1025)),
     ("runner.shard_size", (1, 1_000_000), (0, 1_000_001)),
@@ -35,9 +40,21 @@ CHOICES = {
     "features.engine": {"auto", "keras", "openvino"},
     "features.precision": {"auto", "float32", "bfloat16"},
     "training.class_weight": {"none", "balanced"},
+    "evaluation.threshold_rule": {"youden", "sensitivity"},
     "training.fine_tune.from_block": {"conv2", "conv3", "conv4", "conv5"},
 }
-OTHERS = {"source", "source_sha256", "workspace", "model.weights", "training.horizontal_flip"}
+OTHERS = {
+    "source",
+    "source_sha256",
+    "workspace",
+    "data.patients_file",
+    "data.patient_pattern",
+    "data.group_similar",
+    "model.weights",
+    "training.horizontal_flip",
+    "evaluation.prevalences",
+    "evaluation.recalibrate",
+}
 
 
 def nest(setting: str, value: object) -> dict:
@@ -134,7 +151,7 @@ def test_the_defaults_are_the_original_recipe():
     assert (config.model.backbone, config.model.weights, config.model.hidden_units) == ("ResNet101", "imagenet", 1024)
     assert (config.training.epochs, config.training.batch_size, config.training.learning_rate) == (30, 150, 1e-4)
     assert (config.training.horizontal_flip, config.training.fine_tune.epochs) == (True, 0)
-    assert config.evaluation.threshold == 0.5
+    assert config.data.group_similar
     assert config.is_demo
 
 

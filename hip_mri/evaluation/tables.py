@@ -14,6 +14,9 @@ from hip_mri.workspace import Workspace
 MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "reason", "group", "patient", "evidence")
 """Columns of a run's `manifest.csv`."""
 
+NUMBERS: Final = {"score": "float64", "distance": "float64", "seed": "int64", "fold": "int64"}
+"""Columns that are no text; read as text first, since not every reader of CSV keeps the last digit."""
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -123,10 +126,8 @@ def read_table(file: Path) -> pd.DataFrame:
     Raises:
         WorkspaceError: The file is missing or damaged.
     """
-    numbers = {"score": float, "distance": float, "seed": int, "fold": int}
     try:
-        names = pd.read_csv(file, nrows=0).columns
-        types = {name: numbers.get(name, "str") for name in names}
-        return pd.read_csv(file, dtype=types, keep_default_na=False, float_precision="round_trip")  # pyright: ignore[reportArgumentType]
+        table = pd.read_csv(file, dtype="str", keep_default_na=False)
+        return table.astype({name: kind for name, kind in NUMBERS.items() if name in table})
     except (*UNREADABLE, pd.errors.ParserError) as error:
         raise WorkspaceError(f"{file.name} of the run cannot be read. Run the pipeline again.") from error
