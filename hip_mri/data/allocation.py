@@ -50,6 +50,7 @@ def allocate_groups(
     np.add.at(held, (place, kind_of_group), 1)
     wanted = _improve(held.copy(), kinds, before, target, fractions > 0)
     _fill_empty(wanted, kinds, before, fractions > 0)
+    wanted = _improve(wanted, kinds, before, target, fractions > 0)
     splits = np.empty(len(counts), dtype=object)
     for kind in range(len(kinds)):
         members = np.flatnonzero(kind_of_group == kind)
@@ -78,11 +79,15 @@ def _fill(counts: NDArray, open_places: NDArray, may_take: NDArray[np.bool_]) ->
 def _improve(
     held: NDArray[np.int64], kinds: NDArray, before: NDArray, target: NDArray, may_take: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Move and exchange kinds of groups between splits while the deviation falls; shape (splits, kinds)."""
+    """Move and exchange kinds of groups between splits while the deviation falls; shape (splits, kinds).
+
+    No step takes the last image of a class out of a split.
+    """
     weight = 1 / np.maximum(target.sum(axis=0), 1) ** 2  # deviations count as shares of their class
     steps = _list_steps(kinds)
     for _ in range(MAX_NUM_STEPS):
-        error = before + held @ kinds - target
+        counts = before + held @ kinds
+        error = counts - target
         best, best_gain = None, 1e-12
         for source in np.flatnonzero(may_take):
             for sink in np.flatnonzero(may_take):
@@ -92,6 +97,8 @@ def _improve(
                 # sum of squares falls by -2 d(e_sink - e_source) - 2 d^2 when d goes from source to sink
                 gain = (-2 * change * (error[sink] - error[source]) - 2 * change**2) @ weight
                 possible = (held[source, there] > 0) & ((back < 0) | (held[sink, back] > 0))
+                for split, left in ((source, counts[source] - change), (sink, counts[sink] + change)):
+                    possible &= ((left > 0) | (counts[split] == 0)).all(axis=1)
                 gain = np.where(possible, gain, -np.inf)
                 choice = int(gain.argmax())
                 if gain[choice] > best_gain:

@@ -174,7 +174,7 @@ def _find_settled(images: pd.DataFrame, workspace: Workspace) -> pd.Series:
 
 def _refuse_torn_patients(images: pd.DataFrame) -> None:
     placed = images[(images["split"] != "") & (images["patient"] != "")]
-    torn = placed.groupby("patient").filter(lambda rows: rows["split"].nunique() > 1)
+    torn = placed[placed.groupby("patient")["split"].transform("nunique") > 1]
     if len(torn):
         raise SplitError(
             f"data: {torn['patient'].nunique()} patients stand in two splits, for instance by the images "
