@@ -103,9 +103,11 @@ def test_no_group_ever_changes_its_split(tmp_path_factory, write_rows, history, 
 
 def join(patients: list[set[int]]) -> list[str]:
     """Group of each image: images with a patient in common, and what they connect."""
-    groups = [set(shown) for shown in patients]
-    for _ in patients:
-        groups = [set().union(*(other for other in groups if other & group)) for group in groups]
+    joined: list[set[int]] = []
+    for shown in patients:
+        touched = [group for group in joined if group & shown]
+        joined = [group for group in joined if not group & shown] + [set(shown).union(*touched)]
+    groups = [next(group for group in joined if group & shown) for shown in patients]
     return [f"group {min(group)}" for group in groups]
 
 
