@@ -120,11 +120,14 @@ def measure_recipe(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for precision in given.precisions:
         options = [*shared, "--workspace", str(folder / precision), "--features.precision", precision]
+        start = time.time()
         seconds, peak, run = run_pipeline(*options)
+        scored = max(file.stat().st_mtime for file in (folder / precision / "models").glob("*/predictions.csv")) - start
         again, _, _ = run_pipeline(*options, "--seed", "43")
         metrics = json.loads((run / "metrics.json").read_text())
         results[precision] = {
-            "seconds": seconds,
+            "seconds_to_saved_model_and_scores": scored,
+            "seconds_with_evaluation_and_report": seconds,
             "seconds_with_features_and_another_seed": again,
             "peak_mb": peak,
             "auc": metrics["test"]["auc"],
@@ -141,7 +144,8 @@ def measure_recipe(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     num_seen = sum(metrics["data"]["splits"][split][label] for split in ("train", "val") for label in LABELS)
     for precision in given.precisions:
         part = results[precision]
-        part["times_faster"] = thirty / part["seconds"]
+        part["times_faster"] = thirty / part["seconds_to_saved_model_and_scores"]
+        part["times_faster_with_evaluation_and_report"] = thirty / part["seconds_with_evaluation_and_report"]
         reading = (part["steps"]["ingest_images"] + part["steps"]["preprocess_images"]) / given.images
         extracting = 2 * part["steps"]["extract_features"] / part["num_rows"]
         part["further_image_costs_of_recipe"] = (reading + extracting) / (30 * epoch / num_seen)
