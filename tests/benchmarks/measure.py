@@ -47,10 +47,30 @@ def run_pipeline(*options: str) -> tuple[float, float, Path]:
     return time.perf_counter() - before, usage.ru_maxrss / 1024, Path(output.decode().splitlines()[-1])
 
 
+def find_weights(folder: Path, backbone: str, weights: str) -> str:
+    """The weights file that both sides load; random weights are drawn once and written as a file."""
+    if weights != "random":
+        return str(Path(weights).resolve())
+    file = folder / f"{backbone}.weights.h5"
+    if not file.exists():
+        subprocess.run([sys.executable, "-c", DRAW_WEIGHTS, backbone, str(file)], cwd=PROJECT, check=True)
+    return str(file)
+
+
+DRAW_WEIGHTS = """
+import sys, keras
+keras.utils.set_random_seed(0)
+network = getattr(keras.applications, sys.argv[1])(include_top=False, weights=None)
+for layer in network.layers:
+    if layer.name.endswith("_3_bn"):  # else activations double from block to block
+        layer.gamma.assign(0.3 * layer.gamma)
+network.save_weights(sys.argv[2])
+"""
+
+
 def run_recipe(data: Path, backbone: str, weights: str, epochs: int) -> dict[str, Any]:
     """The original recipe on the images that the pipeline laid out; see `original_recipe.run`."""
-    file = [] if weights == "random" else [str(Path(weights).resolve())]
-    command = [sys.executable, "-m", "tests.benchmarks.original_recipe", str(data), backbone, *file]
+    command = [sys.executable, "-m", "tests.benchmarks.original_recipe", str(data), backbone, weights]
     output = subprocess.run(
         [*command, "--epochs", str(epochs)], cwd=PROJECT, check=True, capture_output=True, text=True
     ).stdout
@@ -61,13 +81,14 @@ def measure_accuracy(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Test AUC of the recipe and of the pipeline, all 30 epochs of both, on the same images and weights."""
     backbone = given.backbone if given.weights != "random" else "ResNet50"
     source = write_demo_zip(folder / "demo.zip", seed=1, num_patients=round(given.accuracy_images / IMAGES_PER_PATIENT))
-    options = ["--source", str(source), "--model.backbone", backbone, "--model.weights", given.weights]
+    weights = find_weights(folder, backbone, given.weights)
+    options = ["--source", str(source), "--model.backbone", backbone, "--model.weights", weights]
     results: dict[str, Any] = {}
     for precision in given.precisions:
         workspace = folder / precision
         _, _, run = run_pipeline(*options, "--workspace", str(workspace), "--features.precision", precision)
         results[f"auc_{precision}"] = json.loads((run / "metrics.json").read_text())["test"]["auc"]
-    results["auc_recipe"] = run_recipe(folder / given.precisions[0] / "DATA", backbone, given.weights, 30)["auc"]
+    results["auc_recipe"] = run_recipe(folder / given.precisions[0] / "DATA", backbone, weights, 30)["auc"]
     return results
 
 
@@ -116,7 +137,8 @@ def measure_recipe(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     The recipe runs two epochs; thirty are extrapolated from the second, since the first also compiles.
     """
     source = write_demo_zip(folder / "demo.zip", seed=1, num_patients=round(given.images / IMAGES_PER_PATIENT))
-    shared = ["--source", str(source), "--model.backbone", given.backbone, "--model.weights", given.weights]
+    weights = find_weights(folder, given.backbone, given.weights)
+    shared = ["--source", str(source), "--model.backbone", given.backbone, "--model.weights", weights]
     results: dict[str, Any] = {}
     for precision in given.precisions:
         options = [*shared, "--workspace", str(folder / precision), "--features.precision", precision]
@@ -135,7 +157,7 @@ def measure_recipe(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             "num_rows": sum(sum(c.values()) for c in metrics["data"]["splits"].values())
             + sum(metrics["data"]["splits"]["train"].values()),
         }
-    recipe = run_recipe(folder / given.precisions[0] / "DATA", given.backbone, given.weights, given.epochs)
+    recipe = run_recipe(folder / given.precisions[0] / "DATA", given.backbone, weights, given.epochs)
     epoch = recipe["epoch_seconds"][1]
     overhead = recipe["seconds"] - sum(recipe["epoch_seconds"])
     thirty = overhead + recipe["epoch_seconds"][0] + 29 * epoch
