@@ -11,6 +11,7 @@ from prefect import flow
 
 from hip_mri.config import PipelineConfig
 from tasks.data import (
+    check_patient_table,
     fetch_source,
     fingerprint_images,
     group_images,
@@ -51,6 +52,7 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
 
         source = steps.run(fetch_source)(config.source, config.source_sha256, workspace)
+        steps.run(check_patient_table)(source, data.patients_file)
         intake = steps.run(ingest_images)(source, workspace, threads)
         if data.group_similar:
             arrived = steps.run(plan_shards)(workspace, config.runner.shard_size)

@@ -36,7 +36,8 @@ class DataSettings(Settings):
     describe subgroups. Nothing: a file `patients.csv` beside the class folders, where there is one."""
 
     patient_pattern: str | None = None
-    """Regular expression that finds the patient in a file name: its group `patient`, or else its first group."""
+    """Regular expression that finds the patient in a file's path below the class folder: its group `patient`, or else
+    its first group."""
 
     group_similar: bool = True
     """Whether images that equal or resemble each other (copies, also scaled, mirrored or cropped) share a split."""

@@ -6,8 +6,8 @@ workspace/
 ├── quarantine.csv                        what could not be used, and why
 ├── splits.parquet                        which split each image was given, for good
 ├── test_set.json                         hash of the test set, locked at its first use
-├── similar.parquet                       pairs of equal or nearly equal images
-├── attributes.parquet                    further columns of the user's table of patients
+├── ties.parquet                          what ties images together: patients, equal and nearly equal images
+├── attributes/<digest>.parquet           further columns of the user's table of patients
 ├── pseudonyms.key                        key of the hashes that stand for patients
 ├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
 ├── sources/                              fetched or drawn source files
@@ -71,12 +71,12 @@ class Workspace:
         return self.root / "test_set.json"
 
     @property
-    def similar_file(self) -> Path:
-        return self.root / "similar.parquet"
+    def ties_file(self) -> Path:
+        return self.root / "ties.parquet"
 
     @property
-    def attributes_file(self) -> Path:
-        return self.root / "attributes.parquet"
+    def attributes_folder(self) -> Path:
+        return self.root / "attributes"
 
     @property
     def pseudonym_key_file(self) -> Path:

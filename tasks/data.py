@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.data import fetch, fingerprint, folders, groups, ingest, preprocess, shards, split
+from hip_mri.data import fetch, fingerprint, folders, groups, ingest, patients, preprocess, shards, split
 from hip_mri.data.ingest import IngestReport
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
@@ -53,6 +53,10 @@ fingerprint_images = task(
     result_serializer="json",
     **STORAGE_RETRIES,
 )(fingerprint.fingerprint_images)
+
+check_patient_table = task(task_run_name="check the table of patients", cache_policy=NO_CACHE)(
+    patients.check_patient_table
+)
 
 group_images = task(task_run_name="find what belongs together", cache_policy=NO_CACHE)(groups.group_images)
 

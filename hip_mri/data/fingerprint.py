@@ -128,10 +128,15 @@ def fingerprint_images(shard: Shard, workspace: Workspace, num_threads: int) -> 
 
 def find_unfingerprinted(shard: Shard, workspace: Workspace) -> list[str]:
     """SHA-256 of the shard's images whose fingerprint is not stored."""
-    wanted = read_shard(shard)["sha256"]
-    parts = _open_parts(_name_folder(workspace), wanted.min(), wanted.max())
+    wanted = list(read_shard(shard)["sha256"])
+    return sorted(set(wanted).difference(list_fingerprinted(wanted, workspace)))
+
+
+def list_fingerprinted(hashes: Sequence[str], workspace: Workspace) -> list[str]:
+    """Those of the images, by SHA-256, whose fingerprint is stored; sorted."""
+    parts = _open_parts(_name_folder(workspace), min(hashes, default=""), max(hashes, default=""))
     stored = {sha256.decode() for part in parts for sha256 in part["sha256"]}
-    return sorted(set(wanted) - stored)
+    return sorted(stored.intersection(hashes))
 
 
 def read_fingerprints(hashes: Sequence[str], workspace: Workspace) -> Rows:

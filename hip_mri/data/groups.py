@@ -1,7 +1,8 @@
 """Who belongs together: images of one group share a split, so that no test image has a relative in training.
 
 Evidence comes from the user (a table of patients, a pattern of file names) and from the images (equal pixels, near
-duplicates). A group is whatever any of it connects, by union-find over all.
+duplicates). A group is whatever any of it connects, by union-find over all; images that an earlier run had and the
+source no longer holds still count, so that a new image of theirs finds its way.
 """
 
 import logging
@@ -17,20 +18,22 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hip_mri.config import DataSettings
-from hip_mri.data.ingest import CONTRADICTORY_LABEL, write_quarantine
+from hip_mri.data.fingerprint import list_fingerprinted
+from hip_mri.data.ingest import CONTRADICTORY_LABEL, check_classes, write_quarantine
+from hip_mri.data.ledger import read_ledger
 from hip_mri.data.manifest import read_manifest, write_manifest
 from hip_mri.data.patients import PatientTable, find_in_names, hash_identities, match_rows, read_patient_table
 from hip_mri.data.similarity import find_similar_images
 from hip_mri.errors import SplitError, list_offenders
-from hip_mri.workspace import Workspace, replace_file
+from hip_mri.workspace import Workspace, digest, replace_file
 
 logger = logging.getLogger(__name__)
 
 EVIDENCE: Final = ("patient_id", "patient_pattern", "exact", "similar")
 """Kinds of evidence: the table of patients, the pattern of file names, equal decoded pixels, near duplicates."""
 
-
-NO_PAIRS: Final = pd.DataFrame({"first": [], "second": [], "kind": []}, dtype="str")
+TIE_COLUMNS: Final = ("sha256", "kind", "key")
+"""Columns of a table of ties: images with one key belong together; the kind is the evidence for it."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,18 @@ class GroupReport:
     """What came of grouping.
 
     Attributes:
-        num_groups: Groups, those of one image included.
-        largest_group: Images of the largest group.
         num_patients: Patients that are known by table or pattern.
         num_without_patient: Images in use whose patient is not known.
         evidence: Number of images that each kind of evidence ties to another image.
         num_contradictory: Files that were quarantined because equal pixels stand in both class folders.
+        attributes: Name of the table in the workspace that holds further columns of the table of patients.
     """
 
-    num_groups: int
-    largest_group: int
     num_patients: int
     num_without_patient: int
     evidence: dict[str, int]
     num_contradictory: int
+    attributes: str | None
 
     @property
     def is_patient_level(self) -> bool:
@@ -67,7 +68,7 @@ def group_images(workspace: Workspace, source_file: Path, settings: DataSettings
 
     Args:
         workspace: Its manifest gets the columns patient, group, evidence and, where prescribed, split. Its
-            `similar.parquet` gets the pairs of similar images.
+            `ties.parquet` gets all evidence, with the group that came of it.
         source_file: May hold a table of patients.
         settings: Which evidence is used. Similar images are found by their fingerprints.
         num_threads: Threads that compare images.
@@ -77,100 +78,133 @@ def group_images(workspace: Workspace, source_file: Path, settings: DataSettings
 
     Raises:
         SettingsError: Table or pattern fit no image.
-        SplitError: The table prescribes two splits for one image.
+        SplitError: The table prescribes two splits for one image, or too few images are left.
     """
     manifest = read_manifest(workspace.manifest_file).reset_index(drop=True)
     table = read_patient_table(settings.patients_file, source_file)
-    pairs = _find_pairs(manifest, workspace, num_threads) if settings.group_similar else NO_PAIRS
-    with replace_file(workspace.similar_file) as temporary:
-        pairs.to_parquet(temporary, index=False)
-    num_contradictory = _quarantine_contradictions(manifest, pairs, workspace)
     used = manifest[manifest["state"].isin(["ready", "duplicate"])]
-    known = _identify(used, table, settings.patient_pattern, workspace)
-    pairs = pairs[pairs["first"].isin(used["sha256"]) & pairs["second"].isin(used["sha256"])]
-    images = used[used["state"] == "ready"].set_index("sha256")
-    group, evidence = connect(images.index, _list_ties(known), pairs)
-    ready = manifest["state"] == "ready"
-    hashes = manifest.loc[ready, "sha256"]
-    names = images["image_id"].groupby(group).transform("min")
-    manifest.loc[ready, "group"] = hashes.map(names)
-    manifest.loc[ready, "evidence"] = hashes.map(evidence)
-    manifest.loc[ready, "patient"] = hashes.map(known.groupby("sha256")["patient"].max())
-    manifest.loc[ready, "split"] = hashes.map(_find_prescribed(known))
+    known, attributes = _identify(used, table, settings.patient_pattern, workspace)
+    prescribed = _find_prescribed(known)
+    hashes = pd.Index(used.loc[used["state"] == "ready", "sha256"])
+    ledger = read_ledger(workspace)
+    absent = ledger[~ledger["sha256"].isin(used["sha256"])]
+    pairs = _find_pairs(hashes, absent["sha256"], workspace, num_threads) if settings.group_similar else NO_PAIRS
+
+    num_contradictory = _quarantine_contradictions(manifest, pairs, workspace)
+    ready = manifest[manifest["state"] == "ready"]
+    check_classes(ready["label"])
+    nodes = pd.Index(ready["sha256"]).append(pd.Index(absent["sha256"]))
+    ties = pd.concat([_tie_patients(known, absent), _tie_pairs(pairs)], ignore_index=True)
+    ties = ties[ties["sha256"].isin(nodes)]
+    group, evidence = connect(nodes, ties)
+    _keep_ties(ties.assign(group=group[nodes.get_indexer(pd.Index(ties["sha256"]))]), workspace)
+
+    place = ready.index
+    manifest.loc[place, "group"] = ready["image_id"].groupby(group[: len(ready)]).transform("min")
+    manifest.loc[place, "evidence"] = evidence.iloc[: len(ready)].to_numpy()
+    named = known[known["patient"] != ""].groupby("sha256")["patient"].first()
+    manifest.loc[place, "patient"] = named.reindex(ready["sha256"], fill_value="").to_numpy()
+    manifest.loc[place, "split"] = prescribed.reindex(ready["sha256"], fill_value="").to_numpy()
     write_manifest(workspace.manifest_file, manifest)
-    report = _count(manifest[ready], num_contradictory)
-    logger.info(
-        "%d groups, the largest of %d images%s",
-        report.num_groups,
-        report.largest_group,
-        "".join(f"; {count} tied by {kind}" for kind, count in report.evidence.items() if count),
-    )
+    report = _count(manifest.loc[place], num_contradictory, attributes)
+    tied = [f"{count} by {kind}" for kind, count in report.evidence.items() if count]
+    sizes = manifest.loc[place, "group"].value_counts()
+    logger.info("%d groups, the largest of %d images; tied: %s", len(sizes), sizes.max(), ", ".join(tied) or "none")
     return report
 
 
-def _find_pairs(manifest: pd.DataFrame, workspace: Workspace, num_threads: int) -> pd.DataFrame:
-    hashes = manifest.loc[manifest["state"] == "ready", "sha256"]
-    return find_similar_images(list(hashes), workspace, num_threads)
-
-
-def connect(hashes: pd.Index, ties: pd.DataFrame, pairs: pd.DataFrame) -> tuple[NDArray[np.int32], pd.Series]:
+def connect(nodes: pd.Index, ties: pd.DataFrame) -> tuple[NDArray[np.int32], pd.Series]:
     """Connect images by all evidence.
 
     Args:
-        hashes: SHA-256 of each image, unique.
-        ties: Columns sha256, kind and key: images with one kind and key belong together.
-        pairs: Columns first, second and kind: two images that belong together.
+        nodes: SHA-256 of each image, unique.
+        ties: Columns of `TIE_COLUMNS`, of these images.
 
     Returns:
-        Number of the group of each image, shape (len(hashes),), and the kinds of evidence that tie it to another
-        image, joined by `+` in the order of `EVIDENCE`, by SHA-256.
+        Number of the group of each image, shape (len(nodes),), and the kinds of evidence that tie it to another image,
+        joined by `+` in the order of `EVIDENCE`, in the order of `nodes`.
     """
-    ties = ties.drop_duplicates(["sha256", "kind", "key"])
-    ties = ties[ties.groupby(["kind", "key"])["sha256"].transform("size") > 1]
-    keys = ties.groupby(["kind", "key"], sort=False).ngroup().to_numpy(np.int64) + len(hashes)
-    heads = np.concatenate([hashes.get_indexer(ties["sha256"]), hashes.get_indexer(pairs["first"])])
-    tails = np.concatenate([keys, hashes.get_indexer(pairs["second"])])
-    size = len(hashes) + int(keys.max() - len(hashes) + 1 if len(keys) else 0)
-    graph = coo_array((np.ones(len(heads), np.int8), (heads, tails)), shape=(size, size))
-    group = connected_components(graph, directed=False)[1][: len(hashes)]
-    ends = [pairs[[end, "kind"]].rename(columns={end: "sha256"}) for end in ("first", "second")]
-    tied = pd.concat([ties[["sha256", "kind"]], *ends])
-    evidence = pd.Series("", index=hashes)
+    ties = ties.drop_duplicates(list(TIE_COLUMNS))
+    ties = ties[ties.groupby("key")["sha256"].transform("nunique") > 1]
+    keys, distinct = pd.factorize(ties["key"])
+    heads = nodes.get_indexer(pd.Index(ties["sha256"]))
+    size = len(nodes) + len(distinct)
+    graph = coo_array((np.ones(len(heads), np.int8), (heads, keys + len(nodes))), shape=(size, size))
+    group = connected_components(graph, directed=False)[1][: len(nodes)]
+    evidence = pd.Series("", index=nodes)
     for kind in EVIDENCE:
-        is_tied = hashes.isin(tied.loc[tied["kind"] == kind, "sha256"])
+        is_tied = nodes.isin(ties.loc[ties["kind"] == kind, "sha256"])
         evidence[is_tied] = evidence[is_tied].map(lambda before, kind=kind: f"{before}+{kind}" if before else kind)
     return group, evidence
 
 
+NO_PAIRS: Final = pd.DataFrame({"first": [], "second": [], "kind": []}, dtype="str")
+
+
+def _find_pairs(hashes: pd.Index, absent: pd.Series, workspace: Workspace, num_threads: int) -> pd.DataFrame:
+    """Equal and similar images among those of the source and those of earlier runs, as far as fingerprints are kept."""
+    remembered = list_fingerprinted(list(absent), workspace)
+    return find_similar_images([*hashes, *remembered], workspace, num_threads)
+
+
+def _tie_patients(known: pd.DataFrame, absent: pd.DataFrame) -> pd.DataFrame:
+    """Images of one patient, who may be known by the table in one file and by the name of another."""
+    ties = known.melt("sha256", ["patient_id", "patient_pattern"], var_name="kind", value_name="key")
+    earlier = absent.loc[:, ["sha256", "patient"]].rename(columns={"patient": "key"}).assign(kind="patient_id")
+    ties = pd.concat([ties, earlier])
+    return ties.loc[ties["key"] != "", list(TIE_COLUMNS)].drop_duplicates()
+
+
+def _tie_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
+    key = pairs["first"] + "/" + pairs["second"]
+    ends = [pd.DataFrame({"sha256": pairs[end], "kind": pairs["kind"], "key": key}) for end in ("first", "second")]
+    return pd.concat(ends, ignore_index=True).astype("str")
+
+
+def _keep_ties(ties: pd.DataFrame, workspace: Workspace) -> None:
+    with replace_file(workspace.ties_file, is_private=True) as temporary:
+        ties.sort_values(list(TIE_COLUMNS)).to_parquet(temporary, index=False)
+
+
 def _identify(
     used: pd.DataFrame, table: PatientTable | None, pattern: str | None, workspace: Workspace
-) -> pd.DataFrame:
-    """What is known of each file in use: sha256, patient_id, patient_pattern, patient (all hashes) and split."""
+) -> tuple[pd.DataFrame, str | None]:
+    """What is known of each file in use, and the name of the table of its further columns.
+
+    The first has the columns sha256, patient_id, patient_pattern, patient (all hashed) and split.
+    """
     known = used[["sha256"]].assign(patient_id="", patient_pattern="", split="")
+    attributes = None
     if table is not None:
         matched = match_rows(table, used["source_name"])
         known["patient_id"] = hash_identities(matched["patient_id"], workspace)
         known["split"] = matched["split"]
-        _keep_attributes(matched.assign(sha256=used["sha256"]), table.attributes, workspace)
-    else:
-        workspace.attributes_file.unlink(missing_ok=True)
+        attributes = _keep_attributes(matched.assign(sha256=used["sha256"]), table.attributes, workspace)
     if pattern is not None:
         known["patient_pattern"] = hash_identities(find_in_names(used["source_name"], pattern), workspace)
     known["patient"] = known["patient_id"].where(known["patient_id"] != "", known["patient_pattern"])
-    return known
+    return known, attributes
 
 
-def _keep_attributes(matched: pd.DataFrame, attributes: Sequence[str], workspace: Workspace) -> None:
-    with replace_file(workspace.attributes_file, is_private=True) as temporary:
-        matched[["sha256", *attributes]].drop_duplicates("sha256").to_parquet(temporary, index=False)
+def _keep_attributes(matched: pd.DataFrame, attributes: Sequence[str], workspace: Workspace) -> str | None:
+    """Write the columns that describe subgroups, under a name of their content; they may identify people."""
+    if not attributes:
+        return None
+    columns = matched.loc[:, list(attributes)].rename(columns=lambda name: ATTRIBUTE_PREFIX + name)
+    values = columns.where(columns != "").groupby(matched["sha256"].to_numpy()).first().fillna("")
+    values = values.rename_axis("sha256").reset_index()
+    name = digest(values.to_dict("list"))[:16]
+    with replace_file(workspace.attributes_folder / f"{name}.parquet", is_private=True) as temporary:
+        values.to_parquet(temporary, index=False)
+    return name
 
 
-def _list_ties(known: pd.DataFrame) -> pd.DataFrame:
-    ties = known.melt("sha256", ["patient_id", "patient_pattern"], var_name="kind", value_name="key")
-    return ties[ties["key"] != ""]
+ATTRIBUTE_PREFIX: Final = "attribute: "
+"""Begins the name of each column of the user's, so that none is taken for one of the program's."""
 
 
 def _find_prescribed(known: pd.DataFrame) -> pd.Series:
+    """The split that the table gives to each image, by SHA-256."""
     prescribed = known.loc[known["split"] != "", ["sha256", "split"]].drop_duplicates()
     twice = prescribed.loc[prescribed["sha256"].duplicated(), "sha256"]
     if len(twice):
@@ -178,8 +212,7 @@ def _find_prescribed(known: pd.DataFrame) -> pd.Series:
             f"data.patients_file: {len(twice)} images are prescribed for two splits by copies of the same file: "
             f"{list_offenders([sha256[:16] for sha256 in twice])}. Give the copies one split."
         )
-    splits = prescribed.set_index("sha256")["split"]
-    return splits.reindex(known["sha256"].unique(), fill_value="")
+    return prescribed.set_index("sha256")["split"]
 
 
 def _quarantine_contradictions(manifest: pd.DataFrame, pairs: pd.DataFrame, workspace: Workspace) -> int:
@@ -188,24 +221,22 @@ def _quarantine_contradictions(manifest: pd.DataFrame, pairs: pd.DataFrame, work
     exact = pairs[(pairs["kind"] == "exact") & pairs["first"].isin(images.index) & pairs["second"].isin(images.index)]
     if exact.empty:
         return 0
-    cluster, _ = connect(images.index, pd.DataFrame(columns=["sha256", "kind", "key"]), exact)
+    cluster, _ = connect(images.index, _tie_pairs(exact))
     is_contradictory = images["label"].groupby(cluster).transform("nunique") > 1
     taken_out = manifest["sha256"].isin(images.index[is_contradictory])
     manifest.loc[taken_out, ["state", "reason"]] = ["quarantined", CONTRADICTORY_LABEL]
+    manifest.loc[taken_out, "group"] = ""
     write_quarantine(workspace.quarantine_file, manifest)
     return int(taken_out.sum())
 
 
-def _count(images: pd.DataFrame, num_contradictory: int) -> GroupReport:
+def _count(images: pd.DataFrame, num_contradictory: int, attributes: str | None) -> GroupReport:
     patients = images.loc[images["patient"] != "", "patient"]
+    kinds = images["evidence"].value_counts()
     return GroupReport(
-        num_groups=int(images["group"].nunique()),
-        largest_group=int(images["group"].value_counts().max()),
         num_patients=int(patients.nunique()),
         num_without_patient=len(images) - len(patients),
-        evidence={
-            kind: int(images["evidence"].str.split("+").map(lambda kinds, kind=kind: kind in kinds).sum())
-            for kind in EVIDENCE
-        },
+        evidence={kind: int(kinds[[kind in found.split("+") for found in kinds.index]].sum()) for kind in EVIDENCE},
         num_contradictory=num_contradictory,
+        attributes=attributes,
     )

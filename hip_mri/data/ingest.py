@@ -94,7 +94,7 @@ def ingest_images(
             f"source: none of the {len(manifest)} files below the class folders is a usable image ({reasons}). "
             "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
         )
-    _check_classes(manifest.loc[manifest["state"] == "ready", "label"])
+    check_classes(manifest.loc[manifest["state"] == "ready", "label"])
     write_manifest(workspace.manifest_file, manifest)
     write_quarantine(workspace.quarantine_file, manifest)
     report = IngestReport(
@@ -172,11 +172,11 @@ def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     rows.loc[copy_number > 0, "state"] = "duplicate"
     rows.loc[rows["reason"] != "", "state"] = "quarantined"
     rows["group"] = rows["image_id"].where(rows["state"] == "ready", "")
-    rows["group"] = rows["image_id"].where(rows["state"] == "ready", "")
     return rows.assign(patient="", evidence="", split="")
 
 
-def _check_classes(labels: pd.Series) -> None:
+def check_classes(labels: pd.Series) -> None:
+    """See that each class has an image for every split; `SplitError` with the counts."""
     num_images = labels.value_counts().reindex(list(LABELS), fill_value=0)
     if (num_images < len(SPLITS)).any():
         raise SplitError(

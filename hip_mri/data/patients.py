@@ -1,5 +1,6 @@
 """Who is in the images: identities from the user's table or from file names, kept as keyed hashes only."""
 
+import csv
 import hashlib
 import hmac
 import io
@@ -66,6 +67,11 @@ def read_patient_table(file: Path | None, source_file: Path) -> PatientTable | N
     return None if found is None else parse_patient_table(found, "source: its table of patients")
 
 
+def check_patient_table(source_file: Path, file: Path | None) -> None:
+    """Complain of a table of patients that cannot be used, before any image is read; see `read_patient_table`."""
+    read_patient_table(file, source_file)
+
+
 def parse_patient_table(content: bytes, name: str) -> PatientTable:
     """Read a table of patients.
 
@@ -77,19 +83,28 @@ def parse_patient_table(content: bytes, name: str) -> PatientTable:
         SettingsError: See `read_patient_table`. No message repeats a patient's identity.
     """
     try:
-        rows = pd.read_csv(io.BytesIO(content), dtype="str", keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, UnicodeDecodeError) as error:
+        lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+    except (ValueError, csv.Error) as error:
         raise SettingsError(
             f"{name} is no CSV file in UTF-8. Save it as one with a heading for each column."
         ) from error
-    rows.columns = [str(column).strip() for column in rows.columns]
-    missing = [column for column in NEEDED if column not in rows.columns]
+    lines = [[field.strip() for field in line] for line in lines if any(field.strip() for field in line)]
+    columns = lines[0] if lines else []
+    missing = [column for column in NEEDED if column not in columns]
     if missing:
         raise SettingsError(
-            f"{name} has no column {' and no column '.join(missing)}; found {list_offenders(list(rows.columns))}. "
-            f"It needs {', '.join(NEEDED)}, and may have split and columns that describe subgroups."
+            f"{name} has no column {' and no column '.join(missing)} among its {len(columns)} columns. Its first "
+            f"line must have {', '.join(NEEDED)}, and may have split and columns for subgroups."
         )
-    rows = rows.apply(lambda column: column.str.strip())
+    if len(set(columns)) < len(columns):
+        raise SettingsError(f"{name} has two columns of one name. Give each column a name of its own.")
+    uneven = [str(number) for number, line in enumerate(lines, 1) if len(line) != len(columns)]
+    if uneven:
+        raise SettingsError(
+            f"{name} has lines with more or fewer than {len(columns)} fields: {list_offenders(uneven)}. "
+            "Write as many fields as the first line has."
+        )
+    rows = pd.DataFrame(lines[1:], columns=columns, dtype="str")
     if "split" not in rows.columns:
         rows["split"] = ""
     _check(rows, name)
@@ -97,11 +112,11 @@ def parse_patient_table(content: bytes, name: str) -> PatientTable:
 
 
 def _check(rows: pd.DataFrame, name: str) -> None:
-    unknown = sorted(set(rows["split"]) - {"", *SPLITS})
+    unknown = [str(line + 2) for line in rows.index[~rows["split"].isin(["", *SPLITS])]]
     if unknown:
         raise SettingsError(
-            f"{name} has the splits {list_offenders([repr(split) for split in unknown])}. "
-            f"Write {', '.join(SPLITS)}, or leave the field empty."
+            f"{name} has another split than {', '.join(SPLITS)} in the lines {list_offenders(unknown)}. "
+            "Write one of these, or leave the field empty."
         )
     nameless = int((rows["source_name"] == "").sum())
     if nameless:
@@ -127,11 +142,18 @@ def match_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
         empty where the table has no row for it.
 
     Raises:
-        SettingsError: No row fits any image.
+        SettingsError: No row fits any image, or one fits several.
     """
     rows = table.rows.set_index("source_name", drop=False)
     exact = rows.reindex(source_names).set_axis(source_names.index)
-    short = rows.reindex(source_names.map(_cut_above_class)).set_axis(source_names.index)
+    short_names = source_names.map(_cut_above_class)
+    short = rows.reindex(short_names).set_axis(source_names.index)
+    is_ambiguous = short_names.duplicated(keep=False) & exact["source_name"].isna() & short["source_name"].notna()
+    if is_ambiguous.any():
+        raise SettingsError(
+            f"data.patients_file: {short_names[is_ambiguous].nunique()} of its names fit several files of the source, "
+            "in folders above the class folders. Write the whole path in the source."
+        )
     matched = exact.where(exact["source_name"].notna(), short)
     num_found = int(matched["source_name"].notna().sum())
     if not num_found:
@@ -157,7 +179,8 @@ def find_in_names(source_names: pd.Series, pattern: str) -> pd.Series:
 
     Args:
         source_names: Path of each image in the source.
-        pattern: Regular expression, searched in the path; its group `patient`, or else its first group, is the id.
+        pattern: Regular expression, searched in the path below the class folder; its group `patient`, or else its
+            first group, is the id.
 
     Returns:
         The ids; empty where the pattern is not found.
@@ -167,9 +190,13 @@ def find_in_names(source_names: pd.Series, pattern: str) -> pd.Series:
     """
     expression = re.compile(pattern)
     group: str | int = "patient" if "patient" in expression.groupindex else 1
-    found = source_names.map(lambda name: (match := expression.search(name)) and match.group(group))
-    ids = found.fillna("").astype("str")
-    if not (ids != "").any():
+    below = source_names.map(lambda name: _cut_above_class(name).partition("/")[2])
+    found = [(match := expression.search(name)) and match.group(group) for name in below]
+    ids = pd.Series([patient or "" for patient in found], index=source_names.index, dtype="str")
+    num_found = int((ids != "").sum())
+    if num_found and num_found < len(ids):
+        logger.warning("The pattern of patients is found in %d of %d file names", num_found, len(ids))
+    if not num_found:
         raise SettingsError(
             f"data.patient_pattern: {pattern!r} is found in none of the {len(ids)} file names of the source. "
             "Try it on one of them, and mark the patient's part by brackets."

@@ -15,9 +15,10 @@ import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.data.allocation import allocate_groups
-from hip_mri.data.manifest import UNREADABLE, read_manifest, select_ready, write_manifest
-from hip_mri.errors import SplitError, WorkspaceError, list_offenders
-from hip_mri.workspace import Workspace, digest, read_json, replace_file, write_json
+from hip_mri.data.ledger import check_test_set, extend_ledger, read_ledger
+from hip_mri.data.manifest import read_manifest, select_ready, write_manifest
+from hip_mri.errors import SplitError, list_offenders
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ class SplitReport:
     Attributes:
         counts: Images by split and label.
         num_groups: Groups by split.
-        num_kept: Images whose split was settled before: by an earlier run, or by the user's table.
+        num_kept: Images whose split an earlier run settled.
+        num_prescribed: Images whose split the user's table gives.
         num_held_out: Images that are used in no split.
         largest_deviation: Largest difference, over splits and classes, between the share of a class that a split
             holds and the share that was asked for; 0-1.
@@ -41,6 +43,7 @@ class SplitReport:
     counts: dict[str, dict[str, int]]
     num_groups: dict[str, int]
     num_kept: int
+    num_prescribed: int
     num_held_out: int
     largest_deviation: float
 
@@ -71,9 +74,13 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     manifest = read_manifest(workspace.manifest_file)
     images = select_ready(manifest)
     is_locked = workspace.test_set_file.exists()
-    settled = _find_settled(images, workspace)
-    _refuse_torn_pairs(images["sha256"], settled, workspace)
-    images["split"] = _extend(images, settled, is_locked=is_locked)
+    check_test_set(workspace)
+    ledger, ties = read_ledger(workspace), _read_ties(workspace)
+    settled = _find_settled(images, ledger, is_locked=is_locked)
+    absent = ledger[~ledger["sha256"].isin(images["sha256"])].set_index("sha256")["split"]
+    _refuse_torn(pd.concat([settled.set_axis(images["sha256"]), absent]), ties)
+    num_kept, num_prescribed = int(images["sha256"].isin(ledger["sha256"]).sum()), int((images["split"] != "").sum())
+    images["split"] = _extend(images, settled, _find_kin(images, absent, ties), is_locked=is_locked)
     drawn = images["split"] == ""
     shares = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
     if is_locked:
@@ -86,7 +93,7 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     # Without the images that are held out, what they tied together is no group any more.
     used["group"] = used.groupby(["group", "split"])["image_id"].transform("min")
     check_classes(used)
-    _remember(used, workspace)
+    extend_ledger(used, workspace)
     splits = images.set_index("image_id")["split"].reindex(manifest["image_id"], fill_value="").to_numpy()
     groups_used = used.set_index("image_id")["group"].reindex(manifest["image_id"], fill_value="").to_numpy()
     manifest["group"] = np.where(groups_used == "", manifest["group"], groups_used)
@@ -96,7 +103,8 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     report = SplitReport(
         counts=count_images(used),
         num_groups={split: int(used.loc[used["split"] == split, "group"].nunique()) for split in SPLITS},
-        num_kept=int((settled != "").sum()),
+        num_kept=num_kept,
+        num_prescribed=num_prescribed,
         num_held_out=len(images) - len(used),
         largest_deviation=_measure_deviation(used, shares, is_locked=is_locked),
     )
@@ -104,28 +112,10 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     return report
 
 
-def lock_test_set(workspace: Workspace) -> dict[str, int | str]:
-    """Lock the test set at its first use, so that nothing joins or leaves it unnoticed.
-
-    Returns:
-        `sha256` of the sorted list of its images' SHA-256, `num_images`, and `num_missing`: images of the locked set
-        that the source no longer holds.
-
-    Raises:
-        WorkspaceError: The list is not the one that was locked.
-    """
-    splits = _read_splits(workspace)
-    listed = sorted(splits.index[splits == "test"])
-    found = {"sha256": digest(listed), "num_images": len(listed)}
-    if not workspace.test_set_file.exists():
-        write_json(workspace.test_set_file, found)
-    if read_json(workspace.test_set_file) != found:
-        raise WorkspaceError(
-            f"{workspace.splits_file} no longer holds the test set that was locked in {workspace.test_set_file.name}. "
-            "Restore both from a backup, or start in an empty workspace."
-        )
-    ready = select_ready(read_manifest(workspace.manifest_file))
-    return {**found, "num_missing": len(listed) - int((ready["split"] == "test").sum())}
+def _read_ties(workspace: Workspace) -> pd.DataFrame:
+    if not workspace.ties_file.exists():
+        return pd.DataFrame({"sha256": [], "kind": [], "key": [], "group": []}, dtype="str")
+    return pd.read_parquet(workspace.ties_file)
 
 
 def check_classes(images: pd.DataFrame) -> None:
@@ -147,8 +137,8 @@ def check_classes(images: pd.DataFrame) -> None:
         )
         raise SplitError(
             f"data: too few groups for a split into {', '.join(SPLITS)}: no {', no '.join(lacking)} ({groups}). "
-            f"Each class needs at least {len(SPLITS)} groups that are not tied together; add patients, or look into "
-            "quarantine.csv for refused images."
+            f"Each class needs at least {len(SPLITS)} groups that are not tied together; add patients, look into "
+            "quarantine.csv for refused images, or, where the table of patients prescribes splits, prescribe all three."
         )
 
 
@@ -158,56 +148,68 @@ def count_images(images: pd.DataFrame) -> dict[str, dict[str, int]]:
     return {split: {label: counts[split, label] for label in LABELS} for split in SPLITS}
 
 
-def _find_settled(images: pd.DataFrame, workspace: Workspace) -> pd.Series:
-    """The split that an earlier run or the user's table gave to each image, or empty."""
-    earlier = _read_splits(workspace).reindex(images["sha256"], fill_value="").set_axis(images.index)
-    changed = (earlier != "") & (images["split"] != "") & (earlier != images["split"])
+def _find_settled(images: pd.DataFrame, ledger: pd.DataFrame, *, is_locked: bool) -> pd.Series:
+    """The split that an earlier run or the user's table gave to each image, `held_out`, or empty."""
+    earlier = ledger.set_index("sha256")["split"].reindex(images["sha256"], fill_value="").set_axis(images.index)
+    prescribed = images["split"]
+    changed = (earlier != "") & (prescribed != "") & (earlier != prescribed)
     if changed.any():
         raise SplitError(
             f"data.patients_file: it moves {int(changed.sum())} images to another split than they had: "
             f"{list_offenders(list(images.loc[changed, 'image_id']))}. Keep them, or start in an empty workspace."
         )
-    settled = earlier.where(earlier != "", images["split"])
-    _refuse_torn_patients(images.assign(split=settled))
-    return settled
+    if is_locked:
+        prescribed = prescribed.where(prescribed != "test", HELD_OUT)
+    return earlier.where(earlier != "", prescribed)
 
 
-def _refuse_torn_patients(images: pd.DataFrame) -> None:
-    placed = images[(images["split"] != "") & (images["patient"] != "")]
-    torn = placed[placed.groupby("patient")["split"].transform("nunique") > 1]
-    if len(torn):
-        raise SplitError(
-            f"data: {torn['patient'].nunique()} patients stand in two splits, for instance by the images "
-            f"{list_offenders(list(torn['image_id']))}. Give each patient one split in the table of patients; if the "
-            "splits were drawn before the patients were known, start in an empty workspace."
-        )
-
-
-def _refuse_torn_pairs(hashes: pd.Series, settled: pd.Series, workspace: Workspace) -> None:
-    if not workspace.similar_file.exists():
+def _refuse_torn(splits: pd.Series, ties: pd.DataFrame) -> None:
+    """See that no tie connects images whose different splits are settled; `splits` by SHA-256."""
+    placed = ties.assign(split=splits.reindex(ties["sha256"], fill_value="").to_numpy())
+    placed = placed[placed["split"].isin(SPLITS)]
+    torn = placed[placed.groupby("key")["split"].transform("nunique") > 1]
+    if torn.empty:
         return
-    split = settled[settled != ""].set_axis(hashes[settled != ""])
-    pairs = pd.read_parquet(workspace.similar_file)
-    pairs = pairs[pairs["first"].isin(split.index) & pairs["second"].isin(split.index)]
-    torn = pairs[pairs["first"].map(split) != pairs["second"].map(split)]
-    if len(torn):
-        named = [f"{row['first'][:16]} and {row['second'][:16]}" for row in torn.to_dict("records")]
-        raise SplitError(
-            f"data: {len(torn)} pairs of equal or nearly equal images stand in two splits: {list_offenders(named)}. "
-            "Give both of a pair one split in the table of patients, or accept it with --data.group-similar false; if "
-            "the splits were drawn before images were compared, start in an empty workspace."
-        )
+    is_patient = torn["kind"].isin(["patient_id", "patient_pattern"])
+    patients = torn[is_patient] if is_patient.any() else torn
+    what = "patients" if is_patient.any() else "pairs of equal or nearly equal images"
+    accept = "" if is_patient.any() else ", or accept it with --data.group-similar false"
+    raise SplitError(
+        f"data: {patients['key'].nunique()} {what} stand in two splits, with the images "
+        f"{list_offenders([sha256[:16] for sha256 in patients.sort_values(['key', 'sha256'])['sha256'].unique()])}. "
+        f"Give related images one split in the table of patients{accept}; if the splits were drawn before this was "
+        "known, start in an empty workspace."
+    )
 
 
-def _extend(images: pd.DataFrame, settled: pd.Series, *, is_locked: bool) -> pd.Series:
-    """Give new images the split of their group; empty for groups that are new as a whole."""
-    placed = settled.where(settled != "")
-    num_splits = placed.groupby(images["group"]).transform("nunique")
-    split_of_group = placed.groupby(images["group"]).transform("first").fillna("")
+def _extend(images: pd.DataFrame, settled: pd.Series, kin: pd.DataFrame, *, is_locked: bool) -> pd.Series:
+    """Give new images the split of their group; empty for groups that are new as a whole.
+
+    Args:
+        images: Column group.
+        settled: Split of each image, or empty.
+        kin: Columns group and split, of images that the source no longer holds.
+        is_locked: Whether the test set takes no images any more.
+    """
+    known = pd.concat([images[["group"]].assign(split=settled), kin], ignore_index=True)
+    known = known[known["split"].isin(SPLITS)]
+    split_of_group = known.groupby("group")["split"].first()
     if is_locked:
         split_of_group = split_of_group.where(split_of_group != "test", HELD_OUT)
-    joined = split_of_group.where(num_splits <= 1, HELD_OUT)
+    split_of_group[known.groupby("group")["split"].nunique() > 1] = HELD_OUT
+    joined = split_of_group.reindex(images["group"], fill_value="").set_axis(images.index)
     return settled.where(settled != "", joined).astype("str")
+
+
+def _find_kin(images: pd.DataFrame, absent: pd.Series, ties: pd.DataFrame) -> pd.DataFrame:
+    """Group and split of images that the source no longer holds and that evidence ties to present ones."""
+    group_of_image = images.set_index("sha256")["group"]
+    present = ties[ties["sha256"].isin(group_of_image.index)].drop_duplicates("group")
+    name_of_group = pd.Series(group_of_image[present["sha256"]].to_numpy(), index=present["group"], dtype="str")
+    gone = ties[ties["sha256"].isin(absent.index) & ties["group"].isin(name_of_group.index)].drop_duplicates("sha256")
+    return pd.DataFrame(
+        {"group": name_of_group[gone["group"]].to_numpy(), "split": absent[gone["sha256"]].to_numpy()}, dtype="str"
+    )
 
 
 def _count_by_group(images: pd.DataFrame) -> pd.DataFrame:
@@ -224,27 +226,6 @@ def _measure_deviation(used: pd.DataFrame, shares: dict[str, float], *, is_locke
     counted = used[used["split"] != "test"] if is_locked else used
     found = pd.crosstab(counted["split"], counted["label"], normalize="columns").reindex(list(SPLITS), fill_value=0)
     return float(found.sub(pd.Series(shares), axis="index").abs().to_numpy().max())
-
-
-def _read_splits(workspace: Workspace) -> pd.Series:
-    """Splits that were given before, by SHA-256."""
-    if not workspace.splits_file.exists():
-        return pd.Series(dtype="str")
-    try:
-        return pd.read_parquet(workspace.splits_file).set_index("sha256")["split"]
-    except UNREADABLE as error:
-        raise WorkspaceError(
-            f"{workspace.splits_file} cannot be read. Restore it from a backup; without it images would change their "
-            "split. To draw all splits anew, start in an empty workspace."
-        ) from error
-
-
-def _remember(used: pd.DataFrame, workspace: Workspace) -> None:
-    """Keep the splits of these images, and of earlier ones that the source no longer holds."""
-    splits = pd.concat([_read_splits(workspace), used.set_index("sha256")["split"]])
-    splits = splits[~splits.index.duplicated(keep="last")].sort_index()
-    with replace_file(workspace.splits_file, is_private=True) as temporary:
-        splits.rename("split").rename_axis("sha256").reset_index().to_parquet(temporary, index=False)
 
 
 def _tell(report: SplitReport) -> None:

@@ -64,7 +64,7 @@ def gather_findings(
     """
     test = scores.predictions[scores.predictions["split"] == "test"]
     truth, score = (test["label"] == LABELS[1]).to_numpy(np.int64), test["score"].to_numpy()
-    measured, recalibration = metrics["test"], metrics["recalibration"]
+    measured = metrics["test"]
     bounds = {name: measured["intervals"][name] for name in ("auc", "average_precision")}
     roc_band, precision_band = _find_bands(truth, score, test["group"].to_numpy(), seed, num_resamples)
     return Findings(
@@ -74,7 +74,7 @@ def gather_findings(
         calibration=CalibrationSummary(
             measured["expected_calibration_error"], measured["calibration_slope"], measured["calibration_intercept"]
         ),
-        recalibrated=recalibration and Platt(recalibration["slope"], recalibration["intercept"]).apply(score),
+        recalibrated=_recalibrate(metrics["recalibration"], score),
         decision_curve=find_net_benefit(truth, score),
         explained=_explain(test, metrics["threshold"], images, model_file),
         flow=describe_flow(metrics),
@@ -119,6 +119,12 @@ def describe_flow(metrics: dict[str, Any]) -> SplitFlow:
         quarantined=data["quarantined"],
         held_out=SplitCount(held_out, data["num_held_out_lesions"]) if held_out else None,
     )
+
+
+def _recalibrate(recalibration: dict[str, Any] | None, score: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    if recalibration is None or recalibration["slope"] is None:
+        return None
+    return Platt(recalibration["slope"], recalibration["intercept"]).apply(score)
 
 
 def _find_bands(

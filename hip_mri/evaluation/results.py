@@ -3,7 +3,6 @@
 `publish_run` writes what is computed here, and `verify` computes it again.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from hip_mri.config import LABELS, SPLITS, EvaluationSettings
+from hip_mri.data.groups import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.bootstrap import measure_split, pool_by_patient
 from hip_mri.evaluation.measures import measure_decisions, measure_probabilities, measure_ranking
@@ -21,6 +21,9 @@ from hip_mri.evaluation.subgroups import measure_subgroups
 from hip_mri.evaluation.thresholds import choose_threshold
 
 HALF: Final = 0.5
+
+OTHERS: Final = "others"
+"""Values of so few groups that they could name a person, put together."""
 
 STRANGER_QUANTILE: Final = 0.01
 """Share of training images that are nearer than this to an image of another group; test images that are nearer still
@@ -125,20 +128,29 @@ def _measure_patients(
 
 
 def _recalibrate(val: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
-    platt = fit_platt(val["truth"], val["score"])
+    try:
+        platt = fit_platt(val["truth"], val["score"])
+    except EvaluationError as error:  # scores that rank the wrong way round cannot be mended by it
+        return {"slope": None, "intercept": None, "test": None, "reason": str(error)}
     after = measure_probabilities(test["truth"], platt.apply(test["score"].to_numpy()))
-    return {"slope": platt.slope, "intercept": platt.intercept, "test": after}
+    return {"slope": platt.slope, "intercept": platt.intercept, "test": after, "reason": None}
 
 
 def _measure_subgroups(
     scores: Scores, threshold: float, settings: EvaluationSettings, seed: int
 ) -> list[dict[str, Any]]:
+    """Figures by the user's columns; values of fewer groups than the minimum are put together and not named."""
     if scores.attributes is None:
         return []
     test = scores.predictions[scores.predictions["split"] == "test"].merge(scores.attributes, on="image_id", how="left")
-    columns: Sequence[str] = [column for column in scores.attributes.columns if column != "image_id"]
-    rows = measure_subgroups(test, columns, threshold, settings.subgroup_minimum_size, seed, settings.num_resamples)
-    return [dict(row) for row in rows]
+    columns = [column for column in scores.attributes.columns if column != "image_id"]
+    for column in columns:
+        values = test[column].where(test[column] != "", "missing").fillna("missing")
+        num_groups = test["group"].groupby(values).nunique()
+        test[column] = values.where(values.map(num_groups) >= settings.subgroup_minimum_size, OTHERS)
+    told = [column for column in columns if test[column].nunique() > 1]
+    rows = measure_subgroups(test, told, threshold, settings.subgroup_minimum_size, seed, settings.num_resamples)
+    return [{**row, "column": row["column"].removeprefix(ATTRIBUTE_PREFIX)} for row in rows]
 
 
 def summarize_folds(folds: pd.DataFrame) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from hip_mri.config import LABELS, PipelineConfig
 from hip_mri.data.fetch import strip_secrets
 from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
+from hip_mri.data.ledger import lock_test_set
 from hip_mri.data.manifest import read_manifest
-from hip_mri.data.split import HELD_OUT, SplitReport, lock_test_set
+from hip_mri.data.split import HELD_OUT, SplitReport
 from hip_mri.evaluation.checklist import write_checklist
 from hip_mri.evaluation.figures import draw_figures
 from hip_mri.evaluation.findings import Images, gather_findings, pick_samples
@@ -116,7 +117,7 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
         files = RunFiles(fresh)
         _take_in(inputs, workspace, files)
         _write_config(facts.config, files.config)
-        scores = read_scores(files, workspace)
+        scores = read_scores(files, workspace, facts.groups.attributes)
         metrics = evaluate(scores, facts.config.evaluation, facts.config.seed) | _describe(facts, files, test_set)
         write_json(files.metrics, metrics)
         images = Images(read_table(files.manifest), workspace, facts.config.preprocessing)
@@ -175,12 +176,19 @@ def _write_config(config: PipelineConfig, file: Path) -> None:
 
 def _describe(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> dict[str, Any]:
     """What `metrics.json` holds beside the figures."""
+    manifest = read_table(files.manifest)
+    groups = manifest.loc[manifest["state"] == "ready", "group"].value_counts()
     return {
         "weights": facts.weights,
         "notices": list(facts.notices),
-        "data": _count_data(facts, read_table(files.manifest)),
-        "grouping": asdict(facts.groups) | {"is_patient_level": facts.groups.is_patient_level},
-        "test_set": dict(test_set),
+        "data": _count_data(facts, manifest),
+        "grouping": {
+            **asdict(facts.groups),
+            "is_patient_level": facts.groups.is_patient_level,
+            "num_groups": len(groups),
+            "largest_group": int(groups.max()),
+        },
+        "test_set": {**test_set, "num_missing": test_set["num_images"] - int((manifest["split"] == "test").sum())},
         "features": dict(facts.features),
         "seconds": dict(facts.seconds),
         "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
@@ -206,6 +214,7 @@ def _count_data(facts: RunFacts, manifest: pd.DataFrame) -> dict[str, Any]:
         "splits": facts.division.counts,
         "largest_deviation": facts.division.largest_deviation,
         "num_kept": facts.division.num_kept,
+        "num_prescribed": facts.division.num_prescribed,
     }
 
 

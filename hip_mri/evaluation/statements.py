@@ -3,7 +3,7 @@
 A statement is made only where the run's records hold what it says; nothing is guessed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from hip_mri.config import LABELS
@@ -59,11 +59,19 @@ def _say_partitions(record: RunRecord) -> Statement:
         for name in SPLIT_TITLES
         if is_number((record.metrics.get(name) or {}).get("num_images"))
     ]
-    return Statement(
-        f"At random with seed {record.show('seed')}; asked for: validation {record.show('data.val_fraction')}, test "
-        f"{record.show('data.test_fraction')} of each class, the rest for training. Images: {', '.join(counts)}.",
-        "config.yaml",
-    )
+    data = record.metrics.get("data") or {}
+    num_kept, num_prescribed = data.get("num_kept", 0), data.get("num_prescribed", 0)
+    is_settled = num_kept + num_prescribed >= data.get("num_images", 1)
+    ways = [
+        f"{num_prescribed:,} images have the split that the table of patients prescribes." if num_prescribed else "",
+        f"{num_kept:,} images kept the split that an earlier run in this workspace gave them." if num_kept else "",
+        ""
+        if is_settled
+        else f"{'The other groups' if num_kept or num_prescribed else 'Groups'} were divided at random with seed "
+        f"{record.show('seed')}; asked for: validation {record.show('data.val_fraction')}, test "
+        f"{record.show('data.test_fraction')} of each class, the rest for training.",
+    ]
+    return Statement(" ".join([*(way for way in ways if way), f"Images: {', '.join(counts)}."]), "manifest.csv")
 
 
 def _say_disjointness(record: RunRecord) -> Statement:
@@ -110,10 +118,6 @@ def _say_classes(record: RunRecord) -> Statement:
         if name in SPLIT_TITLES
     ]
     return Statement(f"Images: {'; '.join(parts)}." if parts else "")
-
-
-def _list_counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts.get(label, 0):,} {name_label(label)}" for label in LABELS)
 
 
 def _say_architecture(record: RunRecord) -> Statement:

@@ -174,7 +174,7 @@ def list_limits(summary: ReportSummary) -> list[tuple[str, str]]:
     if grouping["is_patient_level"]:
         limits.append(
             (
-                "Patient-level split, as far as the table of patients is right",
+                "Patient-level split, as far as the given identities are right",
                 "All images of one patient share a split, and intervals take patients, not images, as independent.",
             )
         )
@@ -213,11 +213,16 @@ def describe_leakage(metrics: Mapping[str, Any]) -> list[str]:
     """What the leakage audit found, in sentences."""
     leakage, folds = metrics["leakage"], metrics["cross_validation"]
     sentences = []
+    if not metrics["grouping"]["is_patient_level"]:
+        sentences.append(
+            "Patients are not known, so neither figure below can show a leak between different slices of one patient: "
+            "other groups, the yardstick of both, can hold the same patients. Look at the closest pairs."
+        )
     if leakage["share_nearer_than_strangers"] is not None:
         sentences.append(
             f"{leakage['share_nearer_than_strangers']:.1%} of {leakage['num_test_images']:,} test images are nearer to "
-            "a training image than 99% of training images are to the nearest one of another group; about 1% is "
-            "expected where nothing leaks, and clearly more calls for a look at the closest pairs."
+            "a training image than 99% of training images are to the nearest one of another group. Where nothing leaks "
+            "about 1% is expected, by chance several percent where test images are few."
         )
     if folds and folds["inflation"] is not None:
         grouped, by_image = folds["grouped"], folds["by_image"]
@@ -243,6 +248,7 @@ def tabulate_evidence(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         *rows,
         ("Largest deviation from the shares asked for", f"{data['largest_deviation']:.2%} of a class"),
         ("Images that kept the split of an earlier run", f"{data['num_kept']:,}"),
+        ("Images whose split the table of patients prescribes", f"{data['num_prescribed']:,}"),
         ("Locked test set", f"{test_set['num_images']:,} images, SHA-256 {test_set['sha256'][:12]}…"),
         ("Locked test images that the source no longer holds", f"{test_set['num_missing']:,}"),
     ]

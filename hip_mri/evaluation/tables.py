@@ -89,12 +89,13 @@ def describe_manifest(manifest: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def read_scores(files: RunFiles, workspace: Workspace) -> Scores:
+def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -> Scores:
     """Read the tables of a run.
 
     Args:
         files: The run.
         workspace: Holds the columns that describe subgroups; they may identify people and stay out of the run folder.
+        attributes: Name of the table of these columns; `None` without any.
 
     Raises:
         EvaluationError: Predictions and manifest do not speak of the same images.
@@ -111,13 +112,20 @@ def read_scores(files: RunFiles, workspace: Workspace) -> Scores:
             f"{files.predictions.name} and {files.manifest.name} differ in their images, splits or labels. "
             "Run the pipeline again: both are written anew."
         )
-    attributes = None
-    if workspace.attributes_file.exists():
-        columns = pd.read_parquet(workspace.attributes_file)
-        columns = joined[["image_id", "sha256"]].merge(columns, on="sha256", how="left").drop(columns="sha256")
-        attributes = columns if len(columns.columns) > 1 else None
     folds = read_table(files.folds) if files.folds.exists() else None
-    return Scores(joined.drop(columns="sha256"), read_table(files.neighbours), folds, attributes)
+    described = None if attributes is None else _read_attributes(joined, workspace, attributes)
+    return Scores(joined.drop(columns="sha256"), read_table(files.neighbours), folds, described)
+
+
+def _read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd.DataFrame:
+    file = workspace.attributes_folder / f"{name}.parquet"
+    try:
+        columns = pd.read_parquet(file)
+    except UNREADABLE as error:
+        raise WorkspaceError(
+            f"{file} cannot be read: the subgroups cannot be computed without it. Keep runs in their workspace."
+        ) from error
+    return images[["image_id", "sha256"]].merge(columns, on="sha256", how="left").drop(columns="sha256")
 
 
 def read_table(file: Path) -> pd.DataFrame:

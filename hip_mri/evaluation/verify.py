@@ -45,7 +45,7 @@ def verify_run(folder: Path) -> list[str]:
     try:
         metrics = read_json(files.metrics)
         config = PipelineConfig.model_validate(yaml.safe_load(files.config.read_text()))
-        scores = read_scores(files, Workspace(folder.parent.parent))
+        scores = read_scores(files, Workspace(folder.parent.parent), metrics["grouping"]["attributes"])
         differences += compare(metrics, evaluate(scores, config.evaluation, config.seed))
         differences += compare(metrics, _count_again(files), "metrics.json")
     except (HipMriError, OSError, ValueError, KeyError, TypeError) as error:

@@ -31,6 +31,9 @@ RECIPE: Final = 1
 
 MIN_NUM_FOLDS: Final = 2
 
+ROWS_PER_BLOCK: Final = 4096
+"""Features that are read at a time, 8 KB each."""
+
 Scheme = Literal["grouped", "by_image"]
 
 
@@ -61,7 +64,8 @@ def cross_validate_head(
         workspace: Its manifest and features are read; its `folds` folder is written.
         features: The set to train on.
         hidden_units: Width of the head's dense layer.
-        settings: How each head is trained; the second stage is left out.
+        settings: How each head is trained, for all epochs, since early stopping would look at the fold that is scored;
+            the second stage is left out.
         evaluation: Number of folds, each scored by a head that was trained on the others; fewer are taken where a
             class has fewer groups. Number of repetitions of the grouped folds, with other folds and initial weights;
             folds by image run once.
@@ -73,6 +77,7 @@ def cross_validate_head(
     num_seeds = evaluation.cross_validation_seeds
     if not num_seeds:
         return None
+    settings = settings.model_copy(update={"early_stopping_patience": 0})
     images = select_ready(read_manifest(workspace.manifest_file))
     images = images[images["split"] == "train"].sort_values("image_id")
     num_folds = min(evaluation.cross_validation_folds, int(images.groupby("label")["group"].nunique().min()))
@@ -118,21 +123,26 @@ def score_folds(
         training: Features and labels of all images.
         groups: Group of each image; with the scheme `by_image` it is not looked at.
         scheme: Whether folds keep groups whole.
-        num_folds: Number of folds, both classes in each.
+        num_folds: Number of folds.
         seed: Start of folds, initial weights, order and flips.
         hidden_units: Width of the head's dense layer.
         settings: How each head is trained.
 
     Returns:
-        Columns scheme, seed, fold, position (of the image), label and score.
+        Columns scheme, seed, fold, position (of the image), label and score. A fold whose other folds hold one class
+        only, as can be with very few groups, is left out.
     """
     parts = []
     for fold, (fit_on, scored) in enumerate(_cut_folds(training.labels, groups, scheme, num_folds, seed)):
+        if len(np.unique(training.labels[fit_on])) < len(LABELS):
+            continue
         head, _ = train_head(_choose(training, fit_on), _choose(training, scored), hidden_units, settings, seed)
-        scores = predict(head, training.plain[scored], batch_size=256)
+        blocks = np.array_split(scored, -(-len(scored) // ROWS_PER_BLOCK))
+        scores = np.concatenate([predict(head, training.plain[block], batch_size=256) for block in blocks])
         columns = {"scheme": scheme, "seed": seed, "fold": fold, "position": scored}
         parts.append(pd.DataFrame({**columns, "label": _name(training.labels[scored]), "score": scores}))
-    return pd.concat(parts, ignore_index=True)
+    columns = ["scheme", "seed", "fold", "position", "label", "score"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def _cut_folds(

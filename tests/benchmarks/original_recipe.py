@@ -47,7 +47,7 @@ def read(folder: Path, *, flips: bool, seed: int):
 
     class Batches(keras.utils.PyDataset):
         def __init__(self) -> None:
-            super().__init__(workers=2, use_multiprocessing=False)
+            super().__init__()
             self.on_epoch_end()
 
         def __len__(self) -> int:

@@ -17,20 +17,17 @@ from hip_mri.data.groups import connect, group_images
 from hip_mri.data.ingest import CONTRADICTORY_LABEL, ingest_images
 from hip_mri.data.manifest import read_manifest
 from hip_mri.data.shards import plan_shards
+from hip_mri.data.split import split_manifest
+from hip_mri.errors import SplitError
 
 HASHES = pd.Index([f"{number:064x}" for number in range(12)])
 NODE = st.integers(0, len(HASHES) - 1)
 
 
-def tabulate_ties(ties) -> pd.DataFrame:
+def tabulate(ties, pairs) -> pd.DataFrame:
     rows = [(HASHES[node], kind, key) for node, kind, key in ties]
-    return pd.DataFrame(rows, columns=["sha256", "kind", "key"])
-
-
-def tabulate_pairs(pairs) -> pd.DataFrame:
-    return pd.DataFrame(
-        [(HASHES[first], HASHES[second], kind) for first, second, kind in pairs], columns=["first", "second", "kind"]
-    )
+    rows += [(HASHES[node], kind, f"{pair[:2]}") for *pair, kind in pairs for node in pair[:2]]
+    return pd.DataFrame(rows, columns=["sha256", "kind", "key"], dtype="str")
 
 
 @settings(max_examples=80, deadline=None, database=None)
@@ -39,9 +36,9 @@ def tabulate_pairs(pairs) -> pd.DataFrame:
     st.lists(st.tuples(NODE, NODE, st.sampled_from(["exact", "similar"])).filter(lambda p: p[0] != p[1]), max_size=6),
 )
 def test_groups_are_what_any_path_of_evidence_connects(ties, pairs):
-    found, evidence = connect(HASHES, tabulate_ties(ties), tabulate_pairs(pairs))
+    found, evidence = connect(HASHES, tabulate(ties, pairs))
     edges = {frozenset(pair[:2]) for pair in pairs}
-    edges |= {frozenset((a[0], b[0])) for a in ties for b in ties if a[1:] == b[1:] and a[0] != b[0]}
+    edges |= {frozenset((a[0], b[0])) for a in ties for b in ties if a[2] == b[2] and a[0] != b[0]}
     names = list(range(len(HASHES)))
     for _ in HASHES:
         for first, second in edges:
@@ -54,9 +51,9 @@ def test_groups_are_what_any_path_of_evidence_connects(ties, pairs):
 
 
 def test_evidence_is_listed_in_its_order():
-    ties = tabulate_ties([(0, "patient_id", "a"), (1, "patient_id", "a"), (2, "patient_id", "b")])
-    _, evidence = connect(HASHES, ties, tabulate_pairs([(1, 0, "similar"), (0, 3, "exact")]))
-    assert list(evidence.iloc[:4]) == ["patient_id+exact+similar", "patient_id+similar", "", "exact"]
+    patients = [(0, "patient_id", "a"), (1, "patient_pattern", "a"), (2, "patient_id", "b")]
+    _, evidence = connect(HASHES, tabulate(patients, [(1, 0, "similar"), (0, 3, "exact")]))
+    assert list(evidence.iloc[:4]) == ["patient_id+exact+similar", "patient_pattern+similar", "", "exact"]
 
 
 @pytest.fixture
@@ -87,11 +84,11 @@ def test_copies_are_grouped_and_strangers_are_not(hips, pack, workspace, encode)
     assert manifest.loc[name, "evidence"].startswith("exact")
     assert manifest.loc[list(copies)[1], "evidence"] == "similar"
     assert manifest.loc[other, "group"] == manifest.loc[other, "image_id"]
-    assert (report.num_groups, report.largest_group) == (len(hips), 3)
+    assert sorted(manifest["group"].value_counts()) == [1] * (len(hips) - 1) + [3]
     assert report.evidence == {"patient_id": 0, "patient_pattern": 0, "exact": 2, "similar": 2}
     assert not report.is_patient_level
-    left_alone, _ = take_in(pack(hips | copies), workspace, group_similar=False)
-    assert left_alone.num_groups == len(hips) + 2
+    _, left_alone = take_in(pack(hips | copies), workspace, group_similar=False)
+    assert left_alone["group"].nunique() == len(hips) + 2
 
 
 def test_equal_pixels_with_two_labels_are_quarantined(hips, pack, workspace, encode):
@@ -114,8 +111,8 @@ def test_patients_of_the_table_stay_together_and_unnamed(hips, pack, workspace):
     report, manifest = take_in(pack(hips | table), workspace)
     assert manifest.loc[names[0], "group"] == manifest.loc[names[1], "group"] != manifest.loc[names[2], "group"]
     assert (report.num_patients, report.num_without_patient, report.is_patient_level) == (4, 0, True)
-    attributes = pd.read_parquet(workspace.attributes_file)
-    assert set(attributes.columns) == {"sha256", "sex"}
+    attributes = pd.read_parquet(workspace.attributes_folder / f"{report.attributes}.parquet")
+    assert set(attributes.columns) == {"sha256", "attribute: sex"}
     for file in workspace.root.rglob("*"):
         if file.is_file() and "images" not in file.relative_to(workspace.root).parts:
             assert b"Smith" not in file.read_bytes(), file
@@ -134,6 +131,40 @@ def test_patients_of_file_names(hips, pack, workspace):
     report, manifest = take_in(pack(hips), workspace, patient_pattern=pattern)
     assert report.is_patient_level
     assert set(manifest["evidence"]) <= {"", "patient_pattern"}
+
+
+def test_a_patient_known_by_table_and_by_name_is_one(hips, pack, workspace):
+    first, second, third, *_ = sorted(hips)
+    table = {"patients.csv": f"source_name,patient_id\n{first},{third[-6:-4]}\n{second},x\n".encode()}
+    _, manifest = take_in(pack(hips | table), workspace, patient_pattern=r"(..)\.png$")
+    assert manifest.loc[first, "group"] == manifest.loc[third, "group"] != manifest.loc[second, "group"]
+
+
+def test_copies_of_remembered_images_are_tied_to_them(hips, pack, workspace, encode):
+    take_in(pack(hips), workspace)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    manifest = read_manifest(workspace.manifest_file)
+    gone = manifest[manifest["split"] == "val"].iloc[0]
+    content = hips[gone["source_name"]]
+    copy = gone["source_name"].replace(".png", "-again.png")
+    replaced = {name: image for name, image in hips.items() if name != gone["source_name"]}
+    again = encode(np.array(Image.open(io.BytesIO(content))), compress_level=1)
+    take_in(pack(replaced | {copy: again}), workspace)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    after = read_manifest(workspace.manifest_file).set_index("source_name")
+    assert after.loc[copy, "sha256"] != gone["sha256"]
+    assert after.loc[copy, "split"] == "val"
+
+
+def test_nothing_left_is_an_error(workspace, pack, encode, hips):
+    pixels = [np.array(Image.open(io.BytesIO(content))) for content in list(hips.values())[:3]]
+    both = {
+        f"{label}/{number}.png": encode(image, compress_level=level)
+        for level, label in ((1, "normal"), (9, "osseous_lesion"))
+        for number, image in enumerate(pixels)
+    }
+    with pytest.raises(SplitError, match="too few usable images"):
+        take_in(pack(both), workspace)
 
 
 def test_the_module_names_every_kind_of_evidence():

@@ -53,9 +53,11 @@ def test_the_table_beside_the_class_folders_is_found(entries, pack, spread):
     ("content", "text"),
     [
         (b"\xff\xfe\x00", r"table is no CSV file in UTF-8"),
-        (b"name,patient_id\n", r"table has no column source_name; found name, patient_id\. It needs"),
+        (b"normal/a.png,Smith\n", r"no column source_name and no column patient_id among its 2 columns\. It needs"),
+        (b"source_name,patient_id\nx,Smith,\n", r"lines with more or fewer than 2 fields: 2\. Write"),
+        (b"source_name,patient_id,patient_id \n", r"two columns of one name"),
         (b"a,b\n", r"no column source_name and no column patient_id"),
-        (b"source_name,patient_id,split\nx,y,validation\n", r"the splits 'validation'\. Write train, val, test"),
+        (b"source_name,patient_id,split\nx,y,validation\n", r"another split than train, val, test in the lines 2"),
         (b"source_name,patient_id\n,Smith\n", r"1 lines without source_name"),
         (
             b"source_name,patient_id\nx,Smith\nx,Jones\nx,Smith\n",
@@ -67,6 +69,12 @@ def test_bad_tables_are_refused_without_a_name(content, text):
     with pytest.raises(SettingsError, match=text) as caught:
         parse_patient_table(content, "table")
     assert "Smith" not in str(caught.value)
+
+
+def test_a_name_that_fits_two_files_is_refused():
+    twice = pd.Series(["site1/normal/a.png", "site2/normal/a.png"])
+    with pytest.raises(SettingsError, match="1 of its names fit several files"):
+        match_rows(parse_patient_table(TABLE.encode(), "x"), twice)
 
 
 def test_a_table_of_other_images_is_refused():
@@ -81,7 +89,8 @@ def test_a_missing_table_is_named(tmp_path):
 
 def test_patients_are_found_in_file_names():
     names = pd.Series(["normal/P12_3.png", "normal/P7_1.png", "normal/other.png"])
-    assert list(find_in_names(names, r"/P(\d+)_")) == ["12", "7", ""]
+    assert list(find_in_names(names, r"^P(\d+)_")) == ["12", "7", ""]
+    assert list(find_in_names("study2024/" + names, r"(\d+)_")) == ["12", "7", ""]
     assert list(find_in_names(names, r"(P|Q)(?P<patient>\d+)_")) == ["12", "7", ""]
     with pytest.raises(SettingsError, match="is found in none of the 3 file names"):
         find_in_names(names, r"hip(\d+)")

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hip_mri.config import LABELS, SPLITS
+from hip_mri.data.ledger import lock_test_set
 from hip_mri.data.manifest import read_manifest, write_manifest
-from hip_mri.data.split import HELD_OUT, count_images, lock_test_set, split_manifest
+from hip_mri.data.split import HELD_OUT, count_images, split_manifest
 from hip_mri.errors import SplitError, WorkspaceError
 from hip_mri.workspace import Workspace
 
@@ -180,7 +181,7 @@ def test_nothing_joins_a_locked_test_set(workspace, write_rows):
     assert report.num_held_out == 1
     num_trained, num_val = report.counts["train"]["osseous_lesion"], report.counts["val"]["osseous_lesion"]
     assert num_val / (num_val + num_trained) == pytest.approx(0.25, abs=0.02)
-    assert lock_test_set(workspace) == locked == {**locked, "num_missing": 0}
+    assert lock_test_set(workspace) == locked
 
 
 def test_a_changed_test_set_is_noticed(workspace, write_rows):
@@ -190,8 +191,9 @@ def test_a_changed_test_set_is_noticed(workspace, write_rows):
     splits = pd.read_parquet(workspace.splits_file)
     splits.loc[splits["split"] == "test", "split"] = "train"
     splits.to_parquet(workspace.splits_file)
-    with pytest.raises(WorkspaceError, match=r"no longer holds the test set that was locked in test_set\.json"):
-        lock_test_set(workspace)
+    for notice in (lock_test_set, lambda workspace: split_manifest(workspace, 0.2, 0.2, seed=1)):
+        with pytest.raises(WorkspaceError, match=r"no longer holds the test set that was locked in test_set\.json"):
+            notice(workspace)
 
 
 def test_prescribed_splits_are_kept(workspace, write_rows):
@@ -200,21 +202,28 @@ def test_prescribed_splits_are_kept(workspace, write_rows):
     write_manifest(workspace.manifest_file, rows)
     report = split_manifest(workspace, 0.15, 0.15, seed=1)
     assert read_splits(workspace) == rows.set_index("image_id")["split"].to_dict()
-    assert report.num_kept == 24
+    assert (report.num_prescribed, report.num_kept) == (24, 0)
     rows["split"] = rows["split"].map({"train": "val", "val": "train", "test": "test"})
     write_manifest(workspace.manifest_file, rows)
     with pytest.raises(SplitError, match=r"moves 16 images to another split than they had: .* and 6 more\. Keep"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
+def tie(workspace: Workspace, *ties: tuple[str, str, str]) -> None:
+    """Write ties (SHA-256, kind, key), one group per key, as grouping does."""
+    rows = pd.DataFrame(ties, columns=["sha256", "kind", "key"])
+    rows.assign(group=pd.factorize(rows["key"])[0]).to_parquet(workspace.ties_file)
+
+
 def test_a_patient_in_two_prescribed_splits_is_refused(workspace, write_rows):
     rows = write_rows(workspace, 12, 12)
     rows["split"] = [SPLITS[number % 3] for number in range(24)]
-    rows.loc[[0, 1], "patient"] = "one and the same"
     write_manifest(workspace.manifest_file, rows)
-    with pytest.raises(SplitError, match="1 patients stand in two splits") as caught:
+    first, second = rows["sha256"][:2]
+    tie(workspace, (first, "patient_id", "hash"), (second, "patient_pattern", "hash"))
+    with pytest.raises(SplitError, match="1 patients stand in two splits, with the images") as caught:
         split_manifest(workspace, 0.15, 0.15, seed=1)
-    assert "one and the same" not in str(caught.value)
+    assert first[:16] in str(caught.value)
     assert not workspace.splits_file.exists()
 
 
@@ -222,11 +231,44 @@ def test_near_duplicates_in_two_prescribed_splits_are_refused(workspace, write_r
     rows = write_rows(workspace, 12, 12)
     rows["split"] = [SPLITS[number % 3] for number in range(24)]
     write_manifest(workspace.manifest_file, rows)
-    pairs = [(rows["sha256"][0], rows["sha256"][3]), (rows["sha256"][0], rows["sha256"][1])]
-    pd.DataFrame(pairs, columns=["first", "second"]).assign(kind="similar").to_parquet(workspace.similar_file)
-    named = f"{rows['sha256'][0][:16]} and {rows['sha256'][1][:16]}"
-    with pytest.raises(SplitError, match=f"1 pairs of equal or nearly equal images stand in two splits: {named}"):
+    first, second, _, fourth = rows["sha256"][:4]
+    tie(workspace, *((sha256, "similar", "near") for sha256 in (first, fourth)))
+    split_manifest(workspace, 0.15, 0.15, seed=1)
+    tie(workspace, *((sha256, "similar", "torn") for sha256 in (first, second)))
+    with pytest.raises(SplitError, match="1 pairs of equal or nearly equal images stand in two splits"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
+
+
+def test_a_new_image_joins_relatives_that_the_source_no_longer_holds(workspace, write_rows):
+    """A re-encoded copy of an image that was tested must not be trained on, though its original is gone."""
+    rows = write_rows(workspace, 20, 20)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    manifest = read_manifest(workspace.manifest_file).set_index("split")["sha256"]
+    for split, expected in (("val", "val"), ("test", "test")):
+        gone = manifest[split].iloc[0]
+        copy = rows["image_id"].str.replace("^", "new", regex=True)[0]
+        arrived = rows[rows["sha256"] != gone].copy()
+        arrived.loc[arrived.index[-1], ["image_id", "sha256", "group"]] = [copy, "f" * 63 + split[0], copy]
+        write_manifest(workspace.manifest_file, arrived)
+        tie(workspace, *((sha256, "exact", "same") for sha256 in (gone, "f" * 63 + split[0])))
+        split_manifest(workspace, 0.2, 0.2, seed=1)
+        assert read_splits(workspace)[copy] == expected
+    lock_test_set(workspace)
+    arrived.loc[arrived.index[-1], ["image_id", "sha256", "group"]] = ["late", "e" * 64, "late"]
+    write_manifest(workspace.manifest_file, arrived)
+    tie(workspace, *((sha256, "exact", "same") for sha256 in (gone, "e" * 64)))
+    assert split_manifest(workspace, 0.2, 0.2, seed=1).num_held_out == 1
+
+
+def test_the_table_cannot_add_to_a_locked_test_set(workspace, write_rows):
+    write_rows(workspace, 20, 20)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    locked = lock_test_set(workspace)
+    rows = write_rows(workspace, 20, 21)
+    rows.loc[rows.index[-1], "split"] = "test"
+    write_manifest(workspace.manifest_file, rows)
+    assert split_manifest(workspace, 0.2, 0.2, seed=1).num_held_out == 1
+    assert lock_test_set(workspace) == locked
 
 
 def test_a_damaged_record_of_splits_is_not_taken_for_none(workspace, write_rows):

@@ -111,6 +111,7 @@ def metrics(scores) -> dict[str, Any]:
             "splits": {split: {label: int(counts[split, label]) for label in LABELS} for split in NUM_IMAGES},
             "largest_deviation": 0.004,
             "num_kept": 0,
+            "num_prescribed": 0,
         },
         "grouping": {
             "num_groups": 105,

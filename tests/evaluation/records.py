@@ -77,6 +77,7 @@ FILES = frozenset(
         "figures/explanations.png",
         "figures/roc.png",
         "history.csv",
+        "manifest.csv",
         "metrics.json",
         "model.keras",
         "predictions.csv",

@@ -248,7 +248,7 @@ def test_limits_speak_of_the_split(summary):
     assert "Groups inferred from image similarity, not patient-level" in headings
     known = summary.metrics["grouping"] | {"is_patient_level": True}
     headings = [heading for heading, _ in list_limits(change(summary, grouping=known))]
-    assert "Patient-level split, as far as the table of patients is right" in headings
+    assert "Patient-level split, as far as the given identities are right" in headings
 
 
 def test_notices_are_collected_and_shortened():

@@ -73,11 +73,31 @@ def test_recalibration_is_fitted_on_validation_images(scores):
 
 def test_subgroups_of_the_users_table(scores, metrics):
     assert metrics["subgroups"] == []
-    sex = np.where(np.arange(len(scores.predictions)) % 2, "f", "m")
-    attributes = pd.DataFrame({"image_id": scores.predictions["image_id"], "sex": sex})
-    rows = evaluate(replace(scores, attributes=attributes), SETTINGS, 7)["subgroups"]
-    assert [(row["column"], row["value"]) for row in rows] == [("sex", "f"), ("sex", "m")]
-    assert sum(row["num_images"] for row in rows) == metrics["test"]["num_images"]
+    image_ids = scores.predictions["image_id"]
+    number = np.arange(len(image_ids))
+    attributes = pd.DataFrame(
+        {
+            "image_id": image_ids,
+            "attribute: label": np.where(number % 4 < 2, "f", "m"),
+            "attribute: name": [f"Smith {place // 2}" for place in number],
+            "attribute: scanner": np.where(number % 4 < 2, "", np.where(number % 60 == 3, "rare", "common")),
+        }
+    )
+    settings = SETTINGS.model_copy(update={"subgroup_minimum_size": 5})
+    rows = evaluate(replace(scores, attributes=attributes), settings, 7)["subgroups"]
+    named = [(row["column"], row["value"]) for row in rows]
+    assert named[:2] == [("label", "f"), ("label", "m")]
+    assert {column for column, _ in named} == {"label", "scanner"}, "a column that names each patient is not told"
+    assert {value for column, value in named if column == "scanner"} <= {"common", "missing", "others"}
+    assert sum(row["num_images"] for row in rows[:2]) == metrics["test"]["num_images"]
+
+
+def test_recalibration_that_cannot_be_fitted_stops_nothing(scores):
+    turned = scores.predictions.assign(score=1 - scores.predictions["score"])
+    settings = EvaluationSettings(num_resamples=200, recalibrate=True)
+    found = evaluate(replace(scores, predictions=turned), settings, 7)["recalibration"]
+    assert found["test"] is None
+    assert found["reason"]
 
 
 def test_a_split_without_images_is_named(scores):
