@@ -7,7 +7,7 @@ from hip_mri.errors import WorkspaceError
 from hip_mri.workspace import Workspace, digest, read_json, replace_file, write_json
 
 COLUMNS = ("sha256", "split", "patient")
-"""SHA-256 of the image, its split, and the keyed hash of its patient or empty."""
+"""SHA-256 of the image, its split or `held_out`, and the keyed hash of its patient or empty."""
 
 
 def read_ledger(workspace: Workspace) -> pd.DataFrame:

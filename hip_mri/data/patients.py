@@ -7,6 +7,7 @@ import io
 import logging
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -83,7 +84,10 @@ def parse_patient_table(content: bytes, name: str) -> PatientTable:
         SettingsError: See `read_patient_table`. No message repeats a patient's identity.
     """
     try:
-        lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+        text = unicodedata.normalize("NFC", content.decode("utf-8-sig"))
+        heading = text.partition("\n")[0]
+        delimiter = ";" if heading.count(";") > heading.count(",") else ","
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except (ValueError, csv.Error) as error:
         raise SettingsError(
             f"{name} is no CSV file in UTF-8. Save it as one with a heading for each column."
@@ -144,6 +148,7 @@ def match_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
     Raises:
         SettingsError: No row fits any image, or one fits several.
     """
+    source_names = source_names.map(lambda name: unicodedata.normalize("NFC", name))
     rows = table.rows.set_index("source_name", drop=False)
     exact = rows.reindex(source_names).set_axis(source_names.index)
     short_names = source_names.map(_cut_above_class)

@@ -93,7 +93,7 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     # Without the images that are held out, what they tied together is no group any more.
     used["group"] = used.groupby(["group", "split"])["image_id"].transform("min")
     check_classes(used)
-    extend_ledger(used, workspace)
+    extend_ledger(images, workspace)  # what is held out stays held out
     splits = images.set_index("image_id")["split"].reindex(manifest["image_id"], fill_value="").to_numpy()
     groups_used = used.set_index("image_id")["group"].reindex(manifest["image_id"], fill_value="").to_numpy()
     manifest["group"] = np.where(groups_used == "", manifest["group"], groups_used)

@@ -38,6 +38,13 @@ PACKAGES: Final = ("hip-mri", "keras", "tensorflow", "openvino", "opencv-python-
 """Packages whose versions a reader needs to repeat a run."""
 
 
+INCOMPLETE: Final = (
+    "TEST SET INCOMPLETE: {} of the {} images of the locked test set are no longer in the source, so the figures "
+    "cannot be compared with those of earlier runs."
+)
+"""Notice of a run whose source has lost test images."""
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """What the earlier steps have to say.
@@ -178,9 +185,10 @@ def _describe(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> 
     """What `metrics.json` holds beside the figures."""
     manifest = read_table(files.manifest)
     groups = manifest.loc[manifest["state"] == "ready", "group"].value_counts()
+    num_missing = test_set["num_images"] - int((manifest["split"] == "test").sum())
     return {
         "weights": facts.weights,
-        "notices": list(facts.notices),
+        "notices": [*facts.notices, *([INCOMPLETE.format(num_missing, test_set["num_images"])] if num_missing else [])],
         "data": _count_data(facts, manifest),
         "grouping": {
             **asdict(facts.groups),
@@ -188,7 +196,7 @@ def _describe(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> 
             "num_groups": len(groups),
             "largest_group": int(groups.max()),
         },
-        "test_set": {**test_set, "num_missing": test_set["num_images"] - int((manifest["split"] == "test").sum())},
+        "test_set": {**test_set, "num_missing": num_missing},
         "features": dict(facts.features),
         "seconds": dict(facts.seconds),
         "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hip_mri.config import FineTuneSettings, PreprocessingSettings
 from hip_mri.data.reading import read_images
-from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, fit
+from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
 from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_json
 
 if TYPE_CHECKING:
@@ -97,12 +97,11 @@ def fine_tune(
         logger.info("Going on after epoch %d of fine-tuning", len(epochs))
     else:
         unfreeze(network, settings.from_block)
-        # XLA's convolutions on the CPU add up in an order that changes from call to call on a busy machine.
         network.compile(
             keras.optimizers.Adam(settings.learning_rate),
             "binary_crossentropy",
             metrics=["accuracy"],
-            jit_compile=False,
+            jit_compile=choose_jit(),
         )
 
     def keep(epoch: Epoch) -> bool:

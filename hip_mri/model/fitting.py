@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,7 @@ def fit(
     Raises:
         TrainingError: The loss is not a finite number.
     """
+    _make_repeatable()
     for number in epochs:
         loss, accuracy = _train_once(network, _draw_batches(training, batch_size, seed, number), class_weight)
         val_loss, val_accuracy = _validate(network, _cut_batches(validation, batch_size))
@@ -98,6 +99,26 @@ def fit(
         _check_finite(epoch)
         if on_epoch(epoch):
             break
+
+
+def choose_jit() -> bool | Literal["auto"]:
+    """Whether Keras compiles a network with convolutions.
+
+    Not on TensorFlow: XLA's convolutions on a CPU add up in an order that changes while the processor is busy.
+    """
+    import keras  # noqa: PLC0415 - seconds to import
+
+    return False if keras.backend.backend() == "tensorflow" else "auto"
+
+
+def _make_repeatable() -> None:
+    """Let TensorFlow add up in a fixed order, or the same training gives other bits when the processor is busy."""
+    import keras  # noqa: PLC0415 - seconds to import
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow  # noqa: PLC0415 - another backend does without it
+
+        tensorflow.config.experimental.enable_op_determinism()
 
 
 def weigh_classes(labels: NDArray[np.int64]) -> dict[int, float]:

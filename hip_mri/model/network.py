@@ -16,7 +16,7 @@ from hip_mri.errors import TrainingError
 from hip_mri.model.backbone import Backbone, build_backbone, load_backbone, load_own_backbone
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
-from hip_mri.model.fitting import EpochReport, TrainingImages, weigh_classes
+from hip_mri.model.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
 from hip_mri.model.head import build_head, train_head
 from hip_mri.workspace import Workspace, digest, publish_folder, write_json
 
@@ -165,6 +165,8 @@ def _copy_in_float32(network: "keras.Model", backbone: Backbone, hidden_units: i
         build_head(hidden_units, seed=0),
     )
     plain.set_weights(network.get_weights())
+    if choose_jit() is False:
+        plain.jit_compile = False
     return plain
 
 

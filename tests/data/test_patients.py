@@ -36,6 +36,12 @@ def test_spreadsheets_are_read(tmp_path):
     assert table.rows[["source_name", "patient_id", "split"]].to_numpy().tolist() == [["normal/a.png", "007", ""]]
 
 
+def test_semicolons_and_decomposed_letters_are_read():
+    """As a German spreadsheet and a Mac write them."""
+    table = parse_patient_table("source_name;patient_id\nnormal/Mu\u0308ller.png;1".encode(), "x")
+    assert list(match_rows(table, pd.Series(["normal/M\u00fcller.png"]))["patient_id"]) == ["1"]
+
+
 def test_the_table_beside_the_class_folders_is_found(entries, pack, spread):
     beside = {f"hips/{name}": content for name, content in entries.items()} | {
         "hips/SYNTHETIC-patients.csv": TABLE.encode()
@@ -53,7 +59,10 @@ def test_the_table_beside_the_class_folders_is_found(entries, pack, spread):
     ("content", "text"),
     [
         (b"\xff\xfe\x00", r"table is no CSV file in UTF-8"),
-        (b"normal/a.png,Smith\n", r"no column source_name and no column patient_id among its 2 columns\. It needs"),
+        (
+            b"normal/a.png,Smith\n",
+            r"no column source_name and no column patient_id among its 2 columns\. Its first line",
+        ),
         (b"source_name,patient_id\nx,Smith,\n", r"lines with more or fewer than 2 fields: 2\. Write"),
         (b"source_name,patient_id,patient_id \n", r"two columns of one name"),
         (b"a,b\n", r"no column source_name and no column patient_id"),

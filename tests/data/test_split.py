@@ -161,6 +161,9 @@ def test_an_image_that_ties_two_splits_is_held_out(workspace, write_rows):
     assert (report.num_held_out, manifest.loc[added, "state"], manifest.loc[added, "split"]) == (1, HELD_OUT, "")
     assert read_splits(workspace) == drawn
     assert manifest.loc[trained, "group"] != manifest.loc[tested, "group"]
+    rows = write_rows(workspace, 20, 21)
+    write_manifest(workspace.manifest_file, rows[rows["image_id"] != tested])
+    assert split_manifest(workspace, 0.2, 0.2, seed=1).num_held_out == 1, "what was held out stays so, tie or no tie"
 
 
 def test_nothing_joins_a_locked_test_set(workspace, write_rows):
