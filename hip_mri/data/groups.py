@@ -83,10 +83,11 @@ def group_images(workspace: Workspace, source_file: Path, settings: DataSettings
     manifest = read_manifest(workspace.manifest_file).reset_index(drop=True)
     table = read_patient_table(settings.patients_file, source_file)
     used = manifest[manifest["state"].isin(["ready", "duplicate"])]
+    ledger = read_ledger(workspace)
     known, attributes = _identify(used, table, settings.patient_pattern, workspace)
+    known = _remember_patients(known, ledger)
     prescribed = _find_prescribed(known)
     hashes = pd.Index(used.loc[used["state"] == "ready", "sha256"])
-    ledger = read_ledger(workspace)
     absent = ledger[~ledger["sha256"].isin(used["sha256"])]
     pairs = _find_pairs(hashes, absent["sha256"], workspace, num_threads) if settings.group_similar else NO_PAIRS
 
@@ -184,6 +185,14 @@ def _identify(
         known["patient_pattern"] = hash_identities(find_in_names(used["source_name"], pattern), workspace)
     known["patient"] = known["patient_id"].where(known["patient_id"] != "", known["patient_pattern"])
     return known, attributes
+
+
+def _remember_patients(known: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the patients that an earlier run knew, where the present table and pattern know none."""
+    earlier = ledger.set_index("sha256")["patient"].reindex(known["sha256"], fill_value="").set_axis(known.index)
+    is_unknown = known["patient"] == ""
+    filled = {column: known[column].where(~is_unknown, earlier) for column in ("patient_id", "patient")}
+    return known.assign(**filled)
 
 
 def _keep_attributes(matched: pd.DataFrame, attributes: Sequence[str], workspace: Workspace) -> str | None:

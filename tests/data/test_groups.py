@@ -133,6 +133,16 @@ def test_patients_of_file_names(hips, pack, workspace):
     assert set(manifest["evidence"]) <= {"", "patient_pattern"}
 
 
+def test_patients_are_remembered_when_the_table_is_gone(hips, pack, workspace):
+    lines = [f"{name},{max(number, 1)}" for number, name in enumerate(sorted(hips))]
+    table = {"patients.csv": "\n".join(["source_name,patient_id", *lines]).encode()}
+    _, before = take_in(pack(hips | table), workspace)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    report, after = take_in(pack(hips), workspace)
+    assert report.is_patient_level
+    assert after["group"].equals(before["group"])
+
+
 def test_a_patient_known_by_table_and_by_name_is_one(hips, pack, workspace):
     first, second, third, *_ = sorted(hips)
     table = {"patients.csv": f"source_name,patient_id\n{first},{third[-6:-4]}\n{second},x\n".encode()}
