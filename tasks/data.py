@@ -12,8 +12,8 @@ from hip_mri.data import fetch, fingerprint, folders, groups, ingest, patients, 
 from hip_mri.data.ingest import IngestReport
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
-from tasks.retries import NETWORK_RETRIES, STORAGE_RETRIES
-from tasks.shards import cache_while_complete
+from tasks.retries import NETWORK_RETRIES
+from tasks.shards import shard_options
 
 
 @contextmanager
@@ -48,10 +48,7 @@ def _has_fingerprints(parameters: dict[str, Any]) -> bool:
 
 fingerprint_images = task(
     task_run_name="fingerprint shard {shard.name}",
-    cache_policy=cache_while_complete(_has_fingerprints),
-    persist_result=True,
-    result_serializer="json",
-    **STORAGE_RETRIES,
+    **shard_options(_has_fingerprints),
 )(fingerprint.fingerprint_images)
 
 check_patient_table = task(task_run_name="check the table of patients", cache_policy=NO_CACHE)(
@@ -66,10 +63,7 @@ plan_shards = task(task_run_name="cut into shards", cache_policy=NO_CACHE)(shard
 
 preprocess_images = task(
     task_run_name="preprocess shard {shard.name}",
-    cache_policy=cache_while_complete(_is_preprocessed),
-    persist_result=True,
-    result_serializer="json",
-    **STORAGE_RETRIES,
+    **shard_options(_is_preprocessed),
 )(preprocess.preprocess_images)
 
 lay_out_folders = task(task_run_name="lay out DATA", cache_policy=NO_CACHE)(folders.lay_out_folders)

@@ -14,8 +14,7 @@ from hip_mri.model.fitting import Epoch
 from hip_mri.model.network import TrainedModel
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
-from tasks.retries import STORAGE_RETRIES
-from tasks.shards import cache_while_complete
+from tasks.shards import shard_options
 
 logger = logging.getLogger("hip_mri.tasks")
 
@@ -32,10 +31,7 @@ choose_features = task(task_run_name="choose engine and precision", cache_policy
 
 extract_features = task(
     task_run_name="features of shard {shard.name}",
-    cache_policy=cache_while_complete(_has_features),
-    persist_result=True,
-    result_serializer="json",
-    **STORAGE_RETRIES,
+    **shard_options(_has_features),
 )(features.extract_features)
 
 

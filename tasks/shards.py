@@ -14,6 +14,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from hip_mri.data.shards import Shard
 from hip_mri.workspace import Workspace, digest
 from tasks.progress import show_progress
+from tasks.retries import STORAGE_RETRIES
 
 
 def map_over_shards(
@@ -48,6 +49,20 @@ def map_over_shards(
             done += futures[future].num_images
             update(done, total)
         return [future.result() for future in futures]
+
+
+def shard_options(is_complete: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Options of every task that handles a shard: not run again while its outputs are there, tried again on a bad disk.
+
+    Args:
+        is_complete: Tells from a task's parameters whether all its outputs are there.
+    """
+    return {
+        "cache_policy": cache_while_complete(is_complete),
+        "persist_result": True,
+        "result_serializer": "json",
+        **STORAGE_RETRIES,
+    }
 
 
 def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> CacheKeyFnPolicy:

@@ -1,7 +1,8 @@
 """The interval of a share from counts, which take what they count as independent."""
 
-import math
 from typing import Final
+
+from scipy.stats import binomtest
 
 Interval = tuple[float, float]
 
@@ -19,8 +20,5 @@ def bound_fraction(num_hits: int, num_trials: int) -> Interval:
     Source: Wilson, Journal of the American Statistical Association 22, 1927; recommended by Newcombe, Statistics in
     Medicine 17, 1998.
     """
-    share, square = num_hits / num_trials, QUANTILE**2
-    centre = share + square / (2 * num_trials)
-    half = QUANTILE * math.sqrt(share * (1 - share) / num_trials + square / (4 * num_trials**2))
-    scale = 1 + square / num_trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    bounds = binomtest(num_hits, num_trials).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(bounds.low), float(bounds.high)

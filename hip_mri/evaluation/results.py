@@ -13,14 +13,12 @@ from sklearn.metrics import roc_auc_score
 from hip_mri.config import LABELS, SPLITS, EvaluationSettings
 from hip_mri.data.groups import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.bootstrap import measure_split, pool_by_patient
+from hip_mri.evaluation.bootstrap import HALF, measure_split, pool_by_patient
 from hip_mri.evaluation.measures import measure_decisions, measure_probabilities, measure_ranking
 from hip_mri.evaluation.predictions import check_predictions
 from hip_mri.evaluation.recalibration import fit_platt
 from hip_mri.evaluation.subgroups import measure_subgroups
 from hip_mri.evaluation.thresholds import choose_threshold
-
-HALF: Final = 0.5
 
 OTHERS: Final = "others"
 """Values of so few groups that they could name a person, put together."""

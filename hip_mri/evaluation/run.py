@@ -24,7 +24,7 @@ from hip_mri.evaluation.checklist import write_checklist
 from hip_mri.evaluation.figures import draw_figures
 from hip_mri.evaluation.findings import Images, gather_findings, pick_samples
 from hip_mri.evaluation.model_card import write_model_card
-from hip_mri.evaluation.record import RunRecord
+from hip_mri.evaluation.record import RunRecord, list_files
 from hip_mri.evaluation.report import write_report
 from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.summary import ReportSummary, flatten_settings
@@ -146,8 +146,7 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
             report_location=f"{workspace.runs_folder.name}/{folder.name}/report.html",
         )
         write_report(fresh / "report.html", summary)
-        shown = frozenset(file.relative_to(fresh).as_posix() for file in fresh.rglob("*") if file.is_file())
-        record = RunRecord(metrics, summary.settings, shown)
+        record = RunRecord(metrics, summary.settings, list_files(fresh))
         write_model_card(fresh / "model_card.md", record)
         write_checklist(fresh / "checklist.md", record)
         write_json(files.hashes, hash_files(fresh))
