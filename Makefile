@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILE := uv pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format types bench lock clean
@@ -30,9 +32,10 @@ format: $(STAMP) ## Mend format and style
 types: $(STAMP) ## Check types
 	$(BIN)/pyright
 
-lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --custom-compile-command "make lock" --output-file requirements.lock
+lock: ## Write requirements.lock and requirements-gpu.lock anew from pyproject.toml (needs uv)
+	$(COMPILE) --universal --extra dev --output-file requirements.lock
+	$(COMPILE) --python-platform linux --extra dask --extra gpu --constraint requirements.lock \
+		--output-file requirements-gpu.lock
 
 clean: ## Remove the environment; the workspace stays
 	rm -rf $(VENV)
