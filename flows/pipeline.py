@@ -11,7 +11,7 @@ from prefect import flow
 
 from hip_mri.config import PipelineConfig
 from tasks.data import (
-    check_patient_table,
+    check_patient_tables,
     fetch_source,
     fingerprint_images,
     group_images,
@@ -51,13 +51,13 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     with hold_workspace(config.workspace) as workspace:
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
 
-        source = steps.run(fetch_source)(config.source, config.source_sha256, workspace)
-        steps.run(check_patient_table)(source, data.patients_file)
-        intake = steps.run(ingest_images)(source, workspace, threads)
+        delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace)
+        steps.run(check_patient_tables)(delivered, data.patients_file)
+        intake = steps.run(ingest_images)(delivered, workspace, threads)
         if data.group_similar:
             arrived = steps.run(plan_shards)(workspace, config.runner.shard_size)
             steps.map(fingerprint_images, arrived, workspace)
-        groups = steps.run(group_images)(workspace, source, data, threads)
+        groups = steps.run(group_images)(workspace, delivered, data, threads)
         division = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
 
         shards = steps.run(plan_shards)(workspace, config.runner.shard_size)

@@ -7,6 +7,8 @@ workspace/
 ├── splits.parquet                        which split each image was given, for good
 ├── test_set.json                         hash of the test set, locked at its first use
 ├── ties.parquet                          what ties images together: patients, equal and nearly equal images
+├── entries/<delivery>.parquet            what each delivery held when it was read
+├── identities/<delivery>.parquet         what is known of its images: keyed hashes of patients, columns of the user's
 ├── attributes/<digest>.parquet           further columns of the user's table of patients
 ├── pseudonyms.key                        key of the hashes that stand for patients
 ├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
@@ -73,6 +75,14 @@ class Workspace:
     @property
     def ties_file(self) -> Path:
         return self.root / "ties.parquet"
+
+    @property
+    def entries_folder(self) -> Path:
+        return self.root / "entries"
+
+    @property
+    def identities_folder(self) -> Path:
+        return self.root / "identities"
 
     @property
     def attributes_folder(self) -> Path:
@@ -187,6 +197,7 @@ class Workspace:
     def _sweep(self) -> None:
         """Remove temporary files and folders, which begin with a dot; nobody else is writing them now."""
         parents = [self.root, self.runs_folder, self.sources_folder, self.shards_folder, self.backbones_folder]
+        parents += [self.entries_folder, self.identities_folder]
         parents += [self.models_folder, *self.models_folder.glob("*-checkpoint"), *self.features_folder.glob("*")]
         parents += self.fingerprints_folder.glob("*")
         for leftover in (

@@ -1,6 +1,6 @@
 """Tasks from the source to preprocessed images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.data import fetch, fingerprint, folders, groups, ingest, patients, preprocess, shards, split
+from hip_mri.data import delivery, fingerprint, folders, groups, identities, ingest, preprocess, shards, split
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
@@ -25,17 +26,26 @@ def hold_workspace(folder: Path) -> Iterator[Workspace]:
 
 
 @task(task_run_name="fetch the source", cache_policy=NO_CACHE, **NETWORK_RETRIES)
-def fetch_source(source: str | None, sha256: str | None, workspace: Workspace) -> Path:
-    """See `hip_mri.data.fetch.fetch_source`; shows the bytes that have come."""
+def fetch_source(source: str | None, sha256: str | None, workspace: Workspace) -> tuple[Delivery, ...]:
+    """See `hip_mri.data.delivery.fetch_delivery`; shows the bytes that have come."""
     with show_progress("fetch-source", "fetch_source: bytes") as update:
-        return fetch.fetch_source(source, sha256, workspace.sources_folder, update)
+        return (delivery.fetch_delivery(source, sha256, workspace, update),)
+
+
+@task(task_run_name="fetch what has come", cache_policy=NO_CACHE, **NETWORK_RETRIES)
+def fetch_deliveries(sources: Sequence[str], workspace: Workspace) -> tuple[Delivery, ...]:
+    """See `hip_mri.data.delivery.fetch_deliveries`; shows the bytes that have come."""
+    with show_progress("fetch-deliveries", "fetch_deliveries: bytes") as update:
+        return delivery.fetch_deliveries(sources, workspace, update)
 
 
 @task(task_run_name="take in the images", cache_policy=NO_CACHE)
-def ingest_images(source_file: Path, workspace: Workspace, num_threads: int) -> IngestReport:
+def ingest_images(
+    deliveries: Sequence[Delivery], workspace: Workspace, num_threads: int, *, keep_earlier: bool = False
+) -> IngestReport:
     """See `hip_mri.data.ingest.ingest_images`; shows the entries that were read."""
     with show_progress("ingest-images", "ingest_images: entries") as update:
-        return ingest.ingest_images(source_file, workspace, num_threads, update)
+        return ingest.ingest_images(deliveries, workspace, num_threads, update, keep_earlier=keep_earlier)
 
 
 def _is_preprocessed(parameters: dict[str, Any]) -> bool:
@@ -51,8 +61,8 @@ fingerprint_images = task(
     **shard_options(_has_fingerprints),
 )(fingerprint.fingerprint_images)
 
-check_patient_table = task(task_run_name="check the table of patients", cache_policy=NO_CACHE)(
-    patients.check_patient_table
+check_patient_tables = task(task_run_name="check the table of patients", cache_policy=NO_CACHE)(
+    identities.check_patient_tables
 )
 
 group_images = task(task_run_name="find what belongs together", cache_policy=NO_CACHE)(groups.group_images)

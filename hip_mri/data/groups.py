@@ -8,7 +8,6 @@ source no longer holds still count, so that a new image of theirs finds its way.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,14 +17,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hip_mri.config import DataSettings
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.fingerprint import list_fingerprinted
+from hip_mri.data.identities import identify_images
 from hip_mri.data.ingest import CONTRADICTORY_LABEL, check_classes, write_quarantine
 from hip_mri.data.ledger import read_ledger
 from hip_mri.data.manifest import read_manifest, write_manifest
-from hip_mri.data.patients import PatientTable, find_in_names, hash_identities, match_rows, read_patient_table
 from hip_mri.data.similarity import find_similar_images
 from hip_mri.errors import SplitError, list_offenders
-from hip_mri.workspace import Workspace, digest, replace_file
+from hip_mri.workspace import Workspace, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ class GroupReport:
         return self.num_without_patient == 0
 
 
-def group_images(workspace: Workspace, source_file: Path, settings: DataSettings, num_threads: int) -> GroupReport:
+def group_images(
+    workspace: Workspace, deliveries: Sequence[Delivery], settings: DataSettings, num_threads: int
+) -> GroupReport:
     """Find the groups of the manifest's images and write them back.
 
     Equal pixels with contradictory labels are quarantined. A split that the table of patients prescribes is written
@@ -69,7 +71,7 @@ def group_images(workspace: Workspace, source_file: Path, settings: DataSettings
     Args:
         workspace: Its manifest gets the columns patient, group, evidence and, where prescribed, split. Its
             `ties.parquet` gets all evidence, with the group that came of it.
-        source_file: May hold a table of patients.
+        deliveries: Those of this run; each may hold a table of patients. What earlier ones told is remembered.
         settings: Which evidence is used. Similar images are found by their fingerprints.
         num_threads: Threads that compare images.
 
@@ -81,10 +83,11 @@ def group_images(workspace: Workspace, source_file: Path, settings: DataSettings
         SplitError: The table prescribes two splits for one image, or too few images are left.
     """
     manifest = read_manifest(workspace.manifest_file).reset_index(drop=True)
-    table = read_patient_table(settings.patients_file, source_file)
     used = manifest[manifest["state"].isin(["ready", "duplicate"])]
     ledger = read_ledger(workspace)
-    known, attributes = _identify(used, table, settings.patient_pattern, workspace)
+    names = set(manifest["delivery"])
+    identities = identify_images(deliveries, names, settings.patients_file, settings.patient_pattern, workspace)
+    known = identities.images[identities.images["sha256"].isin(used["sha256"])]
     known = _remember_patients(known, ledger)
     prescribed = _find_prescribed(known)
     hashes = pd.Index(used.loc[used["state"] == "ready", "sha256"])
@@ -107,7 +110,7 @@ def group_images(workspace: Workspace, source_file: Path, settings: DataSettings
     manifest.loc[place, "patient"] = named.reindex(ready["sha256"], fill_value="").to_numpy()
     manifest.loc[place, "split"] = prescribed.reindex(ready["sha256"], fill_value="").to_numpy()
     write_manifest(workspace.manifest_file, manifest)
-    report = _count(manifest.loc[place], num_contradictory, attributes)
+    report = _count(manifest.loc[place], num_contradictory, identities.attributes)
     tied = [f"{count} by {kind}" for kind, count in report.evidence.items() if count]
     sizes = manifest.loc[place, "group"].value_counts()
     logger.info("%d groups, the largest of %d images; tied: %s", len(sizes), sizes.max(), ", ".join(tied) or "none")
@@ -167,49 +170,12 @@ def _keep_ties(ties: pd.DataFrame, workspace: Workspace) -> None:
         ties.sort_values(list(TIE_COLUMNS)).to_parquet(temporary, index=False)
 
 
-def _identify(
-    used: pd.DataFrame, table: PatientTable | None, pattern: str | None, workspace: Workspace
-) -> tuple[pd.DataFrame, str | None]:
-    """What is known of each file in use, and the name of the table of its further columns.
-
-    The first has the columns sha256, patient_id, patient_pattern, patient (all hashed) and split.
-    """
-    known = used[["sha256"]].assign(patient_id="", patient_pattern="", split="")
-    attributes = None
-    if table is not None:
-        matched = match_rows(table, used["source_name"])
-        known["patient_id"] = hash_identities(matched["patient_id"], workspace)
-        known["split"] = matched["split"]
-        attributes = _keep_attributes(matched.assign(sha256=used["sha256"]), table.attributes, workspace)
-    if pattern is not None:
-        known["patient_pattern"] = hash_identities(find_in_names(used["source_name"], pattern), workspace)
-    known["patient"] = known["patient_id"].where(known["patient_id"] != "", known["patient_pattern"])
-    return known, attributes
-
-
 def _remember_patients(known: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
     """Fill in the patients that an earlier run knew, where the present table and pattern know none."""
     earlier = ledger.set_index("sha256")["patient"].reindex(known["sha256"], fill_value="").set_axis(known.index)
     is_unknown = known["patient"] == ""
     filled = {column: known[column].where(~is_unknown, earlier) for column in ("patient_id", "patient")}
     return known.assign(**filled)
-
-
-def _keep_attributes(matched: pd.DataFrame, attributes: Sequence[str], workspace: Workspace) -> str | None:
-    """Write the columns that describe subgroups, under a name of their content; they may identify people."""
-    if not attributes:
-        return None
-    columns = matched.loc[:, list(attributes)].rename(columns=lambda name: ATTRIBUTE_PREFIX + name)
-    values = columns.where(columns != "").groupby(matched["sha256"].to_numpy()).first().fillna("")
-    values = values.rename_axis("sha256").reset_index()
-    name = digest(values.to_dict("list"))[:16]
-    with replace_file(workspace.attributes_folder / f"{name}.parquet", is_private=True) as temporary:
-        values.to_parquet(temporary, index=False)
-    return name
-
-
-ATTRIBUTE_PREFIX: Final = "attribute: "
-"""Begins the name of each column of the user's, so that none is taken for one of the program's."""
 
 
 def _find_prescribed(known: pd.DataFrame) -> pd.Series:

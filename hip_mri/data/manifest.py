@@ -1,7 +1,7 @@
 """The manifest: one row per image, the one file that says what there is and what it is used for.
 
-Source names can identify patients. They stand here and nowhere else, so the file is readable by its owner alone;
-everything else speaks of image ids.
+Source names can identify patients. They stand here and in the lists of entries, files that are readable by their owner
+alone; everything else speaks of image ids.
 """
 
 from pathlib import Path
@@ -14,7 +14,8 @@ from hip_mri.workspace import replace_file
 
 COLUMNS: Final = (
     "image_id",  # pseudonym: first 16 digits of the SHA-256 (unread: of a digest of the version), a number for copies
-    "source_name",  # path inside the source
+    "delivery",  # name of the delivery that it came with
+    "source_name",  # path inside the delivery
     "sha256",  # of the source file's bytes; empty where they could not be read
     "label",  # `normal` or `osseous_lesion`
     "patient",  # keyed hash of the patient's identity, or empty

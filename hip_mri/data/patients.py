@@ -15,7 +15,6 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
-from hip_mri.data.source import read_patients_table
 from hip_mri.errors import SettingsError, SourceError, list_offenders
 from hip_mri.workspace import Workspace, write_bytes
 
@@ -41,47 +40,29 @@ class PatientTable:
         return tuple(name for name in self.rows.columns if name not in (*NEEDED, "split"))
 
 
-def read_patient_table(file: Path | None, source_file: Path) -> PatientTable | None:
-    """Read the table of patients that the user gives, or the one that lies beside the class folders of the source.
-
-    Args:
-        file: A CSV file with the columns source_name and patient_id; optionally `split` (`train`, `val` or `test`)
-            and further columns, which describe subgroups. `None` looks into the source.
-        source_file: A zip file or a folder; its file named `patients.csv`, or `...-patients.csv`, is taken.
-
-    Returns:
-        The table; `None` where there is none.
-
-    Raises:
-        SettingsError: The file cannot be read, a column is missing, or values contradict each other.
-    """
-    if file is not None:
-        try:
-            content = file.expanduser().read_bytes()
-        except OSError as error:
-            raise SettingsError(
-                f"data.patients_file: {file} cannot be read ({error.strerror}). Give the path of a CSV file with the "
-                f"columns {', '.join(NEEDED)}."
-            ) from error
-        return parse_patient_table(content, "data.patients_file")
-    found = read_patients_table(source_file)
-    return None if found is None else parse_patient_table(found, "source: its table of patients")
-
-
-def check_patient_table(source_file: Path, file: Path | None) -> None:
-    """Complain of a table of patients that cannot be used, before any image is read; see `read_patient_table`."""
-    read_patient_table(file, source_file)
+def read_patient_file(file: Path) -> PatientTable:
+    """Read the table of patients that the user gives; see `parse_patient_table`."""
+    try:
+        content = file.expanduser().read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"data.patients_file: {file} cannot be read ({error.strerror}). Give the path of a CSV file with the "
+            f"columns {', '.join(NEEDED)}."
+        ) from error
+    return parse_patient_table(content, "data.patients_file")
 
 
 def parse_patient_table(content: bytes, name: str) -> PatientTable:
     """Read a table of patients.
 
     Args:
-        content: A CSV file in UTF-8.
+        content: A CSV file in UTF-8 with the columns source_name and patient_id; optionally `split` (`train`, `val` or
+            `test`) and further columns, which describe subgroups.
         name: What an error calls it.
 
     Raises:
-        SettingsError: See `read_patient_table`. No message repeats a patient's identity.
+        SettingsError: The file cannot be read, a column is missing, or values contradict each other. No message
+            repeats a patient's identity.
     """
     try:
         text = unicodedata.normalize("NFC", content.decode("utf-8-sig"))

@@ -70,11 +70,12 @@ class Source(Protocol):
 
 
 @contextlib.contextmanager
-def open_source(path: Path) -> Iterator[Source]:
+def open_source(path: Path, *, needs_all_classes: bool = True) -> Iterator[Source]:
     """Open a zip file or a folder and find its class folders.
 
     Args:
         path: A zip file or a folder that holds the folders `normal` and `osseous_lesion`, both at one depth.
+        needs_all_classes: Whether one class folder is too few.
 
     Yields:
         The entries below the class folders; nothing is read or unpacked yet.
@@ -85,10 +86,10 @@ def open_source(path: Path) -> Iterator[Source]:
         ArchiveError: The file is not a zip file, or one that cannot be read safely.
     """
     if path.is_dir():
-        yield _FolderSource(path)
+        yield _FolderSource(path, needs_all_classes=needs_all_classes)
     elif path.is_file():
         with _open_zip(path, path.name) as archive:
-            yield _ZipSource(archive)
+            yield _ZipSource(archive, needs_all_classes=needs_all_classes)
     else:
         raise SourceError(f"source: there is no file or folder {path}. Give the path of a zip file or of a folder.")
 
@@ -138,10 +139,10 @@ def _is_one(names: Sequence[str]) -> bool:
 
 
 class _FolderSource:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, needs_all_classes: bool) -> None:
         self._folder = folder
         status = {name: (folder / name).stat() for name in _walk(folder)}
-        labelled, self.num_ignored = label_names(sorted(status))
+        labelled, self.num_ignored = label_names(sorted(status), needs_all_classes=needs_all_classes)
         self.entries = [
             Entry(
                 name,
@@ -160,11 +161,11 @@ class _FolderSource:
 
 
 class _ZipSource:
-    def __init__(self, archive: zipfile.ZipFile) -> None:
+    def __init__(self, archive: zipfile.ZipFile, *, needs_all_classes: bool) -> None:
         self._archive = archive
         infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         _refuse_unsafe(archive.infolist())
-        labelled, self.num_ignored = label_names(sorted(infos))
+        labelled, self.num_ignored = label_names(sorted(infos), needs_all_classes=needs_all_classes)
         self.entries = [
             Entry(name, label, infos[name].file_size, f"{infos[name].CRC:08x}-{infos[name].file_size}")
             for name, label in labelled
@@ -179,13 +180,14 @@ class _ZipSource:
             raise ImageError("damaged_entry", "the entry's checksum or compressed data are wrong") from error
 
 
-def label_names(names: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
+def label_names(names: Sequence[str], *, needs_all_classes: bool = True) -> tuple[list[tuple[str, str]], int]:
     """Find the class folders among the paths of a source.
 
     The class folders may stand at any depth that is the same for both. Every folder at that depth must be one.
 
     Args:
         names: Paths with forward slashes.
+        needs_all_classes: Whether one class folder is too few.
 
     Returns:
         Path and label of each file below a class folder, and the number of files that were ignored: litter of
@@ -202,7 +204,7 @@ def label_names(names: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
     below = [(name, part[depth]) for name, part in zip(kept, parts, strict=True) if len(part) > depth + 1]
     unknown = sorted({label for _, label in below} - set(LABELS))
     missing = [label for label in LABELS if label not in {label for _, label in below}]
-    if unknown or missing:
+    if unknown or (missing and needs_all_classes) or not below:
         found = sorted({label for _, label in below})
         raise SourceError(
             f"source: found the folders {list_offenders(found)}"

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from hip_mri.config import LABELS, SPLITS, EvaluationSettings
-from hip_mri.data.groups import ATTRIBUTE_PREFIX
+from hip_mri.data.identities import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.bootstrap import HALF, measure_split, pool_by_patient
 from hip_mri.evaluation.measures import measure_decisions, measure_probabilities, measure_ranking

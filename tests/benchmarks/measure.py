@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from hip_mri.config import LABELS, PreprocessingSettings
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.demo import draw_demo, write_demo_zip
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.preprocess import preprocess_images
@@ -192,7 +193,8 @@ def make_images(folder: Path, num_images: int) -> Path:
 def prepare(folder: Path, num_images: int) -> tuple[Workspace, list]:
     workspace = Workspace(folder / f"workspace-{num_images}")
     workspace.prepare()
-    ingest_images(make_images(folder / f"images-{num_images}", num_images), workspace, os.cpu_count() or 1)
+    images = make_images(folder / f"images-{num_images}", num_images)
+    ingest_images([Delivery("images", images)], workspace, os.cpu_count() or 1)
     split_manifest(workspace, 0.15, 0.15, seed=1)
     return workspace, plan_shards(workspace, shard_size=2048)
 

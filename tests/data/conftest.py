@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.manifest import write_manifest
 from hip_mri.data.shards import Shard, plan_shards
@@ -96,7 +97,7 @@ def source_file(entries: Entries, pack: Callable) -> Path:
 @pytest.fixture
 def filled(source_file: Path, workspace: Workspace) -> Workspace:
     """A workspace with all images taken in and split."""
-    ingest_images(source_file, workspace, num_threads=1)
+    ingest_images([Delivery("source", source_file)], workspace, num_threads=1)
     split_manifest(workspace, val_fraction=0.2, test_fraction=0.2, seed=1)
     return workspace
 
@@ -133,6 +134,7 @@ def write_rows() -> Callable[..., pd.DataFrame]:
         manifest = pd.DataFrame(
             {
                 "image_id": [sha256[:16] for sha256 in hashes],
+                "delivery": "source",
                 "source_name": [f"{label}/{number}.png" for number, label in enumerate(labels)],
                 "sha256": hashes,
                 "label": labels,

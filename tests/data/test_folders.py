@@ -3,6 +3,7 @@ import os
 import pytest
 
 from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.folders import lay_out_folders
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.manifest import read_manifest, write_manifest
@@ -79,7 +80,7 @@ def test_images_that_left_the_source_leave_the_tree(prepared, entries, pack):
     manifest = read_manifest(prepared.manifest_file)
     gone = manifest.loc[(manifest["split"] == "train") & (manifest["label"] == "normal"), "source_name"].iloc[0]
     fewer = {name: content for name, content in entries.items() if name != gone}
-    ingest_images(pack(fewer), prepared, 1)
+    ingest_images([Delivery("source", pack(fewer))], prepared, 1)
     split_manifest(prepared, 0.2, 0.2, seed=1)
     for shard in plan_shards(prepared, 1000):
         preprocess_images(shard, prepared, SETTINGS, 1)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from hip_mri.config import DataSettings
 from hip_mri.data import groups
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.demo import draw_demo
 from hip_mri.data.fingerprint import fingerprint_images
 from hip_mri.data.groups import connect, group_images
@@ -64,10 +65,11 @@ def hips(encode) -> dict[str, bytes]:
 
 
 def take_in(source, workspace, **data):
-    ingest_images(source, workspace, num_threads=1)
+    delivered = [Delivery("source", source)]
+    ingest_images(delivered, workspace, num_threads=1)
     for shard in plan_shards(workspace, 2048):
         fingerprint_images(shard, workspace, num_threads=1)
-    report = group_images(workspace, source, DataSettings(**data), num_threads=1)
+    report = group_images(workspace, delivered, DataSettings(**data), num_threads=1)
     return report, read_manifest(workspace.manifest_file).set_index("source_name")
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hip_mri.data import ingest
+from hip_mri.data import entries as entries_module
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
 from hip_mri.errors import SourceError, SplitError
@@ -52,7 +53,7 @@ def mixed(entries, draw, encode) -> dict[str, bytes]:
 
 
 def take_in(file: Path, workspace: Workspace, **options) -> IngestReport:
-    return ingest_images(file, workspace, options.pop("num_threads", 2), **options)
+    return ingest_images([Delivery("source", file)], workspace, options.pop("num_threads", 2), **options)
 
 
 def find(workspace: Workspace) -> pd.DataFrame:
@@ -356,18 +357,18 @@ def test_an_entry_that_cannot_be_read_is_quarantined(entries, spread, workspace,
 
 
 def test_an_entry_that_is_too_large_is_not_read(entries, pack, workspace, reads, monkeypatch):
-    monkeypatch.setattr(ingest, "MAX_NUM_BYTES", max(map(len, entries.values())))
-    report = take_in(pack({**entries, "normal/large.png": bytes(ingest.MAX_NUM_BYTES + 1)}), workspace)
+    monkeypatch.setattr(entries_module, "MAX_NUM_BYTES", max(map(len, entries.values())))
+    report = take_in(pack({**entries, "normal/large.png": bytes(entries_module.MAX_NUM_BYTES + 1)}), workspace)
     assert (report.num_images, report.num_quarantined) == (len(entries), 1)
     assert sorted(reads) == sorted(entries)
     row = find(workspace).loc["normal/large.png"]
-    assert (row["reason"], row["sha256"], row["num_bytes"]) == ("too_large", "", ingest.MAX_NUM_BYTES + 1)
+    assert (row["reason"], row["sha256"], row["num_bytes"]) == ("too_large", "", entries_module.MAX_NUM_BYTES + 1)
 
 
 def test_unread_entries_have_ids_of_their_own_whatever_their_order(entries, pack, tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest, "MAX_NUM_BYTES", max(map(len, entries.values())))
+    monkeypatch.setattr(entries_module, "MAX_NUM_BYTES", max(map(len, entries.values())))
     names = ["normal/x.png", "normal/y.png", "osseous_lesion/x.png"]
-    mixed = [*entries.items(), *((name, bytes(ingest.MAX_NUM_BYTES + 1)) for name in names)]
+    mixed = [*entries.items(), *((name, bytes(entries_module.MAX_NUM_BYTES + 1)) for name in names)]
     manifests = []
     for number, order in enumerate((mixed, mixed[::-1])):
         workspace = Workspace(tmp_path / str(number))

@@ -4,12 +4,14 @@ import pandas as pd
 import pytest
 
 from hip_mri.config import DataSettings
+from hip_mri.data.delivery import Delivery
+from hip_mri.data.identities import read_delivered_table
 from hip_mri.data.patients import (
     find_in_names,
     hash_identities,
     match_rows,
     parse_patient_table,
-    read_patient_table,
+    read_patient_file,
 )
 from hip_mri.errors import SettingsError, SourceError
 
@@ -31,7 +33,7 @@ def test_spreadsheets_are_read(tmp_path):
     """A byte order mark, blanks around values and numbers with leading zeros."""
     file = tmp_path / "patients.csv"
     file.write_bytes("\ufeffsource_name, patient_id\n normal/a.png , 007\n".encode())
-    table = read_patient_table(file, tmp_path)
+    table = read_patient_file(file)
     assert table is not None
     assert table.rows[["source_name", "patient_id", "split"]].to_numpy().tolist() == [["normal/a.png", "007", ""]]
 
@@ -47,12 +49,12 @@ def test_the_table_beside_the_class_folders_is_found(entries, pack, spread):
         "hips/SYNTHETIC-patients.csv": TABLE.encode()
     }
     for source in (pack(beside), spread(beside)):
-        table = read_patient_table(None, source)
+        table = read_delivered_table(Delivery("source", source))
         assert table is not None
         assert list(table.rows["patient_id"]) == ["Smith", "Jones"]
-    assert read_patient_table(None, pack(entries, "none.zip")) is None
+    assert read_delivered_table(Delivery("source", pack(entries, "none.zip"))) is None
     with pytest.raises(SourceError, match="it holds 2 tables of patients"):
-        read_patient_table(None, pack(beside | {"patients.csv": TABLE.encode()}, "two.zip"))
+        read_delivered_table(Delivery("source", pack(beside | {"patients.csv": TABLE.encode()}, "two.zip")))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_a_table_of_other_images_is_refused():
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"data\.patients_file: .*gone\.csv cannot be read"):
-        read_patient_table(tmp_path / "gone.csv", tmp_path)
+        read_patient_file(tmp_path / "gone.csv")
 
 
 def test_patients_are_found_in_file_names():

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hip_mri.config import PreprocessingSettings
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.images import decode_gray
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.preprocess import (
@@ -175,7 +176,7 @@ def test_a_damaged_stored_image_is_removed_and_restored_by_the_next_intake(fille
     with pytest.raises(WorkspaceError) as caught:
         preprocess_images(shard, filled, SETTINGS, 1)
     assert str(caught.value) == f"{file} is missing. Start again: it is restored from the source."
-    ingest_images(source_file, filled, 1)
+    ingest_images([Delivery("source", source_file)], filled, 1)
     assert file.read_bytes() == read_stored_image(sha256, filled) == original
     preprocess_images(shard, filled, SETTINGS, 1)
     assert find_missing(shard, filled, SETTINGS) == []

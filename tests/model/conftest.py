@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri.config import DataSettings, PreprocessingSettings
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.folders import lay_out_folders
 from hip_mri.data.groups import group_images
 from hip_mri.data.ingest import ingest_images
@@ -24,9 +25,10 @@ SMALL = PreprocessingSettings(image_size=32)
 def prepared(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Workspace:
     """50 images of 30 patients, 32 pixels, split, preprocessed and laid out."""
     workspace = Workspace(tmp_path_factory.mktemp("prepared"))
-    ingest_images(source_zip, workspace, num_threads=2)
+    delivered = [Delivery("source", source_zip)]
+    ingest_images(delivered, workspace, num_threads=2)
     # Number k of both classes shows patient k.
-    group_images(workspace, source_zip, DataSettings(group_similar=False, patient_pattern=r"(\d+)\.png"), num_threads=1)
+    group_images(workspace, delivered, DataSettings(group_similar=False, patient_pattern=r"(\d+)\.png"), num_threads=1)
     split_manifest(workspace, 0.2, 0.2, seed=3)
     for shard in plan_shards(workspace, shard_size=2048):
         preprocess_images(shard, workspace, SMALL, num_threads=2)

@@ -1,0 +1,94 @@
+"""Deliveries: the zip files and folders that a run takes its images from, each under a name that lasts."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hip_mri.config import LABELS
+from hip_mri.data.fetch import ProgressReport, fetch_source, strip_secrets
+from hip_mri.workspace import Workspace, digest
+
+logger = logging.getLogger(__name__)
+
+_UNFINISHED: Final = (".part", ".tmp", ".crdownload", ".filepart")
+"""Endings that programs give to files which they are still writing."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A zip file or a folder with class folders, on this machine.
+
+    Attributes:
+        name: 16 hexadecimal digits that stand for where it came from; a later version keeps them.
+        path: Where it lies.
+    """
+
+    name: str
+    path: Path
+
+
+def fetch_delivery(
+    source: str | None,
+    sha256: str | None,
+    workspace: Workspace,
+    on_progress: ProgressReport = lambda done, total: None,
+) -> Delivery:
+    """Bring one source to this machine; see `hip_mri.data.fetch.fetch_source`.
+
+    Args:
+        source: Path, address, Drive link or id; `None` draws the synthetic demo.
+        sha256: Expected SHA-256 of the file, or `None`.
+        workspace: Its `sources` folder keeps fetched files.
+        on_progress: Called while bytes come.
+    """
+    path = fetch_source(source, sha256, workspace.sources_folder, on_progress)
+    is_local = source is not None and path.parent != workspace.sources_folder
+    return Delivery(_name(str(path) if is_local else strip_secrets(source or "demo")), path)
+
+
+def fetch_deliveries(
+    sources: Sequence[str], workspace: Workspace, on_progress: ProgressReport = lambda done, total: None
+) -> tuple[Delivery, ...]:
+    """Bring several sources to this machine, and open the folders that deliveries are dropped into.
+
+    A local folder without class folders at its top is such a folder: each zip file and each folder in it is a
+    delivery. Hidden files and those that are still being written, by their ending, are left for the next time.
+
+    Args:
+        sources: Paths, addresses, Drive links or ids.
+        workspace: Its `sources` folder keeps fetched files.
+        on_progress: Called while bytes come.
+
+    Returns:
+        The deliveries, in the order of the sources and then by name; none where drop folders are empty.
+
+    Raises:
+        SourceError: See `fetch_source`.
+    """
+    fetched = [fetch_delivery(source, None, workspace, on_progress) for source in sources]
+    opened = [part for delivery in fetched for part in _open_drop_folder(delivery)]
+    return tuple({delivery.name: delivery for delivery in opened}.values())
+
+
+def _open_drop_folder(delivery: Delivery) -> Iterator[Delivery]:
+    if delivery.path.is_file() or any(_holds_files(delivery.path / label) for label in LABELS):
+        yield delivery
+        return
+    waiting = 0
+    for path in sorted(delivery.path.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() in _UNFINISHED:
+            waiting += 1
+        elif path.suffix.lower() == ".zip" or _holds_files(path):
+            yield Delivery(_name(str(path)), path)
+    if waiting:
+        logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
+
+
+def _holds_files(path: Path) -> bool:
+    return path.is_dir() and any(file.is_file() for file in path.rglob("*"))
+
+
+def _name(origin: str) -> str:
+    return digest(origin)[:16]

@@ -1,0 +1,151 @@
+"""What each delivery held when it was read: one row per file, so that nothing is read twice and nothing is lost."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, cast
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from hip_mri.data.delivery import Delivery
+from hip_mri.data.images import decode_gray
+from hip_mri.data.manifest import UNREADABLE
+from hip_mri.data.source import Entry, Source, open_source
+from hip_mri.errors import ImageError, WorkspaceError
+from hip_mri.workspace import Workspace, replace_file, write_small_file
+
+COLUMNS: Final = ("source_name", "version", "label", "sha256", "num_bytes", "reason")
+"""Path in the delivery, what changes when the file changes, class folder, SHA-256 of the bytes (empty where they could
+not be read), size, and why the file cannot be used, or empty."""
+
+ENTRIES_PER_BATCH = 2048
+"""Entries between two reports of progress; bounds the memory that waiting results take."""
+
+MAX_NUM_BYTES: Final = 256 * 2**20
+"""Largest file that is read, in bytes; a slice has a thousandth of it. Bounds the memory that a thread takes."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came of reading a delivery.
+
+    Attributes:
+        entries: The columns of `COLUMNS`, one row per file.
+        num_ignored: Files that are no part of the data.
+        num_taken_over: Entries that an earlier run had read and that have not changed since.
+    """
+
+    entries: pd.DataFrame
+    num_ignored: int
+    num_taken_over: int
+
+
+def read_delivery(
+    delivery: Delivery,
+    workspace: Workspace,
+    num_threads: int,
+    on_progress: Callable[[int, int], None],
+    *,
+    keep_earlier: bool,
+) -> Reading:
+    """Read every new file of a delivery once, check it and store its bytes.
+
+    Images are stored under the SHA-256 of their bytes, so names never become paths and copies are found. An entry
+    that an earlier run has read, unchanged since by name, size and checksum, is not read again.
+
+    Args:
+        delivery: What to read.
+        workspace: Where images are stored, and the earlier list is.
+        num_threads: Threads that read and decode.
+        on_progress: Called with the number of entries done and the number of all.
+        keep_earlier: Whether files stay listed that the delivery no longer holds. One that was replaced under its
+            name, or moved to the other class folder, counts as corrected and is not kept. One class folder is enough.
+
+    Raises:
+        SourceError: The delivery as a whole cannot be used.
+    """
+    earlier = _read_list(delivery.name, workspace)
+    with open_source(delivery.path, needs_all_classes=not keep_earlier) as source:
+        known = _find_known(source.entries, earlier, workspace)
+        rows = [row for entry in source.entries if (row := known.get(entry.name)) is not None]
+        unread = [entry for entry in source.entries if entry.name not in known]
+        on_progress(len(rows), len(source.entries))
+        with Parallel(n_jobs=num_threads, backend="threading") as parallel:
+            remaining = iter(unread)
+            while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
+                taken_in = parallel(delayed(_take_in)(source, entry, workspace) for entry in batch)
+                rows += cast("list[dict[str, Any]]", taken_in)
+                on_progress(len(rows), len(source.entries))
+        num_ignored = source.num_ignored
+    listed = pd.DataFrame(rows, columns=list(COLUMNS))
+    if keep_earlier:
+        is_gone = ~earlier["source_name"].isin(listed["source_name"]) & ~earlier["sha256"].isin(listed["sha256"])
+        listed = pd.concat([listed, earlier[is_gone]])
+    return Reading(listed, num_ignored, num_taken_over=len(known))
+
+
+def keep_entries(name: str, entries: pd.DataFrame, workspace: Workspace) -> None:
+    """Keep the list of what the delivery of this name holds."""
+    with replace_file(workspace.entries_folder / f"{name}.parquet", is_private=True) as temporary:
+        entries.sort_values("source_name").to_parquet(temporary, index=False)
+
+
+def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
+    """List the entries that are kept of deliveries; the columns of `COLUMNS` and `delivery`, the name.
+
+    Raises:
+        WorkspaceError: A list is damaged.
+    """
+    lists = [_read_list(name, workspace).assign(delivery=name) for name in names]
+    return pd.concat(lists, ignore_index=True) if lists else pd.DataFrame(columns=[*COLUMNS, "delivery"])
+
+
+def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
+    file = workspace.entries_folder / f"{name}.parquet"
+    if not file.exists():
+        return pd.DataFrame({column: [] for column in COLUMNS}, dtype="str").astype({"num_bytes": "int64"})
+    try:
+        return pd.read_parquet(file)[list(COLUMNS)]
+    except UNREADABLE as error:
+        raise WorkspaceError(f"{file} cannot be read. Remove it and start again: the delivery is read anew.") from error
+
+
+def _find_known(entries: Iterable[Entry], earlier: pd.DataFrame, workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """Rows of the earlier list whose entries are unchanged and whose bytes are still stored in full."""
+    rows = {row["source_name"]: row for row in earlier.to_dict("records")}
+    known = {}
+    for entry in entries:
+        row = rows.get(entry.storable_name)
+        if row and (row["version"], row["label"]) == (entry.version, entry.label) and _is_stored(row, workspace):
+            known[entry.name] = row
+    return known
+
+
+def _is_stored(row: dict[str, Any], workspace: Workspace) -> bool:
+    if row["reason"]:
+        return False  # a file that could not be used is looked at again: a later version may read it
+    try:
+        return workspace.image_file(row["sha256"]).stat().st_size == row["num_bytes"]
+    except OSError:
+        return False
+
+
+def _take_in(source: Source, entry: Entry, workspace: Workspace) -> dict[str, Any]:
+    row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "label": entry.label}
+    row |= {"sha256": "", "num_bytes": entry.num_bytes, "reason": ""}
+    try:
+        content = _read(source, entry)
+        row |= {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
+        decode_gray(content)
+        write_small_file(workspace.image_file(row["sha256"]), content)
+    except ImageError as error:
+        row["reason"] = error.reason
+    return row
+
+
+def _read(source: Source, entry: Entry) -> bytes:
+    if entry.num_bytes > MAX_NUM_BYTES:
+        raise ImageError("too_large", f"the file has {entry.num_bytes:,} bytes, above {MAX_NUM_BYTES:,}")
+    return source.read(entry)
