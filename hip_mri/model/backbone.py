@@ -13,7 +13,7 @@ from hip_mri.config import BackboneName, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
 from hip_mri.errors import WeightsError
 from hip_mri.model.weights import Weights
-from hip_mri.workspace import Workspace, digest, publish_folder, write_json
+from hip_mri.workspace import Workspace, digest, publish_folder, read_json, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -34,6 +34,10 @@ NUM_CALIBRATION_IMAGES: Final = 64
 NUM_STATISTICS_IMAGES: Final = 8
 """Training images from which its inner BatchNormalization statistics are estimated. All activations of the pass are
 held at once, 250 MB an image for ResNet101; each statistic still rests on 392 places in the images or more."""
+
+
+WEIGHTS_NAME: Final = "backbone.weights.h5"
+IDENTITY_NAME: Final = "identity.json"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Backbone:
     @property
     def weights_file(self) -> Path:
         """Weights as Keras saves them."""
-        return self.folder / "backbone.weights.h5"
+        return self.folder / WEIGHTS_NAME
 
 
 def build_backbone(
@@ -110,7 +114,7 @@ def prepare_backbone(
     A randomly initialised network keeps BatchNormalization statistics of 0 and 1, under which its activations grow
     from block to block. So they are estimated from training images here, in one forward pass in training mode, and
     so are mean and variance of the features: in random features all images have much in common, and a head would
-    spend its epochs on that.
+    spend its epochs on that. It is done once for a workspace, so that images that come later change no feature.
 
     Args:
         weights: Settled weights.
@@ -126,24 +130,25 @@ def prepare_backbone(
     Raises:
         WeightsError: The file does not fit the architecture.
     """
-    identity = {"recipe": RECIPE, "name": name, "image_size": preprocessing.image_size, "weights": weights.sha256}
-    images: list[NDArray[np.uint8]] = []
-    if weights.file is None:
-        hashes, images = read_training_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
-        identity |= {"seed": seed, "preprocessing": preprocessing.model_dump(), "images": list(hashes)}
-    folder = workspace.backbones_folder / digest(identity)[:16]
-    backbone = Backbone(name, preprocessing.image_size, digest(identity), weights.file is None, folder)
-    if not backbone.weights_file.exists():
-        network = build_backbone(name, preprocessing.image_size, standardized=backbone.standardized)
+    origin = {"recipe": RECIPE, "name": name, "image_size": preprocessing.image_size, "weights": weights.sha256}
+    is_random = weights.file is None
+    if is_random:
+        origin |= {"seed": seed, "preprocessing": preprocessing.model_dump()}
+    folder = workspace.backbones_folder / digest(origin)[:16]
+    identity_file, weights_file = folder / IDENTITY_NAME, folder / WEIGHTS_NAME
+    if not (identity_file.exists() and weights_file.exists()):
+        network = build_backbone(name, preprocessing.image_size, standardized=is_random)
         if weights.file is None:
+            hashes, images = read_training_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
+            origin |= {"images": list(hashes)}
             _draw_weights(network, seed)
             _calibrate(network, images)
         else:
             _load_weights(network, weights.file)
         with publish_folder(folder) as fresh:
-            network.save_weights(fresh / backbone.weights_file.name)
-            write_json(fresh / "identity.json", identity)
-    return backbone
+            network.save_weights(fresh / WEIGHTS_NAME)
+            write_json(fresh / IDENTITY_NAME, origin)
+    return Backbone(name, preprocessing.image_size, digest(read_json(identity_file)), is_random, folder)
 
 
 @functools.lru_cache(maxsize=2)
