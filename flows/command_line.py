@@ -1,4 +1,4 @@
-"""The command line: one option per setting, one clear message on failure, the run folder as the last line."""
+"""The command line of every flow: one option per setting, one clear message on failure, the result as the last line."""
 
 import importlib
 import logging
@@ -6,15 +6,16 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as OptionError
 
-from hip_mri.config import PipelineConfig
+from hip_mri.config import Settings
 from hip_mri.data.fetch import check_source
 from hip_mri.errors import HipMriError, SettingsError
 
@@ -36,15 +37,26 @@ PREFECT_DEFAULTS: Final = {
 logger = logging.getLogger("hip_mri.command_line")
 
 
-class CommandLine(PipelineConfig, BaseSettings):
-    """Train and evaluate a classifier of hip MRI images: normal or osseous lesion.
+@dataclass(frozen=True)
+class Command:
+    """A flow that is started from the command line.
 
-    Without --source it draws synthetic images and runs on them. Progress goes to standard error; the last line on
-    standard output is the folder of the finished run.
+    Attributes:
+        config: The flow's settings; each becomes an option.
+        flow: Where the flow is, as `prefect.yaml` names it: `flows.pipeline:hip_pipeline`. It takes the settings as
+            its one parameter, and what it returns becomes the last line on standard output.
+        program: What the user types, for the help.
+        description: What it does, for the help.
     """
 
+    config: type[Settings]
+    flow: str
+    program: str
+    description: str
+
+
+class _Options(BaseSettings):
     model_config = SettingsConfigDict(
-        cli_prog_name="python flows/pipeline.py",
         cli_kebab_case=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
@@ -57,19 +69,20 @@ class CommandLine(PipelineConfig, BaseSettings):
     """YAML file with settings, nested as the dots in the options; options on the command line win over it."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the pipeline as the command line asks.
+def main(command: Command, arguments: Sequence[str] | None = None) -> int:
+    """Run a flow as the command line asks.
 
     Args:
+        command: Which flow.
         arguments: Without the program's name; `None` takes those of the process.
 
     Returns:
         Exit code: 0 when everything was written, 1 when not, 130 when stopped by the user.
     """
     try:
-        config = read_config(sys.argv[1:] if arguments is None else arguments)
-        check_source(config.source)  # before Prefect takes its seconds to start
-        print(run_pipeline(config))
+        config = read_config(command, sys.argv[1:] if arguments is None else arguments)
+        check_source(getattr(config, "source", None))  # before Prefect takes its seconds to start
+        print(run_flow(command.flow, config))
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -79,47 +92,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_config(arguments: Sequence[str]) -> PipelineConfig:
+def read_config(command: Command, arguments: Sequence[str]) -> Settings:
     """Read settings from the command line, over those of `--config`, over the defaults.
 
     Args:
+        command: Whose settings.
         arguments: Such as `["--training.epochs", "3"]`; dashes and underscores in names mean the same.
 
     Returns:
-        The settings.
+        The settings, of the class that the command names.
 
     Raises:
         SettingsError: An option or a value cannot be used; all offenders are named.
     """
     words = [_with_dashes(word) if word.startswith("--") else word for word in arguments]
+    bases = cast("tuple[type[BaseSettings], ...]", (command.config, _Options))
+    options = create_model("Options", __base__=bases, __doc__=command.description)
     try:
-        given = CliSettingsSource(CommandLine, cli_parse_args=words)()
+        given = CliSettingsSource(options, cli_parse_args=words, cli_prog_name=command.program)()
         file = given.pop("config", None)
-        return PipelineConfig.model_validate(_merge(_read_yaml(Path(file)), given) if file else given)
+        return command.config.model_validate(_merge(_read_yaml(Path(file)), given) if file else given)
     except OptionError as error:
         raise SettingsError(f"{str(error).removeprefix('error parsing CLI: ')}. See --help for all options.") from error
     except ValidationError as error:
         raise SettingsError(_describe(error)) from error
 
 
-def run_pipeline(config: PipelineConfig) -> str:
-    """Run the flow in this process, with Prefect's own lines kept off the terminal.
+def run_flow(flow: str, config: Settings) -> str:
+    """Run a flow in this process, with Prefect's own lines kept off the terminal.
 
     Args:
+        flow: Module and name, as `flows.pipeline:hip_pipeline`.
         config: Every setting.
 
     Returns:
-        The folder of the finished run.
+        What the flow returns, such as the folder of the finished run.
     """
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a descriptor that `_load_keras_quietly` leaves alone
     _show_progress_lines()
     logger.info("Starting Prefect ...")
-    from flows.pipeline import hip_pipeline  # noqa: PLC0415 - Prefect reads the environment when it is imported
+    module, _, name = flow.partition(":")
+    run = getattr(importlib.import_module(module), name)  # only now: Prefect reads the environment when it is imported
 
     threading.Thread(target=_load_keras_quietly).start()  # while Prefect waits for its server
-    return hip_pipeline(config)
+    return run(config)
 
 
 def _load_keras_quietly() -> None:

@@ -1,15 +1,24 @@
 """From a source of hip MRI images to a trained, evaluated classifier. `python flows/pipeline.py --help` tells more."""
 
+import sys
+
+from flows.command_line import Command, main
+from hip_mri.config import PipelineConfig
+
+COMMAND = Command(
+    config=PipelineConfig,
+    flow="flows.pipeline:hip_pipeline",
+    program="python flows/pipeline.py",
+    description="Train and evaluate a classifier of hip MRI images: normal or osseous lesion.\n\n"
+    "Without --source it draws synthetic images and runs on them. Progress goes to standard error; the last line on "
+    "standard output is the folder of the finished run.",
+)
+
 if __name__ == "__main__":  # the command line imports this file as `flows.pipeline`; nothing is loaded twice
-    import sys
-
-    from flows.command_line import main
-
-    sys.exit(main())
+    sys.exit(main(COMMAND))
 
 from prefect import flow
 
-from hip_mri.config import PipelineConfig
 from tasks.data import (
     check_patient_tables,
     fetch_source,

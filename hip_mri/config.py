@@ -178,6 +178,23 @@ class EvaluationSettings(Settings):
     next to nothing, and single people could be recognised."""
 
 
+class DriftSettings(Settings):
+    """When new images count as unlike those that the model was trained on."""
+
+    false_alarm_rate: float = Field(default=0.005, ge=0.001, le=0.05)
+    """Highest chance that a batch of the same kind of patients is called shifted, over all statistics together."""
+
+    least_effect: float = Field(default=0.8, ge=0, le=100)
+    """Smallest shift of a statistic that matters, in standard deviations between training groups; a smaller one is
+    no reason, however certain."""
+
+    least_auc: float = Field(default=0.75, ge=0.5, le=1)
+    """Smallest AUC of telling new from training groups by their features that matters."""
+
+    min_num_groups: int = Field(default=8, ge=6, le=1_000_000)
+    """Fewest groups on either side for a judgement."""
+
+
 class RunnerSettings(Settings):
     """How the work is spread."""
 
@@ -197,6 +214,34 @@ class RunnerSettings(Settings):
         if self.num_threads:
             return self.num_threads
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class ReleaseSettings(Settings):
+    """When a newly trained model takes the place of the one that serves."""
+
+    rule: Literal["superior", "non_inferior"] = "superior"
+    """What the locked test set must show: that the AUC is higher, or that it is not lower by the margin. The second
+    lets models get worse step by step, each within the margin of the one before."""
+
+    non_inferiority_margin: float = Field(default=0.02, gt=0, lt=0.5)
+    """Loss of AUC that is as good as none. It is always reported, and decides under the rule `non_inferior`."""
+
+    error_budget: float = Field(default=0.05, gt=0, le=0.5)
+    """Probability that chance alone promotes any model at all, over all looks at one test set together."""
+
+    num_looks: int = Field(default=24, ge=1, le=10_000)
+    """Comparisons that share the budget evenly: two years of monthly training. After them the test set is used up,
+    and no comparison on it promotes any more."""
+
+    spending: Literal["even", "falling"] = "even"
+    """How looks share the budget: `even` over `num_looks`, or `falling` with the square of the look's number, which
+    gives the first looks most and never ends."""
+
+    minimum_sensitivity: float = Field(default=0.8, ge=0, le=1)
+    """Share of the lesions of the test set that a model must call at its own threshold."""
+
+    minimum_subgroup_sensitivity: float = Field(default=0.7, ge=0, le=1)
+    """The same within each subgroup that is large enough to be judged."""
 
 
 class PipelineConfig(Settings):

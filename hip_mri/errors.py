@@ -10,6 +10,7 @@
     ├── WeightsError            pretrained weights are missing or do not fit
     ├── TrainingError           training came to no usable model
     ├── EvaluationError         scores cannot be turned into metrics, figures or a report
+    ├── ReleaseError            a version cannot be registered, compared or made the champion
     └── WorkspaceError          the workspace cannot be written, or holds something foreign
 
 Every message says what failed, on which file or setting, what was found, what is needed and the next step.
@@ -64,6 +65,10 @@ class TrainingError(HipMriError):
 
 class EvaluationError(HipMriError):
     """Scores cannot be turned into metrics, figures or a report."""
+
+
+class ReleaseError(HipMriError):
+    """A version cannot be registered, compared or made the champion."""
 
 
 class WorkspaceError(HipMriError):

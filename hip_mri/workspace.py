@@ -12,6 +12,10 @@ workspace/
 ├── attributes/<digest>.parquet           further columns of the user's table of patients
 ├── pseudonyms.key                        key of the hashes that stand for patients
 ├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
+├── releases/                             what was released
+│   ├── versions/0001/                    registered models, each with what it came from
+│   ├── champion.json                     which version serves, and all that served before
+│   └── ledger.json                       every look that decisions took at the test set
 ├── sources/                              fetched or drawn source files
 ├── images/ab/<sha256>                    source images, byte for byte
 ├── fingerprints/<recipe>/                what copies of an image are found by, in shards
@@ -35,10 +39,11 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from hip_mri.errors import WorkspaceError
 
@@ -99,6 +104,22 @@ class Workspace:
     @property
     def runs_folder(self) -> Path:
         return self.root / "runs"
+
+    @property
+    def releases_folder(self) -> Path:
+        return self.root / "releases"
+
+    @property
+    def versions_folder(self) -> Path:
+        return self.releases_folder / "versions"
+
+    @property
+    def champion_file(self) -> Path:
+        return self.releases_folder / "champion.json"
+
+    @property
+    def looks_file(self) -> Path:
+        return self.releases_folder / "ledger.json"
 
     @property
     def sources_folder(self) -> Path:
@@ -194,19 +215,34 @@ class Workspace:
             self._sweep()
             yield
 
+    @contextlib.contextmanager
+    def hold_releases(self, timeout_seconds: float = 20.0) -> Iterator[None]:
+        """Be the only one to change releases; a run that trains meanwhile is not in the way.
+
+        Args:
+            timeout_seconds: How long to wait for another process, which needs seconds at most.
+
+        Raises:
+            WorkspaceError: Another process still holds the releases, or the folder cannot be written.
+        """
+        with _explained(self.releases_folder):
+            self.versions_folder.mkdir(parents=True, exist_ok=True)
+            with (self.releases_folder / ".lock").open("a+") as lock:
+                if not _wait_for_lock(lock, timeout_seconds):
+                    raise WorkspaceError(
+                        f"{self.releases_folder} has been in use by another process for {timeout_seconds:g} seconds. "
+                        "Wait for it to end, or end it, then start again."
+                    )
+                _remove_leftovers((self.releases_folder, self.versions_folder))
+                yield
+
     def _sweep(self) -> None:
-        """Remove temporary files and folders, which begin with a dot; nobody else is writing them now."""
+        """Remove temporary files and folders; nobody else is writing them now."""
         parents = [self.root, self.runs_folder, self.sources_folder, self.shards_folder, self.backbones_folder]
         parents += [self.entries_folder, self.identities_folder]
         parents += [self.models_folder, *self.models_folder.glob("*-checkpoint"), *self.features_folder.glob("*")]
         parents += self.fingerprints_folder.glob("*")
-        for leftover in (
-            path for parent in parents for path in parent.glob(".*") if path.name not in (".lock", ".gitignore")
-        ):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
+        _remove_leftovers(parents)
 
     def next_run_number(self) -> int:
         """Number of the next run: one more than the highest run folder, finished or not."""
@@ -331,6 +367,30 @@ def digest_file(file: Path) -> str:
     """SHA-256 of a file's content; 64 hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _wait_for_lock(lock: IO[str], timeout_seconds: float) -> bool:
+    """Lock a file for this process alone; whether that came about in time."""
+    end = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+
+
+def _remove_leftovers(folders: Iterable[Path]) -> None:
+    """Remove what killed processes left half-written: temporary files and folders begin with a dot."""
+    hidden = (path for folder in folders for path in folder.glob(".*"))
+    for leftover in [path for path in hidden if path.name not in (".lock", ".gitignore")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

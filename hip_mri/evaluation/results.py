@@ -140,15 +140,32 @@ def _measure_subgroups(
     """Figures by the user's columns; values of fewer groups than the minimum are put together and not named."""
     if scores.attributes is None:
         return []
-    test = scores.predictions[scores.predictions["split"] == "test"].merge(scores.attributes, on="image_id", how="left")
-    columns = [column for column in scores.attributes.columns if column != "image_id"]
-    for column in columns:
-        values = test[column].where(test[column] != "", "missing").fillna("missing")
-        num_groups = test["group"].groupby(values).nunique()
-        test[column] = values.where(values.map(num_groups) >= settings.subgroup_minimum_size, OTHERS)
-    told = [column for column in columns if test[column].nunique() > 1]
+    test = scores.predictions[scores.predictions["split"] == "test"]
+    test, told = join_attributes(test, scores.attributes, settings.subgroup_minimum_size)
     rows = measure_subgroups(test, told, threshold, settings.subgroup_minimum_size, seed, settings.num_resamples)
     return [{**row, "column": row["column"].removeprefix(ATTRIBUTE_PREFIX)} for row in rows]
+
+
+def join_attributes(
+    images: pd.DataFrame, attributes: pd.DataFrame, minimum_size: int
+) -> tuple[pd.DataFrame, list[str]]:
+    """Join the columns that describe subgroups to scored images, so that no value can name a person.
+
+    Args:
+        images: Columns image_id and group, one row per image.
+        attributes: Column image_id and those that describe subgroups, as text.
+        minimum_size: Values of fewer groups than this are put together as `others`.
+
+    Returns:
+        The images with these columns, and the names of those that tell at least two subgroups apart.
+    """
+    joined = images.merge(attributes, on="image_id", how="left")
+    columns = [column for column in attributes.columns if column != "image_id"]
+    for column in columns:
+        values = joined[column].where(joined[column] != "", "missing").fillna("missing")
+        num_groups = joined["group"].groupby(values).nunique()
+        joined[column] = values.where(values.map(num_groups) >= minimum_size, OTHERS)
+    return joined, [column for column in columns if joined[column].nunique() > 1]
 
 
 def summarize_folds(folds: pd.DataFrame) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from hip_mri.data.split import HELD_OUT, SplitReport
 from hip_mri.evaluation.checklist import write_checklist
 from hip_mri.evaluation.figures import draw_figures
 from hip_mri.evaluation.findings import Images, gather_findings, pick_samples
+from hip_mri.evaluation.hashes import hash_files
 from hip_mri.evaluation.model_card import write_model_card
 from hip_mri.evaluation.record import RunRecord, list_files
 from hip_mri.evaluation.report import write_report
@@ -30,7 +31,7 @@ from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.summary import ReportSummary, flatten_settings
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
 from hip_mri.evaluation.wording import summarize_notices
-from hip_mri.workspace import Workspace, digest_file, link_or_copy, publish_folder, write_json
+from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -152,12 +153,6 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
         write_json(files.hashes, hash_files(fresh))
     _tell(folder, metrics)
     return PublishedRun(folder, replace(summary, figures=tuple(folder / "figures" / file.name for file in figures)))
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a run but the list itself, by its path in the run folder."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != RunFiles(folder).hashes)
-    return {file.relative_to(folder).as_posix(): digest_file(file) for file in files}
 
 
 def _take_in(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:

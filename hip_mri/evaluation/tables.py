@@ -8,6 +8,7 @@ import pandas as pd
 
 from hip_mri.data.manifest import UNREADABLE
 from hip_mri.errors import EvaluationError, WorkspaceError
+from hip_mri.evaluation.hashes import HASHES
 from hip_mri.evaluation.results import Scores
 from hip_mri.workspace import Workspace
 
@@ -76,7 +77,7 @@ class RunFiles:
     @property
     def hashes(self) -> Path:
         """SHA-256 of every other file."""
-        return self.folder / "files.json"
+        return self.folder / HASHES
 
 
 def describe_manifest(manifest: pd.DataFrame) -> pd.DataFrame:

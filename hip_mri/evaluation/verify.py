@@ -17,8 +17,8 @@ import yaml
 from hip_mri.config import PipelineConfig
 from hip_mri.data.split import count_images
 from hip_mri.errors import HipMriError, WorkspaceError
+from hip_mri.evaluation.hashes import compare_hashes
 from hip_mri.evaluation.results import evaluate
-from hip_mri.evaluation.run import hash_files
 from hip_mri.evaluation.tables import RunFiles, read_scores, read_table
 from hip_mri.workspace import Workspace, digest, digest_file, read_json
 
@@ -41,7 +41,7 @@ def verify_run(folder: Path) -> list[str]:
     files = RunFiles(folder)
     if not files.hashes.is_file():
         raise WorkspaceError(f"{folder} is no finished run: it has no {files.hashes.name}. Give a folder below runs.")
-    differences = list(_compare_hashes(folder, files))
+    differences = compare_hashes(folder)
     try:
         metrics = read_json(files.metrics)
         config = PipelineConfig.model_validate(yaml.safe_load(files.config.read_text()))
@@ -91,17 +91,6 @@ def _is_number(value: Any) -> TypeGuard[float]:
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _compare_hashes(folder: Path, files: RunFiles) -> Iterator[str]:
-    recorded, found = read_json(files.hashes), hash_files(folder)
-    for name in sorted(recorded.keys() | found.keys()):
-        if name not in found:
-            yield f"{name} is missing"
-        elif name not in recorded:
-            yield f"{name} does not belong to the run"
-        elif found[name] != recorded[name]:
-            yield f"{name} was changed: its SHA-256 is {found[name][:12]}…, {recorded[name][:12]}… was recorded"
 
 
 def _count_again(files: RunFiles) -> dict[str, Any]:

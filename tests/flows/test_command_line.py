@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from flows.command_line import main, read_config
-from hip_mri.config import PipelineConfig
+from flows.command_line import Command, main, read_config
+from flows.pipeline import COMMAND
+from hip_mri.config import PipelineConfig, Settings
 from hip_mri.errors import SettingsError
 
 PROJECT = Path(__file__).parents[2]
+
+COMMANDS = [COMMAND]
+"""Of every flow."""
 
 
 def list_options(model: type[BaseModel], prefix: str = "--") -> list[str]:
@@ -26,11 +30,12 @@ def list_options(model: type[BaseModel], prefix: str = "--") -> list[str]:
 
 
 def test_no_options_are_the_defaults() -> None:
-    assert read_config([]) == PipelineConfig()
+    assert read_config(COMMAND, []) == PipelineConfig()
 
 
 def test_dotted_names_set_fields_with_dashes_and_underscores_alike() -> None:
     config = read_config(
+        COMMAND,
         [
             "--source",
             "x.zip",
@@ -45,7 +50,7 @@ def test_dotted_names_set_fields_with_dashes_and_underscores_alike() -> None:
             "false",
             "--workspace",
             "some_where",
-        ]
+        ],
     )
     assert config.source == "x.zip"
     assert config.model.backbone == "ResNet50"
@@ -58,17 +63,17 @@ def test_dotted_names_set_fields_with_dashes_and_underscores_alike() -> None:
 def test_file_gives_way_to_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("seed: 3\ntraining: {epochs: 4, batch_size: 5}\n")
-    config = read_config(["--config", str(file), "--training.epochs", "6"])
+    config = read_config(COMMAND, ["--config", str(file), "--training.epochs", "6"])
     assert (config.seed, config.training.epochs, config.training.batch_size) == (3, 6, 5)
 
 
 def test_written_settings_can_be_read_again(tmp_path: Path) -> None:
     import yaml
 
-    config = read_config(["--source", "x.zip", "--seed", "9", "--data.val-fraction", "0.2"])
+    config = read_config(COMMAND, ["--source", "x.zip", "--seed", "9", "--data.val-fraction", "0.2"])
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    assert read_config(["--config", str(file)]) == config
+    assert read_config(COMMAND, ["--config", str(file)]) == config
 
 
 @pytest.mark.parametrize(
@@ -84,12 +89,12 @@ def test_written_settings_can_be_read_again(tmp_path: Path) -> None:
 )
 def test_bad_options_are_named(arguments: list[str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        read_config(arguments)
+        read_config(COMMAND, arguments)
 
 
 def test_all_bad_values_are_named_at_once() -> None:
     with pytest.raises(SettingsError, match=r"(?s)seed: .*training.epochs: ") as error:
-        read_config(["--seed", "-1", "--training.epochs", "many"])
+        read_config(COMMAND, ["--seed", "-1", "--training.epochs", "many"])
     assert len(str(error.value).splitlines()) == 2
 
 
@@ -97,23 +102,24 @@ def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("{")
     with pytest.raises(SettingsError, match="must hold names and values"):
-        read_config(["--config", str(tmp_path / "list.yaml")])
+        read_config(COMMAND, ["--config", str(tmp_path / "list.yaml")])
     with pytest.raises(SettingsError, match="is not YAML"):
-        read_config(["--config", str(tmp_path / "broken.yaml")])
+        read_config(COMMAND, ["--config", str(tmp_path / "broken.yaml")])
 
 
 def test_missing_source_is_told_at_once_with_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--source", "/no/such.zip"]) == 1
+    assert main(COMMAND, ["--source", "/no/such.zip"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("error: source: there is no file or folder '/no/such.zip'.")
     assert len(output.err.splitlines()) == 1
 
 
-def test_help_lists_every_setting_without_loading_prefect_or_tensorflow() -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.flow)
+def test_help_lists_every_setting_without_loading_prefect_or_tensorflow(command: Command) -> None:
     code = (
-        "import sys; from flows.command_line import main\n"
-        "try: main(['--help'])\n"
+        "import runpy, sys; sys.argv = ['flow', '--help']\n"
+        f"try: runpy.run_module('{command.flow.partition(':')[0]}', run_name='__main__')\n"
         "except SystemExit: pass\n"
         "print(sorted({'prefect', 'tensorflow', 'keras'} & set(sys.modules)))"
     )
@@ -126,6 +132,38 @@ def test_help_lists_every_setting_without_loading_prefect_or_tensorflow() -> Non
         env=os.environ | {"COLUMNS": "200"},
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    missing = [option for option in list_options(PipelineConfig) if option + " " not in done.stdout]
+    assert done.stdout.startswith(f"usage: {command.program} ")
+    assert " ".join(command.description.split()[:5]) in done.stdout
+    missing = [option for option in list_options(command.config) if option + " " not in done.stdout]
     assert missing == []
-    assert "(default: 30)" in done.stdout
+    assert "--config " in done.stdout
+
+
+def test_help_states_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_config(COMMAND, ["--help"])
+    assert "(default: 30)" in " ".join(capsys.readouterr().out.split())
+
+
+class CountingSettings(Settings):
+    """Settings of a flow that only this test knows."""
+
+    number: int = 2
+    """What is counted from."""
+
+
+def count_on(config: CountingSettings) -> str:
+    return str(config.number + 1)
+
+
+def test_any_flow_with_settings_of_its_own_has_this_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command(CountingSettings, f"{__name__}:count_on", "count", "Count on.")
+    code = (
+        "from tests.flows import test_command_line as test; from flows.command_line import Command, main\n"
+        f"main(Command(test.CountingSettings, {command.flow!r}, 'count', 'Count on.'), ['--number', '41'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "42"
+    assert read_config(command, []) == CountingSettings()
+    assert main(command, ["--number", "x"]) == 1
+    assert capsys.readouterr().err.startswith("error: number: Input should be a valid integer")

@@ -1,0 +1,165 @@
+"""Do two samples of patients look alike? A test on the appearance of their images that permutes whole groups.
+
+Images of one patient resemble each other, so that a test on images would take twelve patients with fifty images each
+for six hundred witnesses. Here a group (a patient, a series) is one witness: its images are averaged, and the test
+permutes which groups are called new. That is exact for any distribution: if the new groups come from where the
+training groups came from, every such relabelling is as probable as the real one.
+
+Of each statistic the largest distance of the two cumulative distributions is taken (Kolmogorov and Smirnov), which
+sees any change of position, spread or shape. The p value of a statistic counts the relabellings in which the largest
+distance of *all* statistics reaches its own; so the chance of a false alarm by any of them is bounded, whatever
+their correlation (Westfall and Young).
+
+Sources: Westfall and Young, "Resampling-Based Multiple Testing", 1993 (single-step maxT); Phipson and Smyth,
+"Permutation p-values should never be zero", Statistical Applications in Genetics and Molecular Biology 9, 2010.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import wasserstein_distance
+
+from hip_mri.data.appearance import STATISTICS, Statistic
+
+MAX_NUM_GROUPS: Final = 500
+"""Groups of either side that are compared; a difference that more would be needed to see is too small to matter."""
+
+MOST_CELLS: Final = 2**19
+"""Groups times relabellings that are held at a time, some megabytes per matrix."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StatisticShift:
+    """One statistic of the training images and of a new batch; all values are means of groups.
+
+    Attributes:
+        statistic: Which.
+        reference_range: Lowest and highest of the training groups.
+        new_range: Lowest and highest of the new groups.
+        reference_median: Median of the training groups.
+        new_median: Median of the new groups.
+        effect: Distance of the two distributions (Wasserstein's, in units of the statistic: how far values must be
+            moved, on average, to turn one into the other) over the standard deviation between training groups, or
+            over `Statistic.least_spread` where that is larger.
+        is_beyond: Whether all new groups lie outside the range of the training groups, widened on both sides by its
+            own width, or by four times `least_spread` where that is larger.
+        p_value: Chance of such a difference, in any statistic, between groups from one source; `None`: not tested.
+    """
+
+    statistic: Statistic
+    reference_range: tuple[float, float]
+    new_range: tuple[float, float]
+    reference_median: float
+    new_median: float
+    effect: float
+    is_beyond: bool
+    p_value: float | None
+
+
+def choose_groups(groups: NDArray[np.integer], seed: int, most: int = MAX_NUM_GROUPS) -> NDArray[np.int64]:
+    """Choose images so that whole groups are in or out.
+
+    Args:
+        groups: Code of each image's group, shape (num_images,).
+        seed: The same seed chooses the same groups.
+        most: Groups that are kept; where there are no more, all images are.
+
+    Returns:
+        Positions of the images of the chosen groups, ascending.
+    """
+    codes = np.unique(groups)
+    if len(codes) <= most:
+        return np.arange(len(groups))
+    return np.flatnonzero(np.isin(groups, np.random.default_rng(seed).choice(codes, most, replace=False)))
+
+
+def measure_shifts(reference: Floats, new: Floats, alpha: float | None, seed: int) -> list[StatisticShift]:
+    """Compare each statistic of training groups and new groups.
+
+    Args:
+        reference: Mean appearance of each training group, shape (num_groups, len(STATISTICS)), at least one.
+        new: The same of the new groups.
+        alpha: Chance of a false alarm that the p values must be able to tell; `None`: p values are left out.
+        seed: The same seed draws the same relabellings.
+
+    Returns:
+        One for each of `STATISTICS`, in their order.
+    """
+    p_values: Sequence[float | None] = [None] * len(STATISTICS)
+    if alpha is not None:
+        p_values = _test_distances(reference, new, alpha, seed).tolist()
+    columns = zip(STATISTICS, reference.T, new.T, p_values, strict=True)
+    return [_measure_shift(statistic, old, young, p_value) for statistic, old, young, p_value in columns]
+
+
+def draw_relabellings(num_reference: int, num_new: int, alpha: float, seed: int) -> Iterator[NDArray[np.bool_]]:
+    """Say which groups are called new: as they are first, then at random.
+
+    Args:
+        num_reference: Training groups; they stand first.
+        num_new: New groups.
+        alpha: Enough relabellings are drawn that ten of them may still beat the real one at this level.
+        seed: The same seed draws the same ones.
+
+    Yields:
+        Rows of which each has `num_new` places set, some at a time, shape (count, num_reference + num_new). The first
+        row of all is the real one; the p value is the share of rows that are at least as extreme.
+    """
+    generator = np.random.default_rng(seed)
+    real = np.arange(num_reference + num_new) >= num_reference
+    yield real[None]
+    num_left = int(np.ceil(10 / alpha)) - 1
+    while num_left:
+        count = min(num_left, max(1, MOST_CELLS // len(real)))
+        yield generator.permuted(np.tile(real, (count, 1)), axis=1)
+        num_left -= count
+
+
+def measure_distances(pooled: Floats, is_new: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Largest distance of the cumulative distributions of each statistic, after each relabelling.
+
+    Args:
+        pooled: Values of all groups, shape (num_groups, num_statistics).
+        is_new: Rows as `draw_relabellings` yields them.
+
+    Returns:
+        Distances times the number of old and of new groups, which makes them exact; shape (rows, num_statistics).
+    """
+    num_new = int(is_new[0].sum())
+    steps = np.where(is_new, is_new.shape[1] - num_new, -num_new)
+    distances = np.empty((len(is_new), pooled.shape[1]), np.int64)
+    for column, values in enumerate(pooled.T):
+        order = np.argsort(values)
+        is_last_of_equals = np.append(np.diff(values[order]) > 0, True)
+        heights = np.cumsum(steps[:, order], axis=1)[:, is_last_of_equals]
+        distances[:, column] = np.abs(heights).max(axis=1)
+    return distances
+
+
+def _test_distances(reference: Floats, new: Floats, alpha: float, seed: int) -> Floats:
+    pooled = np.concatenate([reference, new])
+    draws = draw_relabellings(len(reference), len(new), alpha, seed)
+    real = measure_distances(pooled, next(draws))[0]
+    largest = np.concatenate([measure_distances(pooled, is_new).max(axis=1) for is_new in draws])
+    return (1 + (largest[:, None] >= real).sum(axis=0)) / (1 + len(largest))
+
+
+def _measure_shift(statistic: Statistic, reference: Floats, new: Floats, p_value: float | None) -> StatisticShift:
+    low, high = float(reference.min()), float(reference.max())
+    margin = max(high - low, 4 * statistic.least_spread)
+    spread = max(float(reference.std()), statistic.least_spread)
+    return StatisticShift(
+        statistic=statistic,
+        reference_range=(low, high),
+        new_range=(float(new.min()), float(new.max())),
+        reference_median=float(np.median(reference)),
+        new_median=float(np.median(new)),
+        effect=float(wasserstein_distance(reference, new)) / spread,
+        is_beyond=bool(((new < low - margin) | (new > high + margin)).all()),
+        p_value=p_value,
+    )

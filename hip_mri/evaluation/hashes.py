@@ -1,0 +1,39 @@
+"""`files.json` of a run: the SHA-256 of every other file, so that a change is noticed. Loads nothing heavy."""
+
+from pathlib import Path
+from typing import Final
+
+from hip_mri.workspace import digest_file, read_json
+
+HASHES: Final = "files.json"
+"""SHA-256 of every other file of a run, by its path in the run folder."""
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a run but the list itself, by its path in the run folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / HASHES)
+    return {file.relative_to(folder).as_posix(): digest_file(file) for file in files}
+
+
+def compare_hashes(folder: Path) -> list[str]:
+    """Name every file of a run folder that is missing, foreign or changed; empty where all is as recorded.
+
+    Raises:
+        WorkspaceError: The run has no readable list of hashes.
+    """
+    recorded, found = read_json(folder / HASHES), hash_files(folder)
+    return [
+        sentence
+        for name in sorted(recorded.keys() | found.keys())
+        if (sentence := _compare_hash(name, recorded.get(name), found.get(name)))
+    ]
+
+
+def _compare_hash(name: str, recorded: str | None, found: str | None) -> str | None:
+    if found is None:
+        return f"{name} is missing"
+    if recorded is None:
+        return f"{name} does not belong to the run"
+    if found != recorded:
+        return f"{name} was changed: its SHA-256 is {found[:12]}…, {recorded[:12]}… was recorded"
+    return None
