@@ -244,15 +244,26 @@ class ReleaseSettings(Settings):
     """The same within each subgroup that is large enough to be judged."""
 
 
-class PipelineConfig(Settings):
-    """All settings of `hip-pipeline`."""
+class RetrainSettings(Settings):
+    """When new images lead to a new model, and who has the last word."""
 
-    source: str | None = None
-    """Where the images come from: a zip file, a folder, an `https://`, `s3://` or `gs://` address, or a Google
-    Drive share link or id. Nothing: the synthetic demo images."""
+    min_new_images: int = Field(default=50, ge=1)
+    """New images below which nothing is trained; they wait for the next run."""
 
-    source_sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
-    """Expected SHA-256 of the source file, 64 hexadecimal digits; another one ends the run."""
+    accept_drift: bool = False
+    """Whether images that look unlike those of training are taken in all the same: those of this run, and all that
+    earlier runs have set aside."""
+
+    approval: Literal["automatic", "person"] = "automatic"
+    """Who promotes a model that has passed the gate: `person` stops the run and shows the comparison in the Prefect UI,
+    with a form for the answer."""
+
+    approval_timeout_hours: float = Field(default=72, gt=0, le=24 * 90)
+    """Hours to wait for that answer; without one the champion stays."""
+
+
+class TrainingConfig(Settings):
+    """What every flow that trains is told."""
 
     workspace: Path = Path("workspace")
     """Folder that holds everything the pipeline writes."""
@@ -268,13 +279,45 @@ class PipelineConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     runner: RunnerSettings = RunnerSettings()
 
+    @property
+    def is_demo(self) -> bool:
+        """Whether the run draws its own synthetic images."""
+        return False
+
+
+class _OneSource(Settings):
+    source: str | None = None
+    """Where the images come from: a zip file, a folder, an `https://`, `s3://` or `gs://` address, or a Google
+    Drive share link or id. Nothing: the synthetic demo images."""
+
+    source_sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
+    """Expected SHA-256 of the source file, 64 hexadecimal digits; another one ends the run."""
+
     @model_validator(mode="after")
     def _check_file_source(self) -> Self:
         if self.source_sha256 and self.source is None:
             raise ValueError("source_sha256 is given without a source; give the source that it belongs to")
         return self
 
+
+class PipelineConfig(TrainingConfig, _OneSource):  # fields of the last base come first
+    """All settings of `hip-pipeline`."""
+
     @property
     def is_demo(self) -> bool:
         """Whether the run draws its own synthetic images."""
         return self.source is None
+
+
+class _ManySources(Settings):
+    sources: tuple[str, ...] = ("incoming",)
+    """Where new images come from, each like the pipeline's source: class folders, a zip file, an address; or a folder
+    into which zip files and folders with class folders are dropped. All images that earlier runs took in stay."""
+
+
+class RetrainConfig(TrainingConfig, _ManySources):
+    """All settings of `hip-retrain`."""
+
+    retrain: RetrainSettings = RetrainSettings()
+    drift: DriftSettings = DriftSettings()
+    release: ReleaseSettings = ReleaseSettings()

@@ -10,6 +10,7 @@
     ├── WeightsError            pretrained weights are missing or do not fit
     ├── TrainingError           training came to no usable model
     ├── EvaluationError         scores cannot be turned into metrics, figures or a report
+    ├── DriftError              new images do not look like those that the model was trained on
     ├── ReleaseError            a version cannot be registered, compared or made the champion
     └── WorkspaceError          the workspace cannot be written, or holds something foreign
 
@@ -65,6 +66,10 @@ class TrainingError(HipMriError):
 
 class EvaluationError(HipMriError):
     """Scores cannot be turned into metrics, figures or a report."""
+
+
+class DriftError(HipMriError):
+    """New images do not look like those that the model was trained on."""
 
 
 class ReleaseError(HipMriError):

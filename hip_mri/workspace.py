@@ -12,6 +12,7 @@ workspace/
 ├── attributes/<digest>.parquet           further columns of the user's table of patients
 ├── pseudonyms.key                        key of the hashes that stand for patients
 ├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
+├── retrainings/0001/                     reports of retrainings: what came in, what changed, who won and why
 ├── releases/                             what was released
 │   ├── versions/0001/                    registered models, each with what it came from
 │   ├── champion.json                     which version serves, and all that served before
@@ -24,6 +25,7 @@ workspace/
 ├── features/<set>/                       feature rows, in shards; one set per backbone and settings
 ├── models/<digest>/                      trained networks
 ├── folds/<digest>.csv                    scores of cross-validation
+├── drift/<digest>.png                    new images beside those of training
 ├── neighbours/<digest>.csv               nearest training images, by features
 ├── shards/<digest>.parquet               which images a task run handles
 └── cache/                                Prefect's records of finished task runs
@@ -47,8 +49,8 @@ from typing import IO, Any, Final
 
 from hip_mri.errors import WorkspaceError
 
-_RUN_FOLDER: Final = re.compile(r"(\d+)|\.(\d+)-.+")
-"""A finished run, or one that `publish_folder` is filling."""
+_NUMBERED_FOLDER: Final = re.compile(r"(\d+)|\.(\d+)-.+")
+"""A finished run or its like, or one that `publish_folder` is filling."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,14 @@ class Workspace:
     @property
     def looks_file(self) -> Path:
         return self.releases_folder / "ledger.json"
+
+    @property
+    def retrainings_folder(self) -> Path:
+        return self.root / "retrainings"
+
+    @property
+    def drift_folder(self) -> Path:
+        return self.root / "drift"
 
     @property
     def sources_folder(self) -> Path:
@@ -239,16 +249,18 @@ class Workspace:
     def _sweep(self) -> None:
         """Remove temporary files and folders; nobody else is writing them now."""
         parents = [self.root, self.runs_folder, self.sources_folder, self.shards_folder, self.backbones_folder]
-        parents += [self.entries_folder, self.identities_folder]
+        parents += [self.entries_folder, self.identities_folder, self.retrainings_folder, self.drift_folder]
         parents += [self.models_folder, *self.models_folder.glob("*-checkpoint"), *self.features_folder.glob("*")]
         parents += self.fingerprints_folder.glob("*")
         _remove_leftovers(parents)
 
     def next_run_number(self) -> int:
         """Number of the next run: one more than the highest run folder, finished or not."""
-        folders = [folder for folder in self.runs_folder.glob("*") if folder.is_dir()]
-        matches = [match for folder in folders if (match := _RUN_FOLDER.fullmatch(folder.name))]
-        return max((int(match[1] or match[2]) for match in matches), default=0) + 1
+        return _find_next_number(self.runs_folder)
+
+    def next_retraining_number(self) -> int:
+        """Number of the next report of a retraining, likewise."""
+        return _find_next_number(self.retrainings_folder)
 
 
 @contextlib.contextmanager
@@ -403,6 +415,12 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path} could not be written ({error.strerror or error}). Make room on the disk or free the folder, "
             "then start again: finished work is kept."
         ) from error
+
+
+def _find_next_number(parent: Path) -> int:
+    folders = [folder for folder in parent.glob("*") if folder.is_dir()]
+    matches = [match for folder in folders if (match := _NUMBERED_FOLDER.fullmatch(folder.name))]
+    return max((int(match[1] or match[2]) for match in matches), default=0) + 1
 
 
 def _exchange(fresh: Path, folder: Path) -> None:

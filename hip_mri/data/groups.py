@@ -20,9 +20,9 @@ from hip_mri.config import DataSettings
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.fingerprint import list_fingerprinted
 from hip_mri.data.identities import identify_images
-from hip_mri.data.ingest import CONTRADICTORY_LABEL, check_classes, write_quarantine
+from hip_mri.data.ingest import CONTRADICTORY_LABEL, check_classes
 from hip_mri.data.ledger import read_ledger
-from hip_mri.data.manifest import read_manifest, write_manifest
+from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.data.similarity import find_similar_images
 from hip_mri.errors import SplitError, list_offenders
 from hip_mri.workspace import Workspace, replace_file

@@ -4,17 +4,17 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
+from hip_mri.data.admission import mark_set_aside
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.entries import keep_entries, list_entries, read_delivery
-from hip_mri.data.manifest import read_manifest, write_manifest
+from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.errors import SourceError, SplitError
-from hip_mri.workspace import Workspace, digest, replace_file
+from hip_mri.workspace import Workspace, digest
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ def ingest_images(
     has_earlier = keep_earlier and workspace.manifest_file.exists()
     earlier = set(read_manifest(workspace.manifest_file)["delivery"]) if has_earlier else set()
     lists = [reading.entries.assign(delivery=name) for name, reading in readings.items()]
-    manifest = _settle_copies(pd.concat([*lists, list_entries(sorted(earlier - set(readings)), workspace)]))
+    rows = pd.concat([*lists, list_entries(sorted(earlier - set(readings)), workspace)], ignore_index=True)
+    manifest = mark_set_aside(_settle_copies(rows), workspace)
     counts = Counter(manifest["state"])
     if not counts["ready"]:
         reasons = manifest["reason"].value_counts().to_dict()
@@ -130,10 +131,3 @@ def check_classes(labels: pd.Series) -> None:
             + ", ".join(f"{label} {count}" for label, count in num_images.items())
             + f". Each class needs at least {len(SPLITS)}; add images, or look into quarantine.csv for refused ones."
         )
-
-
-def write_quarantine(file: Path, manifest: pd.DataFrame) -> None:
-    """Write what cannot be used, and why, by pseudonym."""
-    quarantined = manifest.loc[manifest["state"] == "quarantined", ["image_id", "reason", "sha256"]]
-    with replace_file(file) as temporary:
-        quarantined.to_csv(temporary, index=False)

@@ -7,7 +7,7 @@ from hip_mri.errors import WorkspaceError
 from hip_mri.workspace import Workspace, digest, read_json, replace_file, write_json
 
 COLUMNS = ("sha256", "split", "patient")
-"""SHA-256 of the image, its split or `held_out`, and the keyed hash of its patient or empty."""
+"""SHA-256 of the image, its split, `held_out` or `set_aside`, and the keyed hash of its patient or empty."""
 
 
 def read_ledger(workspace: Workspace) -> pd.DataFrame:
@@ -30,7 +30,12 @@ def read_ledger(workspace: Workspace) -> pd.DataFrame:
 def extend_ledger(images: pd.DataFrame, workspace: Workspace) -> None:
     """Keep the splits of these images (`COLUMNS`), and of earlier ones that the source no longer holds."""
     rows = pd.concat([read_ledger(workspace), images.loc[:, list(COLUMNS)]])
-    rows = rows.drop_duplicates("sha256", keep="last").sort_values("sha256", ignore_index=True)
+    write_ledger(rows.drop_duplicates("sha256", keep="last"), workspace)
+
+
+def write_ledger(rows: pd.DataFrame, workspace: Workspace) -> None:
+    """Replace the ledger; one row per image (`COLUMNS`)."""
+    rows = rows.sort_values("sha256", ignore_index=True)
     with replace_file(workspace.splits_file, is_private=True) as temporary:
         rows.to_parquet(temporary, index=False)
 

@@ -66,3 +66,10 @@ def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
 def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:
     """Rows of the images that are in use, sorted by image id."""
     return manifest.loc[manifest["state"] == "ready"].sort_values("image_id", ignore_index=True)
+
+
+def write_quarantine(file: Path, manifest: pd.DataFrame) -> None:
+    """Write what cannot be used, and why, by pseudonym."""
+    quarantined = manifest.loc[manifest["state"] == "quarantined", ["image_id", "reason", "sha256"]]
+    with replace_file(file) as temporary:
+        quarantined.to_csv(temporary, index=False)

@@ -152,7 +152,7 @@ def _find_settled(images: pd.DataFrame, ledger: pd.DataFrame, *, is_locked: bool
     """The split that an earlier run or the user's table gave to each image, `held_out`, or empty."""
     earlier = ledger.set_index("sha256")["split"].reindex(images["sha256"], fill_value="").set_axis(images.index)
     prescribed = images["split"]
-    changed = (earlier != "") & (prescribed != "") & (earlier != prescribed)
+    changed = earlier.isin(SPLITS) & (prescribed != "") & (earlier != prescribed)
     if changed.any():
         raise SplitError(
             f"data.patients_file: it moves {int(changed.sum())} images to another split than they had: "

@@ -114,11 +114,24 @@ def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -
             "Run the pipeline again: both are written anew."
         )
     folds = read_table(files.folds) if files.folds.exists() else None
-    described = None if attributes is None else _read_attributes(joined, workspace, attributes)
+    described = None if attributes is None else read_attributes(joined, workspace, attributes)
     return Scores(joined.drop(columns="sha256"), read_table(files.neighbours), folds, described)
 
 
-def _read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd.DataFrame:
+def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd.DataFrame:
+    """Read the columns that describe subgroups.
+
+    Args:
+        images: Columns image_id and sha256.
+        workspace: Holds the columns.
+        name: Of their table.
+
+    Returns:
+        Column image_id and the user's columns, a row for each of the images.
+
+    Raises:
+        WorkspaceError: The table is missing or damaged.
+    """
     file = workspace.attributes_folder / f"{name}.parquet"
     try:
         columns = pd.read_parquet(file)

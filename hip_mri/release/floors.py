@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hip_mri.config import LABELS, ReleaseSettings
-from hip_mri.data.groups import ATTRIBUTE_PREFIX
+from hip_mri.data.identities import ATTRIBUTE_PREFIX
 from hip_mri.evaluation.results import join_attributes
 from hip_mri.evaluation.subgroups import MINIMUM_SIZE
 

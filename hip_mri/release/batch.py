@@ -1,0 +1,94 @@
+"""Whether the images that have come look like those of training, asked before they change a model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hip_mri.config import DriftSettings
+from hip_mri.data.admission import set_aside
+from hip_mri.data.appearance import describe_stored_images
+from hip_mri.data.images import decode_gray
+from hip_mri.data.manifest import read_manifest, select_ready
+from hip_mri.data.preprocess import read_stored_image
+from hip_mri.data.shift import choose_groups
+from hip_mri.evaluation.charts.drift import BatchLook, draw_drift
+from hip_mri.evaluation.style import save_figure
+from hip_mri.model.drift import Batch, DriftReport, detect_drift
+from hip_mri.model.features import FeatureSet
+from hip_mri.release.arrivals import find_latest, list_known
+from hip_mri.workspace import Workspace, digest
+
+NUM_EXAMPLES = 6
+"""Images of each side in the picture."""
+
+
+@dataclass(frozen=True)
+class BatchCheck:
+    """What became of the check.
+
+    Attributes:
+        report: The tests.
+        picture_file: Statistics that differ most, and examples.
+    """
+
+    report: DriftReport
+    picture_file: Path
+
+
+def check_batch(
+    workspace: Workspace, features: FeatureSet, settings: DriftSettings, seed: int, num_threads: int
+) -> BatchCheck | None:
+    """Compare the images that the latest version did not know with those that it was trained on.
+
+    Args:
+        workspace: Its manifest is split, and the features of all images are stored; the picture is written there.
+        features: The set that the features belong to.
+        settings: What counts as a shift.
+        seed: Start of every random choice.
+        num_threads: Threads that decode images.
+
+    Returns:
+        The outcome; `None` where there is no version, or nothing new.
+    """
+    latest = find_latest(workspace)
+    known = list_known(latest)
+    images = select_ready(read_manifest(workspace.manifest_file))
+    training = images[images["sha256"].isin(known.loc[known["split"] == "train", "sha256"])]
+    new = images[~images["sha256"].isin(known["sha256"])]
+    if latest is None or training.empty or new.empty:
+        return None
+    sides = [_choose(rows, seed) for rows in (training, new)]
+    batches = [_describe(rows, workspace, features, num_threads) for rows in sides]
+    report = detect_drift(batches[0], batches[1], settings, seed)
+    file = workspace.drift_folder / f"{digest([latest.model_sha256, sorted(new['sha256'])])[:16]}.png"
+    looks = [_look(rows, batch, workspace) for rows, batch in zip(sides, batches, strict=True)]
+    return BatchCheck(report, save_figure(draw_drift(report.shifts, looks[0], looks[1]), file))
+
+
+def set_batch_aside(workspace: Workspace) -> int:
+    """Take the images that the latest version did not know out of use; returns their number."""
+    images = select_ready(read_manifest(workspace.manifest_file))
+    new = set(images["sha256"]) - set(list_known(find_latest(workspace))["sha256"])
+    set_aside(new, workspace)
+    return len(new)
+
+
+def _choose(images: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The images of the groups that are compared."""
+    images = images.sort_values("image_id", ignore_index=True)
+    return images.iloc[choose_groups(pd.factorize(images["group"])[0], seed)]
+
+
+def _describe(images: pd.DataFrame, workspace: Workspace, features: FeatureSet, num_threads: int) -> Batch:
+    return Batch(
+        appearance=describe_stored_images(list(images["sha256"]), workspace, num_threads),
+        features=features.open_store(workspace).select(images["sha256"], mirrored=False),
+        groups=pd.factorize(images["group"])[0],
+    )
+
+
+def _look(images: pd.DataFrame, batch: Batch, workspace: Workspace) -> BatchLook:
+    """One image of each of some groups, the first by id."""
+    shown = images.drop_duplicates("group").sort_values("image_id")["sha256"].head(NUM_EXAMPLES)
+    return BatchLook(batch.appearance, [decode_gray(read_stored_image(sha256, workspace)) for sha256 in shown])

@@ -1,0 +1,102 @@
+"""A newly trained model before the gate: registered, compared with the champion, promoted or not."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hip_mri.config import ReleaseSettings
+from hip_mri.data.manifest import read_manifest, select_ready
+from hip_mri.evaluation.tables import read_attributes, read_table
+from hip_mri.release.champion import promote, read_champion
+from hip_mri.release.gate import Decision, compare_versions, judge_first_version
+from hip_mri.release.ledger import record_outcome, record_look
+from hip_mri.release.registry import register_version
+from hip_mri.release.versions import Version
+from hip_mri.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A version that has been before the gate.
+
+    Attributes:
+        challenger: The new version.
+        champion: The version that served at the time; `None` before the first.
+        decision: What the gate says.
+        measures: Figures of the locked test images at each version's own threshold, by `challenger` and `champion`.
+    """
+
+    challenger: Version
+    champion: Version | None
+    decision: Decision
+    measures: Mapping[str, Mapping[str, Any]]
+
+
+def challenge_champion(
+    workspace: Workspace, run_folder: Path, settings: ReleaseSettings, minimum_size: int
+) -> Challenge:
+    """Register a finished run as a version and compare it with the champion on the locked test set.
+
+    Args:
+        workspace: Where the run was made; versions and ledger are written.
+        run_folder: The finished run.
+        settings: Rule, budget and floors of the gate.
+        minimum_size: Groups with lesions that a subgroup needs to be judged.
+
+    Returns:
+        The comparison. Nothing is promoted yet.
+
+    Raises:
+        ReleaseError: The run was changed, or both models do not speak of the same test images.
+    """
+    challenger, champion = register_version(workspace, run_folder), read_champion(workspace)
+    metrics = challenger.read_metrics()
+    scores = read_test_scores(challenger, workspace)
+    threshold, name = metrics["threshold"], metrics["grouping"]["attributes"]
+    attributes = None if name is None else read_attributes(scores, workspace, name)
+    measures = {"challenger": metrics["test"]}
+    if champion is None:
+        decision = judge_first_version(scores, settings, threshold, attributes, minimum_size)
+    elif champion.model_sha256 == challenger.model_sha256:
+        decision = Decision(promote=False, reasons=("It is the champion's own model, bit for bit.",), floors=())
+    else:
+        look = record_look(
+            workspace, challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256, settings
+        )
+        former = read_test_scores(champion, workspace)
+        decision = compare_versions(former, scores, settings, look, threshold, attributes, minimum_size)
+        record_outcome(workspace, look, is_promoted=decision.promote)
+    if champion is not None:
+        measures["champion"] = champion.read_metrics()["test"]
+    for reason in decision.reasons:
+        logger.info("Gate: %s", reason)
+    return Challenge(challenger, champion, decision, measures)
+
+
+def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
+    """A version's scores of its test images, with their labels and groups of today.
+
+    Returns:
+        Columns image_id, sha256, label, score (0-1) and group.
+    """
+    scores = read_table(version.folder / "predictions.csv")
+    scores = scores.loc[scores["split"] == "test", ["image_id", "score"]]
+    images = select_ready(read_manifest(workspace.manifest_file))[["image_id", "sha256", "label", "group"]]
+    return scores.merge(images, on="image_id", validate="one_to_one")
+
+
+def is_champion_still(workspace: Workspace, champion: Version | None) -> bool:
+    """Whether the champion is the one that a comparison was made with."""
+    return read_champion(workspace) == champion
+
+
+def promote_challenger(workspace: Workspace, challenge: Challenge, reason: str) -> None:
+    """Make the challenger the champion; see `hip_mri.release.champion.promote`."""
+    promote(workspace, challenge.challenger, reason)
+    logger.info("Version %s is the champion", challenge.challenger.name)
