@@ -19,28 +19,9 @@ if __name__ == "__main__":  # the command line imports this file as `flows.pipel
 
 from prefect import flow
 
-from tasks.data import (
-    check_patient_tables,
-    fetch_source,
-    fingerprint_images,
-    group_images,
-    hold_workspace,
-    ingest_images,
-    lay_out_folders,
-    plan_shards,
-    preprocess_images,
-    split_manifest,
-)
-from tasks.evaluation import publish_run
-from tasks.model import (
-    choose_features,
-    cross_validate_head,
-    extract_features,
-    find_neighbours,
-    prepare_backbone,
-    resolve_weights,
-    train_model,
-)
+from flows.stages import arrange_images, compute_features, train_and_report
+from tasks.data import check_patient_tables, fetch_source, hold_workspace, ingest_images
+from tasks.model import resolve_weights
 from tasks.steps import Steps
 
 
@@ -54,33 +35,14 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     Returns:
         The folder of the finished run.
     """
-    data, preprocessing, model, training = config.data, config.preprocessing, config.model, config.training
-    threads = config.runner.count_threads()
-    steps = Steps(config.runner)
+    model, steps = config.model, Steps(config.runner)
     with hold_workspace(config.workspace) as workspace:
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
 
         delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace)
-        steps.run(check_patient_tables)(delivered, data.patients_file)
-        intake = steps.run(ingest_images)(delivered, workspace, threads)
-        if data.group_similar:
-            arrived = steps.run(plan_shards)(workspace, config.runner.shard_size)
-            steps.map(fingerprint_images, arrived, workspace)
-        groups = steps.run(group_images)(workspace, delivered, data, threads)
-        division = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
+        steps.run(check_patient_tables)(delivered, config.data.patients_file)
+        intake = steps.run(ingest_images)(delivered, workspace, config.runner.count_threads())
 
-        shards = steps.run(plan_shards)(workspace, config.runner.shard_size)
-        steps.map(preprocess_images, shards, workspace, settings=preprocessing)
-        steps.run(lay_out_folders)(workspace, preprocessing)
-
-        backbone = steps.run(prepare_backbone)(weights, model.backbone, workspace, preprocessing, config.seed, threads)
-        features = steps.run(choose_features)(
-            backbone, config.features, preprocessing, training.horizontal_flip, workspace, threads
-        )
-        steps.map(extract_features, shards, workspace, features=features)
-        trained = steps.run(train_model)(workspace, features, model.hidden_units, training, config.seed)
-
-        folds = steps.run(cross_validate_head)(workspace, features, model.hidden_units, training, config.evaluation)
-        neighbours = steps.run(find_neighbours)(workspace, features)
-        findings = (intake, groups, division, folds, neighbours)
-        return steps.run(publish_run)(workspace, config, weights, features, trained, *findings, steps.seconds)
+        images = arrange_images(steps, config, workspace, delivered, intake)
+        features = compute_features(steps, config, workspace, weights, images)
+        return train_and_report(steps, config, workspace, weights, images, features)

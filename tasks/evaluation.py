@@ -6,7 +6,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.config import PipelineConfig
+from hip_mri.config import TrainingConfig
 from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
 from hip_mri.data.split import SplitReport
@@ -23,7 +23,7 @@ from hip_mri.workspace import Workspace
 @task(task_run_name="evaluate and report", cache_policy=NO_CACHE)
 def publish_run(
     workspace: Workspace,
-    config: PipelineConfig,
+    config: TrainingConfig,
     weights: Weights,
     features: FeatureSet,
     trained: TrainedModel,

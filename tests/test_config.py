@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from hip_mri.config import LABELS, SPLITS, PipelineConfig, RunnerSettings
+from hip_mri.config import LABELS, SPLITS, PipelineConfig, ReleaseSettings, RunnerSettings
 
 JUST = 1e-9
 
@@ -57,6 +57,16 @@ OTHERS = {
 }
 
 
+RELEASE_BOUNDS = [
+    ("non_inferiority_margin", (JUST, 0.5 - JUST), (0, 0.5)),
+    ("error_budget", (JUST, 0.5), (0, 0.501)),
+    ("num_looks", (1, 10_000), (0, 10_001)),
+    ("minimum_sensitivity", (0, 1), (-JUST, 1.001)),
+    ("minimum_subgroup_sensitivity", (0, 1), (-JUST, 1.001)),
+]
+RELEASE_CHOICES = {"rule": {"superior", "non_inferior"}, "spending": {"even", "falling"}}
+
+
 def nest(setting: str, value: object) -> dict:
     for name in reversed(setting.split(".")):
         value = {name: value}
@@ -99,6 +109,27 @@ def test_numbers_are_bounded(setting, allowed, refused):
         with pytest.raises(ValidationError) as caught:
             make(setting, value)
         assert ".".join(map(str, caught.value.errors()[0]["loc"])) == setting
+
+
+def test_the_tables_name_every_setting_of_a_release():
+    assert {setting for setting, *_ in RELEASE_BOUNDS} | set(RELEASE_CHOICES) == set(list_settings(ReleaseSettings))
+
+
+@pytest.mark.parametrize(("setting", "allowed", "refused"), RELEASE_BOUNDS, ids=[name for name, *_ in RELEASE_BOUNDS])
+def test_numbers_of_a_release_are_bounded(setting, allowed, refused):
+    for value in allowed:
+        assert getattr(ReleaseSettings.model_validate({setting: value}), setting) == value
+    for value in (*refused, math.nan, "many", None):
+        with pytest.raises(ValidationError):
+            ReleaseSettings.model_validate({setting: value})
+
+
+@pytest.mark.parametrize("setting", RELEASE_CHOICES)
+def test_words_of_a_release_are_chosen_from_a_list(setting):
+    for value in RELEASE_CHOICES[setting]:
+        assert getattr(ReleaseSettings.model_validate({setting: value}), setting) == value
+    with pytest.raises(ValidationError):
+        ReleaseSettings.model_validate({setting: "other"})
 
 
 @pytest.mark.parametrize("setting", CHOICES)

@@ -412,3 +412,40 @@ def test_holding_sweeps_what_killed_runs_left(tmp_path: Path) -> None:
     with workspace.hold():
         assert sorted(path.name for path in workspace.runs_folder.iterdir()) == ["0001"]
         assert not [leftover for folder in sets for leftover in folder.iterdir()]
+
+
+# Releases
+
+
+def test_releases_have_places_below_one_folder():
+    workspace = Workspace(Path("root"))
+    assert workspace.versions_folder == Path("root/releases/versions")
+    assert workspace.champion_file == Path("root/releases/champion.json")
+    assert workspace.looks_file == Path("root/releases/ledger.json")
+
+
+def test_releases_change_while_a_run_holds_the_workspace(tmp_path):
+    workspace = Workspace(tmp_path)
+    with workspace.hold(), workspace.hold_releases():
+        assert workspace.versions_folder.is_dir()
+
+
+def test_only_one_changes_releases(tmp_path):
+    workspace = Workspace(tmp_path)
+    with (
+        workspace.hold_releases(),
+        pytest.raises(WorkspaceError, match=r"releases has been in use by another process for 0\.1 seconds\. Wait"),
+        workspace.hold_releases(timeout_seconds=0.1),
+    ):
+        pass
+    with workspace.hold_releases():
+        pass
+
+
+def test_releases_are_swept_of_what_killed_processes_left(tmp_path):
+    workspace = Workspace(tmp_path)
+    (workspace.versions_folder / ".0001-abc").mkdir(parents=True)
+    (workspace.versions_folder / ".0001-abc" / "model.keras").touch()
+    (workspace.releases_folder / ".1-ab.json").touch()
+    with workspace.hold_releases():
+        assert {path.name for path in workspace.releases_folder.rglob("*")} == {".lock", "versions"}

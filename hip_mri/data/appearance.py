@@ -50,7 +50,7 @@ STATISTICS: Final = (
     Statistic("skewness", "skewness of gray levels", 0.2),
     Statistic("entropy", "entropy of gray levels (bits)", 0.2),
     Statistic("border", "mean gray level of the border", 4.0),
-    Statistic("gradient", "mean step between neighbouring pixels", 1.0),
+    Statistic("gradient", "mean step from pixel to pixel", 1.0),
 )
 """What `describe_appearance` returns, in this order."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pandas as pd
 import yaml
 
-from hip_mri.config import LABELS, PipelineConfig
+from hip_mri.config import LABELS, TrainingConfig
 from hip_mri.data.fetch import strip_secrets
 from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
@@ -61,7 +61,7 @@ class RunFacts:
         seconds: Wall time by step.
     """
 
-    config: PipelineConfig
+    config: TrainingConfig
     weights: str
     notices: tuple[str, ...]
     intake: IngestReport
@@ -169,9 +169,12 @@ def _take_in(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
     describe_manifest(read_manifest(workspace.manifest_file)).to_csv(files.manifest, index=False)
 
 
-def _write_config(config: PipelineConfig, file: Path) -> None:
+def _write_config(config: TrainingConfig, file: Path) -> None:
     settings = config.model_dump(mode="json")
-    settings["source"] = settings["source"] and strip_secrets(settings["source"])
+    if settings.get("source"):
+        settings["source"] = strip_secrets(settings["source"])
+    if "sources" in settings:
+        settings["sources"] = [strip_secrets(source) for source in settings["sources"]]
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 

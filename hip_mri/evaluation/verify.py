@@ -14,7 +14,7 @@ from typing import Any, Final, TypeGuard, cast
 
 import yaml
 
-from hip_mri.config import PipelineConfig
+from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.data.split import count_images
 from hip_mri.errors import HipMriError, WorkspaceError
 from hip_mri.evaluation.hashes import compare_hashes
@@ -44,7 +44,7 @@ def verify_run(folder: Path) -> list[str]:
     differences = compare_hashes(folder)
     try:
         metrics = read_json(files.metrics)
-        config = PipelineConfig.model_validate(yaml.safe_load(files.config.read_text()))
+        config = _read_config(files.config)
         scores = read_scores(files, Workspace(folder.parent.parent), metrics["grouping"]["attributes"])
         differences += compare(metrics, evaluate(scores, config.evaluation, config.seed))
         differences += compare(metrics, _count_again(files), "metrics.json")
@@ -117,7 +117,12 @@ def _compare_test_set(files: RunFiles, metrics: Mapping[str, Any]) -> Iterator[s
         yield f"{files.manifest.name} lists other test images than the locked test set of metrics.json"
 
 
-def _compare_weights(config: PipelineConfig, metrics: Mapping[str, Any]) -> Iterator[str]:
+def _read_config(file: Path) -> TrainingConfig:
+    settings = yaml.safe_load(file.read_text())
+    return (RetrainConfig if "sources" in settings else PipelineConfig).model_validate(settings)
+
+
+def _compare_weights(config: TrainingConfig, metrics: Mapping[str, Any]) -> Iterator[str]:
     """A weights file that is still there must be the one that was used."""
     file = Path(config.model.weights).expanduser()
     if (

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.evaluation.tables import read_attributes, read_table
 from hip_mri.release.champion import promote, read_champion
 from hip_mri.release.gate import Decision, compare_versions, judge_first_version
-from hip_mri.release.ledger import record_outcome, record_look
+from hip_mri.release.ledger import record_look, record_outcome
 from hip_mri.release.registry import register_version
 from hip_mri.release.versions import Version
 from hip_mri.workspace import Workspace
@@ -30,12 +30,14 @@ class Challenge:
         champion: The version that served at the time; `None` before the first.
         decision: What the gate says.
         measures: Figures of the locked test images at each version's own threshold, by `challenger` and `champion`.
+        notices: What every output of the challenger must say.
     """
 
     challenger: Version
     champion: Version | None
     decision: Decision
     measures: Mapping[str, Mapping[str, Any]]
+    notices: tuple[str, ...] = ()
 
 
 def challenge_champion(
@@ -76,7 +78,7 @@ def challenge_champion(
         measures["champion"] = champion.read_metrics()["test"]
     for reason in decision.reasons:
         logger.info("Gate: %s", reason)
-    return Challenge(challenger, champion, decision, measures)
+    return Challenge(challenger, champion, decision, measures, tuple(metrics["notices"]))
 
 
 def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
@@ -91,12 +93,42 @@ def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
     return scores.merge(images, on="image_id", validate="one_to_one")
 
 
-def is_champion_still(workspace: Workspace, champion: Version | None) -> bool:
-    """Whether the champion is the one that a comparison was made with."""
-    return read_champion(workspace) == champion
+@dataclass(frozen=True)
+class Answer:
+    """What is to be done with a challenger that has passed the gate.
+
+    Attributes:
+        promote: Whether it becomes champion; `None` where nobody answered.
+        words: What the person said.
+    """
+
+    promote: bool | None = True
+    words: str = ""
 
 
-def promote_challenger(workspace: Workspace, challenge: Challenge, reason: str) -> None:
-    """Make the challenger the champion; see `hip_mri.release.champion.promote`."""
-    promote(workspace, challenge.challenger, reason)
+Verdict = Literal["promoted", "kept", "declined", "unanswered", "overtaken"]
+
+
+def conclude(workspace: Workspace, challenge: Challenge, answer: Answer) -> Verdict:
+    """Make the challenger the champion, if it has earned it.
+
+    Args:
+        workspace: Where versions and champion are kept.
+        challenge: What the gate said.
+        answer: What a person said, or the automatic yes.
+
+    Returns:
+        What became of it; `overtaken` where the champion is no longer the one that was compared.
+
+    Raises:
+        ReleaseError: A file of the challenger is not the one that was registered; the champion stays.
+    """
+    if not challenge.decision.promote:
+        return "kept"
+    if not answer.promote:
+        return "unanswered" if answer.promote is None else "declined"
+    if read_champion(workspace) != challenge.champion:
+        return "overtaken"
+    promote(workspace, challenge.challenger, answer.words or challenge.decision.reasons[0])
     logger.info("Version %s is the champion", challenge.challenger.name)
+    return "promoted"

@@ -205,7 +205,7 @@ def _judge(difference: Difference, settings: ReleaseSettings, look: Look) -> tup
     reasons = [
         f"AUC {difference.challenger_auc:.3f} against {difference.champion_auc:.3f} of the champion: difference "
         f"{difference.value:+.3f}, bounds {lower:+.3f} and {upper:+.3f} at the error of look {look.number}, "
-        f"{look.alpha:.3%}."
+        f"{100 * look.alpha:.3g} %."
     ]
     if look.alpha == 0:
         reasons.append(

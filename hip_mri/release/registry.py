@@ -1,9 +1,11 @@
 """Versions and the champion, by command: `python -m hip_mri.release.registry list workspace`.
 
-list WORKSPACE                       every version, with its test AUC and whether it serves
-history WORKSPACE                    every change of champion
-register WORKSPACE RUN               make a version of a finished run
-rollback WORKSPACE [--to 0003]       let the champion before the present one serve again, or a given one
+list WORKSPACE                   every version, with its test AUC and whether it serves
+history WORKSPACE                every change of champion
+register WORKSPACE RUN           make a version of a finished run
+rollback WORKSPACE [--to 0003]   let the champion before the present one serve again, or a given one
+export-mlflow WORKSPACE 0003 --tracking-uri URI
+                                 show a version to an MLflow tracking server
 """
 
 import argparse
@@ -17,7 +19,7 @@ from typing import Final
 from hip_mri.errors import HipMriError, ReleaseError, list_offenders
 from hip_mri.evaluation.hashes import HASHES, compare_hashes
 from hip_mri.release.champion import read_champion, read_history, roll_back
-from hip_mri.release.versions import MODEL, RECORD, Version, describe_version, list_versions, name_version
+from hip_mri.release.versions import MODEL, RECORD, Version, describe_version, list_versions, name_version, read_version
 from hip_mri.workspace import Workspace, link_or_copy, publish_folder, read_json, write_json
 
 FILES: Final = (MODEL, "metrics.json", "predictions.csv", "manifest.csv", "config.yaml")
@@ -114,7 +116,14 @@ def _make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, act in (("list", _list), ("history", _tell_history), ("register", _register), ("rollback", _roll_back)):
+    acts = {
+        "list": _list,
+        "history": _tell_history,
+        "register": _register,
+        "rollback": _roll_back,
+        "export-mlflow": _export,
+    }
+    for name, act in acts.items():
         command = commands.add_parser(name, help=act.__doc__, description=act.__doc__)
         command.add_argument("workspace", type=Path, help="folder of the pipeline, such as workspace")
         command.set_defaults(act=act)
@@ -123,6 +132,9 @@ def _make_parser() -> argparse.ArgumentParser:
         if name == "rollback":
             command.add_argument("--to", type=int, metavar="VERSION", help="a former champion, such as 0003")
             command.add_argument("--reason", default="rolled back by hand", help="kept in the history")
+        if name == "export-mlflow":
+            command.add_argument("version", type=int, help="such as 0003")
+            command.add_argument("--tracking-uri", required=True, help="such as http://127.0.0.1:5000")
     return parser
 
 
@@ -152,6 +164,13 @@ def _register(workspace: Workspace, given: argparse.Namespace) -> None:
 def _roll_back(workspace: Workspace, given: argparse.Namespace) -> None:
     """Let the champion before the present one serve again, or a given one."""
     print(roll_back(workspace, given.to, given.reason).folder)
+
+
+def _export(workspace: Workspace, given: argparse.Namespace) -> None:
+    """Show a version to an MLflow tracking server."""
+    from hip_mri.release.mlflow_export import NAME, export_version  # noqa: PLC0415 - loads what takes seconds
+
+    print(f"{NAME} version {export_version(read_version(workspace, given.version), given.tracking_uri)}")
 
 
 if __name__ == "__main__":

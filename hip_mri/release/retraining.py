@@ -19,16 +19,15 @@ from hip_mri.evaluation.templates import ENVIRONMENT
 from hip_mri.evaluation.wording import SPLIT_TITLES
 from hip_mri.release.arrivals import Arrivals, list_known
 from hip_mri.release.batch import BatchCheck
-from hip_mri.release.challenge import Challenge, read_test_scores
+from hip_mri.release.challenge import Challenge, Verdict, read_test_scores
 from hip_mri.release.versions import Version, read_version
 from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["nothing_new", "stopped", "promoted", "kept", "declined", "unanswered", "overtaken"]
+Outcome = Literal["stopped"] | Verdict
 
 HEADLINES: Final[Mapping[Outcome, str]] = {
-    "nothing_new": "Nothing new: no model was trained",
     "stopped": "Stopped: the new images do not look like those of training",
     "promoted": "The new model is the champion",
     "kept": "The champion stays",
@@ -91,15 +90,17 @@ class PublishedRetraining:
     """A finished report.
 
     Attributes:
+        outcome: How the retraining ended.
         folder: Holds `report.html`, `retraining.json` and `figures/`.
         markdown: The short form, at most some 200 KB.
     """
 
+    outcome: Outcome
     folder: Path
     markdown: str = field(repr=False)
 
 
-def publish_retraining(workspace: Workspace, retraining: Retraining, margin: float) -> PublishedRetraining:
+def publish_retraining(workspace: Workspace, retraining: Retraining, margin: float = 0.0) -> PublishedRetraining:
     """Write the report of a retraining.
 
     Args:
@@ -122,7 +123,7 @@ def publish_retraining(workspace: Workspace, retraining: Retraining, margin: flo
         write_bytes(fresh / "report.html", page.encode())
         markdown = _render("retraining.md.jinja", facts, pictures, lambda file: shrink_png(file, MOST_PICTURE_BYTES))
     logger.info("Retraining %s: %s", folder.name, retraining.headline)
-    return PublishedRetraining(folder, markdown)
+    return PublishedRetraining(retraining.outcome, folder, markdown)
 
 
 def describe_comparison(challenge: Challenge) -> str:

@@ -95,7 +95,7 @@ def read_version(workspace: Workspace, number: int) -> Version:
         )
     record = read_json(folder / RECORD)
     version = _parse(number, folder, record)
-    if version is None or describe_version(version) != record:
+    if version is None:
         raise ReleaseError(
             f"release: {folder / RECORD} contradicts itself or its folder. Restore the folder from a backup, or "
             "register the run again."
@@ -139,9 +139,9 @@ def describe_version(version: Version) -> dict[str, Any]:
 
 
 def _parse(number: int, folder: Path, record: Any) -> Version | None:
-    """Take a version from its record; `None` where the record is none."""
+    """Take a version from its record; `None` where the record is none, or contradicts itself."""
     try:
-        return Version(
+        version = Version(
             number=number,
             folder=folder,
             run=record["run"],
@@ -150,5 +150,6 @@ def _parse(number: int, folder: Path, record: Any) -> Version | None:
             test_set_sha256=record["test_set_sha256"],
             registered_at=record["registered_at"],
         )
+        return version if describe_version(version) == record else None
     except (KeyError, TypeError, ValueError):
         return None

@@ -1,0 +1,77 @@
+"""From new images to a champion that has earned it. `python flows/retrain.py --help` tells more."""
+
+import sys
+
+from flows.command_line import Command, main
+from hip_mri.config import RetrainConfig
+
+COMMAND = Command(
+    config=RetrainConfig,
+    flow="flows.retrain:hip_retrain",
+    program="python flows/retrain.py",
+    description="Take in what has come, train on all images, and let the new model challenge the champion.\n\n"
+    "Progress goes to standard error; the last line on standard output is the folder of the report, or says why "
+    "nothing was trained.",
+)
+
+if __name__ == "__main__":  # the command line imports this file as `flows.retrain`; nothing is loaded twice
+    sys.exit(main(COMMAND))
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.approval import ask_for_approval
+from flows.stages import arrange_images, compute_features, train_and_report
+from tasks.data import check_patient_tables, fetch_deliveries, hold_workspace, ingest_images
+from tasks.model import resolve_weights
+from tasks.release import (
+    admit_all,
+    challenge_champion,
+    check_batch,
+    conclude_retraining,
+    end_by,
+    find_arrivals,
+    refuse_batch,
+    report_nothing_new,
+)
+from tasks.steps import Steps
+
+
+@flow(name="hip-retrain", flow_run_name="hip-retrain of {config.workspace}")
+def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
+    """Take in new images, train on all of them, and promote the new model if it is shown to be better.
+
+    Args:
+        config: Every setting.
+
+    Returns:
+        A state named by the outcome, with the folder of the report, or the reason why nothing was trained.
+
+    Raises:
+        DriftError: The new images do not look like those of training; they are set aside.
+    """
+    model, retrain, threads = config.model, config.retrain, config.runner.count_threads()
+    steps = Steps(config.runner)
+    with hold_workspace(config.workspace) as workspace:
+        weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=False)
+
+        delivered = steps.run(fetch_deliveries)(config.sources, workspace)
+        steps.run(check_patient_tables)(delivered, config.data.patients_file)
+        if retrain.accept_drift:
+            steps.run(admit_all)(workspace)
+        intake = steps.run(ingest_images)(delivered, workspace, threads, keep_earlier=True)
+        arrivals = steps.run(find_arrivals)(workspace)
+        if arrivals.num_images < retrain.min_new_images:
+            return report_nothing_new(arrivals, retrain.min_new_images)
+
+        images = arrange_images(steps, config, workspace, delivered, intake)
+        features = compute_features(steps, config, workspace, weights, images)
+        check = steps.run(check_batch)(workspace, features, config.drift, config.seed, threads)
+        if check is not None and check.report.is_shifted and not retrain.accept_drift:
+            steps.run(refuse_batch)(workspace, arrivals, check)
+
+        run = train_and_report(steps, config, workspace, weights, images, features)
+        challenge = steps.run(challenge_champion)(workspace, run, config.release, config.evaluation)
+    answer = ask_for_approval(challenge, retrain)
+    with hold_workspace(config.workspace) as workspace:
+        return end_by(steps.run(conclude_retraining)(workspace, arrivals, check, challenge, answer, config.release))

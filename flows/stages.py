@@ -1,0 +1,92 @@
+"""Stages that flows share, each a few steps in their order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hip_mri.config import TrainingConfig
+from hip_mri.data.delivery import Delivery
+from hip_mri.data.groups import GroupReport
+from hip_mri.data.ingest import IngestReport
+from hip_mri.data.shards import Shard
+from hip_mri.data.split import SplitReport
+from hip_mri.model.features import FeatureSet
+from hip_mri.model.weights import Weights
+from hip_mri.workspace import Workspace
+from tasks.data import (
+    fingerprint_images,
+    group_images,
+    lay_out_folders,
+    plan_shards,
+    preprocess_images,
+    split_manifest,
+)
+from tasks.evaluation import publish_run
+from tasks.model import (
+    choose_features,
+    cross_validate_head,
+    extract_features,
+    find_neighbours,
+    prepare_backbone,
+    train_model,
+)
+from tasks.steps import Steps
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images that are grouped, split and preprocessed.
+
+    Attributes:
+        intake: What came of the entries.
+        groups: What ties images together.
+        division: How groups were split.
+        shards: The images, in parts.
+    """
+
+    intake: IngestReport
+    groups: GroupReport
+    division: SplitReport
+    shards: Sequence[Shard]
+
+
+def arrange_images(
+    steps: Steps, config: TrainingConfig, workspace: Workspace, delivered: Sequence[Delivery], intake: IngestReport
+) -> Images:
+    """Find what belongs together, split it, and preprocess every image."""
+    data, preprocessing = config.data, config.preprocessing
+    if data.group_similar:
+        arrived = steps.run(plan_shards)(workspace, config.runner.shard_size)
+        steps.map(fingerprint_images, arrived, workspace)
+    groups = steps.run(group_images)(workspace, delivered, data, config.runner.count_threads())
+    division = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
+    shards = steps.run(plan_shards)(workspace, config.runner.shard_size)
+    steps.map(preprocess_images, shards, workspace, settings=preprocessing)
+    steps.run(lay_out_folders)(workspace, preprocessing)
+    return Images(intake, groups, division, shards)
+
+
+def compute_features(
+    steps: Steps, config: TrainingConfig, workspace: Workspace, weights: Weights, images: Images
+) -> FeatureSet:
+    """Compute the features of every image, once."""
+    threads, preprocessing = config.runner.count_threads(), config.preprocessing
+    backbone = steps.run(prepare_backbone)(
+        weights, config.model.backbone, workspace, preprocessing, config.seed, threads
+    )
+    features = steps.run(choose_features)(
+        backbone, config.features, preprocessing, config.training.horizontal_flip, workspace, threads
+    )
+    steps.map(extract_features, images.shards, workspace, features=features)
+    return features
+
+
+def train_and_report(
+    steps: Steps, config: TrainingConfig, workspace: Workspace, weights: Weights, images: Images, features: FeatureSet
+) -> str:
+    """Train a model, examine it, and publish the run; returns the run's folder."""
+    hidden_units, training = config.model.hidden_units, config.training
+    trained = steps.run(train_model)(workspace, features, hidden_units, training, config.seed)
+    folds = steps.run(cross_validate_head)(workspace, features, hidden_units, training, config.evaluation)
+    neighbours = steps.run(find_neighbours)(workspace, features)
+    findings = (images.intake, images.groups, images.division, folds, neighbours)
+    return steps.run(publish_run)(workspace, config, weights, features, trained, *findings, steps.seconds)

@@ -1,0 +1,202 @@
+"""Seven months of retraining in one workspace, as they would be played by a schedule."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from prefect.client.schemas.objects import State
+
+from flows.retrain import hip_retrain
+from hip_mri.config import RetrainConfig
+from hip_mri.data.ledger import read_ledger
+from hip_mri.release.champion import read_champion
+from hip_mri.workspace import Workspace
+from tests.conftest import draw_image
+
+GOOD = {"epochs": 25, "batch_size": 16, "learning_rate": 1e-3}
+POOR = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-7}
+NUM_FIRST, NUM_MONTHLY = 200, 10
+LESION_SHARE = 0.4
+
+
+def deliver(folder: Path, name: str, num_patients: int, seed: int, *, inverted: bool = False) -> None:
+    """A zip of one image for each of some new patients."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+        for number in range(num_patients):
+            has_lesion = number < LESION_SHARE * num_patients
+            image = draw_image(generator, has_lesion=has_lesion)
+            label = "osseous_lesion" if has_lesion else "normal"
+            content = cv2.imencode(".png", 255 - image if inverted else image)[1].tobytes()
+            archive.writestr(f"{label}/{name}p{number:03d}.png", content)
+
+
+@dataclass(frozen=True)
+class Month:
+    """What a month left behind."""
+
+    outcome: str
+    told: str
+    champion: str | None
+    splits: dict[str, str]
+    rows: dict[tuple[str, bool], float]
+    images: dict[str, int]
+    report: dict
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.told}"
+
+
+@dataclass
+class Clinic:
+    """A workspace, the folder that deliveries are dropped into, and a person who starts the flow."""
+
+    workspace: Workspace
+    incoming: Path
+
+    def retrain(self, training: dict, **settings: object) -> Month:
+        config = RetrainConfig.model_validate(
+            {
+                "sources": [str(self.incoming)],
+                "workspace": self.workspace.root,
+                "seed": 3,
+                "data": {"val_fraction": 0.2, "test_fraction": 0.25, "patient_pattern": r"(\w+p\d+)\.png"},
+                "preprocessing": {"image_size": 32},
+                "model": {"backbone": "ResNet50", "weights": "random", "hidden_units": 32},
+                "training": training,
+                "evaluation": {"num_resamples": 200, "cross_validation_seeds": 0},
+                "retrain": {"min_new_images": 5},
+                "release": {"minimum_sensitivity": 0, "minimum_subgroup_sensitivity": 0, "num_looks": 6},
+            }
+            | settings
+        )
+        state = hip_retrain(config, return_state=True)
+        result = state.result(raise_on_failure=False)
+        return self.look(state, str(result))
+
+    def look(self, state: State, told: str) -> Month:
+        ledger = read_ledger(self.workspace)
+        champion = read_champion(self.workspace)
+        preprocessed = self.workspace.preprocessed_folder.rglob("*.png")
+        reports = sorted(self.workspace.retrainings_folder.glob("[0-9]*/retraining.json"))
+        return Month(
+            outcome=state.name,
+            told=told,
+            champion=champion and champion.name,
+            splits=dict(zip(ledger["sha256"], ledger["split"], strict=True)),
+            rows=self.list_rows(),
+            images={file.name: file.stat().st_mtime_ns for file in preprocessed},
+            report=json.loads(reports[-1].read_text()) if reports else {},
+        )
+
+    def list_rows(self) -> dict[tuple[str, bool], float]:
+        """Each feature row, and when it was written; an image that was computed twice would show."""
+        rows: dict[tuple[str, bool], float] = {}
+        for part in self.workspace.features_folder.glob("*/*.parquet"):
+            for sha256, mirrored in pd.read_parquet(part)[["sha256", "mirrored"]].itertuples(index=False):
+                assert (sha256, mirrored) not in rows
+                rows[sha256, mirrored] = part.stat().st_mtime
+        return rows
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
+    root = tmp_path_factory.mktemp("clinic")
+    return Clinic(Workspace(root / "workspace"), root / "incoming")
+
+
+@pytest.fixture(scope="module")
+def months(clinic: Clinic) -> list[Month]:
+    """Month 0 trains; then ordinary patients, an inverted batch, nothing, a worse model, a better one."""
+    deliver(clinic.incoming, "first", NUM_FIRST, seed=0)
+    played = [clinic.retrain(FIRST)]
+    deliver(clinic.incoming, "january", NUM_MONTHLY, seed=1)
+    played.append(clinic.retrain(FIRST))
+    deliver(clinic.incoming, "february", NUM_MONTHLY, seed=2, inverted=True)
+    played.append(clinic.retrain(FIRST))
+    played.append(clinic.retrain(FIRST))
+    deliver(clinic.incoming, "april", NUM_MONTHLY, seed=4)
+    played.append(clinic.retrain(POOR))
+    deliver(clinic.incoming, "may", NUM_MONTHLY, seed=5)
+    played.append(clinic.retrain(GOOD))
+    return played
+
+
+FIRST = GOOD | {"epochs": 2, "learning_rate": 1e-5}
+"""Better than a coin, worse than it could be."""
+
+
+def test_what_each_month_came_to(months: list[Month]) -> None:
+    for month in months:
+        print(month, month.report.get("decision", {}) and month.report["decision"]["reasons"])
+    assert [month.outcome for month in months] == ["Promoted", "Kept", "Failed", "Nothing new", "Kept", "Promoted"]
+    assert [month.champion for month in months] == ["0001", "0001", "0001", "0001", "0001", "0004"]
+
+
+def test_no_earlier_image_changes_its_split(months: list[Month], clinic: Clinic) -> None:
+    for before, after in zip(months, months[1:], strict=False):
+        assert before.splits.items() <= after.splits.items()
+        assert after.report["num_moved"] == 0
+    tested = [{sha256 for sha256, split in month.splits.items() if split == "test"} for month in months]
+    assert len(tested[0]) == 50
+    assert all(images == tested[0] for images in tested)  # locked: what is new never joins
+    groups = read_manifest(clinic.workspace.manifest_file).groupby("group")["split"].nunique()
+    assert groups.max() == 1
+
+
+def test_only_new_images_are_worked_on(months: list[Month]) -> None:
+    """Counted by the files: a row or an image that is made again has another time, and no row stands twice."""
+    for before, after, num_new in zip(months, months[1:], (10, 10, 0, 10, 10), strict=False):
+        assert before.images.items() <= after.images.items()
+        assert before.rows.items() <= after.rows.items()
+        assert len(after.images) - len(before.images) == num_new
+        plain = {sha256 for sha256, mirrored in after.rows if not mirrored}
+        mirrored = {sha256 for sha256, mirrored in after.rows if mirrored}
+        assert len(plain) == len(after.images)
+        assert mirrored <= plain
+
+
+def test_the_inverted_batch_is_set_aside_with_a_picture(months: list[Month], clinic: Clinic) -> None:
+    assert "does not look like the training images" in months[2].told
+    assert "--retrain.accept-drift true" in months[2].told
+    assert months[2].report["outcome"] == "stopped"
+    assert sum(split == "set_aside" for split in months[-1].splits.values()) == NUM_MONTHLY
+    quarantine = pd.read_csv(clinic.workspace.quarantine_file)
+    assert (quarantine["reason"] == "unlike_training").sum() == NUM_MONTHLY
+    report = clinic.workspace.retrainings_folder / "0003"
+    assert (report / "figures" / "drift.png").stat().st_size > 10_000
+    assert "data:image/png" in (report / "report.html").read_text()
+
+
+def test_nothing_new_says_what_waits(months: list[Month]) -> None:
+    assert months[3].told == "0 new images wait, 5 are needed: nothing was trained"
+
+
+def test_the_gate_keeps_the_worse_and_promotes_the_better(months: list[Month], clinic: Clinic) -> None:
+    worse, better = months[4].report["decision"], months[5].report["decision"]
+    assert worse["difference"] < 0 < better["interval"][0]
+    assert [look.is_promoted for look in read_looks(clinic.workspace)] == [False, False, True]
+    assert [version.parent for version in list_versions(clinic.workspace)] == [None, 1, 1, 1]
+    page = (clinic.workspace.retrainings_folder / "0005" / "report.html").read_text()
+    assert "The new model is the champion" in page
+    assert "It is shown to be better." in page
+
+
+def test_a_run_of_a_retraining_is_verified(months: list[Month], clinic: Clinic) -> None:
+    assert verify.main([str(clinic.workspace.runs_folder / "0004")]) == 0
+
+
+def test_rolling_back_serves_the_former_bytes(months: list[Month], clinic: Clinic) -> None:
+    former = clinic.workspace.versions_folder / "0001" / "model.keras"
+    content = former.read_bytes()
+    assert registry.main(["rollback", str(clinic.workspace.root)]) == 0
+    champion = read_champion(clinic.workspace)
+    assert champion is not None
+    assert champion.model_file.read_bytes() == content
+    assert [change.action for change in read_history(clinic.workspace)] == ["promotion", "promotion", "rollback"]
