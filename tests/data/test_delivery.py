@@ -1,0 +1,161 @@
+"""Several deliveries, one after the other: what is new is read, what came before stays, what was told is remembered."""
+
+import pandas as pd
+import pytest
+
+from hip_mri.config import DataSettings
+from hip_mri.data.admission import admit_all, set_aside
+from hip_mri.data.delivery import Delivery, fetch_deliveries, fetch_delivery
+from hip_mri.data.groups import group_images
+from hip_mri.data.ingest import IngestReport, ingest_images
+from hip_mri.data.manifest import read_manifest
+from hip_mri.data.split import split_manifest
+from hip_mri.errors import SourceError
+from hip_mri.workspace import Workspace
+
+
+def add(workspace: Workspace, *paths, keep_earlier: bool = True) -> IngestReport:
+    delivered = [Delivery(path.stem, path) for path in paths]
+    return ingest_images(delivered, workspace, 1, keep_earlier=keep_earlier)
+
+
+def find(workspace: Workspace) -> pd.DataFrame:
+    return read_manifest(workspace.manifest_file).set_index("source_name")
+
+
+# Where deliveries come from
+
+
+def test_a_drop_folder_is_opened(entries, pack, spread, workspace, tmp_path):
+    workspace.prepare()
+    drop = spread({f"2026-02/{name}": content for name, content in entries.items()}, "drop")
+    for name in ("2026-01.zip", "2026-03.zip.part", ".hidden.zip"):
+        (drop / name).write_bytes(pack(entries).read_bytes())
+    (drop / "empty").mkdir()
+    (drop / "notes.txt").write_text("not a delivery")
+    found = fetch_deliveries([str(drop)], workspace)
+    assert [delivery.path.name for delivery in found] == ["2026-01.zip", "2026-02"]
+    assert len({delivery.name for delivery in found}) == 2
+    assert fetch_deliveries([str(drop)], workspace) == found
+
+
+def test_class_folders_at_the_top_are_one_delivery(entries, spread, workspace):
+    workspace.prepare()
+    folder = spread({name: content for name, content in entries.items() if name.startswith("normal")})
+    assert [delivery.path for delivery in fetch_deliveries([str(folder)], workspace)] == [folder]
+
+
+def test_an_empty_drop_folder_delivers_nothing_and_a_missing_one_is_an_error(workspace, tmp_path):
+    workspace.prepare()
+    (tmp_path / "incoming" / "normal").mkdir(parents=True)
+    assert fetch_deliveries([str(tmp_path / "incoming")], workspace) == ()
+    with pytest.raises(SourceError, match="there is no file or folder"):
+        fetch_deliveries([str(tmp_path / "gone")], workspace)
+
+
+def test_one_source_twice_is_one_delivery(source_file, workspace):
+    workspace.prepare()
+    assert len(fetch_deliveries([str(source_file), str(source_file)], workspace)) == 1
+    assert fetch_deliveries([str(source_file)], workspace)[0] == fetch_delivery(str(source_file), None, workspace)
+
+
+# What stays
+
+
+def test_a_later_delivery_adds_to_the_earlier_ones(entries, pack, draw, encode, workspace):
+    add(workspace, pack(entries, "first.zip"), keep_earlier=False)
+    later = {"normal/n0.png": encode(draw(50)), "normal/copy.png": entries["normal/n0.png"]}  # one class is enough
+    report = add(workspace, pack(later, "second.zip"))
+    assert report == IngestReport(num_images=12, num_duplicates=1, num_quarantined=0, num_ignored=0, num_taken_over=0)
+    assert sorted(find(workspace)["delivery"].unique()) == ["first", "second"]
+
+
+def test_without_keeping_the_manifest_is_what_is_delivered(entries, pack, workspace):
+    add(workspace, pack(entries, "first.zip"), keep_earlier=False)
+    add(workspace, pack(dict(list(entries.items())[3:]), "second.zip"), keep_earlier=False)
+    assert set(find(workspace)["delivery"]) == {"second"}
+
+
+def test_nothing_delivered_keeps_all(entries, pack, workspace):
+    add(workspace, pack(entries, "first.zip"))
+    before = find(workspace)
+    assert add(workspace).num_images == len(entries)
+    pd.testing.assert_frame_equal(find(workspace), before)
+
+
+def test_what_leaves_a_folder_stays_and_what_is_corrected_changes(entries, spread, draw, encode, workspace):
+    folder = spread(entries, "incoming")
+    add(workspace, folder)
+    (folder / "normal/n0.png").unlink()  # taken away: its image stays
+    (folder / "normal/n1.png").write_bytes(encode(draw(60)))  # replaced: the new content counts
+    (folder / "normal/n2.png").rename(folder / "osseous_lesion/n2.png")  # the label was wrong
+    add(workspace, folder)
+    manifest = find(workspace)
+    assert (manifest["state"] == "ready").all()
+    assert set(manifest.index) == {*entries, "osseous_lesion/n2.png"} - {"normal/n2.png"}
+    assert len(manifest) == len(entries)
+    assert manifest.loc["normal/n0.png", "label"] == "normal"
+
+
+def test_an_unchanged_delivery_is_not_read_again(entries, pack, workspace):
+    first, second = pack(entries, "first.zip"), pack(dict(list(entries.items())[:2]), "second.zip")
+    add(workspace, first)
+    assert add(workspace, first, second).num_taken_over == len(entries)
+    assert add(workspace, first, second).num_taken_over == len(entries) + 2
+
+
+# What was told
+
+
+TABLE = "source_name,patient_id,scanner\nnormal/n0.png,Smith,A\nosseous_lesion/o0.png,Smith,B\n"
+
+
+def group(workspace: Workspace, *paths):
+    delivered = [Delivery(path.stem, path) for path in paths]
+    return group_images(workspace, delivered, DataSettings(group_similar=False), 1)
+
+
+def test_each_delivery_may_bring_a_table_and_it_is_remembered(entries, pack, draw, encode, workspace):
+    first = pack(entries | {"patients.csv": TABLE.encode()}, "first.zip")
+    add(workspace, first)
+    told = group(workspace, first)
+    later = {"normal/x.png": encode(draw(70)), "patients.csv": b"source_name,patient_id\nnormal/x.png,Smith\n"}
+    second = pack(later, "second.zip")
+    add(workspace, second)
+    report = group(workspace, second)  # the first delivery is not there any more
+    manifest = find(workspace)
+    smith = ["normal/n0.png", "osseous_lesion/o0.png", "normal/x.png"]
+    assert manifest.loc[smith, "group"].nunique() == 1
+    assert manifest["group"].nunique() == len(manifest) - 2
+    assert (told.num_patients, report.num_patients) == (1, 1)
+    attributes = pd.read_parquet(workspace.attributes_folder / f"{report.attributes}.parquet").set_index("sha256")
+    assert dict(attributes["attribute: scanner"].value_counts())["A"] == 1
+    assert "Smith" not in "".join(str(file.read_bytes()) for file in workspace.identities_folder.iterdir())
+
+
+# What is set aside
+
+
+def test_what_is_set_aside_stays_out_until_it_is_admitted(entries, pack, draw, encode, workspace):
+    first = pack(entries, "first.zip")
+    add(workspace, first)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    before = find(workspace)["split"]
+    second = pack({f"normal/x{seed}.png": encode(draw(seed)) for seed in (80, 81)}, "second.zip")
+    add(workspace, second)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    new = find(workspace).loc[["normal/x80.png", "normal/x81.png"], "sha256"]
+    set_aside(list(new), workspace)
+    add(workspace, first, second)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    manifest = find(workspace)
+    assert set(manifest.loc[manifest["state"] == "quarantined", "reason"]) == {"unlike_training"}
+    assert set(manifest.index[manifest["state"] == "quarantined"]) == {"normal/x80.png", "normal/x81.png"}
+    assert list(pd.read_csv(workspace.quarantine_file)["reason"]) == ["unlike_training"] * 2
+    assert manifest["split"].drop(["normal/x80.png", "normal/x81.png"]).equals(before)
+    assert admit_all(workspace) == 2
+    assert admit_all(workspace) == 0
+    add(workspace, first, second)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    assert (find(workspace)["state"] == "ready").all()
+    assert find(workspace)["split"].isin(["train", "val", "test"]).all()
