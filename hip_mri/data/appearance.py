@@ -79,8 +79,7 @@ def describe_stored_images(hashes: Sequence[str], workspace: Workspace, num_thre
     """Describe source images as they lie in the workspace.
 
     Args:
-        hashes: SHA-256 of the source images. Thousands are enough to compare by, see
-            `hip_mri.data.shift.choose_groups`.
+        hashes: SHA-256 of the source images.
         workspace: Where they lie.
         num_threads: Threads that decode.
 

@@ -1,9 +1,11 @@
 """Do two samples of patients look alike? A test on the appearance of their images that permutes whole groups.
 
 Images of one patient resemble each other, so that a test on images would take twelve patients with fifty images each
-for six hundred witnesses. Here a group (a patient, a series) is one witness: its images are averaged, and the test
-permutes which groups are called new. That is exact for any distribution: if the new groups come from where the
-training groups came from, every such relabelling is as probable as the real one.
+for six hundred witnesses. Here a group (a patient, a series) is one witness: one of its images, drawn at random,
+speaks for it. Means of groups would spread less the more images there are, and a batch with fewer images of each
+patient would look shifted for that alone. The test permutes which groups are called new. That is exact for any
+distribution: if the new groups come from where the training groups came from, every such relabelling is as probable
+as the real one.
 
 Of each statistic the largest distance of the two cumulative distributions is taken (Kolmogorov and Smirnov), which
 sees any change of position, spread or shape. The p value of a statistic counts the relabellings in which the largest
@@ -35,7 +37,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StatisticShift:
-    """One statistic of the training images and of a new batch; all values are means of groups.
+    """One statistic of the training images and of a new batch; each group speaks with the value of one image.
 
     Attributes:
         statistic: Which.
@@ -61,28 +63,30 @@ class StatisticShift:
     p_value: float | None
 
 
-def choose_groups(groups: NDArray[np.integer], seed: int, most: int = MAX_NUM_GROUPS) -> NDArray[np.int64]:
-    """Choose images so that whole groups are in or out.
+def choose_witnesses(groups: NDArray[np.integer], seed: int, most: int = MAX_NUM_GROUPS) -> NDArray[np.int64]:
+    """Draw one image of each group.
 
     Args:
         groups: Code of each image's group, shape (num_images,).
-        seed: The same seed chooses the same groups.
-        most: Groups that are kept; where there are no more, all images are.
+        seed: The same seed draws the same images.
+        most: Of more groups than that, a random choice is taken.
 
     Returns:
-        Positions of the images of the chosen groups, ascending.
+        Positions of the images, ascending; each group's images are equally probable.
     """
-    codes = np.unique(groups)
-    if len(codes) <= most:
-        return np.arange(len(groups))
-    return np.flatnonzero(np.isin(groups, np.random.default_rng(seed).choice(codes, most, replace=False)))
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(groups))
+    witnesses = order[np.unique(groups[order], return_index=True)[1]]
+    if len(witnesses) > most:
+        witnesses = generator.choice(witnesses, most, replace=False)
+    return np.sort(witnesses)
 
 
 def measure_shifts(reference: Floats, new: Floats, alpha: float | None, seed: int) -> list[StatisticShift]:
     """Compare each statistic of training groups and new groups.
 
     Args:
-        reference: Mean appearance of each training group, shape (num_groups, len(STATISTICS)), at least one.
+        reference: Appearance of one image of each training group, shape (num_groups, len(STATISTICS)), at least one.
         new: The same of the new groups.
         alpha: Chance of a false alarm that the p values must be able to tell; `None`: p values are left out.
         seed: The same seed draws the same relabellings.

@@ -1,6 +1,7 @@
 """Does a new batch look like the images that the model was trained on? Asked before a retraining takes it in.
 
-Two tests share the rate of false alarms evenly (Bonferroni), and both permute whole groups, see `hip_mri.data.shift`:
+Two tests share the rate of false alarms evenly (Bonferroni). In both, one image speaks for each group, and whole
+groups are permuted, see `hip_mri.data.shift`:
 
 - **Appearance.** Each statistic of the images as they came, such as size, gray levels and sharpness.
 - **Features.** Can one tell, by the features that the model sees, from which side a group comes? Each group is left
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from hip_mri.config import DriftSettings
-from hip_mri.data.shift import Floats, StatisticShift, choose_groups, draw_relabellings, measure_shifts
+from hip_mri.data.shift import Floats, StatisticShift, choose_witnesses, draw_relabellings, measure_shifts
 from hip_mri.errors import EvaluationError
 from hip_mri.model.fitting import Rows
 
@@ -42,8 +43,6 @@ LEAST_FEATURE_SPREAD: Final = 1e-6
 
 SCORE_DECIMALS: Final = 9
 """Scores of -1 to 1 that agree to as many places are equal, so that rounding breaks no tie."""
-
-ROWS_PER_BLOCK: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class FeatureShift:
+    """How well features tell new groups from training groups.
+
+    Attributes:
+        auc: Of a classifier that leaves each group out, 0-1; about 0.5 or less without a difference.
+        p_value: Chance of such an AUC between groups from one source.
+    """
+
+    auc: float
+    p_value: float
+
+
+@dataclass(frozen=True)
 class DriftReport:
     """What became of the comparison.
 
@@ -79,8 +91,7 @@ class DriftReport:
             from values far beyond those of training.
         reasons: A sentence for each reason, the strongest first; empty unless shifted.
         shifts: All statistics, the largest effect first.
-        feature_auc: How well features tell the sides apart, 0-1; `None`: too few groups.
-        feature_p_value: Chance of such an AUC between groups from one source; `None`: too few groups.
+        features: How well features tell the sides apart; `None`: too few groups.
         num_images: Images of the new batch.
         num_groups: Its groups.
         num_reference_images: Training images.
@@ -92,8 +103,7 @@ class DriftReport:
     is_judged: bool
     reasons: tuple[str, ...]
     shifts: tuple[StatisticShift, ...]
-    feature_auc: float | None
-    feature_p_value: float | None
+    features: FeatureShift | None
     num_images: int
     num_groups: int
     num_reference_images: int
@@ -103,13 +113,13 @@ class DriftReport:
     @property
     def p_values(self) -> dict[str, float]:
         """P value of each statistic, and of the `features`; empty where nothing was tested."""
-        values = {shift.statistic.name: shift.p_value for shift in self.shifts} | {"features": self.feature_p_value}
-        return {name: value for name, value in values.items() if value is not None}
+        values = {s.statistic.name: s.p_value for s in self.shifts if s.p_value is not None}
+        return values | ({"features": self.features.p_value} if self.features else {})
 
     @property
     def effects(self) -> dict[str, float]:
         """Effect of each statistic, in standard deviations."""
-        return {shift.statistic.name: shift.effect for shift in self.shifts}
+        return {s.statistic.name: s.effect for s in self.shifts}
 
     @property
     def summary(self) -> str:
@@ -132,30 +142,27 @@ def detect_drift(reference: Batch, new: Batch, settings: DriftSettings = DriftSe
         reference: Training images. Of more than `hip_mri.data.shift.MAX_NUM_GROUPS` groups a random choice is used.
         new: The new batch, likewise.
         settings: What counts as a shift.
-        seed: The same seed draws the same choice and relabellings.
+        seed: The same seed draws the same images and relabellings.
 
     Returns:
         The report. A batch of the same kind is called shifted with a chance of at most `settings.false_alarm_rate`,
         over draws of both sides.
     """
-    old, old_features = _average_chosen(reference, seed)
-    young, young_features = _average_chosen(new, seed)
+    old, young = choose_witnesses(reference.groups, seed), choose_witnesses(new.groups, seed)
     is_judged = min(len(old), len(young)) >= settings.min_num_groups
     alpha = settings.false_alarm_rate / 2 if is_judged else None
-    shifts = sorted(measure_shifts(old, young, alpha, seed), key=lambda shift: -shift.effect)
-    auc, p_value = compare_features(old_features, young_features, alpha, seed) if alpha else (None, None)
-    may_be_beyond = len(young) >= MIN_NUM_GROUPS_BEYOND and len(old) >= settings.min_num_groups
-    counted = [shift for shift in shifts if _counts(shift, settings, alpha) or (may_be_beyond and shift.is_beyond)]
-    reasons = _describe_shifts(counted)
-    if auc is not None and p_value is not None and alpha and p_value <= alpha and auc >= settings.least_auc:
-        reasons.append(_describe_features(auc, p_value))
+    shifts = measure_shifts(reference.appearance[old], new.appearance[young], alpha, seed)
+    features = compare_features(reference.features[old], new.features[young], alpha, seed) if alpha else None
+    shifts = tuple(sorted(shifts, key=lambda shift: -shift.effect))
+    believes_range = len(old) >= settings.min_num_groups and len(young) >= MIN_NUM_GROUPS_BEYOND
+    counted = [s for s in shifts if is_relevant(s, settings) or (believes_range and s.is_beyond)]
+    reasons = (*_describe_shifts(counted), *_describe_features(features, settings))
     return DriftReport(
         is_shifted=bool(reasons),
         is_judged=is_judged,
-        reasons=tuple(reasons),
-        shifts=tuple(shifts),
-        feature_auc=auc,
-        feature_p_value=p_value,
+        reasons=reasons,
+        shifts=shifts,
+        features=features,
         num_images=len(new.groups),
         num_groups=len(np.unique(new.groups)),
         num_reference_images=len(reference.groups),
@@ -164,23 +171,26 @@ def detect_drift(reference: Batch, new: Batch, settings: DriftSettings = DriftSe
     )
 
 
-def compare_features(reference: Floats, new: Floats, alpha: float, seed: int) -> tuple[float, float]:
+def is_relevant(shift: StatisticShift, settings: DriftSettings) -> bool:
+    """Whether a statistic's shift is both certain and large enough to matter."""
+    is_certain = shift.p_value is not None and shift.p_value <= settings.false_alarm_rate / 2
+    return is_certain and shift.effect >= settings.least_effect
+
+
+def compare_features(reference: NDArray, new: NDArray, alpha: float, seed: int) -> FeatureShift:
     """Test whether features tell new groups from training groups.
 
     Args:
-        reference: Mean features of each training group, shape (num_groups, num_features), at least two.
+        reference: Features of one image of each training group, shape (num_groups, num_features), at least two.
         new: The same of the new groups.
         alpha: Chance of a false alarm that the p value must be able to tell.
         seed: The same seed draws the same relabellings.
-
-    Returns:
-        AUC of the classifier, 0-1, and the p value.
     """
-    kernel = _measure_resemblance(np.concatenate([reference, new]))
+    kernel = _measure_resemblance(np.concatenate([reference, new]).astype(np.float64))
     draws = draw_relabellings(len(reference), len(new), alpha, seed)
     auc = float(_measure_aucs(kernel, next(draws))[0])
     others = np.concatenate([_measure_aucs(kernel, is_new) for is_new in draws])
-    return auc, float((1 + (others >= auc - 1e-9).sum()) / (1 + len(others)))
+    return FeatureShift(auc, float((1 + (others >= auc - 1e-9).sum()) / (1 + len(others))))
 
 
 def _measure_resemblance(features: Floats) -> Floats:
@@ -207,29 +217,6 @@ def _measure_aucs(kernel: Floats, is_new: NDArray[np.bool_]) -> Floats:
     return ((ranks * is_new).sum(axis=1) - num_new * (num_new + 1) / 2) / (num_new * num_old)
 
 
-def _average_chosen(batch: Batch, seed: int) -> tuple[Floats, Floats]:
-    """Mean appearance and mean features of each chosen group."""
-    positions = choose_groups(batch.groups, seed)
-    codes, groups = np.unique(batch.groups[positions], return_inverse=True)
-    appearance = _average_rows(batch.appearance, positions, groups, len(codes))
-    return appearance, _average_rows(batch.features, positions, groups, len(codes))
-
-
-def _average_rows(rows: Rows | Floats, positions: NDArray[np.int64], groups: NDArray[np.int64], count: int) -> Floats:
-    """Mean row of each group, read some rows at a time."""
-    total = np.zeros(1)
-    for start in range(0, len(positions), ROWS_PER_BLOCK):
-        block = slice(start, start + ROWS_PER_BLOCK)
-        is_member = (groups[block] == np.arange(count)[:, None]).astype(np.float64)
-        total = total + is_member @ np.asarray(rows[positions[block]], np.float64)
-    return total / np.bincount(groups, minlength=count)[:, None]
-
-
-def _counts(shift: StatisticShift, settings: DriftSettings, alpha: float | None) -> bool:
-    is_certain = alpha is not None and shift.p_value is not None and shift.p_value <= alpha
-    return is_certain and shift.effect >= settings.least_effect
-
-
 def _describe_shifts(shifts: list[StatisticShift]) -> list[str]:
     sentences = [_describe_shift(shift) for shift in shifts[:MOST_REASONS]]
     if others := [shift.statistic.title for shift in shifts[MOST_REASONS:]]:
@@ -249,5 +236,9 @@ def _describe_shift(shift: StatisticShift) -> str:
     return sentence
 
 
-def _describe_features(auc: float, p_value: float) -> str:
-    return f"Features: the network's view tells new from training groups with an AUC of {auc:.2f}, p = {p_value:.2g}."
+def _describe_features(found: FeatureShift | None, settings: DriftSettings) -> list[str]:
+    """A sentence where the difference is both certain and large enough to matter."""
+    if found is None or found.p_value > settings.false_alarm_rate / 2 or found.auc < settings.least_auc:
+        return []
+    told = f"tells new from training groups with an AUC of {found.auc:.2f}, p = {found.p_value:.2g}"
+    return [f"Features: the network's view {told}."]

@@ -11,7 +11,7 @@ from hip_mri.data.appearance import describe_stored_images
 from hip_mri.data.images import decode_gray
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import read_stored_image
-from hip_mri.data.shift import choose_groups
+from hip_mri.data.shift import choose_witnesses
 from hip_mri.evaluation.charts.drift import BatchLook, draw_drift
 from hip_mri.evaluation.style import save_figure
 from hip_mri.model.drift import Batch, DriftReport, detect_drift
@@ -75,9 +75,9 @@ def set_batch_aside(workspace: Workspace) -> int:
 
 
 def _choose(images: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The images of the groups that are compared."""
+    """One image of each group, of many groups some."""
     images = images.sort_values("image_id", ignore_index=True)
-    return images.iloc[choose_groups(pd.factorize(images["group"])[0], seed)]
+    return images.iloc[choose_witnesses(pd.factorize(images["group"])[0], seed)]
 
 
 def _describe(images: pd.DataFrame, workspace: Workspace, features: FeatureSet, num_threads: int) -> Batch:
@@ -89,6 +89,5 @@ def _describe(images: pd.DataFrame, workspace: Workspace, features: FeatureSet, 
 
 
 def _look(images: pd.DataFrame, batch: Batch, workspace: Workspace) -> BatchLook:
-    """One image of each of some groups, the first by id."""
-    shown = images.drop_duplicates("group").sort_values("image_id")["sha256"].head(NUM_EXAMPLES)
+    shown = images["sha256"].head(NUM_EXAMPLES)
     return BatchLook(batch.appearance, [decode_gray(read_stored_image(sha256, workspace)) for sha256 in shown])

@@ -237,7 +237,7 @@ def _record(retraining: Retraining, facts: Mapping[str, Any]) -> dict[str, Any]:
             "reasons": list(check.report.reasons),
             "p_values": check.report.p_values,
             "effects": check.report.effects,
-            "feature_auc": check.report.feature_auc,
+            "feature_auc": check.report.features and check.report.features.auc,
         },
         "challenger": challenge and challenge.challenger.name,
         "champion": challenge and challenge.champion and challenge.champion.name,
