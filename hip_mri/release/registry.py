@@ -3,6 +3,8 @@
 list WORKSPACE                   every version, with its test AUC and whether it serves
 history WORKSPACE                every change of champion
 register WORKSPACE RUN           make a version of a finished run
+promote WORKSPACE 0003 --reason WHY
+                                 make a version the champion past the gate, as a person may
 rollback WORKSPACE [--to 0003]   let the champion before the present one serve again, or a given one
 export-mlflow WORKSPACE 0003 --tracking-uri URI
                                  show a version to an MLflow tracking server
@@ -18,7 +20,7 @@ from typing import Final
 
 from hip_mri.errors import HipMriError, ReleaseError, list_offenders
 from hip_mri.evaluation.hashes import HASHES, compare_hashes
-from hip_mri.release.champion import read_champion, read_history, roll_back
+from hip_mri.release.champion import promote, read_champion, read_history, roll_back
 from hip_mri.release.versions import MODEL, RECORD, Version, describe_version, list_versions, name_version, read_version
 from hip_mri.workspace import Workspace, link_or_copy, publish_folder, read_json, write_json
 
@@ -120,6 +122,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "list": _list,
         "history": _tell_history,
         "register": _register,
+        "promote": _promote,
         "rollback": _roll_back,
         "export-mlflow": _export,
     }
@@ -129,6 +132,9 @@ def _make_parser() -> argparse.ArgumentParser:
         command.set_defaults(act=act)
         if name == "register":
             command.add_argument("run", type=Path, help="folder of a finished run, such as workspace/runs/0003")
+        if name == "promote":
+            command.add_argument("version", type=int, help="such as 0003")
+            command.add_argument("--reason", required=True, help="kept in the history")
         if name == "rollback":
             command.add_argument("--to", type=int, metavar="VERSION", help="a former champion, such as 0003")
             command.add_argument("--reason", default="rolled back by hand", help="kept in the history")
@@ -159,6 +165,12 @@ def _tell_history(workspace: Workspace, _: argparse.Namespace) -> None:
 def _register(workspace: Workspace, given: argparse.Namespace) -> None:
     """Make a version of a finished run."""
     print(register_version(workspace, given.run).folder)
+
+
+def _promote(workspace: Workspace, given: argparse.Namespace) -> None:
+    """Make a version the champion past the gate, as a person may."""
+    version = read_version(workspace, given.version)
+    print(promote(workspace, version, f"past the gate: {given.reason}").folder)
 
 
 def _roll_back(workspace: Workspace, given: argparse.Namespace) -> None:

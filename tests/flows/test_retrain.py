@@ -3,6 +3,7 @@
 import json
 import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -140,7 +141,7 @@ def test_what_each_month_came_to(months: list[Month]) -> None:
 
 
 def test_no_earlier_image_changes_its_split(months: list[Month], clinic: Clinic) -> None:
-    for before, after in zip(months, months[1:], strict=False):
+    for before, after in pairwise(months):
         assert before.splits.items() <= after.splits.items()
         assert after.report["num_moved"] == 0
     tested = [{sha256 for sha256, split in month.splits.items() if split == "test"} for month in months]

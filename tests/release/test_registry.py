@@ -147,12 +147,15 @@ def test_commands_register_list_and_roll_back(workspace, write_run, versions, ca
     assert [line.endswith("test AUC 0.875  champion") for line in lines] == [False, False, True, False]
     assert run_command(capsys, "rollback", workspace.root)[:2] == (0, [str(versions[0].folder)])
     assert run_command(capsys, "rollback", workspace.root, "--to", "0003", "--reason", "it was fine")[0] == 0
+    promoted = run_command(capsys, "promote", workspace.root, "0002", "--reason", "the scanner is new")
+    assert promoted[:2] == (0, [str(versions[1].folder)])
     told = [line.split("  ")[2] for line in run_command(capsys, "history", workspace.root)[1]]
     assert told == [
         "promotion of 0001: the first",
         "promotion of 0003: better by 0.03",
         "rollback of 0001: rolled back by hand",
         "rollback of 0003: it was fine",
+        "promotion of 0002: past the gate: the scanner is new",
     ]
 
 
