@@ -10,7 +10,8 @@
     ├── WeightsError            pretrained weights are missing or do not fit
     ├── TrainingError           training came to no usable model
     ├── EvaluationError         scores cannot be turned into metrics, figures or a report
-    └── WorkspaceError          the workspace cannot be written, or holds something foreign
+    ├── WorkspaceError          the workspace cannot be written, or holds something foreign
+    └── DeploymentError         a program of the team's set-up is missing, does not start or does not answer
 
 Every message says what failed, on which file or setting, what was found, what is needed and the next step.
 """
@@ -68,6 +69,10 @@ class EvaluationError(HipMriError):
 
 class WorkspaceError(HipMriError):
     """The workspace cannot be written, or holds something foreign."""
+
+
+class DeploymentError(HipMriError):
+    """A program of the team's set-up is missing, does not start or does not answer."""
 
 
 def list_offenders(offenders: Sequence[str], most: int = 10) -> str:
