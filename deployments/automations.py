@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Final
 
-from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
@@ -29,6 +28,7 @@ def plan_automation(silence_seconds: int = SILENCE_SECONDS) -> AutomationCore:
 
     Source: Prefect's documentation, "How to detect and respond to zombie flows".
     """
+    message = f"No heartbeat for {silence_seconds} seconds."
     return AutomationCore(
         name=NAME,
         description="Flow runs whose process or machine is gone would stay 'Running' for ever.",
@@ -41,7 +41,7 @@ def plan_automation(silence_seconds: int = SILENCE_SECONDS) -> AutomationCore:
             threshold=1,
             within=timedelta(seconds=silence_seconds),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"No heartbeat for {silence_seconds} seconds.")],
+        actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)],
     )
 
 
@@ -53,7 +53,7 @@ def register_automation(client: SyncPrefectClient, silence_seconds: int = SILENC
         silence_seconds: How long a flow run may send nothing; at least 10.
     """
     plan = plan_automation(silence_seconds)
-    present: list[Automation] = client.read_automations_by_name(NAME)
+    present = client.read_automations_by_name(NAME)
     if not present:
         client.create_automation(plan)
     for automation in present:

@@ -105,8 +105,8 @@ class Postgres:
     def _check_owner(self) -> None:
         """See that the server's user exists and can reach its folder."""
         try:
-            reach = subprocess.run(["test", "-x", self.folder.parent], check=False, **rights_of(self.owner))
-        except LookupError as error:
+            reach = subprocess.run(["test", "-x", self.folder.parent], cwd="/", check=False, **rights_of(self.owner))
+        except KeyError as error:
             raise DeploymentError(
                 f"PostgreSQL refuses to run as root, and there is no user {self.user!r}. Start this as an ordinary "
                 "user, or name another one with --database-user."

@@ -1,11 +1,12 @@
 """Background processes that outlive the command that starts them, and are stopped by what was recorded about them."""
 
 import os
+import pwd
 import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -88,7 +89,7 @@ def start_process(
         environment: All of its environment variables.
         folder: Where it works.
         log_file: Takes what it writes, after what is there already.
-        user: Whose rights it runs with, and those of the group of the same name; `None` leaves those of the caller.
+        user: Whose rights it runs with; `None` leaves those of the caller.
 
     Raises:
         DeploymentError: The program cannot be started.
@@ -113,8 +114,12 @@ def start_process(
 
 
 def rights_of(user: str | None) -> dict[str, Any]:
-    """Arguments that make `subprocess` run a program with the rights of a user and of the group of the same name."""
-    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    """Arguments that make `subprocess` run a program with the rights of a user, and of no group but the user's own.
+
+    Raises:
+        KeyError: There is no such user.
+    """
+    return {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def stop_process(
@@ -149,7 +154,7 @@ def _send(pids: Sequence[int], stop_signal: signal.Signals) -> None:
             continue
 
 
-def _wait_until(is_so: Any, timeout_seconds: int) -> bool:
+def _wait_until(is_so: Callable[[], bool], timeout_seconds: int) -> bool:
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
         if is_so():

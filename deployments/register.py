@@ -30,7 +30,8 @@ def main() -> int:
         register_automation(client)
     deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file"]
     started = [subprocess.Popen([*deploy, file], cwd=PROJECT) for file in PREFECT_FILES]
-    return int(any([process.wait() for process in started]))  # a list: each is waited for
+    codes = [process.wait() for process in started]
+    return int(any(codes))
 
 
 def register_work_pools(client: SyncPrefectClient) -> None:
