@@ -268,7 +268,7 @@ def test_the_automation_is_there_once_and_stays_off_when_switched_off(team: Team
     with SyncPrefectClient(team.credentials["PREFECT_API_URL"], auth_string=team.login) as client:
         (present,) = client.read_automations_by_name(NAME)
         assert present.enabled
-        client.update_automation(present.id, present.model_copy(update={"enabled": False}))
+        client.update_automation(present.id, plan_automation().model_copy(update={"enabled": False}))
         register_automation(client)
         (again,) = client.read_automations_by_name(NAME)
         assert (again.id, again.enabled) == (present.id, False)
