@@ -6,9 +6,12 @@ created where they are missing; deployments become what prefect.yaml and deploym
 
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
@@ -24,14 +27,21 @@ PREFECT_FILES: Final = ("prefect.yaml", "deployments/gpu.yaml")
 
 
 def main() -> int:
-    """Register everything; returns 1 where something could not be, otherwise 0."""
+    """Register everything; returns the exit code of `prefect deploy`."""
     with get_client(sync_client=True) as client:
         register_work_pools(client)
         register_automation(client)
-    deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file"]
-    started = [subprocess.Popen([*deploy, file], cwd=PROJECT) for file in PREFECT_FILES]
-    codes = [process.wait() for process in started]
-    return int(any(codes))
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(join_prefect_files(PROJECT / name for name in PREFECT_FILES), file)
+        file.flush()
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file.name]
+        return subprocess.call(command, cwd=PROJECT)
+
+
+def join_prefect_files(files: Iterable[Path]) -> dict[str, Any]:
+    """Put the deployments of several files into one: Prefect and the flows are then loaded once, not once a file."""
+    contents = [yaml.safe_load(file.read_text()) for file in files]
+    return {**contents[0], "deployments": [deployment for content in contents for deployment in content["deployments"]]}
 
 
 def register_work_pools(client: SyncPrefectClient) -> None:

@@ -64,6 +64,7 @@ DECISIONS = {
     ),
     "tasks.progress": ("rich",),
     "deployments.dask_certificate": ("distributed",),
+    "deployments.register": ("yaml",),
 }
 """Beyond the table. The command line reads settings and turns errors into one line. It checks the source, so that a
 mistyped path is told before Prefect takes its seconds to start; and it loads Keras, because TensorFlow's native code

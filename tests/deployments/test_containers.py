@@ -9,7 +9,7 @@ import yaml
 
 from deployments.credentials import read_environment
 from deployments.dask_certificate import describe_certificate
-from deployments.register import PREFECT_FILES, WORK_POOLS
+from deployments.register import PREFECT_FILES, WORK_POOLS, join_prefect_files
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "deployments"
@@ -123,9 +123,10 @@ def test_every_work_pool_has_a_worker_and_every_deployment_a_work_pool() -> None
         if "--pool" in service.get("command", [])
     ]
     assert set(pools) == set(WORK_POOLS)
-    for file in PREFECT_FILES:
-        for deployment in yaml.safe_load((PROJECT / file).read_text())["deployments"]:
-            assert deployment["work_pool"]["name"] in WORK_POOLS
+    joined = join_prefect_files(PROJECT / file for file in PREFECT_FILES)
+    assert joined["name"] == "hip-mri"
+    assert {"default", "gpu"} <= {deployment["name"] for deployment in joined["deployments"]}
+    assert {deployment["work_pool"]["name"] for deployment in joined["deployments"]} == set(WORK_POOLS)
 
 
 def test_dask_speaks_tls_only() -> None:
