@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import os
 import pwd
+import signal
 import socket
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def take_down(folder: Path) -> list[str]:
     stopped = []
     with _hold(folder):
         for name, process in reversed(register.read().items()):
-            stop_process(process, signals[name])
+            stop_process(process, signals.get(name, signal.SIGTERM))
             register.remove(name)
             stopped.append(name)
     return stopped
