@@ -12,7 +12,8 @@
     ├── EvaluationError         scores cannot be turned into metrics, figures or a report
     ├── DriftError              new images do not look like those that the model was trained on
     ├── ReleaseError            a version cannot be registered, compared or made the champion
-    └── WorkspaceError          the workspace cannot be written, or holds something foreign
+    ├── WorkspaceError          the workspace cannot be written, or holds something foreign
+    └── DeploymentError         a program of the team's set-up is missing, does not start or does not answer
 
 Every message says what failed, on which file or setting, what was found, what is needed and the next step.
 """
@@ -78,6 +79,10 @@ class ReleaseError(HipMriError):
 
 class WorkspaceError(HipMriError):
     """The workspace cannot be written, or holds something foreign."""
+
+
+class DeploymentError(HipMriError):
+    """A program of the team's set-up is missing, does not start or does not answer."""
 
 
 def list_offenders(offenders: Sequence[str], most: int = 10) -> str:

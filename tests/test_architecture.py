@@ -48,7 +48,7 @@ RULES = {
     "hip_mri.release": Rule(("hip_mri",), never=PREFECT),
     "tasks": Rule(("hip_mri", "tasks"), outside=PREFECT),
     "flows": Rule(("tasks", "flows", "hip_mri.config"), outside=PREFECT),
-    "deployments": Rule(("flows", "deployments", "hip_mri.config"), outside=PREFECT),
+    "deployments": Rule(("flows", "deployments", *FOUNDATION), outside=PREFECT),
 }
 """The longest name that a module begins with counts. `hip_mri.evaluation` reads images and manifests (a recorded
 decision); of the model it knows only what explains a prediction, in a module named `explain...` or `explanation...`."""
@@ -63,11 +63,13 @@ DECISIONS = {
         "yaml",
     ),
     "tasks.progress": ("rich",),
+    "deployments.dask_certificate": ("distributed",),
+    "deployments.register": ("yaml",),
 }
 """Beyond the table. The command line reads settings and turns errors into one line. It checks the source, so that a
 mistyped path is told before Prefect takes its seconds to start; and it loads Keras, because TensorFlow's native code
 writes to standard error as it loads: it is loaded quietly while Prefect waits for its server. Progress is drawn by
-Rich."""
+Rich. Dask makes its own certificates. `deployments` knows the foundation: its errors and its atomic private files."""
 
 
 @dataclass(frozen=True)

@@ -219,8 +219,8 @@ def _judge(difference: Difference, settings: ReleaseSettings, look: Look) -> tup
     is_superior, is_non_inferior = lower > 0, lower > -margin
     reasons.append("It is shown to be better." if is_superior else "It is not shown to be better.")
     reasons.append(
-        f"It is shown to be worse by less than {margin:g}, the margin."
+        f"A loss of {margin:g}, the margin, is ruled out."
         if is_non_inferior
-        else f"It is not shown to be worse by less than {margin:g}, the margin."
+        else f"A loss of {margin:g}, the margin, is not ruled out."
     )
     return is_superior or (is_non_inferior and settings.rule == "non_inferior"), reasons

@@ -52,7 +52,7 @@ def test_a_clear_gain_passes():
     assert decision.look == 3
     assert decision.reasons[1:] == (
         "It is shown to be better.",
-        "It is shown to be worse by less than 0.02, the margin.",
+        "A loss of 0.02, the margin, is ruled out.",
         f"Sensitivity reaches every floor: {decision.floors[0].sensitivity:.3f} in all test images.",
     )
 
@@ -100,7 +100,7 @@ def test_non_inferiority_decides_only_where_it_is_the_rule():
     strict = rule.model_copy(update={"non_inferiority_margin": 0.001})
     told = compare_versions(champion, challenger, strict, LOOK, THRESHOLD)
     assert not told.promote
-    assert "It is not shown to be worse by less than 0.001, the margin." in told.reasons
+    assert "A loss of 0.001, the margin, is not ruled out." in told.reasons
 
 
 def test_without_budget_nothing_passes():
