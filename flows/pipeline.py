@@ -32,6 +32,7 @@ from tasks.model import (
     resolve_weights,
     train_model,
 )
+from tasks.runners import open_runner
 from tasks.steps import Steps
 
 
@@ -47,8 +48,8 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     """
     data, preprocessing, model, training = config.data, config.preprocessing, config.model, config.training
     threads = config.runner.count_threads()
-    steps = Steps(config.runner)
-    with hold_workspace(config.workspace) as workspace:
+    with hold_workspace(config.workspace) as workspace, open_runner(config.runner, workspace) as runner:
+        steps = Steps(runner)
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
 
         source = steps.run(fetch_source)(config.source, config.source_sha256, workspace)

@@ -10,12 +10,14 @@
     ├── WeightsError            pretrained weights are missing or do not fit
     ├── TrainingError           training came to no usable model
     ├── EvaluationError         scores cannot be turned into metrics, figures or a report
-    └── WorkspaceError          the workspace cannot be written, or holds something foreign
+    ├── WorkspaceError          the workspace cannot be written, or holds something foreign
+    └── ClusterError            the machines of a cluster cannot do the work
 
 Every message says what failed, on which file or setting, what was found, what is needed and the next step.
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 
 class HipMriError(Exception):
@@ -49,6 +51,10 @@ class ImageError(HipMriError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Travel between processes with the reason; the default would call this class with the message alone."""
+        return type(self), (self.reason, str(self))
+
 
 class SplitError(HipMriError):
     """The images cannot be split as asked."""
@@ -68,6 +74,10 @@ class EvaluationError(HipMriError):
 
 class WorkspaceError(HipMriError):
     """The workspace cannot be written, or holds something foreign."""
+
+
+class ClusterError(HipMriError):
+    """The machines of a cluster cannot do the work."""
 
 
 def list_offenders(offenders: Sequence[str], most: int = 10) -> str:

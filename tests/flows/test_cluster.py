@@ -1,0 +1,177 @@
+"""The flow on a Dask cluster of real processes, one of which is killed, against the same flow in this process."""
+
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from distributed import Client
+from prefect import task
+
+import flows.pipeline
+from hip_mri.data import shards
+from hip_mri.workspace import Workspace
+from tests.clusters import Cluster, start_cluster
+from tests.flows.test_pipeline import configure, run
+
+NETWORKS = {"prepare_backbone", "choose_features", "extract_features", "train_model", "cross_validate_head"}
+
+
+@dataclass
+class Trap:
+    """A source image that keeps whoever reads it waiting, until that process is killed.
+
+    Attributes:
+        image: The image's file, a named pipe while the trap is set.
+        victim: Name of the worker that was killed.
+        finished: Preprocessed files that were there at its death, with their inodes.
+    """
+
+    image: Path | None = None
+    victim: str = ""
+    finished: dict[Path, int] | None = None
+
+    def set(self, workspace: Workspace) -> None:
+        image = min(workspace.images_folder.glob("*/*"))
+        image.rename(image.with_suffix(".real"))
+        os.mkfifo(image)
+        self.image = image
+
+    def spring(self, cluster: Cluster, workspace: Workspace) -> None:
+        """Wait until a worker reads the image and something is finished; kill the worker, and repair the image."""
+        while self.image is None or (writer := open_for_writing(self.image)) is None:
+            time.sleep(0.05)
+        while not (victim := cluster.find_reader(self.image)):
+            time.sleep(0.05)
+        while not (finished := list(workspace.preprocessed_folder.glob("*/*/[!.]*.png"))):
+            time.sleep(0.05)
+        self.finished = {file: file.stat().st_ino for file in finished}
+        cluster.kill(victim)
+        self.image.with_suffix(".real").rename(self.image)
+        os.close(writer)
+        self.victim = victim
+
+
+def open_for_writing(pipe: Path) -> int | None:
+    """A descriptor, once there is a reader."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
+class Lines(logging.Handler):
+    """Keeps the library's lines."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@pytest.fixture(scope="module")
+def lines() -> Iterator[Lines]:
+    library, kept = logging.getLogger("hip_mri"), Lines()
+    level = library.level
+    library.setLevel(logging.INFO)
+    library.addHandler(kept)
+    yield kept
+    library.removeHandler(kept)
+    library.setLevel(level)
+
+
+@dataclass
+class Finished:
+    folder: Path
+    workspace: Path
+    states: list[tuple[str, str]]
+    trap: Trap
+    places: dict[str, Counter[str]]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Path:
+    return run(configure(source_zip, tmp_path_factory.mktemp("local")))[0]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with start_cluster() as running:
+        running.start_worker("cpu-1", "--resources", "CPU=1")
+        running.start_worker("cpu-2", "--resources", "CPU=1")
+        running.start_worker("gpu", "--resources", "GPU=1")
+        with Client(running.address, set_as_default=False, timeout=60) as client:
+            client.wait_for_workers(3, timeout=120)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory, source_zip: Path, cluster: Cluster, lines: Lines) -> Finished:
+    """The whole flow on the cluster; a CPU worker is killed while it preprocesses a shard."""
+    config = configure(
+        source_zip, tmp_path_factory.mktemp("spread"), runner={"kind": "dask", "dask_address": cluster.address}
+    )
+    workspace, trap, plans = Workspace(config.workspace.resolve()), Trap(), []
+
+    @task(name="plan_shards")
+    def plan_shards(workspace: Workspace, shard_size: int) -> list[shards.Shard]:
+        plans.append(shards.plan_shards(workspace, shard_size))
+        if len(plans) == 2:  # the next step preprocesses
+            trap.set(workspace)
+        return plans[-1]
+
+    killer = threading.Thread(target=trap.spring, args=(cluster, workspace), daemon=True)
+    with pytest.MonkeyPatch.context() as patch, Client(cluster.address, set_as_default=False) as client:
+        patch.setattr(flows.pipeline, "plan_shards", plan_shards)
+        names = {address: worker["name"] for address, worker in client.scheduler_info()["workers"].items()}
+        client.get_task_stream()
+        killer.start()
+        folder, states = run(config)
+        stream = client.get_task_stream()
+    killer.join(timeout=30)
+    places: dict[str, Counter[str]] = {}
+    for entry in stream:
+        places.setdefault(entry["key"].rpartition("-")[0], Counter())[names[entry["worker"]]] += 1
+    return Finished(folder, workspace.root, states, trap, places)
+
+
+def read_outputs(workspace: Path) -> dict[str, bytes]:
+    parts = ("preprocessed/*/*/*.png", "features/*/*.*", "fingerprints/*/*.npy", "DATA/*/*/*.png")
+    return {
+        str(file.relative_to(workspace)): file.read_bytes() for part in parts for file in sorted(workspace.glob(part))
+    }
+
+
+def test_a_killed_worker_changes_nothing(spread: Finished, local: Path) -> None:
+    assert spread.trap.victim in ("cpu-1", "cpu-2")
+    assert read_outputs(spread.workspace) == read_outputs(local.parents[1])
+    for name in ("predictions.csv", "folds.csv", "neighbours.csv", "history.csv", "manifest.csv"):
+        assert (spread.folder / name).read_bytes() == (local / name).read_bytes(), name
+
+
+def test_what_was_finished_is_not_done_again(spread: Finished) -> None:
+    assert spread.trap.finished
+    assert {file: file.stat().st_ino for file in spread.trap.finished} == spread.trap.finished
+    assert sum(name.startswith("preprocess shard") for name, _ in spread.states) == 8
+    assert {state for _, state in spread.states} <= {"Completed", "Cached"}
+
+
+def test_networks_run_on_the_worker_with_a_gpu_and_nothing_else_does(spread: Finished) -> None:
+    on_gpu = {task_name for task_name, workers in spread.places.items() if "gpu" in workers}
+    assert on_gpu == NETWORKS
+    assert all(set(spread.places[task_name]) == {"gpu"} for task_name in NETWORKS)
+    assert spread.places["train_model"] == {"gpu": 1}
+    assert set(spread.places["preprocess_images"]) <= {"cpu-1", "cpu-2"}
+
+
+def test_epochs_of_another_process_are_shown_here(spread: Finished, lines: Lines) -> None:
+    epochs = [line.partition(":")[0] for line in lines.texts if line.startswith("Epoch")]
+    assert epochs == [f"Epoch {number} of 3" for number in (1, 2, 3)]
+    assert any(line.startswith("Dask cluster: 3 workers on") and "(1 with a GPU)" in line for line in lines.texts)
