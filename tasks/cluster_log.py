@@ -1,8 +1,8 @@
 """Log lines of the workers of a cluster, shown where the flow runs."""
 
+import contextlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from distributed import Client, Worker, WorkerPlugin
@@ -11,7 +11,7 @@ from prefect.context import TaskRunContext
 LOGGER: Final = "hip_mri"
 
 
-@contextmanager
+@contextlib.contextmanager
 def forward_log(client: Client, flow_run_id: str) -> Iterator[None]:
     """Let the library's log lines in task runs of a flow appear in this process too, while the block lasts.
 
@@ -27,7 +27,7 @@ def forward_log(client: Client, flow_run_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if client.status == "running":
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the scheduler may have gone
             client.unregister_worker_plugin(topic)
             client.unsubscribe_topic(topic)
 

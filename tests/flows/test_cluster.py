@@ -5,16 +5,13 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from distributed import Client
-from prefect import task
 
-import flows.pipeline
-from hip_mri.data import shards
 from hip_mri.workspace import Workspace
 from tests.clusters import Cluster, start_cluster
 from tests.flows.test_pipeline import configure, run
@@ -66,14 +63,16 @@ def open_for_writing(pipe: Path) -> int | None:
 
 
 class Lines(logging.Handler):
-    """Keeps the library's lines."""
+    """Keeps the library's lines, and lets a test act when one appears."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.texts: list[str] = []
+        self.actions: dict[str, Callable[[], None]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(record.getMessage())
+        self.actions.get(self.texts[-1], lambda: None)()
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +117,10 @@ def spread(tmp_path_factory: pytest.TempPathFactory, source_zip: Path, cluster: 
     config = configure(
         source_zip, tmp_path_factory.mktemp("spread"), runner={"kind": "dask", "dask_address": cluster.address}
     )
-    workspace, trap, plans = Workspace(config.workspace.resolve()), Trap(), []
-
-    @task(name="plan_shards")
-    def plan_shards(workspace: Workspace, shard_size: int) -> list[shards.Shard]:
-        plans.append(shards.plan_shards(workspace, shard_size))
-        if len(plans) == 2:  # the next step preprocesses
-            trap.set(workspace)
-        return plans[-1]
-
+    workspace, trap = Workspace(config.workspace.resolve()), Trap()
+    lines.actions["preprocess_images ..."] = lambda: trap.set(workspace)
     killer = threading.Thread(target=trap.spring, args=(cluster, workspace), daemon=True)
-    with pytest.MonkeyPatch.context() as patch, Client(cluster.address, set_as_default=False) as client:
-        patch.setattr(flows.pipeline, "plan_shards", plan_shards)
+    with Client(cluster.address, set_as_default=False) as client:
         names = {address: worker["name"] for address, worker in client.scheduler_info()["workers"].items()}
         client.get_task_stream()
         killer.start()
