@@ -96,8 +96,8 @@ class DaskRunner:
             return future.result()
         except KilledWorker as error:
             raise ClusterError(
-                f"runner: {error.allowed_failures + 1} workers died while they had the same task run, the last one at "
-                f"{error.last_worker.address}. Most often their memory does not suffice: see the log of that worker, "
+                f"runner: workers died, {error.allowed_failures + 1} in a row, while they had the same task run, the last "
+                f"one at {error.last_worker.address}. Most often their memory does not suffice: see the log of that worker, "
                 "give it more memory or take a smaller runner.shard_size, and start again: finished work is kept."
             ) from error
         except (FutureCancelledError, CancelledError) as error:

@@ -97,6 +97,7 @@ class Finished:
     states: list[tuple[str, str]]
     trap: Trap
     places: dict[str, Counter[str]]
+    log: tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def spread(tmp_path_factory: pytest.TempPathFactory, source_zip: Path, cluster: 
     places: dict[str, Counter[str]] = {}
     for entry in stream:
         places.setdefault(entry["key"].rpartition("-")[0], Counter())[names[entry["worker"]]] += 1
-    return Finished(folder, workspace.root, states, trap, places)
+    return Finished(folder, workspace.root, states, trap, places, tuple(lines.texts))
 
 
 def read_outputs(workspace: Path) -> dict[str, bytes]:
@@ -166,17 +167,19 @@ def test_networks_run_on_the_worker_with_a_gpu_and_nothing_else_does(spread: Fin
     assert set(spread.places["preprocess_images"]) <= {"cpu-1", "cpu-2"}
 
 
-def test_epochs_of_another_process_are_shown_here(spread: Finished, lines: Lines) -> None:
-    epochs = [line.partition(":")[0] for line in lines.texts if line.startswith("Epoch")]
+def test_epochs_of_another_process_are_shown_here(spread: Finished) -> None:
+    epochs = [line.partition(":")[0] for line in spread.log if line.startswith("Epoch")]
     assert epochs == [f"Epoch {number} of 3" for number in (1, 2, 3)]
-    assert any(line.startswith("Dask cluster: 3 workers on") and "(1 with a GPU)" in line for line in lines.texts)
+    assert any(line.startswith("Dask cluster: 3 workers on") and "(1 with a GPU)" in line for line in spread.log)
 
 
 def test_a_task_run_that_kills_its_worker_ends_with_advice(workspace: Workspace) -> None:
     with start_cluster(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as cluster:
         cluster.start_worker("one")
         settings = RunnerSettings(kind="dask", dask_address=cluster.address)
-        with pytest.raises(ClusterError, match=r"1 workers died while they had the same task.*smaller runner.shard"):
+        with pytest.raises(
+            ClusterError, match=r"workers died, 1 in a row, while they had the same task.*smaller runner.shard"
+        ):
             run_dying(settings, workspace)
 
 
