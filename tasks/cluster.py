@@ -96,9 +96,10 @@ class DaskRunner:
             return future.result()
         except KilledWorker as error:
             raise ClusterError(
-                f"runner: workers died, {error.allowed_failures + 1} in a row, while they had the same task run, the last "
-                f"one at {error.last_worker.address}. Most often their memory does not suffice: see the log of that worker, "
-                "give it more memory or take a smaller runner.shard_size, and start again: finished work is kept."
+                f"runner: workers died, {error.allowed_failures + 1} in a row, while they had the same task run, the "
+                f"last one at {error.last_worker.address}. Most often their memory does not suffice: see the log of "
+                "that worker, give it more memory or take a smaller runner.shard_size, and start again: finished work "
+                "is kept."
             ) from error
         except (FutureCancelledError, CancelledError) as error:
             raise self._explain_loss() from error

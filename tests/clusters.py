@@ -76,12 +76,6 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@task(task_run_name="wait for {file}")
-def wait_for(file: Path) -> str:
-    """Read a file, which may be a named pipe that nobody writes yet."""
-    return file.read_text()
-
-
 @flow
 def open_only(settings: RunnerSettings, workspace: Workspace) -> int:
     """Connect, check, and close."""
@@ -93,9 +87,3 @@ def open_only(settings: RunnerSettings, workspace: Workspace) -> int:
 def run_dying(settings: RunnerSettings, workspace: Workspace) -> None:
     with open_runner(settings, workspace) as runner:
         runner.read_result(next(runner.wait([runner.submit(die, {})])))
-
-
-@flow
-def run_waiting(settings: RunnerSettings, workspace: Workspace, file: Path) -> str:
-    with open_runner(settings, workspace) as runner:
-        return runner.read_result(next(runner.wait([runner.submit(wait_for, {"file": file})])))
