@@ -22,6 +22,7 @@ from prefect import flow
 from flows.stages import arrange_images, compute_features, train_and_report
 from tasks.data import check_patient_tables, fetch_source, hold_workspace, ingest_images
 from tasks.model import resolve_weights
+from tasks.runners import open_runner
 from tasks.steps import Steps
 
 
@@ -35,8 +36,9 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     Returns:
         The folder of the finished run.
     """
-    model, steps = config.model, Steps(config.runner)
-    with hold_workspace(config.workspace) as workspace:
+    model = config.model
+    with hold_workspace(config.workspace) as workspace, open_runner(config.runner, workspace) as runner:
+        steps = Steps(runner)
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
 
         delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace)

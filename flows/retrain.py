@@ -34,6 +34,7 @@ from tasks.release import (
     refuse_batch,
     report_nothing_new,
 )
+from tasks.runners import open_runner
 from tasks.steps import Steps
 
 
@@ -51,8 +52,8 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         DriftError: The new images do not look like those of training; they are set aside.
     """
     model, retrain, threads = config.model, config.retrain, config.runner.count_threads()
-    steps = Steps(config.runner)
-    with hold_workspace(config.workspace) as workspace:
+    with hold_workspace(config.workspace) as workspace, open_runner(config.runner, workspace) as runner:
+        steps = Steps(runner)
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=False)
 
         delivered = steps.run(fetch_deliveries)(config.sources, workspace)
@@ -74,4 +75,4 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         challenge = steps.run(challenge_champion)(workspace, run, config.release, config.evaluation)
     answer = ask_for_approval(challenge, retrain)
     with hold_workspace(config.workspace) as workspace:
-        return end_by(steps.run(conclude_retraining)(workspace, arrivals, check, challenge, answer, config.release))
+        return end_by(conclude_retraining(workspace, arrivals, check, challenge, answer, config.release))

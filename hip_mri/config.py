@@ -21,6 +21,9 @@ BackboneName = Literal["ResNet50", "ResNet101", "ResNet152"]
 Engine = Literal["keras", "openvino"]
 Precision = Literal["float32", "bfloat16"]
 
+_ADDRESS: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
+"""How an address such as `s3://bucket/folder` begins, also after `Path` took one of its slashes; no drive `C:/`."""
+
 
 class Settings(BaseModel):
     """Base of all groups of settings: nothing unknown, nothing changed afterwards."""
@@ -198,8 +201,16 @@ class DriftSettings(Settings):
 class RunnerSettings(Settings):
     """How the work is spread."""
 
+    kind: Literal["local", "dask"] = "local"
+    """`local` works on shards in threads of one process; `dask` on the workers of a Dask cluster, on one machine or
+    many, whose workers share the workspace's disk. `dask` needs the extra `dask`."""
+
+    dask_address: str | None = Field(default=None, pattern=r"^(tcp|tls)://\S+:[0-9]+$")
+    """Scheduler of a running Dask cluster, such as `tcp://10.0.0.5:8786`. Nothing: `dask` starts `num_workers`
+    processes on this machine, for the run."""
+
     num_workers: int = Field(default=2, ge=1, le=1024)
-    """Shards that are worked on at the same time."""
+    """Shards that are worked on at the same time; with `dask_address` the cluster's workers count instead."""
 
     num_threads: int = Field(default=0, ge=0, le=1024)
     """Threads that read and preprocess images, over all workers together; 0 takes one per processor core. Networks
@@ -207,7 +218,13 @@ class RunnerSettings(Settings):
 
     shard_size: int = Field(default=2048, ge=1, le=1_000_000)
     """Most images that one task run handles, on average; smaller shards lose less when a run is killed and cost
-    Prefect more."""
+    Prefect more, and Dask ten times as much."""
+
+    @model_validator(mode="after")
+    def _check_address(self) -> Self:
+        if self.dask_address and self.kind != "dask":
+            raise ValueError(f"dask_address is given, and kind is {self.kind}; give kind dask, or no address")
+        return self
 
     def count_threads(self) -> int:
         """Threads over all workers together: what was asked for, or the processor cores this process may use."""
@@ -278,6 +295,17 @@ class TrainingConfig(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     runner: RunnerSettings = RunnerSettings()
+
+    @field_validator("workspace")
+    @classmethod
+    def _check_workspace(cls, workspace: Path) -> Path:
+        if found := _ADDRESS.match(str(workspace)):
+            raise ValueError(
+                f"{found[1]}:// addresses hold no workspace, which needs hard links, locks and renaming in one step; "
+                "give a folder, for several machines one on a disk that all of them mount at the same path. "
+                "A source may be such an address"
+            )
+        return workspace
 
     @property
     def is_demo(self) -> bool:

@@ -13,12 +13,14 @@
     ├── DriftError              new images do not look like those that the model was trained on
     ├── ReleaseError            a version cannot be registered, compared or made the champion
     ├── WorkspaceError          the workspace cannot be written, or holds something foreign
+    ├── ClusterError            the machines of a cluster cannot do the work
     └── DeploymentError         a program of the team's set-up is missing, does not start or does not answer
 
 Every message says what failed, on which file or setting, what was found, what is needed and the next step.
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 
 class HipMriError(Exception):
@@ -52,6 +54,10 @@ class ImageError(HipMriError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        """Travel between processes with the reason; the default would call this class with the message alone."""
+        return type(self), (self.reason, str(self))
+
 
 class SplitError(HipMriError):
     """The images cannot be split as asked."""
@@ -79,6 +85,10 @@ class ReleaseError(HipMriError):
 
 class WorkspaceError(HipMriError):
     """The workspace cannot be written, or holds something foreign."""
+
+
+class ClusterError(HipMriError):
+    """The machines of a cluster cannot do the work."""
 
 
 class DeploymentError(HipMriError):

@@ -40,7 +40,6 @@ import platform
 import re
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -346,12 +345,13 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 def write_small_file(file: Path, content: bytes) -> None:
     """Write one of very many small files: whole or not at all, but without waiting for the disk.
 
-    After a power cut such a file can be empty; whoever reads it checks its content.
+    After a power cut such a file can be empty; whoever reads it checks its content. The temporary name is random:
+    process and thread ids repeat between machines and containers, where two attempts at one file could meet.
 
     Raises:
         WorkspaceError: The disk is full or not writable.
     """
-    temporary = file.with_name(f".{threading.get_ident()}-{os.getpid()}-{file.name}")
+    temporary = file.with_name(f".{os.urandom(8).hex()}-{file.name}")
     with _explained(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

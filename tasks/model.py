@@ -14,6 +14,7 @@ from hip_mri.model.fitting import Epoch
 from hip_mri.model.network import TrainedModel
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
+from tasks.runners import GPU_TAG
 from tasks.shards import shard_options
 
 logger = logging.getLogger("hip_mri.tasks")
@@ -25,17 +26,22 @@ def _has_features(parameters: dict[str, Any]) -> bool:
 
 resolve_weights = task(task_run_name="settle the weights", cache_policy=NO_CACHE)(weights.resolve_weights)
 
-prepare_backbone = task(task_run_name="prepare the backbone", cache_policy=NO_CACHE)(backbone.prepare_backbone)
+prepare_backbone = task(task_run_name="prepare the backbone", tags=[GPU_TAG], cache_policy=NO_CACHE)(
+    backbone.prepare_backbone
+)
 
-choose_features = task(task_run_name="choose engine and precision", cache_policy=NO_CACHE)(features.choose_features)
+choose_features = task(task_run_name="choose engine and precision", tags=[GPU_TAG], cache_policy=NO_CACHE)(
+    features.choose_features
+)
 
 extract_features = task(
     task_run_name="features of shard {shard.name}",
+    tags=[GPU_TAG],
     **shard_options(_has_features),
 )(features.extract_features)
 
 
-@task(task_run_name="train", tags=["gpu"], cache_policy=NO_CACHE)
+@task(task_run_name="train", tags=[GPU_TAG], cache_policy=NO_CACHE)
 def train_model(
     workspace: Workspace, features: FeatureSet, hidden_units: int, settings: TrainingSettings, seed: int
 ) -> TrainedModel:
@@ -56,7 +62,7 @@ def train_model(
     return model
 
 
-cross_validate_head = task(task_run_name="cross-validate", tags=["gpu"], cache_policy=NO_CACHE)(
+cross_validate_head = task(task_run_name="cross-validate", tags=[GPU_TAG], cache_policy=NO_CACHE)(
     cross_validation.cross_validate_head
 )
 

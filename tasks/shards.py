@@ -2,23 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import LocalFileSystem
-from prefect.futures import PrefectFuture, as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.futures import PrefectFuture
 
 from hip_mri.data.shards import Shard
 from hip_mri.workspace import Workspace, digest
 from tasks.progress import show_progress
 from tasks.retries import STORAGE_RETRIES
+from tasks.runners import Runner
+
+NOT_IN_KEY: Final = ("shard", "num_threads")
+"""Parameters that stay out of the cache's key: a shard stands there by its digest; threads change no output, and
+clusters differ in them."""
 
 
 def map_over_shards(
-    task: Task[..., Any], shards: Sequence[Shard], workspace: Workspace, num_workers: int, **parameters: Any
+    task: Task[..., Any], shards: Sequence[Shard], workspace: Workspace, runner: Runner, **parameters: Any
 ) -> list[Any]:
     """Run a task once per shard, several at a time, and wait for all of them.
 
@@ -26,7 +30,7 @@ def map_over_shards(
         task: Takes `shard`, `workspace` and the parameters.
         shards: The work.
         workspace: Its `cache` folder keeps the records of finished task runs.
-        num_workers: Task runs at the same time.
+        runner: What computes the task runs.
         **parameters: The same for every shard.
 
     Returns:
@@ -38,17 +42,14 @@ def map_over_shards(
     recorded = task.with_options(result_storage=workspace.cache_folder)
     total = sum(shard.num_images for shard in shards)
     done = 0
-    with (
-        show_progress(task.name.replace("_", "-"), f"{task.name}: images") as update,
-        ThreadPoolTaskRunner(max_workers=num_workers) as runner,
-    ):
+    with show_progress(task.name.replace("_", "-"), f"{task.name}: images") as update:
         futures: dict[PrefectFuture[Any], Shard] = {
             runner.submit(recorded, {"shard": shard, "workspace": workspace, **parameters}): shard for shard in shards
         }
-        for future in as_completed(list(futures)):
+        for future in runner.wait(list(futures)):
             done += futures[future].num_images
             update(done, total)
-        return [future.result() for future in futures]
+    return [runner.read_result(future) for future in futures]
 
 
 def shard_options(is_complete: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> Cache
     """
 
     def find_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-        others = {name: repr(value) for name, value in parameters.items() if name != "shard"}
+        others = {name: repr(value) for name, value in parameters.items() if name not in NOT_IN_KEY}
         key = digest([context.task.name, parameters["shard"].digest, others])
         if not is_complete(parameters):
             _forget(context, key)

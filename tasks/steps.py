@@ -8,9 +8,9 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from prefect import Task
 
-from hip_mri.config import RunnerSettings
 from hip_mri.data.shards import Shard
 from hip_mri.workspace import Workspace
+from tasks.runners import Runner
 from tasks.shards import map_over_shards
 
 logger = logging.getLogger("hip_mri.steps")
@@ -29,7 +29,7 @@ class Steps:
         seconds: Wall time of each finished step, by its name.
     """
 
-    def __init__(self, runner: RunnerSettings) -> None:
+    def __init__(self, runner: Runner) -> None:
         self.seconds: dict[str, float] = {}
         self._runner = runner
 
@@ -38,15 +38,15 @@ class Steps:
 
         def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
             with self._measure(task.name):
-                return task(*arguments, **keywords)
+                return self._runner.call(task, arguments, keywords)
 
         return call
 
     def map(self, task: Task[..., Any], shards: Sequence[Shard], workspace: Workspace, **parameters: Any) -> list[Any]:
         """Run a task for every shard, several at a time; see `map_over_shards`."""
-        threads = max(1, self._runner.count_threads() // self._runner.num_workers)
+        threads = self._runner.threads_per_shard
         with self._measure(task.name):
-            return map_over_shards(task, shards, workspace, self._runner.num_workers, num_threads=threads, **parameters)
+            return map_over_shards(task, shards, workspace, self._runner, num_threads=threads, **parameters)
 
     @contextmanager
     def _measure(self, name: str) -> Iterator[None]:

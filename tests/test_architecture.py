@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,9 @@ DECISIONS = {
         "pydantic_settings",
         "yaml",
     ),
+    "tasks.cluster": ("dask", "distributed", "prefect_dask"),
+    "tasks.cluster_checks": ("distributed",),
+    "tasks.cluster_log": ("distributed",),
     "tasks.progress": ("rich",),
     "deployments.dask_certificate": ("distributed",),
     "deployments.register": ("yaml",),
@@ -69,7 +73,8 @@ DECISIONS = {
 """Beyond the table. The command line reads settings and turns errors into one line. It checks the source, so that a
 mistyped path is told before Prefect takes its seconds to start; and it loads Keras, because TensorFlow's native code
 writes to standard error as it loads: it is loaded quietly while Prefect waits for its server. Progress is drawn by
-Rich. Dask makes its own certificates. `deployments` knows the foundation: its errors and its atomic private files."""
+Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks for one; and to what
+makes its certificates. `deployments` knows the foundation: its errors and its atomic private files."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +284,9 @@ def test_every_error_explains_itself_and_is_one_of_ours():
 
 def test_an_image_error_carries_its_reason():
     error = errors.ImageError("not_an_image", "the content is text")
-    assert (error.reason, str(error)) == ("not_an_image", "the content is text")
+    travelled = pickle.loads(pickle.dumps(error))
+    for one in (error, travelled):
+        assert (one.reason, str(one)) == ("not_an_image", "the content is text")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ CHOICES = {
     "features.precision": {"auto", "float32", "bfloat16"},
     "training.class_weight": {"none", "balanced"},
     "evaluation.threshold_rule": {"youden", "sensitivity"},
+    "runner.kind": {"local", "dask"},
     "training.fine_tune.from_block": {"conv2", "conv3", "conv4", "conv5"},
 }
 OTHERS = {
@@ -54,6 +55,7 @@ OTHERS = {
     "training.horizontal_flip",
     "evaluation.prevalences",
     "evaluation.recalibrate",
+    "runner.dask_address",
 }
 
 
@@ -246,3 +248,28 @@ def test_threads_are_those_asked_for_or_those_there_are(monkeypatch):
     assert RunnerSettings().count_threads() == 6
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert RunnerSettings().count_threads() == 1
+
+
+@pytest.mark.parametrize("address", ["tcp://10.0.0.5:8786", "tls://scheduler.example:8786", "tcp://[::1]:8786"])
+def test_a_scheduler_has_an_address(address):
+    assert RunnerSettings(kind="dask", dask_address=address).dask_address == address
+    with pytest.raises(ValidationError, match="dask_address is given, and kind is local; give kind dask"):
+        RunnerSettings(dask_address=address)
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.5:8786", "http://10.0.0.5:8787", "tcp://10.0.0.5"])
+def test_other_addresses_are_refused(address):
+    with pytest.raises(ValidationError, match="dask_address"):
+        RunnerSettings(kind="dask", dask_address=address)
+
+
+@pytest.mark.parametrize("workspace", ["s3://bucket/hip", Path("s3://bucket/hip"), "gs://bucket", "https://host/x"])
+def test_a_workspace_is_a_folder(workspace):
+    with pytest.raises(ValidationError, match=r"addresses hold no workspace.*give a folder") as caught:
+        PipelineConfig(workspace=workspace)
+    assert caught.value.errors()[0]["loc"] == ("workspace",)
+
+
+@pytest.mark.parametrize("workspace", ["C:/hip", "/mnt/hip", "hip", "a:b/c", "/mnt/s3:/x"])
+def test_a_folder_may_have_any_name(workspace):
+    assert PipelineConfig(workspace=Path(workspace)).workspace == Path(workspace)

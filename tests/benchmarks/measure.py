@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from hip_mri.config import LABELS, PreprocessingSettings
+from hip_mri.config import LABELS, PreprocessingSettings, RunnerSettings
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.demo import draw_demo, write_demo_zip
 from hip_mri.data.ingest import ingest_images
@@ -205,6 +205,7 @@ def measure_preprocessing(folder: Path, given: argparse.Namespace) -> dict[str, 
     from prefect.testing.utilities import prefect_test_harness
 
     from tasks.data import preprocess_images as preprocess_task
+    from tasks.runners import open_runner
     from tasks.shards import map_over_shards
 
     settings, cores, results = PreprocessingSettings(), os.cpu_count() or 1, {}
@@ -219,9 +220,9 @@ def measure_preprocessing(folder: Path, given: argparse.Namespace) -> dict[str, 
 
             @flow
             def through_prefect(shards=shards, workspace=workspace) -> None:
-                map_over_shards(
-                    preprocess_task, shards, workspace, 2, settings=settings, num_threads=max(1, cores // 2)
-                )
+                with open_runner(RunnerSettings(), workspace) as runner:
+                    threads = runner.threads_per_shard
+                    map_over_shards(preprocess_task, shards, workspace, runner, settings=settings, num_threads=threads)
 
             @flow
             def do_nothing() -> None:

@@ -1,0 +1,141 @@
+"""What is asked of a cluster before the work begins, and how its workers share a machine."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from hip_mri.config import RunnerSettings
+from hip_mri.errors import ClusterError, SettingsError, WorkspaceError
+from hip_mri.workspace import Workspace
+from tasks import cluster, cluster_checks
+from tasks.cluster_checks import Member, check_workers, describe_member, list_versions
+from tasks.runners import open_runner
+
+
+def make_member(host: str = "alpha", num_cores: int = 8, num_slots: int = 1, *resources: str, **faults) -> Member:
+    given = {"versions": list_versions()} | faults
+    return Member(host, num_cores, num_slots=num_slots, resources=frozenset(resources), **given)
+
+
+class Answers:
+    """A connection whose workers answer as they are told."""
+
+    def __init__(self, *members: Member | Exception) -> None:
+        self.members = {f"tcp://10.0.0.{place}:9": member for place, member in enumerate(members)}
+
+    def run(self, function, *questions, on_error):
+        return self.members
+
+    def scheduler_info(self):
+        return {"workers": {address: {"nthreads": 4, "resources": {"CPU": 2.0}} for address in self.members}}
+
+
+def test_dask_without_its_packages_is_refused_at_once(workspace: Workspace, monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, "tasks.cluster")  # it is loaded anew
+    monkeypatch.setitem(sys.modules, "prefect_dask", None)
+    monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
+    with (
+        pytest.raises(SettingsError, match=r"runner.kind: dask needs packages.*pip install -e '.\[dask\]'"),
+        open_runner(RunnerSettings(kind="dask"), workspace),
+    ):
+        pass
+
+
+def test_other_missing_modules_are_not_blamed_on_the_extra(workspace: Workspace, monkeypatch) -> None:
+    def fail(name: str) -> None:
+        raise ModuleNotFoundError("no cv2", name="cv2")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(ModuleNotFoundError, match="no cv2"), open_runner(RunnerSettings(kind="dask"), workspace):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("members", "num_threads", "expected"),
+    [
+        ([make_member(num_cores=8)], 0, 8),
+        ([make_member(num_cores=8)] * 2, 0, 4),
+        ([make_member(num_cores=8, num_slots=3)], 0, 2),
+        ([make_member("alpha", 16), make_member("beta", 4)], 0, 4),
+        ([make_member(num_cores=2)] * 5, 0, 1),
+        ([make_member("alpha"), make_member("beta")], 6, 3),
+        ([make_member("alpha"), make_member("beta")], 1, 1),
+    ],
+)
+def test_threads_fit_the_most_crowded_machine(members, num_threads: int, expected: int) -> None:
+    assert cluster.share_threads(members, num_threads) == expected
+
+
+def test_members_are_described_in_a_phrase() -> None:
+    assert cluster.describe_members([make_member()]) == "1 worker on alpha"
+    members = [make_member("beta"), make_member("alpha", 8, 1, "GPU"), make_member("alpha")]
+    assert cluster.describe_members(members) == "3 workers on alpha, beta (1 with a GPU)"
+
+
+def test_slots_and_resources_come_from_the_scheduler(workspace: Workspace) -> None:
+    (member,) = check_workers(Answers(make_member()), workspace, "http://127.0.0.1:9/api")
+    assert (member.num_slots, member.resources) == (2, {"CPU"})
+    assert not list(workspace.root.glob(".shared-*"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "text"),
+    [
+        (
+            [make_member(), make_member("beta", versions=list_versions() | {"hip-mri": "0" * 12, "Python": "3.9"})],
+            ClusterError,
+            r"beta has Python 3.9, this process 3\.\d+, beta has hip-mri 0{12}, this process \w{12}. Install the proj",
+        ),
+        ([make_member(), ModuleNotFoundError("tasks")], ClusterError, r"tcp://10.0.0.1:9 \(tasks\). Install the same"),
+        (
+            [make_member("beta", server_fault="refused"), make_member("gamma", server_fault="refused"), make_member()],
+            ClusterError,
+            r"at http://h:4200/api: beta \(refused\), gamma \(refused\). Start a server that all machines reach",
+        ),
+        (
+            [make_member("beta", workspace_fault="not there"), make_member()],
+            WorkspaceError,
+            r"as this machine does: beta \(not there\). Mount one shared disk at the same path",
+        ),
+    ],
+)
+def test_workers_that_cannot_do_the_work_are_named(workspace: Workspace, answers, kind, text: str) -> None:
+    with pytest.raises(kind, match=text):
+        check_workers(Answers(*answers), workspace, "http://h:4200/api")
+
+
+def describe(token_file: Path) -> Member:
+    return describe_member(token_file, "token", {}, "http://127.0.0.1:9/api", "0" * 32)
+
+
+def test_a_worker_sees_the_workspace_or_says_why_not(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cluster_checks, "SECONDS_TO_REACH_SERVER", 1)
+    token = tmp_path / "token"
+    assert "FileNotFoundError" in str(describe(token).workspace_fault)
+    token.write_text("another")
+    assert "another disk is mounted there" in str(describe(token).workspace_fault)
+    token.write_text("token")
+    member = describe(token)
+    assert member.workspace_fault is None
+    assert "refused" in str(member.server_fault)
+    assert member.versions == list_versions()
+
+
+def test_the_code_has_a_name_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    name = cluster_checks._name_code()
+    assert cluster_checks._name_code() == name
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(importlib.import_module("flows"), "__file__", str(tmp_path / "__init__.py"))
+    assert cluster_checks._name_code() != name
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_TO_CONNECT", 0.5)
+    settings = RunnerSettings(kind="dask", dask_address="tcp://127.0.0.1:9")
+    with (
+        cluster._prepare(settings) as prepared,
+        pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*Start one there with"),
+    ):
+        cluster._connect(prepared, settings)
