@@ -20,8 +20,8 @@ if __name__ == "__main__":  # the command line imports this file as `flows.retra
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.approval import ask_for_approval
 from flows.stages import arrange_images, compute_features, train_and_report
+from tasks.approval import ask_for_approval
 from tasks.data import check_patient_tables, fetch_deliveries, hold_workspace, ingest_images
 from tasks.model import resolve_weights
 from tasks.release import (

@@ -63,6 +63,17 @@ DECISIONS = {
         "pydantic_settings",
         "yaml",
     ),
+    "flows.stages": (
+        "hip_mri.data.delivery.Delivery",
+        "hip_mri.data.groups.GroupReport",
+        "hip_mri.data.ingest.IngestReport",
+        "hip_mri.data.shards.Shard",
+        "hip_mri.data.split.SplitReport",
+        "hip_mri.model.features.FeatureSet",
+        "hip_mri.model.weights.Weights",
+        "hip_mri.workspace.Workspace",
+    ),
+    "tasks.approval": ("pydantic",),
     "tasks.cluster": ("dask", "distributed", "prefect_dask"),
     "tasks.cluster_checks": ("distributed",),
     "tasks.cluster_log": ("distributed",),
@@ -74,7 +85,8 @@ DECISIONS = {
 mistyped path is told before Prefect takes its seconds to start; and it loads Keras, because TensorFlow's native code
 writes to standard error as it loads: it is loaded quietly while Prefect waits for its server. Progress is drawn by
 Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks for one; and to what
-makes its certificates. `deployments` knows the foundation: its errors and its atomic private files."""
+makes its certificates. Stages hand the library's records on and name them in their signatures. A form in the UI is
+a pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
 
 
 @dataclass(frozen=True)

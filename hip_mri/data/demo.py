@@ -2,8 +2,12 @@
 
 All patients are drawn in the same way: some volumes of marrow are chosen, and the slices that cut them are kept. Only
 then is the lesion painted, or left out. So nothing but the lesion tells the classes apart.
+
+`python -m hip_mri.data.demo FILE.zip --seed 1` draws other patients, to play a delivery that comes later.
 """
 
+import argparse
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +22,7 @@ from hip_mri.config import LABELS
 from hip_mri.data.images import encode_png
 from hip_mri.data.phantom import draw_body
 from hip_mri.data.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice
-from hip_mri.errors import SettingsError
+from hip_mri.errors import HipMriError, SettingsError
 from hip_mri.workspace import replace_file
 
 TOP_FOLDER: Final = "Synthetic Hip MRI"
@@ -140,7 +144,7 @@ def draw_demo(seed: int, num_patients: int = 66) -> Iterator[DemoImage]:
         for pixels, marrow, lesion in draw_patient(generator, traits, label == LABELS[1]):
             numbers[label] += 1
             name = f"{TOP_FOLDER}/{label}/{NAME_STEMS[label]}{numbers[label]:06d}.png"
-            yield DemoImage(name, f"synthetic-{patient + 1:04d}", label, pixels, marrow, lesion)
+            yield DemoImage(name, f"synthetic-{seed}-{patient + 1:04d}", label, pixels, marrow, lesion)
 
 
 def _plan_patients(generator: np.random.Generator, num_patients: int) -> list[tuple[str, Traits]]:
@@ -186,3 +190,22 @@ def _describe_entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, ZIP_DATE)
     entry.create_system, entry.external_attr = 3, 0o100644 << 16  # Unix, whatever this machine is
     return entry
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 written, 2 refused with one message."""
+    parser = argparse.ArgumentParser(prog="python -m hip_mri.data.demo", description="Draw synthetic patients.")
+    parser.add_argument("file", type=Path, help="zip file to write, such as incoming/month-1.zip")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds are other patients; 0 draws those of the demo")
+    parser.add_argument("--num-patients", type=int, default=66, help="at least 5; each has 4 to 6 images")
+    given = parser.parse_args(arguments)
+    try:
+        print(write_demo_zip(given.file, given.seed, given.num_patients))
+    except HipMriError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
