@@ -26,6 +26,7 @@ from tasks.model import (
     cross_validate_head,
     extract_features,
     find_neighbours,
+    fit_novelty,
     prepare_backbone,
     train_model,
 )
@@ -88,5 +89,6 @@ def train_and_report(
     trained = steps.run(train_model)(workspace, features, hidden_units, training, config.seed)
     folds = steps.run(cross_validate_head)(workspace, features, hidden_units, training, config.evaluation)
     neighbours = steps.run(find_neighbours)(workspace, features)
-    findings = (images.intake, images.groups, images.division, folds, neighbours)
+    novelty = steps.run(fit_novelty)(workspace, features, trained, config.evaluation.outside_fraction)
+    findings = (images.intake, images.groups, images.division, folds, neighbours, novelty)
     return steps.run(publish_run)(workspace, config, weights, features, trained, *findings, steps.seconds)

@@ -1,6 +1,6 @@
 """Every setting of the pipeline: typed, bounded, frozen.
 
-The command line, a YAML file, `prefect.yaml` and the form in the Prefect UI all fill the same `PipelineConfig`.
+The command line, a YAML file, `prefect.yaml` and the form in the Prefect UI all fill the same object of a flow.
 Library functions receive the values that they use, never the whole object.
 """
 
@@ -176,6 +176,10 @@ class EvaluationSettings(Settings):
     cross_validation_seeds: int = Field(default=3, ge=0, le=20)
     """Repetitions of cross-validation with grouped folds; 0 leaves it out."""
 
+    outside_fraction: float = Field(default=0.01, gt=0, lt=0.5)
+    """Share of ordinary images that may be called "outside what the model knows" when new images are scored; it sets
+    the limit on validation images."""
+
     subgroup_minimum_size: int = Field(default=10, ge=5, le=1_000_000)
     """Fewest groups with lesions, and without, for which figures of a subgroup are stated; below it an interval says
     next to nothing, and single people could be recognised."""
@@ -349,3 +353,44 @@ class RetrainConfig(TrainingConfig, _ManySources):
     retrain: RetrainSettings = RetrainSettings()
     drift: DriftSettings = DriftSettings()
     release: ReleaseSettings = ReleaseSettings()
+
+
+class SheetSettings(Settings):
+    """What the sheet of a batch of new images shows."""
+
+    most_shown: int = Field(default=60, ge=0, le=1000)
+    """Images with a picture, those with the highest scores; the table has all."""
+
+    explain: bool = False
+    """Whether heat maps by Grad-CAM show what raised the highest scores."""
+
+    most_explained: int = Field(default=24, ge=1, le=1000)
+    """Images with a heat map, those with the highest scores; at most as many as have a picture."""
+
+
+class PredictConfig(_OneSource):
+    """All settings of `hip-predict`."""
+
+    source: str | None = None
+    """Images to score: a folder with folders of any kind, a zip file, a single image, or the `https://`, `s3://`,
+    `gs://` or Google Drive address of a zip file. Nothing: the synthetic demo images."""
+
+    workspace: Path = Path("workspace")
+    """Folder of the pipeline, where versions are found and results are written."""
+
+    model: str = Field(default="champion", min_length=1)
+    """What scores: `champion`, the number of a version such as `0003`, or the folder of a run or of a version."""
+
+    engine: Literal["auto"] | Engine = "auto"
+    """`keras` runs on any device, `openvino` on the CPU; `auto` takes Keras where there is a GPU, else OpenVINO."""
+
+    precision: Literal["auto"] | Precision = "auto"
+    """`auto` takes the precision that the model was evaluated in, where this machine computes it in hardware."""
+
+    sheet: SheetSettings = SheetSettings()
+    runner: RunnerSettings = RunnerSettings()
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the run draws its own synthetic images."""
+        return self.source is None

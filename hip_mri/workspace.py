@@ -27,6 +27,9 @@ workspace/
 ├── folds/<digest>.csv                    scores of cross-validation
 ├── drift/<digest>.png                    new images beside those of training
 ├── neighbours/<digest>.csv               nearest training images, by features
+├── novelty/<digest>.npz                  what tells images that a model knows from others
+├── predictions/0001/                     scores of new images: table, sheet, explanations, names
+├── serving/                              work in progress on new images, a workspace of its own; may be removed
 ├── shards/<digest>.parquet               which images a task run handles
 └── cache/                                Prefect's records of finished task runs
 """
@@ -167,6 +170,19 @@ class Workspace:
         return self.root / "neighbours"
 
     @property
+    def novelty_folder(self) -> Path:
+        return self.root / "novelty"
+
+    @property
+    def predictions_folder(self) -> Path:
+        return self.root / "predictions"
+
+    @property
+    def serving(self) -> "Workspace":
+        """Where new images are worked on, beside a run that trains and apart from what it trains on."""
+        return Workspace(self.root / "serving")
+
+    @property
     def shards_folder(self) -> Path:
         return self.root / "shards"
 
@@ -225,6 +241,18 @@ class Workspace:
             yield
 
     @contextlib.contextmanager
+    def hold_serving(self) -> Iterator[None]:
+        """Be the only one to score new images here; a run that trains meanwhile is not in the way.
+
+        Raises:
+            WorkspaceError: Another process scores, or the folder cannot be written.
+        """
+        self.prepare()
+        with self.serving.hold():
+            _remove_leftovers((self.predictions_folder,))
+            yield
+
+    @contextlib.contextmanager
     def hold_releases(self, timeout_seconds: float = 20.0) -> Iterator[None]:
         """Be the only one to change releases; a run that trains meanwhile is not in the way.
 
@@ -260,6 +288,10 @@ class Workspace:
     def next_retraining_number(self) -> int:
         """Number of the next report of a retraining, likewise."""
         return _find_next_number(self.retrainings_folder)
+
+    def next_prediction_number(self) -> int:
+        """Number of the next folder of predictions, counted like runs."""
+        return _find_next_number(self.predictions_folder)
 
 
 @contextlib.contextmanager

@@ -32,13 +32,14 @@ def publish_run(
     division: SplitReport,
     folds_file: Path | None,
     neighbours_file: Path,
+    novelty_file: Path,
     seconds: dict[str, float],
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
     notices = collect_notices(is_demo=config.is_demo, weights_notice=weights.notice, num_held_out=division.num_held_out)
     facts = run.RunFacts(config, weights.name, notices, intake, groups, division, features.describe(), seconds)
     inputs = run.RunInputs(
-        trained.model_file, trained.history_file, trained.predictions_file, neighbours_file, folds_file
+        trained.model_file, trained.history_file, trained.predictions_file, neighbours_file, novelty_file, folds_file
     )
     published = run.publish_run(workspace, facts, inputs)
     rows = [

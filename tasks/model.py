@@ -8,7 +8,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import TrainingSettings
-from hip_mri.model import backbone, cross_validation, features, neighbours, network, weights
+from hip_mri.model import backbone, cross_validation, features, neighbours, network, novelty, weights
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Epoch
 from hip_mri.model.network import TrainedModel
@@ -67,3 +67,5 @@ cross_validate_head = task(task_run_name="cross-validate", tags=[GPU_TAG], cache
 )
 
 find_neighbours = task(task_run_name="look for leakage", cache_policy=NO_CACHE)(neighbours.find_neighbours)
+
+fit_novelty = task(task_run_name="learn what is ordinary", cache_policy=NO_CACHE)(novelty.fit_novelty)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from hip_mri.config import LABELS, SPLITS, PipelineConfig, ReleaseSettings, RunnerSettings
+from hip_mri.config import LABELS, SPLITS, PipelineConfig, PredictConfig, ReleaseSettings, RunnerSettings
 
 JUST = 1e-9
 
@@ -29,6 +29,7 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
     ("evaluation.num_resamples", (200, 100_000), (199, 100_001)),
     ("evaluation.cross_validation_folds", (2, 20), (1, 21)),
     ("evaluation.cross_validation_seeds", (0, 20), (-1, 21)),
+    ("evaluation.outside_fraction", (JUST, 0.5 - JUST), (0, 0.5)),
     ("evaluation.subgroup_minimum_size", (5, 1_000_000), (4, 1_000_001)),
     ("runner.num_workers", (1, 1024), (0, 1025)),
     ("runner.num_threads", (0, 1024), (-1, 1025)),
@@ -204,10 +205,36 @@ def test_settings_survive_a_round_through_json():
     assert not config.is_demo
 
 
-def test_the_form_explains_every_setting():
-    schema = PipelineConfig.model_json_schema()
+PREDICT_BOUNDS = [
+    ("sheet.most_shown", (0, 1000), (-1, 1001)),
+    ("sheet.most_explained", (1, 1000), (0, 1001)),
+    ("model", ("champion", "0003", "runs/0001"), ("", None)),
+    ("engine", ("auto", "keras", "openvino"), ("torch", "")),
+    ("precision", ("auto", "float32", "bfloat16"), ("float16", "")),
+    ("sheet.explain", (True, False), ("perhaps",)),
+    ("source_sha256", (), ("ab" * 31, "ab" * 32)),  # without a source even a sound one is refused
+]
+PREDICT_OTHERS = {"source", "workspace"} | {f"runner.{name}" for name in RunnerSettings.model_fields}
+
+
+def test_the_table_above_names_every_setting_of_hip_predict():
+    assert {setting for setting, *_ in PREDICT_BOUNDS} | PREDICT_OTHERS == set(list_settings(PredictConfig))
+
+
+@pytest.mark.parametrize(("setting", "allowed", "refused"), PREDICT_BOUNDS, ids=[name for name, *_ in PREDICT_BOUNDS])
+def test_settings_of_hip_predict_are_bounded(setting, allowed, refused):
+    for value in allowed:
+        assert look_up(PredictConfig.model_validate(nest(setting, value)), setting) == value
+    for value in refused:
+        with pytest.raises(ValidationError):
+            PredictConfig.model_validate(nest(setting, value))
+
+
+@pytest.mark.parametrize("kind", [PipelineConfig, PredictConfig])
+def test_the_form_explains_every_setting(kind):
+    schema = kind.model_json_schema()
     explained = 0
-    for title, group in {"PipelineConfig": schema, **schema["$defs"]}.items():
+    for title, group in {kind.__name__: schema, **schema["$defs"]}.items():
         assert group["description"], title
         for name, field in group["properties"].items():
             reference = field.get("$ref", "").rpartition("/")[2]
@@ -215,7 +242,7 @@ def test_the_form_explains_every_setting():
             assert description, f"{title}.{name}"
             assert description.endswith("."), f"{title}.{name}"
             explained += not reference
-    assert explained == len(list_settings())
+    assert explained == len(list_settings(kind))
 
 
 @pytest.mark.parametrize("value", ["ab" * 31, "ab" * 33, "xy" * 32, "", " " + "ab" * 32])

@@ -1,4 +1,4 @@
-"""A zip file or a folder with two class folders, seen as a list of labelled entries."""
+"""A zip file or a folder, seen as a list of entries: labelled by two class folders, or without labels."""
 
 import contextlib
 import lzma
@@ -8,8 +8,9 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
@@ -22,6 +23,8 @@ _LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$
 _PATIENTS_TABLE = re.compile(r"(.*-)?patients\.csv", re.IGNORECASE)
 
 _NEEDED = f"Needed are two class folders with images, {LABELS[0]} and {LABELS[1]}, at the same depth, and no third."
+
+_NEEDED_WITHOUT_LABELS = "Needed are images, in folders of any kind, in a zip file, or a single one."
 
 _DAMAGE: Final = (
     zipfile.BadZipFile,
@@ -38,11 +41,11 @@ _DAMAGE: Final = (
 
 @dataclass(frozen=True)
 class Entry:
-    """One file below a class folder.
+    """One file below a class folder, or of a source without labels.
 
     Attributes:
         name: Path inside the source, with forward slashes.
-        label: Name of the class folder.
+        label: Name of the class folder; empty in a source without labels.
         num_bytes: Size of the file.
         version: Changes when the content changes: checksum and size in a zip, time and size in a folder.
     """
@@ -69,6 +72,10 @@ class Source(Protocol):
         ...
 
 
+NameReader = Callable[[Sequence[str]], tuple[list[tuple[str, str]], int]]
+"""Takes the paths of a source and gives path and label of each entry, and the number of files that are ignored."""
+
+
 @contextlib.contextmanager
 def open_source(path: Path, *, needs_all_classes: bool = True) -> Iterator[Source]:
     """Open a zip file or a folder and find its class folders.
@@ -85,13 +92,55 @@ def open_source(path: Path, *, needs_all_classes: bool = True) -> Iterator[Sourc
             cannot be read.
         ArchiveError: The file is not a zip file, or one that cannot be read safely.
     """
+    read_names = partial(label_names, needs_all_classes=needs_all_classes)
     if path.is_dir():
-        yield _FolderSource(path, needs_all_classes=needs_all_classes)
+        yield _FolderSource(path, read_names)
     elif path.is_file():
         with _open_zip(path, path.name) as archive:
-            yield _ZipSource(archive, needs_all_classes=needs_all_classes)
+            yield _ZipSource(archive, read_names)
     else:
         raise SourceError(f"source: there is no file or folder {path}. Give the path of a zip file or of a folder.")
+
+
+@contextlib.contextmanager
+def open_unlabelled(path: Path) -> Iterator[Source]:
+    """Open images that nobody has sorted into classes: every file but the litter of operating systems is an entry.
+
+    Args:
+        path: A zip file or a folder with folders of any kind, or a single image.
+
+    Yields:
+        The entries, with empty labels; nothing is read or unpacked yet.
+
+    Raises:
+        SourceError: There is no such file, there are no files in it, or a folder cannot be read.
+        ArchiveError: The zip file cannot be read safely.
+    """
+    if path.is_dir():
+        yield _FolderSource(path, list_names)
+    elif _looks_like_zip(path):
+        with _open_zip(path, path.name, _NEEDED_WITHOUT_LABELS) as archive:
+            yield _ZipSource(archive, list_names)
+    elif path.is_file():
+        yield _FolderSource(path.parent, list_names, [path.name])
+    else:
+        raise SourceError(f"source: there is no file or folder {path}. {_NEEDED_WITHOUT_LABELS}")
+
+
+def list_names(names: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
+    """Take all paths of a source but litter; see `label_names`, whose form this has with empty labels.
+
+    Raises:
+        SourceError: There are no files.
+    """
+    kept = [name for name in names if not _LITTER.search(name)]
+    if not kept:
+        raise SourceError(f"source: it holds no files. {_NEEDED_WITHOUT_LABELS}")
+    return [(name, "") for name in kept], len(names) - len(kept)
+
+
+def _looks_like_zip(file: Path) -> bool:
+    return file.is_file() and (file.suffix.lower() == ".zip" or zipfile.is_zipfile(file))
 
 
 def check_zip(file: Path, name: str) -> None:
@@ -139,10 +188,10 @@ def _is_one(names: Sequence[str]) -> bool:
 
 
 class _FolderSource:
-    def __init__(self, folder: Path, *, needs_all_classes: bool) -> None:
+    def __init__(self, folder: Path, read_names: NameReader, names: Iterable[str] | None = None) -> None:
         self._folder = folder
-        status = {name: (folder / name).stat() for name in _walk(folder)}
-        labelled, self.num_ignored = label_names(sorted(status), needs_all_classes=needs_all_classes)
+        status = {name: (folder / name).stat() for name in (_walk(folder) if names is None else names)}
+        labelled, self.num_ignored = read_names(sorted(status))
         self.entries = [
             Entry(
                 name,
@@ -161,11 +210,11 @@ class _FolderSource:
 
 
 class _ZipSource:
-    def __init__(self, archive: zipfile.ZipFile, *, needs_all_classes: bool) -> None:
+    def __init__(self, archive: zipfile.ZipFile, read_names: NameReader) -> None:
         self._archive = archive
         infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
         _refuse_unsafe(archive.infolist())
-        labelled, self.num_ignored = label_names(sorted(infos), needs_all_classes=needs_all_classes)
+        labelled, self.num_ignored = read_names(sorted(infos))
         self.entries = [
             Entry(name, label, infos[name].file_size, f"{infos[name].CRC:08x}-{infos[name].file_size}")
             for name, label in labelled
@@ -239,7 +288,7 @@ def _walk(folder: Path) -> Iterator[str]:
         )
 
 
-def _open_zip(file: Path, name: str) -> zipfile.ZipFile:
+def _open_zip(file: Path, name: str, needed: str = _NEEDED) -> zipfile.ZipFile:
     try:
         with file.open("rb") as stream:
             start = stream.read(512)
@@ -253,7 +302,7 @@ def _open_zip(file: Path, name: str) -> zipfile.ZipFile:
         raise ArchiveError(f"source: {name} cannot be read ({error}). Pack the folders again.") from error
     except _DAMAGE as error:
         raise ArchiveError(
-            f"source: {name} is {_describe_start(start)}. Fetch it again, or give a zip file or a folder. {_NEEDED}"
+            f"source: {name} is {_describe_start(start)}. Fetch it again, or give a zip file or a folder. {needed}"
         ) from error
 
 

@@ -80,6 +80,7 @@ class RunInputs:
         history: CSV with one row per epoch.
         predictions: CSV with image_id, split, label and score of every image.
         neighbours: CSV of the leakage audit.
+        novelty: What tells images that the model knows from others.
         folds: CSV of cross-validation; `None` where it was left out.
     """
 
@@ -87,6 +88,7 @@ class RunInputs:
     history: Path
     predictions: Path
     neighbours: Path
+    novelty: Path
     folds: Path | None
 
 
@@ -113,8 +115,8 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
 
     Returns:
         The run folder: `metrics.json`, `predictions.csv`, `manifest.csv`, `neighbours.csv`, `folds.csv`,
-        `history.csv`, `quarantine.csv`, `config.yaml`, `model.keras`, `figures/`, `report.html`, `model_card.md`,
-        `checklist.md` and, over all of them, `files.json`.
+        `history.csv`, `quarantine.csv`, `config.yaml`, `model.keras`, `novelty.npz`, `figures/`, `report.html`,
+        `model_card.md`, `checklist.md` and, over all of them, `files.json`.
 
     Raises:
         EvaluationError: The scores cannot be evaluated.
@@ -161,6 +163,7 @@ def _take_in(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
         (inputs.history, files.history),
         (inputs.predictions, files.predictions),
         (inputs.neighbours, files.neighbours),
+        (inputs.novelty, files.novelty),
         (inputs.folds, files.folds),
         (workspace.quarantine_file, files.folder / workspace.quarantine_file.name),
     ):

@@ -70,6 +70,11 @@ class RunFiles:
         return self.folder / "model.keras"
 
     @property
+    def novelty(self) -> Path:
+        """What tells images that the model knows from others."""
+        return self.folder / "novelty.npz"
+
+    @property
     def figures_folder(self) -> Path:
         """The pictures."""
         return self.folder / "figures"

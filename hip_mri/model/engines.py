@@ -107,8 +107,8 @@ def choose_engine(
     """
     hashes, images = read_training_sample(workspace, preprocessing, NUM_CHECK_IMAGES, num_threads)
     if engine == "auto":
-        engine = "keras" if _has_gpu() else "openvino"
-    has_bfloat16 = _has_bfloat16(engine)
+        engine = "keras" if sees_gpu() else "openvino"
+    has_bfloat16 = computes_bfloat16(engine)
     question = [engine, precision, has_bfloat16, version(engine), preprocessing.model_dump(), list(hashes)]
     record = backbone.folder.with_name(f"{backbone.folder.name}-engine") / f"{digest(question)[:16]}.json"
     if record.exists():
@@ -210,18 +210,20 @@ def _export_openvino(backbone: Backbone) -> Path:
     return file
 
 
-def _has_gpu() -> bool:
+def sees_gpu() -> bool:
+    """Whether Keras sees a GPU."""
     import keras  # noqa: PLC0415 - seconds to import
 
     return bool(keras.distribution.list_devices("gpu"))
 
 
-def _has_bfloat16(engine: Engine) -> bool:
+def computes_bfloat16(engine: Engine) -> bool:
+    """Whether the processor or GPU that the engine would use computes bfloat16 in hardware."""
     if engine == "openvino":
         import openvino  # noqa: PLC0415 - not needed by the Keras engine
 
         return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return _has_gpu() and _gpu_compute_capability() >= 8.0  # NVIDIA's Ampere of 2020 brought bfloat16
+    return sees_gpu() and _gpu_compute_capability() >= 8.0  # NVIDIA's Ampere of 2020 brought bfloat16
 
 
 def _gpu_compute_capability() -> float:

@@ -1,7 +1,7 @@
 """The head: Dense ReLU and a sigmoid on frozen features, trained as the original recipe trains it."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, fit, weigh
 
 if TYPE_CHECKING:
     import keras
+
+
+FIRST_HEAD_LAYER: Final = "hidden"
+"""Layer that takes the features; everything before it is the backbone."""
 
 
 def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -> "keras.Model":
@@ -29,7 +33,7 @@ def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -
     first_seed, second_seed = (int(number) for number in np.random.default_rng(seed).integers(2**31, size=2))
     features = keras.Input((num_features,), name="features")
     hidden = keras.layers.Dense(
-        hidden_units, "relu", kernel_initializer=keras.initializers.GlorotUniform(first_seed), name="hidden"
+        hidden_units, "relu", kernel_initializer=keras.initializers.GlorotUniform(first_seed), name=FIRST_HEAD_LAYER
     )(features)
     # The loss is taken on float32, whatever the precision of the rest.
     score = keras.layers.Dense(

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from hip_mri.model.backbone import Backbone, build_backbone, load_backbone, load
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
 from hip_mri.model.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
-from hip_mri.model.head import build_head, train_head
+from hip_mri.model.head import FIRST_HEAD_LAYER, build_head, train_head
 from hip_mri.workspace import Workspace, digest, publish_folder, write_json
 
 if TYPE_CHECKING:
@@ -61,7 +61,12 @@ class TrainedModel:
         """Where fine-tuning keeps its state while it runs."""
         return self.folder.with_name(f"{self.folder.name}-checkpoint")
 
-    def read_history(self) -> list[dict[str, float]]:
+    @property
+    def is_fine_tuned(self) -> bool:
+        """Whether the backbone was trained too, so that its features are no longer the stored ones."""
+        return "fine_tune" in {epoch["stage"] for epoch in self.read_history()}
+
+    def read_history(self) -> list[dict[str, Any]]:
         """Figures of each epoch."""
         return pd.read_csv(self.history_file).to_dict("records")
 
@@ -215,6 +220,14 @@ def join_network(backbone: "keras.Model", head: "keras.Model") -> "keras.Model":
     for layer in head.layers[1:]:
         score = layer(score)
     return keras.Model(backbone.input, score, name=f"hip_mri_{backbone.name}")
+
+
+def load_feature_network(model_file: Path) -> "keras.Model":
+    """Load the part of a saved network that turns an image into the features that its head sees."""
+    import keras  # noqa: PLC0415 - seconds to import
+
+    network = keras.models.load_model(model_file, compile=False)
+    return keras.Model(network.input, network.get_layer(FIRST_HEAD_LAYER).input)
 
 
 def score_features(

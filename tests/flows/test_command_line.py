@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from flows import predict
 from flows.command_line import Command, main, read_config
 from flows.pipeline import COMMAND
 from hip_mri.config import PipelineConfig, Settings
@@ -15,7 +16,7 @@ from hip_mri.errors import SettingsError
 
 PROJECT = Path(__file__).parents[2]
 
-COMMANDS = [COMMAND]
+COMMANDS = [COMMAND, predict.COMMAND]
 """Of every flow."""
 
 

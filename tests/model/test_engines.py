@@ -20,7 +20,7 @@ def choices(prepared: Workspace, backbone: Backbone, monkeypatch: pytest.MonkeyP
     """Choose anew each time, with a given answer of the hardware and a given deviation."""
 
     def choose(*, has_bfloat16: bool, deviation: float, engine="openvino", precision="auto") -> engines.EngineChoice:
-        monkeypatch.setattr(engines, "_has_bfloat16", lambda _: has_bfloat16)
+        monkeypatch.setattr(engines, "computes_bfloat16", lambda _: has_bfloat16)
         monkeypatch.setattr(engines, "measure_deviation", lambda *_: deviation)
         for record in backbone.folder.parent.glob("*-engine/*.json"):
             record.unlink()

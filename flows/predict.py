@@ -1,0 +1,58 @@
+"""From new images to scores, a table and a sheet. `python flows/predict.py --help` tells more."""
+
+import sys
+
+from flows.command_line import Command, main
+from hip_mri.config import PredictConfig
+
+COMMAND = Command(
+    config=PredictConfig,
+    flow="flows.predict:hip_predict",
+    program="python flows/predict.py",
+    description="Score hip MRI images with a trained model, for research only: no diagnosis.\n\n"
+    "Without --source it scores synthetic images; without --model the champion of the workspace scores. Progress goes "
+    "to standard error; the last line on standard output is the folder with the table, the sheet and the names.",
+)
+
+if __name__ == "__main__":  # the command line imports this file as `flows.predict`; nothing is loaded twice
+    sys.exit(main(COMMAND))
+
+from prefect import flow
+
+from tasks.data import fetch_source, plan_shards
+from tasks.model import extract_features
+from tasks.prediction import (
+    choose_serving_engine,
+    find_model,
+    hold_serving,
+    publish_predictions,
+    split_network,
+    take_in_images,
+)
+from tasks.runners import open_runner
+from tasks.steps import Steps
+
+
+@flow(name="hip-predict", flow_run_name="hip-predict, {config.model}")
+def hip_predict(config: PredictConfig = PredictConfig()) -> str:
+    """Check the model, take in the images, compute their features, score and publish them.
+
+    Args:
+        config: Every setting.
+
+    Returns:
+        The folder with `predictions.csv`, `sheet.html`, `summary.json` and `names.csv`.
+    """
+    threads = config.runner.count_threads()
+    with hold_serving(config.workspace) as workspace, open_runner(config.runner, workspace) as runner:
+        steps, serving = Steps(runner), workspace.serving
+        model = steps.run(find_model)(workspace, config.model)
+
+        (delivery,) = steps.run(fetch_source)(config.source, config.source_sha256, serving)
+        intake = steps.run(take_in_images)(delivery.path, serving, model.network.preprocessing, threads)
+        shards = steps.run(plan_shards)(serving, config.runner.shard_size)
+
+        choice = steps.run(choose_serving_engine)(config.engine, config.precision, model.precision)
+        network = steps.run(split_network)(model.network, choice, serving)
+        steps.map(extract_features, shards, serving, features=network.features)
+        return steps.run(publish_predictions)(workspace, model, network, intake, config.sheet, is_demo=config.is_demo)

@@ -1,0 +1,121 @@
+"""Taking in images that are to be scored: from any folder, zip file or single file to what the network sees.
+
+Nothing of a source is kept but the preprocessed pictures, named by the SHA-256 of the files' bytes. Names, which can
+identify patients, stand in the manifest alone, as they do when a model is trained.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import pandas as pd
+from joblib import Parallel, delayed
+
+from hip_mri.config import PreprocessingSettings
+from hip_mri.data.entries import ENTRIES_PER_BATCH, MAX_NUM_BYTES
+from hip_mri.data.images import encode_png
+from hip_mri.data.manifest import COLUMNS, write_manifest
+from hip_mri.data.preprocess import name_set, preprocess_image
+from hip_mri.data.source import Entry, Source, open_unlabelled
+from hip_mri.errors import ImageError, SourceError
+from hip_mri.workspace import Workspace, digest, write_small_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IntakeReport:
+    """What came of the files of a source; `num_images + num_copies + num_unreadable + num_ignored` is all.
+
+    Attributes:
+        num_images: Different images that can be scored.
+        num_copies: Files that equal another one byte for byte; they share its row.
+        num_unreadable: Files that hold no usable image, copies among them left out.
+        num_ignored: Litter of an operating system.
+    """
+
+    num_images: int
+    num_copies: int
+    num_unreadable: int
+    num_ignored: int
+
+
+def take_in_images(
+    source_file: Path,
+    workspace: Workspace,
+    settings: PreprocessingSettings,
+    num_threads: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> IntakeReport:
+    """Read every image of a source once, preprocess it, and write the manifest of the batch.
+
+    A file that cannot be read becomes a row with its reason and stops nothing.
+
+    Args:
+        source_file: A zip file, a folder or a single image, without class folders.
+        workspace: Where preprocessed images and the manifest are written; an older manifest is replaced.
+        settings: How the images reach the network.
+        num_threads: Threads that read and preprocess.
+        on_progress: Called with the number of files done and the number of all.
+
+    Returns:
+        The counts.
+
+    Raises:
+        SourceError: The source as a whole cannot be used, or none of its files is an image.
+    """
+    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
+    rows: list[dict[str, Any]] = []
+    with open_unlabelled(source_file) as source, Parallel(n_jobs=num_threads, backend="threading") as parallel:
+        remaining = iter(source.entries)
+        while part := list(islice(remaining, ENTRIES_PER_BATCH)):
+            taken_in = parallel(delayed(_take_in)(source, entry, workspace, settings) for entry in part)
+            rows += cast("list[dict[str, Any]]", taken_in)
+            on_progress(len(rows), len(source.entries))
+        num_ignored = source.num_ignored
+    batch = _settle_copies(pd.DataFrame(rows))
+    counts = Counter(batch["state"])
+    if not counts["ready"]:
+        raise SourceError(
+            f"source: none of its {len(batch)} files is a usable image ({dict(Counter(batch['reason']))}). "
+            "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
+        )
+    write_manifest(workspace.manifest_file, batch)
+    report = IntakeReport(counts["ready"], counts["duplicate"], counts["quarantined"], num_ignored)
+    told = [f"{count} {name.removeprefix('num_')}" for name, count in asdict(report).items()]
+    logger.info("Took in the source: %s", ", ".join(told))
+    return report
+
+
+def _take_in(source: Source, entry: Entry, workspace: Workspace, settings: PreprocessingSettings) -> dict[str, Any]:
+    row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "sha256": "", "reason": ""}
+    row["num_bytes"] = entry.num_bytes
+    try:
+        if entry.num_bytes > MAX_NUM_BYTES:
+            raise ImageError("too_large", f"the file has {entry.num_bytes:,} bytes, above {MAX_NUM_BYTES:,}")
+        content = source.read(entry)
+        row["sha256"] = hashlib.sha256(content).hexdigest()
+        picture = encode_png(preprocess_image(content, settings))
+        write_small_file(workspace.preprocessed_file(name_set(settings), row["sha256"]), picture)
+    except ImageError as error:
+        row["reason"] = error.reason
+    return row
+
+
+def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give each row its id and state; files of equal bytes share an id, and the first by name stands for all.
+
+    A file that could not be read goes by its version in the place of its content, never by its name.
+    """
+    content = [sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)]
+    rows = rows.assign(image_id=[text[:16] for text in content])
+    rows = rows.sort_values(["image_id", "source_name"], ignore_index=True)
+    state = rows["reason"].map(lambda reason: "quarantined" if reason else "ready")
+    rows["state"] = state.mask(rows.duplicated("image_id"), "duplicate")
+    return rows.reindex(columns=list(COLUMNS), fill_value="")

@@ -1,0 +1,67 @@
+"""Tasks from new images to published scores."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from hip_mri.config import PreprocessingSettings, SheetSettings
+from hip_mri.data import intake
+from hip_mri.data.intake import IntakeReport
+from hip_mri.evaluation.prediction_sheet import compose_prediction_markdown, tabulate_counts
+from hip_mri.model import serving
+from hip_mri.model.serving import SplitNetwork
+from hip_mri.release import prediction, served_model
+from hip_mri.release.served_model import ServedModel
+from hip_mri.workspace import Workspace
+from tasks.progress import show_progress
+from tasks.runners import GPU_TAG
+
+
+@contextmanager
+def hold_serving(folder: Path) -> Iterator[Workspace]:
+    """Open the part of a workspace where new images are scored; a run that trains meanwhile is not in the way."""
+    workspace = Workspace(folder.expanduser().resolve())
+    with workspace.hold_serving():
+        yield workspace
+
+
+@task(task_run_name="take in the images", cache_policy=NO_CACHE)
+def take_in_images(
+    source_file: Path, workspace: Workspace, settings: PreprocessingSettings, num_threads: int
+) -> IntakeReport:
+    """See `hip_mri.data.intake.take_in_images`; shows the files that were read."""
+    with show_progress("take-in-images", "take_in_images: files") as update:
+        return intake.take_in_images(source_file, workspace, settings, num_threads, update)
+
+
+find_model = task(task_run_name="find the model", cache_policy=NO_CACHE)(served_model.find_model)
+
+choose_serving_engine = task(task_run_name="choose engine and precision", tags=[GPU_TAG], cache_policy=NO_CACHE)(
+    serving.choose_serving_engine
+)
+
+split_network = task(task_run_name="split the network", tags=[GPU_TAG], cache_policy=NO_CACHE)(serving.split_network)
+
+
+@task(task_run_name="score and publish", tags=[GPU_TAG], cache_policy=NO_CACHE)
+def publish_predictions(
+    workspace: Workspace,
+    model: ServedModel,
+    network: SplitNetwork,
+    report: IntakeReport,
+    settings: SheetSettings,
+    *,
+    is_demo: bool,
+) -> str:
+    """See `hip_mri.release.prediction.publish_predictions`; shows counts as a table and a summary as Markdown."""
+    published = prediction.publish_predictions(workspace, model, network, report, settings, is_demo=is_demo)
+    notices = " ".join(published.sheet.facts["notices"])
+    create_table_artifact(tabulate_counts(published.sheet), key="prediction-counts", description=notices)
+    create_markdown_artifact(
+        compose_prediction_markdown(published.sheet), key="predictions", description="Scores of new images"
+    )
+    return str(published.folder)
