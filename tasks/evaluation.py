@@ -36,7 +36,9 @@ def publish_run(
     seconds: dict[str, float],
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
-    notices = collect_notices(is_demo=config.is_demo, weights_notice=weights.notice, num_held_out=division.num_held_out)
+    notices = collect_notices(
+        is_demo=intake.is_synthetic, weights_notice=weights.notice, num_held_out=division.num_held_out
+    )
     facts = run.RunFacts(config, weights.name, notices, intake, groups, division, features.describe(), seconds)
     inputs = run.RunInputs(
         trained.model_file, trained.history_file, trained.predictions_file, neighbours_file, novelty_file, folds_file

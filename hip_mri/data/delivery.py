@@ -1,6 +1,7 @@
 """Deliveries: the zip files and folders that a run takes its images from, each under a name that lasts."""
 
 import logging
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,11 @@ from hip_mri.workspace import Workspace, digest
 
 logger = logging.getLogger(__name__)
 
+SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
+"""File at the top of a delivery, or one folder below, by which it says that no patient is in it."""
+
+_SYNTHETIC: Final = "synthetic-"
+
 _UNFINISHED: Final = (".part", ".tmp", ".crdownload", ".filepart")
 """Endings that programs give to files which they are still writing."""
 
@@ -21,12 +27,18 @@ class Delivery:
     """A zip file or a folder with class folders, on this machine.
 
     Attributes:
-        name: 16 hexadecimal digits that stand for where it came from; a later version keeps them.
+        name: 16 hexadecimal digits that stand for where it came from; a later version keeps them. Before them stands
+            `synthetic-` where the delivery says by a file `SYNTHETIC.txt` that no patient is in it.
         path: Where it lies.
     """
 
     name: str
     path: Path
+
+
+def is_synthetic(name: str) -> bool:
+    """Whether a delivery of this name says that no patient is in it."""
+    return name.startswith(_SYNTHETIC)
 
 
 def fetch_delivery(
@@ -45,7 +57,7 @@ def fetch_delivery(
     """
     path = fetch_source(source, sha256, workspace.sources_folder, on_progress)
     is_local = source is not None and path.parent != workspace.sources_folder
-    return Delivery(_name(str(path) if is_local else strip_secrets(source or "demo")), path)
+    return _describe(path, str(path) if is_local else strip_secrets(source or "demo"))
 
 
 def fetch_deliveries(
@@ -81,7 +93,7 @@ def _open_drop_folder(delivery: Delivery) -> Iterator[Delivery]:
         if path.name.startswith(".") or path.suffix.lower() in _UNFINISHED:
             waiting += 1
         elif path.suffix.lower() == ".zip" or _holds_files(path):
-            yield Delivery(_name(str(path)), path)
+            yield _describe(path, str(path))
     if waiting:
         logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
 
@@ -90,5 +102,15 @@ def _holds_files(path: Path) -> bool:
     return path.is_dir() and any(file.is_file() for file in path.rglob("*"))
 
 
-def _name(origin: str) -> str:
-    return digest(origin)[:16]
+def _describe(path: Path, origin: str) -> Delivery:
+    return Delivery((_SYNTHETIC if _says_synthetic(path) else "") + digest(origin)[:16], path)
+
+
+def _says_synthetic(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # whoever reads it says what is wrong with it

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
+from hip_mri.data.delivery import SYNTHETIC_MARK
 from hip_mri.data.images import encode_png
 from hip_mri.data.phantom import draw_body
 from hip_mri.data.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice
@@ -174,7 +175,7 @@ def write_demo_zip(zip_file: Path, seed: int, num_patients: int = 66) -> Path:
         SettingsError: Too few patients.
         WorkspaceError: The disk is full or not writable.
     """
-    entries = {f"{TOP_FOLDER}/SYNTHETIC.txt": NOTICE.format(seed=seed).encode()}
+    entries = {f"{TOP_FOLDER}/{SYNTHETIC_MARK}": NOTICE.format(seed=seed).encode()}
     rows = ["source_name,patient_id"]
     for image in draw_demo(seed, num_patients):
         entries[image.source_name] = encode_png(image.pixels)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.data.admission import mark_set_aside
-from hip_mri.data.delivery import Delivery
+from hip_mri.data.delivery import Delivery, is_synthetic
 from hip_mri.data.entries import keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.errors import SourceError, SplitError
@@ -33,6 +33,7 @@ class IngestReport:
         num_ignored: Files of the present deliveries that are no part of the data: above the class folders, or litter
             of an operating system.
         num_taken_over: Entries that an earlier run had already read and that have not changed since.
+        is_synthetic: Whether images in use are said to be no patient's.
     """
 
     num_images: int
@@ -40,6 +41,7 @@ class IngestReport:
     num_quarantined: int
     num_ignored: int
     num_taken_over: int
+    is_synthetic: bool = False
 
 
 def ingest_images(
@@ -94,8 +96,10 @@ def ingest_images(
         num_quarantined=counts["quarantined"],
         num_ignored=sum(reading.num_ignored for reading in readings.values()),
         num_taken_over=sum(reading.num_taken_over for reading in readings.values()),
+        is_synthetic=any(map(is_synthetic, manifest["delivery"].unique())),
     )
-    told = [f"{count} {name.removeprefix('num_').replace('_', ' ')}" for name, count in asdict(report).items()]
+    counted = {name.removeprefix("num_"): count for name, count in asdict(report).items() if name.startswith("num_")}
+    told = [f"{count} {name.replace('_', ' ')}" for name, count in counted.items()]
     logger.info("Took in the source: %s", ", ".join(told))
     return report
 

@@ -59,6 +59,17 @@ def test_one_source_twice_is_one_delivery(source_file, workspace):
     assert fetch_deliveries([str(source_file)], workspace)[0] == fetch_delivery(str(source_file), None, workspace)
 
 
+def test_a_delivery_that_says_so_is_synthetic(entries, pack, spread, workspace):
+    """However it came, and also when it is only remembered: every output must say it."""
+    marked = entries | {"SYNTHETIC.txt": b"phantoms"}
+    for path in (pack({f"hips/{name}": content for name, content in marked.items()}), spread(marked)):
+        delivery = fetch_delivery(str(path), None, workspace)
+        assert delivery.name.startswith("synthetic-")
+        assert ingest_images([delivery], workspace, 1).is_synthetic
+        assert ingest_images([], workspace, 1, keep_earlier=True).is_synthetic
+    assert not add(workspace, pack(entries, "real.zip"), keep_earlier=False).is_synthetic
+
+
 # What stays
 
 

@@ -219,8 +219,32 @@ def test_the_default_deployment_runs_to_its_end(team: Team, source_zip: Path, tm
     assert (tmp_path / "workspace" / "runs" / "0001" / "report.html").exists()
 
 
-# The deployment hip-retrain/scheduled has its place here: `run_deployment(team, "hip-retrain/scheduled", ...)` in a
-# test of its own, with the parameters that make it small.
+@pytest.mark.server
+def test_an_event_starts_the_retraining(team: Team, source_zip: Path, tmp_path: Path) -> None:
+    """The other trigger besides the clock, which is off."""
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+
+    small = {name: group for name, group in SMALL.items() if name != "source"}
+    config = small | {"sources": [str(source_zip)], "workspace": str(tmp_path / "workspace"), "seed": 7}
+    config |= {"release": {"minimum_sensitivity": 0}}
+    with SyncPrefectClient(team.credentials["PREFECT_API_URL"], auth_string=team.login) as client:
+        deployment = client.read_deployment_by_name("hip-retrain/scheduled")
+        assert [schedule.active for schedule in deployment.schedules] == [False]
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters={"config": config}))
+        command = ["prefect", "event", "emit", "hip-mri.data-arrived", "--resource-id", "hip-mri.incoming"]
+        subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, env=team.environment, check=True, timeout=60)
+        of_deployment = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+        for _ in range(300):
+            runs = client.read_flow_runs(flow_run_filter=of_deployment)
+            if runs and runs[0].state is not None and runs[0].state.is_final():
+                break
+            time.sleep(1)
+    assert [(run.state_name, run.state.message) for run in runs if run.state] == [
+        ("Promoted", "The new model is the champion")
+    ]
+    assert (tmp_path / "workspace" / "retrainings" / "0001" / "report.html").exists()
 
 
 def run_deployment(team: Team, name: str, **parameters: object) -> None:
