@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -49,3 +50,12 @@ def workspace(tmp_path: Path) -> Workspace:
     place = Workspace(tmp_path / "workspace")
     place.prepare()
     return place
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One Prefect server for all tests that need one."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
