@@ -130,13 +130,13 @@ def run_flow(flow: str, config: Settings) -> str:
     """
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a descriptor that `_load_keras_quietly` leaves alone
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a descriptor that `load_keras_quietly` leaves alone
     show_progress_lines(sys.stderr)
     logger.info("Starting Prefect ...")
     module, _, name = flow.partition(":")
     run = getattr(importlib.import_module(module), name)  # only now: Prefect reads the environment when it is imported
 
-    threading.Thread(target=_load_keras_quietly).start()  # while Prefect waits for its server
+    threading.Thread(target=load_keras_quietly).start()  # while Prefect waits for its server
     return run(config)
 
 
@@ -150,7 +150,7 @@ def show_progress_lines(stream: TextIO) -> None:
     library.setLevel(logging.INFO)
 
 
-def _load_keras_quietly() -> None:
+def load_keras_quietly() -> None:
     """Load Keras without the lines that TensorFlow's native code writes to standard error as it loads."""
     native, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
