@@ -3,8 +3,10 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -12,6 +14,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from hip_mri.config import PipelineConfig
+from hip_mri.data.fetch import check_source
 from tests.conftest import write_source
 
 ROOT = Path(__file__).parents[1]
@@ -175,3 +179,22 @@ def test_a_git_address_is_cloned_first(install, tmp_path: Path, monkeypatch: pyt
     assert [command[0] == "git" for command in seen] == [True, False]
     assert "https://example.org/hip-mri.git" in seen[0]
     assert seen[1][-1] == seen[0][-1]
+
+
+def test_colab_mounts_drive_and_hands_over_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells, seen = list_cells(read_notebook()), []
+
+    def mount(place: str) -> None:
+        seen.append(place)
+        (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
+        write_source(tmp_path / "drive" / "MyDrive" / "hip.zip", 1, 1)
+
+    colab = SimpleNamespace(drive=SimpleNamespace(mount=mount), files=SimpleNamespace(download=seen.append))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    names = {"SOURCE": "drive/MyDrive/hip.zip", "WORKSPACE": "workspace", "SETTINGS": {}, "run": tmp_path}
+    names |= {"sys": sys, "os": os, "Path": Path, "FileLink": str}
+    names |= {"PipelineConfig": PipelineConfig, "check_source": check_source}
+    exec(cells["source"].source, names)
+    exec(cells["report"].source, names)
+    assert seen == ["/content/drive", str(tmp_path / "report.html")]
