@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TextIO, cast
 
 import yaml
 from pydantic import ValidationError, create_model
@@ -130,17 +130,27 @@ def run_flow(flow: str, config: Settings) -> str:
     """
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a descriptor that `_load_keras_quietly` leaves alone
-    _show_progress_lines()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a descriptor that `load_keras_quietly` leaves alone
+    show_progress_lines(sys.stderr)
     logger.info("Starting Prefect ...")
     module, _, name = flow.partition(":")
     run = getattr(importlib.import_module(module), name)  # only now: Prefect reads the environment when it is imported
 
-    threading.Thread(target=_load_keras_quietly).start()  # while Prefect waits for its server
+    threading.Thread(target=load_keras_quietly).start()  # while Prefect waits for its server
     return run(config)
 
 
-def _load_keras_quietly() -> None:
+def show_progress_lines(stream: TextIO) -> None:
+    """Write what the library reports while it works, one line at a time; a second call moves the lines elsewhere."""
+    handler = logging.StreamHandler(stream)
+    handler.name = "progress"
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    library = logging.getLogger("hip_mri")
+    library.handlers = [*(other for other in library.handlers if other.name != handler.name), handler]
+    library.setLevel(logging.INFO)
+
+
+def load_keras_quietly() -> None:
     """Load Keras without the lines that TensorFlow's native code writes to standard error as it loads."""
     native, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -185,11 +195,3 @@ def _describe(error: ValidationError) -> str:
         f" (received {fault['input']!r})"
         for fault in error.errors(include_url=False)
     )
-
-
-def _show_progress_lines() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    library = logging.getLogger("hip_mri")
-    library.addHandler(handler)
-    library.setLevel(logging.INFO)
