@@ -220,6 +220,25 @@ def test_the_default_deployment_runs_to_its_end(team: Team, source_zip: Path, tm
 
 
 @pytest.mark.server
+def test_the_clock_plans_retrainings_once_it_is_switched_on(team: Team) -> None:
+    """As Prefect's scheduler does it; with a newer SQLAlchemy it plans nothing, and no schedule ever fires."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    with SyncPrefectClient(team.credentials["PREFECT_API_URL"], auth_string=team.login) as client:
+        deployment = client.read_deployment_by_name("hip-retrain/scheduled")
+        (clock,) = deployment.schedules
+        client.update_deployment_schedule(deployment.id, clock.id, active=True)
+        team.ask(f"/deployments/{deployment.id}/schedule", {"min_runs": 2})
+        planned = {"deployments": {"id": {"any_": [str(deployment.id)]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        runs = team.ask("/flow_runs/filter", planned)
+        client.update_deployment_schedule(deployment.id, clock.id, active=False)
+        assert team.ask("/flow_runs/filter", planned) == []
+    assert len(runs) >= 2
+    assert {run["state_name"] for run in runs} == {"Scheduled"}
+    assert {run["expected_start_time"][8:16] for run in runs} == {"01T03:00"}
+
+
+@pytest.mark.server
 def test_an_event_starts_the_retraining(team: Team, source_zip: Path, tmp_path: Path) -> None:
     """The other trigger besides the clock, which is off."""
     from prefect.client.orchestration import SyncPrefectClient

@@ -75,7 +75,7 @@ def test_the_answer_of_a_person_is_taken(said, expected, monkeypatch):
         description = client.read_flow_run_input(run, keyset["description"]) if keyset else ""
         resume_flow_run(run, run_input=said)
     asked.join(timeout=60)
-    assert ANSWERS == [expected]
+    assert [expected] == ANSWERS
     assert "Shall version 0002 become the champion?" in description
     assert "0.900 (0.850 to 0.940)" in description
 
@@ -83,7 +83,7 @@ def test_the_answer_of_a_person_is_taken(said, expected, monkeypatch):
 def test_without_an_answer_the_champion_stays(monkeypatch):
     monkeypatch.setattr(approval, "SECONDS_BETWEEN_LOOKS", 0.5)
     decide(2.0)
-    assert ANSWERS == [Answer(promote=None)]
+    assert [Answer(promote=None)] == ANSWERS
 
 
 def test_nobody_is_asked_without_need():
