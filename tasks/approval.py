@@ -1,5 +1,6 @@
 """A person's word on a model that has passed the gate."""
 
+import logging
 from typing import Final
 
 from prefect.exceptions import FlowPauseTimeout
@@ -10,6 +11,8 @@ from pydantic import Field
 from hip_mri.config import RetrainSettings
 from hip_mri.release.challenge import Answer, Challenge
 from hip_mri.release.retraining import describe_comparison
+
+logger = logging.getLogger("hip_mri.tasks")
 
 SECONDS_BETWEEN_LOOKS: Final = 10
 """How often the server is asked whether the answer has come."""
@@ -37,6 +40,10 @@ def ask_for_approval(challenge: Challenge, settings: RetrainSettings) -> Answer:
     """
     if settings.approval == "automatic" or not challenge.decision.promote:
         return Answer()
+    logger.info(
+        "Waiting up to %g hours for a person: Resume, on the page of this run in the Prefect UI",
+        settings.approval_timeout_hours,
+    )
     form = Approval.with_initial_data(description=describe_comparison(challenge))
     try:
         given = pause_flow_run(

@@ -80,5 +80,4 @@ def conclude_retraining(
 
 def end_by(report: PublishedRetraining) -> State[str]:
     """End a flow run in a state that is named by what came of it."""
-    outcome = report.outcome
-    return Completed(name=outcome.capitalize(), message=retraining.HEADLINES[outcome], data=str(report.folder))
+    return Completed(name=report.outcome.capitalize(), message=report.headline, data=str(report.folder))

@@ -67,6 +67,8 @@ class Retraining:
     @property
     def headline(self) -> str:
         """The outcome in a few words."""
+        if self.outcome == "kept" and self.challenge is not None and self.challenge.champion is None:
+            return "There is no champion yet: the new model misses a floor"
         return HEADLINES[self.outcome]
 
 
@@ -91,11 +93,13 @@ class PublishedRetraining:
 
     Attributes:
         outcome: How the retraining ended.
+        headline: The same in a few words.
         folder: Holds `report.html`, `retraining.json` and `figures/`.
         markdown: The short form, at most some 200 KB.
     """
 
     outcome: Outcome
+    headline: str
     folder: Path
     markdown: str = field(repr=False)
 
@@ -123,7 +127,7 @@ def publish_retraining(workspace: Workspace, retraining: Retraining, margin: flo
         write_bytes(fresh / "report.html", page.encode())
         markdown = _render("retraining.md.jinja", facts, pictures, lambda file: shrink_png(file, MOST_PICTURE_BYTES))
     logger.info("Retraining %s: %s", folder.name, retraining.headline)
-    return PublishedRetraining(retraining.outcome, folder, markdown)
+    return PublishedRetraining(retraining.outcome, retraining.headline, folder, markdown)
 
 
 def describe_comparison(challenge: Challenge) -> str:

@@ -77,7 +77,7 @@ def test_the_answer_of_a_person_is_taken(said, expected, monkeypatch):
     asked.join(timeout=60)
     assert [expected] == ANSWERS
     assert "Shall version 0002 become the champion?" in description
-    assert "0.900 (0.850 to 0.940)" in description
+    assert "| AUC | 0.900 | 0.900 |" in description
 
 
 def test_without_an_answer_the_champion_stays(monkeypatch):
