@@ -36,15 +36,20 @@ IMAGES_PER_PATIENT = 4.7  # of the demo, on average
 
 def run_pipeline(*options: str) -> tuple[float, float, Path]:
     """Wall seconds from process start to end, peak memory in MB, run folder."""
+    return run_flow("pipeline", *options)
+
+
+def run_flow(flow: str, *options: str) -> tuple[float, float, Path]:
+    """The same for any flow, by the name of its file; what it prints last is a folder."""
     before = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "flows/pipeline.py", *options], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, f"flows/{flow}.py", *options], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(f"flows/pipeline.py {' '.join(options)} failed")
+        raise RuntimeError(f"flows/{flow}.py {' '.join(options)} failed")
     return time.perf_counter() - before, usage.ru_maxrss / 1024, Path(output.decode().splitlines()[-1])
 
 
