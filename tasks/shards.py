@@ -11,7 +11,8 @@ from prefect.filesystems import LocalFileSystem
 from prefect.futures import PrefectFuture
 
 from hip_mri.data.shards import Shard
-from hip_mri.workspace import Workspace, digest
+from hip_mri.storage import digest
+from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
 from tasks.retries import STORAGE_RETRIES
 from tasks.runners import Runner

@@ -14,7 +14,8 @@ from hip_mri.data.delivery import Delivery
 from hip_mri.data.entries import keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.errors import SourceError, SplitError
-from hip_mri.workspace import Workspace, digest
+from hip_mri.storage import digest
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from hip_mri.data.manifest import COLUMNS, write_manifest
 from hip_mri.data.preprocess import name_set, preprocess_image
 from hip_mri.data.source import Entry, Source, open_unlabelled
 from hip_mri.errors import ImageError, SourceError
-from hip_mri.workspace import Workspace, digest, write_small_file
+from hip_mri.storage import digest, write_small_file
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

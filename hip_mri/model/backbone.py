@@ -13,7 +13,8 @@ from hip_mri.config import BackboneName, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
 from hip_mri.errors import WeightsError
 from hip_mri.model.weights import Weights
-from hip_mri.workspace import Workspace, digest, publish_folder, read_json, write_json
+from hip_mri.storage import digest, publish_folder, read_json, write_json
+from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras

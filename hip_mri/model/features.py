@@ -13,7 +13,8 @@ from hip_mri.data.shards import Shard, read_shard
 from hip_mri.model.backbone import Backbone
 from hip_mri.model.engines import EngineChoice, choose_engine, open_engine
 from hip_mri.model.store import FeatureStore
-from hip_mri.workspace import Workspace, digest
+from hip_mri.storage import digest
+from hip_mri.workspace import Workspace
 
 ROWS_PER_CALL: Final = 256
 """Images that are decoded and held at a time, 50 KB each."""

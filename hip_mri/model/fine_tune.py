@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from hip_mri.config import FineTuneSettings, PreprocessingSettings
 from hip_mri.data.reading import read_images
 from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
-from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_json
+from hip_mri.storage import link_or_copy, publish_folder, write_json
+from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras

@@ -18,7 +18,8 @@ from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
 from hip_mri.model.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
 from hip_mri.model.head import FIRST_HEAD_LAYER, build_head, train_head
-from hip_mri.workspace import Workspace, digest, publish_folder, write_json
+from hip_mri.storage import digest, publish_folder, write_json
+from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras

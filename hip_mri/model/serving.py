@@ -21,7 +21,8 @@ from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows
 from hip_mri.model.head import FIRST_HEAD_LAYER, build_head
 from hip_mri.model.network import predict
-from hip_mri.workspace import Workspace, digest, digest_file, publish_folder, read_json, write_json
+from hip_mri.storage import digest, digest_file, publish_folder, read_json, write_json
+from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras

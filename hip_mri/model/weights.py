@@ -12,7 +12,7 @@ import h5py
 
 from hip_mri.config import BackboneName
 from hip_mri.errors import WeightsError
-from hip_mri.workspace import digest_file
+from hip_mri.storage import digest_file
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from hip_mri.model import serving
 from hip_mri.model.engines import EngineChoice
 from hip_mri.model.network import predict, train_model
 from hip_mri.model.serving import SavedNetwork, choose_serving_engine, split_network
-from hip_mri.workspace import digest_file
+from hip_mri.storage import digest_file
 
 CHOICE = EngineChoice("keras", "float32", "test")
 

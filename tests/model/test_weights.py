@@ -10,7 +10,8 @@ import pytest
 from hip_mri.errors import WeightsError
 from hip_mri.model import weights
 from hip_mri.model.backbone import build_backbone, load_backbone, prepare_backbone
-from hip_mri.workspace import Workspace, digest_file
+from hip_mri.storage import digest_file
+from hip_mri.workspace import Workspace
 from tests.conftest import RESNET50_WEIGHTS
 from tests.model.conftest import SMALL
 
