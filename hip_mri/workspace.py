@@ -36,16 +36,23 @@ workspace/
 
 import contextlib
 import fcntl
+import json
 import os
 import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Final
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import explain_refusal, find_next_number, remove_leftovers
+from hip_mri.storage import explain_refusal, find_next_number, remove_leftovers, write_bytes
+
+SECONDS_TO_WAIT: Final = 1.0
+"""How long a run waits for a workspace: longer than `check_free` holds it, short enough for a quick answer."""
+
+ELSEWHERE: Final = "Wait for that run to end, or give another folder with --workspace"
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,8 @@ class Workspace:
             self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.sources_folder, self.images_folder, self.cache_folder):
                 folder.mkdir(mode=0o700, exist_ok=True)  # source names, original bytes, records that are loaded again
-            (self.root / ".gitignore").write_text("*\n")  # images never enter a repository by mistake
+            if not (ignored := self.root / ".gitignore").exists():
+                write_bytes(ignored, b"*\n")  # images never enter a repository by mistake
         except OSError as error:
             raise WorkspaceError(
                 f"workspace: {self.root} cannot be written ({error.strerror}). "
@@ -218,20 +226,19 @@ class Workspace:
             WorkspaceError: Another process holds it, or the folder cannot be written.
         """
         self.prepare()
-        with (self.root / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                lock.seek(0)
-                raise WorkspaceError(
-                    f"workspace: {self.root} is in use by {lock.read().strip() or 'another process'}. "
-                    "Wait for that run to end, or give another folder with --workspace."
-                ) from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()}\n")
-            lock.flush()
-            self._sweep()
+        with _lock(self._lock_file, SECONDS_TO_WAIT, f"workspace: {self.root} is in use by", ELSEWHERE):
+            remove_leftovers(self._list_folders())
             yield
+
+    def check_free(self) -> None:
+        """See that no other process holds the workspace now; for a quick answer before the expensive work begins.
+
+        Raises:
+            WorkspaceError: Another process holds it.
+        """
+        if self._lock_file.exists():
+            with _lock(self._lock_file, SECONDS_TO_WAIT, f"workspace: {self.root} is in use by", ELSEWHERE):
+                pass
 
     @contextlib.contextmanager
     def hold_serving(self) -> Iterator[None]:
@@ -257,22 +264,26 @@ class Workspace:
         """
         with explain_refusal(self.releases_folder):
             self.versions_folder.mkdir(parents=True, exist_ok=True)
-            with (self.releases_folder / ".lock").open("a+") as lock:
-                if not _wait_for_lock(lock, timeout_seconds):
-                    raise WorkspaceError(
-                        f"{self.releases_folder} has been in use by another process for {timeout_seconds:g} seconds. "
-                        "Wait for it to end, or end it, then start again."
-                    )
-                remove_leftovers((self.releases_folder, self.versions_folder))
-                yield
+        refusal = f"{self.releases_folder} has for {timeout_seconds:g} seconds been in use by"
+        with _lock(self.releases_folder / ".lock", timeout_seconds, refusal, "Wait for it to end, or end it"):
+            remove_leftovers((self.releases_folder, self.versions_folder))
+            yield
 
-    def _sweep(self) -> None:
-        """Remove temporary files and folders; nobody else is writing them now."""
-        parents = [self.root, self.runs_folder, self.sources_folder, self.shards_folder, self.backbones_folder]
-        parents += [self.entries_folder, self.identities_folder, self.retrainings_folder, self.drift_folder]
-        parents += [self.models_folder, *self.models_folder.glob("*-checkpoint"), *self.features_folder.glob("*")]
-        parents += self.fingerprints_folder.glob("*")
-        remove_leftovers(parents)
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / ".lock"
+
+    def _list_folders(self) -> list[Path]:
+        """Every folder in which the holder of the workspace may find what a killed run left half-written."""
+        tops = [folder for folder in self.root.glob("[!.]*") if folder.is_dir() and folder not in self._apart]
+        sets = (self.features_folder, self.fingerprints_folder, self.preprocessed_folder)
+        inside = [folder for parent in sets for folder in parent.glob("[!.]*")]
+        return [self.root, *tops, *inside, *self.models_folder.glob("*-checkpoint")]
+
+    @property
+    def _apart(self) -> tuple[Path, ...]:
+        """Folders with a lock of their own, or where nothing half-written can lie."""
+        return self.data_folder, self.releases_folder, self.predictions_folder, self.serving.root
 
     def next_run_number(self) -> int:
         """Number of the next run: one more than the highest run folder, finished or not."""
@@ -287,13 +298,60 @@ class Workspace:
         return find_next_number(self.predictions_folder)
 
 
+@contextlib.contextmanager
+def _lock(file: Path, timeout_seconds: float, refusal: str, advice: str) -> Iterator[None]:
+    """Hold a lock file; it falls free with the process, however that ends, and says who holds it meanwhile.
+
+    Raises:
+        WorkspaceError: Another process holds it; the message begins with the refusal and names the holder.
+    """
+    with contextlib.ExitStack() as stack:
+        with explain_refusal(file):
+            lock = stack.enter_context(file.open("a+"))
+            if not _wait_for_lock(lock, timeout_seconds):
+                raise WorkspaceError(f"{refusal} {_describe_holder(lock)}. {advice}, then start again.")
+            lock.truncate(0)
+            json.dump(_describe_this_process(), lock)
+            lock.flush()
+        yield
+
+
+def _describe_this_process() -> dict[str, Any]:
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"process": os.getpid(), "host": platform.node(), "boot": _read_boot_id(), "started_at": started_at}
+
+
+def _describe_holder(lock: IO[str]) -> str:
+    """Who wrote the lock file, in words for people."""
+    lock.seek(0)
+    try:
+        holder = json.loads(lock.read())
+        told = f"process {holder['process']} on {holder['host']} since {holder['started_at']}"
+        is_here = (holder["host"], holder["boot"]) == (platform.node(), _read_boot_id())
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+    return told if is_here else f"{told}, which is another machine than this one ({platform.node()})"
+
+
+def _read_boot_id() -> str:
+    """Tells one start of a machine from the next, and machines of one name from each other; empty where not known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def _wait_for_lock(lock: IO[str], timeout_seconds: float) -> bool:
-    """Lock a file for this process alone; whether that came about in time."""
+    """Lock a file for this process alone; whether that came about in time.
+
+    Raises:
+        OSError: The file system knows no locks.
+    """
     end = time.monotonic() + timeout_seconds
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() > end:
                 return False
             time.sleep(0.05)

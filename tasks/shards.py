@@ -1,5 +1,6 @@
 """Spreading a step over the shards of the manifest: one task run each, several at a time."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -71,7 +72,7 @@ def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> Cache
     """Make a cache policy that looks at the outputs, not only at Prefect's record of a finished run.
 
     The key is made of the shard's content and the other parameters. Where outputs have gone since, the record is
-    forgotten and the task runs again.
+    forgotten and the task runs again; so is a torn record.
 
     Args:
         is_complete: Tells from a task's parameters whether all its outputs are there.
@@ -80,11 +81,25 @@ def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> Cache
     def find_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
         others = {name: repr(value) for name, value in parameters.items() if name not in NOT_IN_KEY}
         key = digest([context.task.name, parameters["shard"].digest, others])
-        if not is_complete(parameters):
+        if not (_is_whole(context, key) and is_complete(parameters)):
             _forget(context, key)
         return key
 
     return CacheKeyFnPolicy(cache_key_fn=find_key)
+
+
+def _is_whole(context: TaskRunContext, key: str) -> bool:
+    """Whether the record can be read, where there is one; Prefect writes it in place, so a killed run can tear it."""
+    storage = context.result_store.result_storage
+    if not (isinstance(storage, LocalFileSystem) and storage.basepath):
+        return True
+    try:
+        json.loads(Path(storage.basepath, key).read_bytes())
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _forget(context: TaskRunContext, key: str) -> None:

@@ -150,7 +150,9 @@ def test_only_one_changes_releases(tmp_path):
     workspace = Workspace(tmp_path)
     with (
         workspace.hold_releases(),
-        pytest.raises(WorkspaceError, match=r"releases has been in use by another process for 0\.1 seconds\. Wait"),
+        pytest.raises(
+            WorkspaceError, match=r"releases has for 0\.1 seconds been in use by process \d+ on .+\. Wait for"
+        ),
         workspace.hold_releases(timeout_seconds=0.1),
     ):
         pass

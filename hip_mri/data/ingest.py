@@ -14,7 +14,7 @@ from hip_mri.data.delivery import Delivery
 from hip_mri.data.entries import keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.errors import SourceError, SplitError
-from hip_mri.storage import digest
+from hip_mri.storage import digest, flush_file_system
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ def ingest_images(
             "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
         )
     check_classes(manifest.loc[manifest["state"] == "ready", "label"])
+    flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them
     for name, reading in readings.items():
         keep_entries(name, reading.entries, workspace)
     write_manifest(workspace.manifest_file, manifest)
