@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 DIFFERING = frozenset(
     {"created", "seconds", "looked_at", "registered_at", "changed_at"}
     | {"num_taken_over"}  # entries that an earlier run had read: none where there was none
+    | {"version", "number", "run", "parent", "name"}  # numbers, see `hash_results`
     | {"model_sha256", "champion_sha256", "challenger_sha256"}  # Keras writes the time into its files
 )
 """Entries of JSON files that tell of the clock or of earlier runs."""
@@ -47,13 +49,17 @@ NOT_COMPARED = ("files.json", "report.html", "model_card.md", "checklist.md", "v
 
 
 def hash_results(workspace: Path) -> dict[str, str]:
-    """SHA-256 of every result, by its path in the workspace."""
-    files = sorted(file for place in PLACES for file in workspace.glob(place) if file.is_file())
-    return {
-        str(file.relative_to(workspace)): hashlib.sha256(_read(file)).hexdigest()
-        for file in files
-        if file.name not in NOT_COMPARED
-    }
+    """SHA-256 of every result, by its path in the workspace.
+
+    Of numbered folders the last stands for all: a run that was killed after it had published is started again, and
+    publishes under the next number.
+    """
+    hashes = {}
+    for file in sorted(file for place in PLACES for file in workspace.glob(place) if file.is_file()):
+        name = _NUMBER.sub("/last/", f"/{file.relative_to(workspace)}")[1:]
+        if file.name not in NOT_COMPARED:
+            hashes[name] = hashlib.sha256(_read(file)).hexdigest()
+    return hashes
 
 
 def find_differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
@@ -68,6 +74,7 @@ def find_leftovers(workspace: Path) -> list[str]:
     return [str(path.relative_to(workspace)) for path in (*hidden, *pickles)]
 
 
+_NUMBER = re.compile(r"/\d{4}/")
 _PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
