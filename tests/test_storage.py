@@ -1,6 +1,8 @@
+import errno
 import hashlib
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -8,8 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hip_mri.errors import WorkspaceError
-from hip_mri.storage import digest, digest_file, publish_folder, replace_file, write_bytes, write_json, write_small_file
+from hip_mri import storage
+from hip_mri.errors import DiskError, WorkspaceError
+from hip_mri.storage import (
+    digest,
+    digest_file,
+    find_next_number,
+    flush_file_system,
+    is_hopeless,
+    publish_folder,
+    remove_leftovers,
+    replace_file,
+    require_room,
+    write_bytes,
+    write_json,
+    write_small_file,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -286,3 +302,110 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path, size):
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
     assert digest_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+# Disks that refuse
+
+HOPELESS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
+
+
+@pytest.mark.parametrize("number", HOPELESS, ids=[errno.errorcode[number] for number in HOPELESS])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    "act",
+    [lambda folder: write_bytes(folder / "file", b"new"), lambda folder: publish_whole(folder / "folder")],
+    ids=["file", "folder"],
+)
+def test_fault_57_a_disk_that_refuses_is_never_taken_for_success(tmp_path, monkeypatch, number, call, act):
+    write_bytes(tmp_path / "file", b"old")
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(DiskError, match=r"could not be written \(.*finished work is kept") as caught:
+        act(tmp_path)
+    assert is_hopeless(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("error", [OSError("4000 requested and 128 written"), RuntimeError("Can't write data")])
+def test_fault_56_a_library_that_loses_the_number_is_judged_by_the_room(tmp_path, monkeypatch, error):
+    with pytest.raises(RuntimeError if isinstance(error, RuntimeError) else WorkspaceError) as caught:
+        write_half(tmp_path / "file", error)
+    assert not is_hopeless(caught.value)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(DiskError):
+        write_half(tmp_path / "file", error)
+    with pytest.raises(DiskError):
+        publish_half(tmp_path / "folder", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fault_56_room_is_looked_for_before_a_library_that_would_not_survive(tmp_path):
+    require_room(tmp_path / "not" / "there", 1000)
+    with pytest.raises(DiskError, match=r"1,000,000,000,000 MB are needed, [\d,]+ MB are free\. Make room"):
+        require_room(tmp_path / "not" / "there", 10**18)
+
+
+def test_fault_57_a_failed_flush_of_small_files_is_told(tmp_path, monkeypatch):
+    flush_file_system(tmp_path)
+    monkeypatch.setattr(storage, "_C_LIBRARY", type("Broken", (), {"syncfs": lambda self, _: -1})())
+    monkeypatch.setattr(storage.ctypes, "get_errno", lambda: errno.EIO)
+    with pytest.raises(DiskError, match="Input/output error"):
+        flush_file_system(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.ETIMEDOUT])
+def test_other_refusals_may_be_tried_again(tmp_path, number):
+    with pytest.raises(WorkspaceError) as caught:
+        write_half(tmp_path / "file", OSError(number, os.strerror(number)))
+    assert not is_hopeless(caught.value)
+
+
+# What killed processes leave
+
+
+def test_fault_61_leftovers_go_and_everything_else_stays(tmp_path):
+    for name in (".12-ab.json", ".0002-x1y2z3ab", "kept", ".lock", ".gitignore"):
+        (tmp_path / name).touch()
+    (tmp_path / ".0003-a1b2c3d4" / "figures").mkdir(parents=True)
+    remove_leftovers([tmp_path])
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", ".lock", ".gitignore"}
+
+
+def test_fault_55_a_folder_that_made_way_for_nothing_comes_back(tmp_path):
+    """Killed between the two renames of an exchange: the old one or the new one, never neither."""
+    for name in (".0001-abcdefgh.old", ".0002-abcdefgh.old", "0002"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "from").write_text(name)
+    remove_leftovers([tmp_path])
+    assert {path.name: (path / "from").read_text() for path in tmp_path.iterdir()} == {
+        "0001": ".0001-abcdefgh.old",
+        "0002": "0002",
+    }
+
+
+@pytest.mark.parametrize("step", ["fill", "flush", "set aside", "rename", "renamed"])
+def test_fault_55_an_exchange_that_is_cut_off_leaves_the_old_or_the_new(tmp_path, monkeypatch, step):
+    target = tmp_path / "target"
+    with publish_folder(target) as folder:
+        fill(folder, "old")
+    child = os.fork()
+    if child == 0:
+        storage._reached = lambda reached, _: os._exit(9) if reached == step else None
+        publish_whole(target)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    remove_leftovers([tmp_path])
+    content = (target / "deep" / "er" / "file.txt").read_text()
+    assert content == ("new" if step == "renamed" else "old")
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_fault_60_numbers_follow_numbers_and_not_the_clock(tmp_path):
+    for name, seconds in (("0001", 4e9), ("0002", 0), ("10000", 1)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (seconds, seconds))
+    assert find_next_number(tmp_path) == 10001

@@ -1,6 +1,9 @@
+import json
 import os
+import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,22 +102,70 @@ def test_folders_of_the_user_are_no_runs(tmp_path, name):
     assert Workspace(tmp_path).next_run_number() == 2
 
 
-def test_workspace_is_held_by_one_process_alone(tmp_path: Path) -> None:
-    holder = (
-        "import sys, time; from pathlib import Path; from hip_mri.workspace import Workspace\n"
-        "with Workspace(Path(sys.argv[1])).hold():\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE) as process:
+HOLDER = (
+    "import sys, time; from pathlib import Path; from hip_mri.workspace import Workspace\n"
+    "with Workspace(Path(sys.argv[1])).hold():\n    print('held', flush=True)\n    time.sleep(60)\n"
+)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """Another process that holds the workspace."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(WorkspaceError, match=rf"is in use by process {process.pid} on "),
-            Workspace(tmp_path).hold(),
-        ):
-            pass
+        yield process
         process.kill()
+
+
+def test_fault_59_a_workspace_is_held_by_one_process_alone(tmp_path: Path, holder) -> None:
+    told = rf"is in use by process {holder.pid} on {platform.node()} since 20\d\d-.*\. Wait for that run to end"
+    for ask in (lambda: Workspace(tmp_path).hold().__enter__(), Workspace(tmp_path).check_free):
+        with pytest.raises(WorkspaceError, match=told):
+            ask()
+
+
+def test_fault_59_a_dead_holders_lock_is_taken_over(tmp_path: Path, holder) -> None:
+    holder.kill()
+    holder.wait()
+    Workspace(tmp_path).check_free()
     with Workspace(tmp_path).hold():
-        pass
+        assert json.loads((tmp_path / ".lock").read_text())["process"] == os.getpid()
+
+
+def test_fault_59_another_machine_is_called_by_its_name(tmp_path: Path, holder) -> None:
+    (tmp_path / ".lock").write_text('{"process": 7, "host": "far", "boot": "b", "started_at": "2020-01-01"}')
+    told = rf"process 7 on far since 2020-01-01, which is another machine than this one \({platform.node()}\)"
+    with pytest.raises(WorkspaceError, match=told):
+        Workspace(tmp_path).check_free()
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "[]", "{}"])
+def test_fault_59_a_holder_that_cannot_be_read_still_holds(tmp_path: Path, holder, content) -> None:
+    (tmp_path / ".lock").write_text(content)
+    with pytest.raises(WorkspaceError, match="is in use by another process"):
+        Workspace(tmp_path).check_free()
+
+
+def test_a_workspace_that_is_not_there_is_free_and_stays_so(tmp_path: Path) -> None:
+    Workspace(tmp_path / "new").check_free()
+    assert not (tmp_path / "new").exists()
+
+
+def test_fault_61_every_folder_is_swept(tmp_path: Path) -> None:
+    """A temporary file beside whatever has a place of its own is gone at the next start."""
+    workspace = Workspace(tmp_path)
+    sha256 = "ab" + "0" * 62
+    names = [name for name in dir(Workspace) if isinstance(getattr(Workspace, name), property) and name[0] != "_"]
+    apart = {"data_folder", "releases_folder", "versions_folder", "predictions_folder", "champion_file", "looks_file"}
+    folders = [getattr(workspace, name) for name in names if name.endswith("_folder") and name not in apart]
+    folders += [workspace.root, *(workspace.features_folder / "set", workspace.fingerprints_folder / "1")]
+    small = [workspace.image_file(sha256), workspace.preprocessed_file("set", sha256)]
+    for folder in [*folders, *(file.parent.parent for file in small)]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".1-ab.tmp").touch()
+    with workspace.hold():
+        assert [path for path in tmp_path.rglob(".*") if path.name not in (".lock", ".gitignore")] == []
 
 
 def test_holding_sweeps_what_killed_runs_left(tmp_path: Path) -> None:

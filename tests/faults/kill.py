@@ -23,6 +23,9 @@ from tests.faults.results import find_differences, find_leftovers, hash_results
 NUM_WORKERS = 2
 """Task runs of shards at the same time; a kill may cost each of them the shard that it works on."""
 
+KILLS_PER_END = 10
+"""Runs that are killed one after the other before one may come to its end."""
+
 
 @dataclass
 class Told:
@@ -74,9 +77,12 @@ class Killer:
         self._expected = hash_results(workspace)
         shutil.rmtree(workspace)
 
-    def kill_at(self, steps: set[str]) -> None:
+    def kill_at(self, steps: list[str]) -> None:
         """Kill at each of these steps once; the next run goes on from what was left, and dies at the next one."""
-        remaining = set(steps)
+        for start in range(0, len(steps), KILLS_PER_END):
+            self._kill_at(set(steps[start : start + KILLS_PER_END]))
+
+    def _kill_at(self, remaining: set[str]) -> None:
         while remaining:
             before = len(remaining)
             for outcome in self._run_to_the_end(lambda: {"die_at": remaining}):
@@ -84,7 +90,7 @@ class Killer:
                     remaining.discard(outcome.killed_at)
                     self.told.kills_at_steps += 1
             if len(remaining) == before:
-                self.told.never_reached = sorted(remaining)
+                self.told.never_reached += sorted(remaining)
                 return
 
     def kill_after(self, count: int, draw: random.Random) -> None:
@@ -108,6 +114,7 @@ class Killer:
         self.told.num_ended += 1
         self.told.wrong += find_differences(self._expected, hash_results(workspace)) + find_leftovers(workspace)
         shutil.rmtree(workspace)
+        print(json.dumps({self._name: vars(self.told)}), file=sys.stderr, flush=True)
 
     def _start(self) -> Path:
         workspace = nursery.empty(self._folder / self._name)  # one path, since it stands in `config.yaml`
@@ -200,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
         nursery.load_everything()
         for name, killer in open_killers(folder, given.kinds):
             count = len(killer.steps) if given.all else given.steps
-            killer.kill_at(set(draw.sample(killer.steps, min(count, len(killer.steps)))))
+            killer.kill_at(draw.sample(killer.steps, min(count, len(killer.steps))))
             killer.kill_after(100 if given.all else given.moments, draw)
             print(json.dumps({name: vars(killer.told)}), flush=True)
             is_good = is_good and not killer.told.wrong and not killer.told.never_reached

@@ -12,7 +12,7 @@ import numpy as np
 
 DIFFERING = frozenset(
     {"created", "seconds", "looked_at", "registered_at", "changed_at"}
-    | {"num_taken_over"}  # entries that an earlier run had read: none where there was none
+    | {"num_taken_over", "num_kept"}  # entries and splits that an earlier run had settled
     | {"version", "number", "run", "parent", "name"}  # numbers, see `hash_results`
     | {"model_sha256", "champion_sha256", "challenger_sha256"}  # Keras writes the time into its files
 )
