@@ -61,6 +61,7 @@ def serve_prefect(home: Path) -> Iterator[None]:
     home.mkdir(parents=True, exist_ok=True)
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server must not outlive this process
     try:
         _wait_until_it_answers(f"http://127.0.0.1:{port}/api/health")
         yield
