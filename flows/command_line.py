@@ -25,6 +25,7 @@ PREFECT_DEFAULTS: Final = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # its default of 20 is short for a cold start
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # never pickle, which runs what it loads
     "PREFECT_LOGGING_EXTRA_LOGGERS": "hip_mri",  # the library's lines reach the run's log in the UI
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # Prefect's own lines go there too, not to the terminal
     # Larger batches: the server spends 8 ms of processor time on each task run instead of 32.
