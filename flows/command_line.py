@@ -87,7 +87,8 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     try:
         config = read_config(command, sys.argv[1:] if arguments is None else arguments)
         check_source(getattr(config, "source", None))  # these two before Prefect takes its seconds to start
-        command.find_held(Workspace(getattr(config, "workspace", Path()).expanduser().resolve())).check_free()
+        if folder := getattr(config, "workspace", None):
+            command.find_held(Workspace(folder.expanduser().resolve())).check_free()
         print(run_flow(command.flow, config))
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
