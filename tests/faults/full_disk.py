@@ -84,6 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
                     wrong.append(f"{size}: {refused.log[-3000:]}")
                 wrong += [f"{size}: {ended.log[-2000:]}"] if ended.status else []
                 wrong += [f"{size}: {name}" for name in different + find_leftovers(disk / "workspace")]
+                print(json.dumps(told[-1]), len(wrong), file=sys.stderr, flush=True)
     print(json.dumps({"peak": peak, "told": told, "wrong": wrong}))
     return 1 if wrong else 0
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import h5py
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
-from hip_mri.errors import WeightsError
+from hip_mri.errors import TrainingError, WeightsError
 from hip_mri.model.head import build_head, build_network
-from hip_mri.model.network import predict
+from hip_mri.model.network import predict, tabulate_scores
 from hip_mri.model.saved import load_head, load_network
 from hip_mri.model.weights import check_numbers_only, resolve_weights
 
@@ -170,3 +171,10 @@ def test_fault_65_so_are_those_inside_a_network(saved, tmp_path, never_built, sp
     file = change(saved, tmp_path / "model.keras", model__weights__h5=content.getvalue())
     with pytest.raises(WeightsError, match="is not loaded: it holds /layers/"):
         load_network(file)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_fault_68_a_score_that_is_not_a_number_is_never_kept(bad):
+    images = pd.DataFrame({"image_id": ["a", "b"], "split": "test", "label": "normal"})
+    with pytest.raises(TrainingError, match=r"scores: 1 of 2 are not a number\. The model is not kept"):
+        tabulate_scores(images, np.array([0.5, bad], np.float32))
