@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hip_mri.errors import DeploymentError
-from hip_mri.workspace import write_bytes
+from hip_mri.storage import write_bytes
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distributed.security import Security
 
-from hip_mri.workspace import write_bytes
+from hip_mri.storage import write_bytes
 
 
 def write_certificate(folder: Path) -> None:

@@ -33,7 +33,7 @@ from deployments.postgres import HOST
 from deployments.processes import POLL_SECONDS, ProcessRegister, start_process, stop_process
 from deployments.topology import PROJECT, Ports, Program, Topology
 from hip_mri.errors import DeploymentError, HipMriError
-from hip_mri.workspace import read_json, write_json
+from hip_mri.storage import read_json, write_json
 
 READY_SECONDS: Final = 180
 """The server's first start creates some hundred tables and indexes."""

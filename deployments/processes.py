@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hip_mri.errors import DeploymentError
-from hip_mri.workspace import read_json, write_json
+from hip_mri.storage import read_json, write_json
 
 MARK: Final = "HIP_MRI_PROCESS_MARK"
 """Environment variable that every recorded process and all that it starts carry."""

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
@@ -18,11 +18,14 @@ from pydantic_settings.exceptions import SettingsError as OptionError
 from hip_mri.config import Settings
 from hip_mri.data.fetch import check_source
 from hip_mri.errors import HipMriError, SettingsError
+from hip_mri.storage import is_hopeless
+from hip_mri.workspace import Workspace
 
 PREFECT_DEFAULTS: Final = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # its default of 20 is short for a cold start
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # never pickle, which runs what it loads
     "PREFECT_LOGGING_EXTRA_LOGGERS": "hip_mri",  # the library's lines reach the run's log in the UI
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # Prefect's own lines go there too, not to the terminal
     # Larger batches: the server spends 8 ms of processor time on each task run instead of 32.
@@ -47,12 +50,14 @@ class Command:
             its one parameter, and what it returns becomes the last line on standard output.
         program: What the user types, for the help.
         description: What it does, for the help.
+        find_held: Which part of the workspace the flow keeps all others out of.
     """
 
     config: type[Settings]
     flow: str
     program: str
     description: str
+    find_held: Callable[[Workspace], Workspace] = lambda workspace: workspace
 
 
 class _Options(BaseSettings):
@@ -81,10 +86,20 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     """
     try:
         config = read_config(command, sys.argv[1:] if arguments is None else arguments)
-        check_source(getattr(config, "source", None))  # before Prefect takes its seconds to start
+        check_source(getattr(config, "source", None))  # these two before Prefect takes its seconds to start
+        if folder := getattr(config, "workspace", None):
+            command.find_held(Workspace(folder.expanduser().resolve())).check_free()
         print(run_flow(command.flow, config))
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not is_hopeless(error):
+            raise
+        print(
+            f"error: {error}. Make room on the disk, or mend it, then start again: finished work is kept.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("Stopped. Start again with the same settings: finished work is kept.", file=sys.stderr)

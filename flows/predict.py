@@ -12,6 +12,7 @@ COMMAND = Command(
     description="Score hip MRI images with a trained model, for research only: no diagnosis.\n\n"
     "Without --source it scores synthetic images; without --model the champion of the workspace scores. Progress goes "
     "to standard error; the last line on standard output is the folder with the table, the sheet and the names.",
+    find_held=lambda workspace: workspace.serving,
 )
 
 if __name__ == "__main__":  # the command line imports this file as `flows.predict`; nothing is loaded twice

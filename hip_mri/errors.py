@@ -13,6 +13,7 @@
     ├── DriftError              new images do not look like those that the model was trained on
     ├── ReleaseError            a version cannot be registered, compared or made the champion
     ├── WorkspaceError          the workspace cannot be written, or holds something foreign
+    │   └── DiskError           the disk is full, read-only or broken (trying again cannot help)
     ├── ClusterError            the machines of a cluster cannot do the work
     └── DeploymentError         a program of the team's set-up is missing, does not start or does not answer
 
@@ -85,6 +86,10 @@ class ReleaseError(HipMriError):
 
 class WorkspaceError(HipMriError):
     """The workspace cannot be written, or holds something foreign."""
+
+
+class DiskError(WorkspaceError):
+    """The disk is full, read-only or broken; trying again cannot help."""
 
 
 class ClusterError(HipMriError):

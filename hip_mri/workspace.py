@@ -1,4 +1,4 @@
-"""Every path that the pipeline writes, and the atomic write.
+"""Every path that the pipeline writes, and who may write there.
 
 workspace/
 ├── DATA/<split>/<label>/<image id>.png   the images as the network sees them (hard links into preprocessed/)
@@ -36,23 +36,23 @@ workspace/
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import platform
-import re
-import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
 from hip_mri.errors import WorkspaceError
+from hip_mri.storage import explain_refusal, find_next_number, remove_leftovers, write_bytes
 
-_NUMBERED_FOLDER: Final = re.compile(r"(\d+)|\.(\d+)-.+")
-"""A finished run or its like, or one that `publish_folder` is filling."""
+SECONDS_TO_WAIT: Final = 1.0
+"""How long a run waits for a workspace: longer than `check_free` holds it, short enough for a quick answer."""
+
+ELSEWHERE: Final = "Wait for that run to end, or give another folder with --workspace"
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,8 @@ class Workspace:
             self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.sources_folder, self.images_folder, self.cache_folder):
                 folder.mkdir(mode=0o700, exist_ok=True)  # source names, original bytes, records that are loaded again
-            (self.root / ".gitignore").write_text("*\n")  # images never enter a repository by mistake
+            if not (ignored := self.root / ".gitignore").exists():
+                write_bytes(ignored, b"*\n")  # images never enter a repository by mistake
         except OSError as error:
             raise WorkspaceError(
                 f"workspace: {self.root} cannot be written ({error.strerror}). "
@@ -225,20 +226,19 @@ class Workspace:
             WorkspaceError: Another process holds it, or the folder cannot be written.
         """
         self.prepare()
-        with (self.root / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                lock.seek(0)
-                raise WorkspaceError(
-                    f"workspace: {self.root} is in use by {lock.read().strip() or 'another process'}. "
-                    "Wait for that run to end, or give another folder with --workspace."
-                ) from error
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {platform.node()}\n")
-            lock.flush()
-            self._sweep()
+        with _lock(self._lock_file, SECONDS_TO_WAIT, f"workspace: {self.root} is in use by", ELSEWHERE):
+            remove_leftovers(self._list_folders())
             yield
+
+    def check_free(self) -> None:
+        """See that no other process holds the workspace now; for a quick answer before the expensive work begins.
+
+        Raises:
+            WorkspaceError: Another process holds it.
+        """
+        if self._lock_file.exists():
+            with _lock(self._lock_file, SECONDS_TO_WAIT, f"workspace: {self.root} is in use by", ELSEWHERE):
+                pass
 
     @contextlib.contextmanager
     def hold_serving(self) -> Iterator[None]:
@@ -249,7 +249,7 @@ class Workspace:
         """
         self.prepare()
         with self.serving.hold():
-            _remove_leftovers((self.predictions_folder,))
+            remove_leftovers((self.predictions_folder,))
             yield
 
     @contextlib.contextmanager
@@ -262,217 +262,98 @@ class Workspace:
         Raises:
             WorkspaceError: Another process still holds the releases, or the folder cannot be written.
         """
-        with _explained(self.releases_folder):
+        with explain_refusal(self.releases_folder):
             self.versions_folder.mkdir(parents=True, exist_ok=True)
-            with (self.releases_folder / ".lock").open("a+") as lock:
-                if not _wait_for_lock(lock, timeout_seconds):
-                    raise WorkspaceError(
-                        f"{self.releases_folder} has been in use by another process for {timeout_seconds:g} seconds. "
-                        "Wait for it to end, or end it, then start again."
-                    )
-                _remove_leftovers((self.releases_folder, self.versions_folder))
-                yield
+        refusal = f"{self.releases_folder} has for {timeout_seconds:g} seconds been in use by"
+        with _lock(self.releases_folder / ".lock", timeout_seconds, refusal, "Wait for it to end, or end it"):
+            remove_leftovers((self.releases_folder, self.versions_folder))
+            yield
 
-    def _sweep(self) -> None:
-        """Remove temporary files and folders; nobody else is writing them now."""
-        parents = [self.root, self.runs_folder, self.sources_folder, self.shards_folder, self.backbones_folder]
-        parents += [self.entries_folder, self.identities_folder, self.retrainings_folder, self.drift_folder]
-        parents += [self.models_folder, *self.models_folder.glob("*-checkpoint"), *self.features_folder.glob("*")]
-        parents += self.fingerprints_folder.glob("*")
-        _remove_leftovers(parents)
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / ".lock"
+
+    def _list_folders(self) -> list[Path]:
+        """Every folder in which the holder of the workspace may find what a killed run left half-written."""
+        tops = [folder for folder in self.root.glob("[!.]*") if folder.is_dir() and folder not in self._apart]
+        sets = (self.features_folder, self.fingerprints_folder, self.preprocessed_folder)
+        inside = [folder for parent in sets for folder in parent.glob("[!.]*")]
+        return [self.root, *tops, *inside, *self.models_folder.glob("*-checkpoint")]
+
+    @property
+    def _apart(self) -> tuple[Path, ...]:
+        """Folders with a lock of their own, or where nothing half-written can lie."""
+        return self.data_folder, self.releases_folder, self.predictions_folder, self.serving.root
 
     def next_run_number(self) -> int:
         """Number of the next run: one more than the highest run folder, finished or not."""
-        return _find_next_number(self.runs_folder)
+        return find_next_number(self.runs_folder)
 
     def next_retraining_number(self) -> int:
         """Number of the next report of a retraining, likewise."""
-        return _find_next_number(self.retrainings_folder)
+        return find_next_number(self.retrainings_folder)
 
     def next_prediction_number(self) -> int:
         """Number of the next folder of predictions, counted like runs."""
-        return _find_next_number(self.predictions_folder)
+        return find_next_number(self.predictions_folder)
 
 
 @contextlib.contextmanager
-def replace_file(file: Path, *, is_private: bool = False) -> Iterator[Path]:
-    """Write a file so that readers see the old content or the new one, never a part, even after a power cut.
-
-    Args:
-        file: The file to write; its folder is created.
-        is_private: Whether only the owner may read it.
-
-    Yields:
-        A temporary path in the same folder with the same ending. When the block ends well, it takes the place of
-        `file`; when the block raises, it is removed and `file` stays as it was.
+def _lock(file: Path, timeout_seconds: float, refusal: str, advice: str) -> Iterator[None]:
+    """Hold a lock file; it falls free with the process, however that ends, and says who holds it meanwhile.
 
     Raises:
-        WorkspaceError: The disk is full or not writable.
+        WorkspaceError: Another process holds it; the message begins with the refusal and names the holder.
     """
-    with _explained(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{os.getpid()}-{os.urandom(4).hex()}{''.join(file.suffixes[-2:])}")
-        try:
-            if is_private:
-                temporary.touch(mode=0o600)
-            yield temporary
-            _flush_to_disk(temporary)
-            os.replace(temporary, file)
-            _flush_to_disk(file.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        with explain_refusal(file):
+            lock = stack.enter_context(file.open("a+"))
+            if not _wait_for_lock(lock, timeout_seconds):
+                raise WorkspaceError(f"{refusal} {_describe_holder(lock)}. {advice}, then start again.")
+            lock.truncate(0)
+            json.dump(_describe_this_process(), lock)
+            lock.flush()
+        yield
 
 
-def write_bytes(file: Path, content: bytes, *, is_private: bool = False) -> None:
-    """Write a whole file atomically; see `replace_file`."""
-    with replace_file(file, is_private=is_private) as temporary:
-        temporary.write_bytes(content)
+def _describe_this_process() -> dict[str, Any]:
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"process": os.getpid(), "host": platform.node(), "boot": _read_boot_id(), "started_at": started_at}
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file atomically, indented and with a final line break; NaN and infinity are refused."""
-    write_bytes(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file that `write_json` wrote.
-
-    Raises:
-        WorkspaceError: The file is missing or damaged.
-    """
+def _describe_holder(lock: IO[str]) -> str:
+    """Who wrote the lock file, in words for people."""
+    lock.seek(0)
     try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise WorkspaceError(
-            f"{file} cannot be read. Restore it from a backup, or start in an empty workspace."
-        ) from error
+        holder = json.loads(lock.read())
+        told = f"process {holder['process']} on {holder['host']} since {holder['started_at']}"
+        is_here = (holder["host"], holder["boot"]) == (platform.node(), _read_boot_id())
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+    return told if is_here else f"{told}, which is another machine than this one ({platform.node()})"
 
 
-@contextlib.contextmanager
-def publish_folder(folder: Path) -> Iterator[Path]:
-    """Fill a folder so that it appears whole or not at all.
-
-    Args:
-        folder: The folder to publish. What stands there already is replaced.
-
-    Yields:
-        An empty folder beside it, which is renamed when the block ends well and removed when it raises.
-
-    Raises:
-        WorkspaceError: The disk is full or not writable; what stood there already stays.
-    """
-    with _explained(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            yield temporary
-            temporary.chmod(0o755)
-            for file in temporary.rglob("*"):
-                _flush_to_disk(file)
-            _exchange(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_small_file(file: Path, content: bytes) -> None:
-    """Write one of very many small files: whole or not at all, but without waiting for the disk.
-
-    After a power cut such a file can be empty; whoever reads it checks its content. The temporary name is random:
-    process and thread ids repeat between machines and containers, where two attempts at one file could meet.
-
-    Raises:
-        WorkspaceError: The disk is full or not writable.
-    """
-    temporary = file.with_name(f".{os.urandom(8).hex()}-{file.name}")
-    with _explained(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, file)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def link_or_copy(original: Path, place: Path) -> None:
-    """Let a file, which is never changed afterwards, stand in a second place; copied where the disk knows no links."""
+def _read_boot_id() -> str:
+    """Tells one start of a machine from the next, and machines of one name from each other; empty where not known."""
     try:
-        os.link(original, place)
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        shutil.copyfile(original, place)
-
-
-def digest(content: Any) -> str:
-    """SHA-256 of a JSON-like value, independent of the order of keys; 64 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def digest_file(file: Path) -> str:
-    """SHA-256 of a file's content; 64 hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return ""
 
 
 def _wait_for_lock(lock: IO[str], timeout_seconds: float) -> bool:
-    """Lock a file for this process alone; whether that came about in time."""
+    """Lock a file for this process alone; whether that came about in time.
+
+    Raises:
+        OSError: The file system knows no locks.
+    """
     end = time.monotonic() + timeout_seconds
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() > end:
                 return False
             time.sleep(0.05)
         else:
             return True
-
-
-def _remove_leftovers(folders: Iterable[Path]) -> None:
-    """Remove what killed processes left half-written: temporary files and folders begin with a dot."""
-    hidden = (path for folder in folders for path in folder.glob(".*"))
-    for leftover in [path for path in hidden if path.name not in (".lock", ".gitignore")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Tell the user what to do where the disk refuses to hold a path."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkspaceError(
-            f"{path} could not be written ({error.strerror or error}). Make room on the disk or free the folder, "
-            "then start again: finished work is kept."
-        ) from error
-
-
-def _find_next_number(parent: Path) -> int:
-    folders = [folder for folder in parent.glob("*") if folder.is_dir()]
-    matches = [match for folder in folders if (match := _NUMBERED_FOLDER.fullmatch(folder.name))]
-    return max((int(match[1] or match[2]) for match in matches), default=0) + 1
-
-
-def _exchange(fresh: Path, folder: Path) -> None:
-    """Put a folder in the place of another, which is then removed, or put back where the exchange fails."""
-    former = fresh.with_name(fresh.name + ".old")
-    if folder.exists():
-        os.replace(folder, former)
-    try:
-        os.replace(fresh, folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.replace(former, folder)
-        raise
-    _flush_to_disk(folder.parent)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import ClusterError, WorkspaceError, list_offenders
-from hip_mri.workspace import Workspace, digest, digest_file
+from hip_mri.storage import digest, digest_file
+from hip_mri.workspace import Workspace
 
 SAME_CODE: Final = ("hip_mri", "tasks", "flows")
 """Packages whose source must be the same everywhere, since workers call it by name."""

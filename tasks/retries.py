@@ -7,11 +7,13 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from hip_mri.errors import FetchError, WorkspaceError
+from hip_mri.storage import is_hopeless
 
 
 def _failed_by(*kinds: type[Exception]) -> Callable[[Task[..., Any], TaskRun, State], bool]:
     def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
-        return isinstance(state.result(raise_on_failure=False), kinds)
+        error = state.result(raise_on_failure=False)
+        return isinstance(error, kinds) and not is_hopeless(error)
 
     return is_worth_retrying
 
@@ -30,4 +32,4 @@ STORAGE_RETRIES: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _failed_by(WorkspaceError, OSError),
 }
-"""For a shard that reads and writes many files, perhaps on a network disk."""
+"""For a shard that reads and writes many files, perhaps on a network disk; a full or broken disk is not tried again."""

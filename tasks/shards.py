@@ -1,5 +1,6 @@
 """Spreading a step over the shards of the manifest: one task run each, several at a time."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,12 +10,17 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import LocalFileSystem
 from prefect.futures import PrefectFuture
+from prefect.serializers import JSONSerializer
 
 from hip_mri.data.shards import Shard
-from hip_mri.workspace import Workspace, digest
+from hip_mri.storage import digest
+from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
 from tasks.retries import STORAGE_RETRIES
 from tasks.runners import Runner
+
+SERIALIZER: Final = JSONSerializer()
+"""How results are kept: plain data, which cannot run when it is loaded."""
 
 NOT_IN_KEY: Final = ("shard", "num_threads")
 """Parameters that stay out of the cache's key: a shard stands there by its digest; threads change no output, and
@@ -61,7 +67,7 @@ def shard_options(is_complete: Callable[[dict[str, Any]], bool]) -> dict[str, An
     return {
         "cache_policy": cache_while_complete(is_complete),
         "persist_result": True,
-        "result_serializer": "json",
+        "result_serializer": SERIALIZER,
         **STORAGE_RETRIES,
     }
 
@@ -70,7 +76,7 @@ def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> Cache
     """Make a cache policy that looks at the outputs, not only at Prefect's record of a finished run.
 
     The key is made of the shard's content and the other parameters. Where outputs have gone since, the record is
-    forgotten and the task runs again.
+    forgotten and the task runs again; so is a record that is torn or not as this project writes it.
 
     Args:
         is_complete: Tells from a task's parameters whether all its outputs are there.
@@ -79,11 +85,29 @@ def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> Cache
     def find_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
         others = {name: repr(value) for name, value in parameters.items() if name not in NOT_IN_KEY}
         key = digest([context.task.name, parameters["shard"].digest, others])
-        if not is_complete(parameters):
+        if not (_is_sound(context, key) and is_complete(parameters)):
             _forget(context, key)
         return key
 
     return CacheKeyFnPolicy(cache_key_fn=find_key)
+
+
+def _is_sound(context: TaskRunContext, key: str) -> bool:
+    """Whether the record, where there is one, is whole and plain JSON.
+
+    Prefect writes it in place, so a killed run can tear it; and it loads by whatever serializer the record itself
+    names: pickle, or JSON with any function as its decoder.
+    """
+    storage = context.result_store.result_storage
+    if not (isinstance(storage, LocalFileSystem) and storage.basepath):
+        return True
+    try:
+        record = json.loads(Path(storage.basepath, key).read_bytes())
+        return record["metadata"]["serializer"] == SERIALIZER.model_dump(mode="json")
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _forget(context: TaskRunContext, key: str) -> None:

@@ -16,7 +16,7 @@ from hip_mri import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hip_mri", "tasks", "flows", "deployments")
-FOUNDATION = ("hip_mri.config", "hip_mri.errors", "hip_mri.workspace")
+FOUNDATION = ("hip_mri.config", "hip_mri.errors", "hip_mri.storage", "hip_mri.workspace")
 PREFECT = ("prefect",)
 NETWORKS = ("keras", "tensorflow", "tensorflow_hub", "openvino", "torch")
 VAGUE_NAMES = {"util", "utils", "utility", "utilities", "common", "helper", "helpers", "misc"}
@@ -58,6 +58,8 @@ DECISIONS = {
     "flows.command_line": (
         "hip_mri.data.fetch.check_source",
         "hip_mri.errors",
+        "hip_mri.storage.is_hopeless",
+        "hip_mri.workspace.Workspace",
         "keras",
         "pydantic",
         "pydantic_settings",
@@ -82,11 +84,12 @@ DECISIONS = {
     "deployments.register": ("yaml",),
 }
 """Beyond the table. The command line reads settings and turns errors into one line. It checks the source, so that a
-mistyped path is told before Prefect takes its seconds to start; and it loads Keras, because TensorFlow's native code
-writes to standard error as it loads: it is loaded quietly while Prefect waits for its server. Progress is drawn by
-Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks for one; and to what
-makes its certificates. Stages hand the library's records on and name them in their signatures. A form in the UI is
-a pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
+mistyped path is told before Prefect takes its seconds to start, and likewise that another run holds the workspace; and
+it loads Keras, because TensorFlow's native code writes to standard error as it loads: it is loaded quietly while
+Prefect waits for its server. Progress is drawn by Rich. Dask, an extra, is known to the modules on clusters alone,
+which are loaded where a run asks for one; and to what makes its certificates. Stages hand the library's records on and
+name them in their signatures. A form in the UI is a pydantic model. `deployments` knows the foundation: its errors and
+its atomic private files."""
 
 
 @dataclass(frozen=True)

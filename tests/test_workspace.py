@@ -1,26 +1,15 @@
-import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import (
-    Workspace,
-    digest,
-    digest_file,
-    publish_folder,
-    replace_file,
-    write_bytes,
-    write_json,
-    write_small_file,
-)
+from hip_mri.workspace import Workspace
 
 
 def private_folders(root: Path) -> set[str]:
@@ -28,15 +17,6 @@ def private_folders(root: Path) -> set[str]:
     folders = [path for path in root.iterdir() if path.is_dir()]
     assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
     return {path.name for path in folders}
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=12,
-)
-WRITERS = [write_bytes, write_small_file]
-both_writers = pytest.mark.parametrize("write", WRITERS, ids=["write_bytes", "write_small_file"])
 
 
 @pytest.fixture
@@ -122,283 +102,70 @@ def test_folders_of_the_user_are_no_runs(tmp_path, name):
     assert Workspace(tmp_path).next_run_number() == 2
 
 
-# Files
-
-
-@both_writers
-def test_a_file_is_written_with_its_folders_and_replaced(tmp_path, write):
-    file = tmp_path / "a" / "b" / "file.bin"
-    for content in (b"first", b"", b"third" * 1000):
-        write(file, content)
-        assert file.read_bytes() == content
-        assert list(file.parent.iterdir()) == [file]
-
-
-@both_writers
-def test_a_file_that_cannot_be_written_is_named(blocked, write):
-    with pytest.raises(WorkspaceError) as caught:
-        write(blocked, b"content")
-    assert str(caught.value).startswith(f"{blocked} could not be written (")
-    assert "Make room on the disk" in str(caught.value)
-    assert str(caught.value).endswith("finished work is kept.")
-    assert blocked.parent.read_bytes() == b"in the way"
-
-
-@both_writers
-def test_a_folder_in_the_way_is_named_and_nothing_is_left(tmp_path, write):
-    (tmp_path / "name").mkdir()
-    with pytest.raises(WorkspaceError, match=r"could not be written \(Is a directory\)"):
-        write(tmp_path / "name", b"content")
-    assert [path.name for path in tmp_path.iterdir()] == ["name"]
-
-
-@both_writers
-def test_readers_see_old_or_new_but_nothing_between(tmp_path, write):
-    file = tmp_path / "file"
-    contents = [bytes([number]) * 200_000 for number in range(20)]
-    write(file, contents[0])
-    torn, done = [], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            if (seen := file.read_bytes()) not in contents:
-                torn.append(seen)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        for content in contents:
-            write(file, content)
-    finally:
-        done.set()
-        watcher.join()
-    assert torn == []
-
-
-@both_writers
-def test_of_writers_at_the_same_time_one_wins_whole(tmp_path, write):
-    file = tmp_path / "file"
-    contents = [bytes([number]) * 100_000 for number in range(6)]
-    threads = [threading.Thread(target=write, args=(file, content)) for content in contents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert file.read_bytes() in contents
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def write_half(file: Path, error: BaseException) -> None:
-    with replace_file(file) as temporary:
-        temporary.write_bytes(b"half of the n")
-        raise error
-
-
-@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("is_new", [True, False])
-def test_when_the_block_raises_the_old_content_stays(tmp_path, kind, is_new):
-    file = tmp_path / "file"
-    if not is_new:
-        file.write_bytes(b"old")
-    with pytest.raises(kind):
-        write_half(file, kind())
-    assert [path.name for path in tmp_path.iterdir()] == ([] if is_new else ["file"])
-    assert is_new or file.read_bytes() == b"old"
-
-
-def test_when_the_disk_is_full_the_old_content_stays(tmp_path):
-    file = tmp_path / "file"
-    file.write_bytes(b"old")
-    with pytest.raises(WorkspaceError, match=r"file could not be written \(No space left on device\)") as caught:
-        write_half(file, OSError(28, "No space left on device"))
-    assert isinstance(caught.value.__cause__, OSError)
-    assert file.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_a_block_that_writes_nothing_is_an_error(tmp_path):
-    with pytest.raises(WorkspaceError, match="No such file"), replace_file(tmp_path / "file"):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "ending"), [("head.weights.h5", ".weights.h5"), ("a.b.c.png", ".c.png"), ("x.csv", ".csv"), ("x", "")]
+HOLDER = (
+    "import sys, time; from pathlib import Path; from hip_mri.workspace import Workspace\n"
+    "with Workspace(Path(sys.argv[1])).hold():\n    print('held', flush=True)\n    time.sleep(60)\n"
 )
-def test_the_temporary_file_lies_beside_and_ends_alike(tmp_path, name, ending):
-    """Keras and Pandas go by the ending of a name."""
-    with replace_file(tmp_path / name) as temporary:
-        assert temporary.parent == tmp_path
-        assert temporary.name != name
-        assert temporary.name.endswith(ending)
-        assert "".join(temporary.suffixes) == ending
-        temporary.write_bytes(b"content")
-    assert (tmp_path / name).read_bytes() == b"content"
 
 
-def test_json_is_readable_by_people_and_programs(tmp_path):
-    content = {"b": [1, 2.5, None], "a": {"ä": True}}
-    write_json(tmp_path / "file.json", content)
-    text = (tmp_path / "file.json").read_text()
-    assert json.loads(text) == content
-    assert text.endswith("}\n")
-    assert text.count("\n") > 3
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), {1, 2}])
-def test_what_json_cannot_say_is_refused(tmp_path, value):
-    write_json(tmp_path / "file.json", {"old": 1})
-    with pytest.raises((ValueError, TypeError)):
-        write_json(tmp_path / "file.json", {"value": value})
-    assert json.loads((tmp_path / "file.json").read_text()) == {"old": 1}
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-# Folders
-
-
-def fill(folder: Path, content: str) -> None:
-    (folder / "deep" / "er").mkdir(parents=True)
-    (folder / "deep" / "er" / "file.txt").write_text(content)
-    (folder / f"{content}.txt").write_text(content)
-
-
-def publish_half(target: Path, error: BaseException) -> None:
-    with publish_folder(target) as folder:
-        fill(folder, "new")
-        raise error
-
-
-def publish_whole(target: Path) -> None:
-    with publish_folder(target) as folder:
-        fill(folder, "new")
-
-
-def list_tree(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
-
-
-def test_a_folder_appears_whole(tmp_path):
-    target = tmp_path / "a" / "target"
-    with publish_folder(target) as folder:
-        assert not target.exists()
-        assert folder.parent == target.parent
-        assert list(folder.iterdir()) == []
-        fill(folder, "new")
-        assert not target.exists()
-    assert list_tree(tmp_path) == {
-        "a",
-        "a/target",
-        "a/target/deep",
-        "a/target/deep/er",
-        "a/target/deep/er/file.txt",
-        "a/target/new.txt",
-    }
-    assert target.stat().st_mode & 0o777 == 0o755
-
-
-def test_a_folder_is_replaced_whole(tmp_path):
-    for content in ("old", "new"):
-        with publish_folder(tmp_path / "target") as folder:
-            fill(folder, content)
-    assert list_tree(tmp_path) == {
-        "target",
-        "target/deep",
-        "target/deep/er",
-        "target/deep/er/file.txt",
-        "target/new.txt",
-    }
-    assert (tmp_path / "target/deep/er/file.txt").read_text() == "new"
-
-
-@pytest.mark.parametrize("is_new", [True, False])
-@pytest.mark.parametrize("kind", [ValueError, OSError, KeyboardInterrupt])
-def test_a_folder_that_is_not_finished_never_appears(tmp_path, kind, is_new):
-    if not is_new:
-        with publish_folder(tmp_path / "target") as folder:
-            fill(folder, "old")
-    before = list_tree(tmp_path)
-    with pytest.raises((kind, WorkspaceError)):
-        publish_half(tmp_path / "target", kind())
-    assert list_tree(tmp_path) == before
-
-
-def test_a_folder_that_cannot_be_written_is_named(blocked):
-    with pytest.raises(WorkspaceError) as caught, publish_folder(blocked):
-        pass
-    assert str(caught.value) == (
-        f"{blocked} could not be written (File exists). Make room on the disk or free the folder, "
-        "then start again: finished work is kept."
-    )
-
-
-def test_when_the_exchange_fails_the_old_folder_stays(tmp_path, monkeypatch):
-    target = tmp_path / "target"
-    with publish_folder(target) as folder:
-        fill(folder, "old")
-    before = list_tree(tmp_path)
-    replace = os.replace
-
-    def fail_to_publish(source, destination) -> None:
-        if Path(destination) == target and not str(source).endswith(".old"):
-            raise OSError(5, "Input/output error")
-        replace(source, destination)
-
-    monkeypatch.setattr(os, "replace", fail_to_publish)
-    with pytest.raises(WorkspaceError, match=r"target could not be written \(Input/output error\)"):
-        publish_whole(target)
-    assert list_tree(tmp_path) == before
-
-
-# Digests
-
-
-@settings(max_examples=60, deadline=None, database=None)
-@given(st.dictionaries(st.text(max_size=5), JSON, max_size=6), st.randoms(use_true_random=False))
-def test_a_digest_does_not_depend_on_the_order_of_keys(content, shuffler):
-    keys = shuffler.sample(list(content), len(content))
-    shuffled = {key: content[key] for key in keys}
-    assert digest(shuffled) == digest(content)
-    assert digest({"inner": [shuffled]}) == digest({"inner": [content]})
-    assert digest(json.loads(json.dumps(content))) == digest(content)
-
-
-@settings(max_examples=60, deadline=None, database=None)
-@given(JSON, JSON)
-def test_other_content_has_another_digest(first, second):
-    same = json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
-    assert (digest(first) == digest(second)) == same
-
-
-def test_a_digest_stays_what_it_was():
-    """Whatever was kept in a workspace is found by it."""
-    assert digest({"b": [1, 2.5], "a": None}) == hashlib.sha256(b'{"a":null,"b":[1,2.5]}').hexdigest()
-    assert digest([1, 2]) != digest([2, 1])
-
-
-@pytest.mark.parametrize("size", [0, 1, 1_000_003])
-def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path, size):
-    content = os.urandom(size)
-    (tmp_path / "file").write_bytes(content)
-    assert digest_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-def test_workspace_is_held_by_one_process_alone(tmp_path: Path) -> None:
-    holder = (
-        "import sys, time; from pathlib import Path; from hip_mri.workspace import Workspace\n"
-        "with Workspace(Path(sys.argv[1])).hold():\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE) as process:
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """Another process that holds the workspace."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(WorkspaceError, match=rf"is in use by process {process.pid} on "),
-            Workspace(tmp_path).hold(),
-        ):
-            pass
+        yield process
         process.kill()
+
+
+def test_fault_59_a_workspace_is_held_by_one_process_alone(tmp_path: Path, holder) -> None:
+    told = rf"is in use by process {holder.pid} on {platform.node()} since 20\d\d-.*\. Wait for that run to end"
+    for ask in (lambda: Workspace(tmp_path).hold().__enter__(), Workspace(tmp_path).check_free):
+        with pytest.raises(WorkspaceError, match=told):
+            ask()
+
+
+def test_fault_59_a_dead_holders_lock_is_taken_over(tmp_path: Path, holder) -> None:
+    holder.kill()
+    holder.wait()
+    Workspace(tmp_path).check_free()
     with Workspace(tmp_path).hold():
-        pass
+        assert json.loads((tmp_path / ".lock").read_text())["process"] == os.getpid()
+
+
+def test_fault_59_another_machine_is_called_by_its_name(tmp_path: Path, holder) -> None:
+    (tmp_path / ".lock").write_text('{"process": 7, "host": "far", "boot": "b", "started_at": "2020-01-01"}')
+    told = rf"process 7 on far since 2020-01-01, which is another machine than this one \({platform.node()}\)"
+    with pytest.raises(WorkspaceError, match=told):
+        Workspace(tmp_path).check_free()
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "[]", "{}"])
+def test_fault_59_a_holder_that_cannot_be_read_still_holds(tmp_path: Path, holder, content) -> None:
+    (tmp_path / ".lock").write_text(content)
+    with pytest.raises(WorkspaceError, match="is in use by another process"):
+        Workspace(tmp_path).check_free()
+
+
+def test_a_workspace_that_is_not_there_is_free_and_stays_so(tmp_path: Path) -> None:
+    Workspace(tmp_path / "new").check_free()
+    assert not (tmp_path / "new").exists()
+
+
+def test_fault_61_every_folder_is_swept(tmp_path: Path) -> None:
+    """A temporary file beside whatever has a place of its own is gone at the next start."""
+    workspace = Workspace(tmp_path)
+    sha256 = "ab" + "0" * 62
+    names = [name for name in dir(Workspace) if isinstance(getattr(Workspace, name), property) and name[0] != "_"]
+    apart = {"data_folder", "releases_folder", "versions_folder", "predictions_folder", "champion_file", "looks_file"}
+    folders = [getattr(workspace, name) for name in names if name.endswith("_folder") and name not in apart]
+    folders += [workspace.root, *(workspace.features_folder / "set", workspace.fingerprints_folder / "1")]
+    small = [workspace.image_file(sha256), workspace.preprocessed_file("set", sha256)]
+    for folder in [*folders, *(file.parent.parent for file in small)]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".1-ab.tmp").touch()
+    with workspace.hold():
+        assert [path for path in tmp_path.rglob(".*") if path.name not in (".lock", ".gitignore")] == []
 
 
 def test_holding_sweeps_what_killed_runs_left(tmp_path: Path) -> None:
@@ -434,7 +201,9 @@ def test_only_one_changes_releases(tmp_path):
     workspace = Workspace(tmp_path)
     with (
         workspace.hold_releases(),
-        pytest.raises(WorkspaceError, match=r"releases has been in use by another process for 0\.1 seconds\. Wait"),
+        pytest.raises(
+            WorkspaceError, match=r"releases has for 0\.1 seconds been in use by process \d+ on .+\. Wait for"
+        ),
         workspace.hold_releases(timeout_seconds=0.1),
     ):
         pass

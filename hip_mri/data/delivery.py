@@ -9,7 +9,8 @@ from typing import Final
 
 from hip_mri.config import LABELS
 from hip_mri.data.fetch import ProgressReport, fetch_source, strip_secrets
-from hip_mri.workspace import Workspace, digest
+from hip_mri.storage import digest
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from hip_mri.data.images import encode_png
 from hip_mri.data.phantom import draw_body
 from hip_mri.data.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice
 from hip_mri.errors import HipMriError, SettingsError
-from hip_mri.workspace import replace_file
+from hip_mri.storage import replace_file
 
 TOP_FOLDER: Final = "Synthetic Hip MRI"
 NOTICE: Final = "Synthetic phantoms drawn from formulas (seed {seed}): not patients, of no diagnostic use.\n"

@@ -14,7 +14,8 @@ from hip_mri.data.images import decode_gray
 from hip_mri.data.manifest import UNREADABLE
 from hip_mri.data.source import Entry, Source, open_source
 from hip_mri.errors import ImageError, WorkspaceError
-from hip_mri.workspace import Workspace, replace_file, write_small_file
+from hip_mri.storage import replace_file, write_small_file
+from hip_mri.workspace import Workspace
 
 COLUMNS: Final = ("source_name", "version", "label", "sha256", "num_bytes", "reason")
 """Path in the delivery, what changes when the file changes, class folder, SHA-256 of the bytes (empty where they could

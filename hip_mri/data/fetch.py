@@ -14,7 +14,7 @@ from fsspec.callbacks import Callback
 
 from hip_mri.data.source import check_zip
 from hip_mri.errors import FetchError, SourceError
-from hip_mri.workspace import digest, digest_file, replace_file
+from hip_mri.storage import digest, digest_file, replace_file
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from hip_mri.data.images import decode_gray
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.data.shards import Shard, read_shard
 from hip_mri.errors import ImageError, WorkspaceError
-from hip_mri.workspace import Workspace, digest, replace_file
+from hip_mri.storage import digest, replace_file
+from hip_mri.workspace import Workspace
 
 FINGERPRINT_RECIPE: Final = 1
 """Number of this way to make fingerprints; a change that alters them raises it, so that old ones are not compared."""

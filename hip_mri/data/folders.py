@@ -8,7 +8,8 @@ from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import name_set
 from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import Workspace, link_or_copy
+from hip_mri.storage import link_or_copy
+from hip_mri.workspace import Workspace
 
 
 def lay_out_folders(workspace: Workspace, settings: PreprocessingSettings) -> Path:

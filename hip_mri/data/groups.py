@@ -25,7 +25,8 @@ from hip_mri.data.ledger import read_ledger
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.data.similarity import find_similar_images
 from hip_mri.errors import SplitError, list_offenders
-from hip_mri.workspace import Workspace, replace_file
+from hip_mri.storage import replace_file
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from hip_mri.data.patients import (
 )
 from hip_mri.data.source import read_patients_table
 from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import Workspace, digest, replace_file
+from hip_mri.storage import digest, replace_file
+from hip_mri.workspace import Workspace
 
 COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "patient", "split")
 """Image, its patient by the table, by the pattern of names and by either (hashed), and the prescribed split."""

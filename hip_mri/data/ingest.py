@@ -13,8 +13,9 @@ from hip_mri.data.admission import mark_set_aside
 from hip_mri.data.delivery import Delivery, is_synthetic
 from hip_mri.data.entries import keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
-from hip_mri.errors import SourceError, SplitError
-from hip_mri.workspace import Workspace, digest
+from hip_mri.errors import SourceError, SplitError, WorkspaceError
+from hip_mri.storage import digest, flush_file_system
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,7 @@ def ingest_images(
         delivery.name: read_delivery(delivery, workspace, num_threads, on_progress, keep_earlier=keep_earlier)
         for delivery in deliveries
     }
-    has_earlier = keep_earlier and workspace.manifest_file.exists()
-    earlier = set(read_manifest(workspace.manifest_file)["delivery"]) if has_earlier else set()
+    earlier = _find_earlier(workspace) if keep_earlier else set()
     lists = [reading.entries.assign(delivery=name) for name, reading in readings.items()]
     rows = pd.concat([*lists, list_entries(sorted(earlier - set(readings)), workspace)], ignore_index=True)
     manifest = mark_set_aside(_settle_copies(rows), workspace)
@@ -86,6 +86,7 @@ def ingest_images(
             "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
         )
     check_classes(manifest.loc[manifest["state"] == "ready", "label"])
+    flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them
     for name, reading in readings.items():
         keep_entries(name, reading.entries, workspace)
     write_manifest(workspace.manifest_file, manifest)
@@ -102,6 +103,17 @@ def ingest_images(
     told = [f"{count} {name.replace('_', ' ')}" for name, count in counted.items()]
     logger.info("Took in the source: %s", ", ".join(told))
     return report
+
+
+def _find_earlier(workspace: Workspace) -> set[str]:
+    """Names of the deliveries that the present manifest lists; of all that are kept where it cannot be read."""
+    if not workspace.manifest_file.exists():
+        return set()
+    try:
+        return set(read_manifest(workspace.manifest_file)["delivery"])
+    except WorkspaceError as error:
+        logger.warning("%s It is rebuilt now, from the lists of all deliveries.", str(error).partition(". ")[0] + ".")
+        return {file.stem for file in workspace.entries_folder.glob("[!.]*.parquet")}
 
 
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:

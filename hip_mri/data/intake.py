@@ -24,7 +24,8 @@ from hip_mri.data.manifest import COLUMNS, write_manifest
 from hip_mri.data.preprocess import name_set, preprocess_image
 from hip_mri.data.source import Entry, Source, open_unlabelled
 from hip_mri.errors import ImageError, SourceError
-from hip_mri.workspace import Workspace, digest, write_small_file
+from hip_mri.storage import digest, flush_file_system, write_small_file
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def take_in_images(
             f"source: none of its {len(batch)} files is a usable image ({dict(Counter(batch['reason']))}). "
             "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
         )
+    flush_file_system(workspace.root)  # the pictures are on the disk before the manifest names them
     write_manifest(workspace.manifest_file, batch)
     report = IntakeReport(counts["ready"], counts["duplicate"], counts["quarantined"], num_ignored)
     told = [f"{count} {name.removeprefix('num_')}" for name, count in asdict(report).items()]

@@ -4,7 +4,8 @@ import pandas as pd
 
 from hip_mri.data.manifest import UNREADABLE
 from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import Workspace, digest, read_json, replace_file, write_json
+from hip_mri.storage import digest, read_json, replace_file, write_json
+from hip_mri.workspace import Workspace
 
 COLUMNS = ("sha256", "split", "patient")
 """SHA-256 of the image, its split, `held_out` or `set_aside`, and the keyed hash of its patient or empty."""

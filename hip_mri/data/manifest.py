@@ -10,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import replace_file
+from hip_mri.storage import replace_file
 
 COLUMNS: Final = (
     "image_id",  # pseudonym: first 16 digits of the SHA-256 (unread: of a digest of the version), a number for copies

@@ -16,7 +16,8 @@ import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.errors import SettingsError, SourceError, list_offenders
-from hip_mri.workspace import Workspace, write_bytes
+from hip_mri.storage import write_bytes
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from hip_mri.config import PreprocessingSettings
 from hip_mri.data.images import decode_gray, encode_png
 from hip_mri.data.shards import Shard, read_shard
 from hip_mri.errors import ImageError, WorkspaceError
-from hip_mri.workspace import Workspace, digest, write_small_file
+from hip_mri.storage import digest, flush_file_system, write_small_file
+from hip_mri.workspace import Workspace
 
 RECIPE: Final = 1
 """Number of this way to preprocess; a change that alters pixels raises it, so that old images are not taken for new."""
@@ -88,6 +89,8 @@ def preprocess_images(shard: Shard, workspace: Workspace, settings: Preprocessin
     Parallel(n_jobs=num_threads, backend="threading")(
         delayed(preprocess_stored)(sha256, workspace, settings) for sha256 in missing
     )
+    if missing:
+        flush_file_system(workspace.preprocessed_folder)  # on the disk before the shard counts as done
     return len(missing)
 
 

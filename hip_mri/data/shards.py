@@ -13,7 +13,8 @@ import pandas as pd
 
 from hip_mri.data.manifest import UNREADABLE, read_manifest, select_ready
 from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import Workspace, digest, replace_file
+from hip_mri.storage import digest, replace_file
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import yaml
 from hip_mri.evaluation.record import RunRecord, Statement
 from hip_mri.evaluation.statements import make_statements
 from hip_mri.evaluation.templates import ENVIRONMENT
-from hip_mri.workspace import write_bytes
+from hip_mri.storage import write_bytes
 
 GUIDELINES: Final = ("claim_2024", "tripod_ai")
 """Files beside this one, without ending."""

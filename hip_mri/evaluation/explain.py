@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hip_mri.errors import EvaluationError
+from hip_mri.errors import EvaluationError, WeightsError
 from hip_mri.evaluation.charts.sheets import MOST_CASES, ExplainedCase, Outcome
+from hip_mri.model.saved import load_network
 
 if TYPE_CHECKING:
     import keras
@@ -35,7 +36,8 @@ def explain_images(model_file: Path, images: NDArray[np.uint8]) -> NDArray[np.fl
         nothing spoke for a lesion is 0 throughout.
 
     Raises:
-        EvaluationError: The file is no Keras model, the images do not fit it, or its head is of another kind.
+        EvaluationError: The file is no network of this pipeline, the images do not fit it, or its head is of another
+            kind.
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
     ICCV 2017. The map is enlarged with linear interpolation.
@@ -108,15 +110,10 @@ def _find_scale(layer: "keras.layers.BatchNormalization") -> NDArray[np.float32]
 
 
 def _load_network(model_file: Path) -> "keras.Model":
-    import keras  # noqa: PLC0415 - seconds to import
-
     try:
-        return keras.models.load_model(model_file, compile=False)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise EvaluationError(
-            f"explanation: {model_file.name} cannot be loaded ({str(error).splitlines()[0]}). "
-            "Give the `model.keras` of a finished run."
-        ) from error
+        return load_network(model_file)
+    except WeightsError as error:
+        raise EvaluationError(f"explanation: {error}") from error
 
 
 def _check_images(images: NDArray[np.uint8], network: "keras.Model") -> None:

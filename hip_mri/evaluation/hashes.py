@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from hip_mri.workspace import digest_file, read_json
+from hip_mri.storage import digest_file, read_json
 
 HASHES: Final = "files.json"
 """SHA-256 of every other file of a run, by its path in the run folder."""

@@ -9,7 +9,7 @@ from hip_mri.evaluation.record import DECISIONS, RANKING, RunRecord
 from hip_mri.evaluation.statements import make_statements
 from hip_mri.evaluation.templates import ENVIRONMENT, is_number
 from hip_mri.evaluation.wording import NOT_AVAILABLE, SPLIT_TITLES
-from hip_mri.workspace import write_bytes
+from hip_mri.storage import write_bytes
 
 SPLITS = ("test", "val")
 """Columns of the table of results."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
 from hip_mri.evaluation.templates import ENVIRONMENT
-from hip_mri.workspace import write_bytes
+from hip_mri.storage import write_bytes
 
 THUMBNAIL_SIZE: Final = 192
 """Height and width of an embedded picture in pixels; about 8 KB each."""

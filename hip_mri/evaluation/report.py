@@ -23,7 +23,7 @@ from hip_mri.evaluation.summary import (
 )
 from hip_mri.evaluation.templates import ENVIRONMENT
 from hip_mri.evaluation.wording import SPLIT_TITLES, find_caption, name_label
-from hip_mri.workspace import write_bytes
+from hip_mri.storage import write_bytes
 
 MOST_MARKDOWN_BYTES: Final = 500_000
 """Longest text that a Prefect artifact shall carry."""

@@ -31,7 +31,8 @@ from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.summary import ReportSummary, flatten_settings
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
 from hip_mri.evaluation.wording import summarize_notices
-from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_json
+from hip_mri.storage import link_or_copy, publish_folder, write_json
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
 from hip_mri.errors import EvaluationError
-from hip_mri.workspace import write_bytes
+from hip_mri.storage import write_bytes
 
 DOTS_PER_INCH: Final = 130
 TITLE_SIZE: Final = 12.5

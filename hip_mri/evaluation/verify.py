@@ -20,7 +20,8 @@ from hip_mri.errors import HipMriError, WorkspaceError
 from hip_mri.evaluation.hashes import compare_hashes
 from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.tables import RunFiles, read_scores, read_table
-from hip_mri.workspace import Workspace, digest, digest_file, read_json
+from hip_mri.storage import digest, digest_file, read_json
+from hip_mri.workspace import Workspace
 
 TOLERANCE: Final = 1e-9
 """Largest relative difference of a figure; another processor may round sums differently, a changed digit is more."""

@@ -22,7 +22,8 @@ from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows, TrainingImages
 from hip_mri.model.head import train_head
 from hip_mri.model.network import predict, select_images
-from hip_mri.workspace import Workspace, digest, replace_file
+from hip_mri.storage import digest, replace_file
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

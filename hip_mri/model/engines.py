@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hip_mri.config import Engine, Precision, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
 from hip_mri.model.backbone import NUM_FEATURES, Backbone, load_backbone
-from hip_mri.workspace import Workspace, digest, publish_folder, write_json
+from hip_mri.storage import digest, publish_folder, write_json
+from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
     import openvino

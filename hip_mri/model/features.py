@@ -10,13 +10,17 @@ from hip_mri.config import FeatureSettings, PreprocessingSettings
 from hip_mri.data.preprocess import name_set
 from hip_mri.data.reading import read_images
 from hip_mri.data.shards import Shard, read_shard
-from hip_mri.model.backbone import Backbone
+from hip_mri.model.backbone import NUM_FEATURES, Backbone
 from hip_mri.model.engines import EngineChoice, choose_engine, open_engine
 from hip_mri.model.store import FeatureStore
-from hip_mri.workspace import Workspace, digest
+from hip_mri.storage import digest, require_room
+from hip_mri.workspace import Workspace
 
 ROWS_PER_CALL: Final = 256
 """Images that are decoded and held at a time, 50 KB each."""
+
+BYTES_PER_NUMBER: Final = 4
+"""Features are stored as float32."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,14 @@ def extract_features(shard: Shard, workspace: Workspace, features: FeatureSet, n
 
     Returns:
         Number of rows that were computed.
+
+    Raises:
+        DiskError: There is no room for the rows; nothing was computed.
     """
     missing = find_missing_rows(shard, workspace, features)
     if missing.empty:
         return 0
+    require_room(workspace.features_folder, len(missing) * NUM_FEATURES * BYTES_PER_NUMBER)
     engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
     computed = []
     for start in range(0, len(missing), ROWS_PER_CALL):

@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 from hip_mri.config import FineTuneSettings, PreprocessingSettings
 from hip_mri.data.reading import read_images
 from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
-from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_json
+from hip_mri.model.saved import load_weights
+from hip_mri.storage import link_or_copy, publish_folder, require_room, write_json
+from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras
 
 logger = logging.getLogger(__name__)
+
+BYTES_PER_STATE = 12
+"""A weight and Adam's two moments of it, as float32."""
 
 BLOCKS = ("conv2", "conv3", "conv4", "conv5")
 """Blocks of a ResNet from the image to the features; a layer's name begins with its block's."""
@@ -91,23 +96,24 @@ def fine_tune(
 
     epochs: list[Epoch] = []
     last = max(checkpoint_folder.glob("epoch-*"), default=None)
+    unfreeze(network, settings.from_block)
+    network.compile(
+        keras.optimizers.Adam(settings.learning_rate),
+        "binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=choose_jit(),
+    )
     if last:
         epochs = [Epoch(**epoch) for epoch in json.loads((last / "epochs.json").read_text())]
-        network = keras.models.load_model(last / "network.keras")
+        network.optimizer.build(network.trainable_variables)
+        load_weights(network, last / "network.keras")
         logger.info("Going on after epoch %d of fine-tuning", len(epochs))
-    else:
-        unfreeze(network, settings.from_block)
-        network.compile(
-            keras.optimizers.Adam(settings.learning_rate),
-            "binary_crossentropy",
-            metrics=["accuracy"],
-            jit_compile=choose_jit(),
-        )
 
     def keep(epoch: Epoch) -> bool:
         nonlocal last
         epochs.append(epoch)
         checkpoint = checkpoint_folder / f"epoch-{epoch.epoch:05d}"
+        require_room(checkpoint_folder, BYTES_PER_STATE * network.count_params())
         with publish_folder(checkpoint) as fresh:
             network.save(fresh / "network.keras")
             write_json(fresh / "epochs.json", [asdict(past) for past in epochs])
@@ -123,7 +129,7 @@ def fine_tune(
         remaining = range(len(epochs), settings.epochs)
         fit(network, training, validation, remaining, settings.batch_size, seed, class_weight, keep)
     if settings.early_stopping_patience and last:
-        network = keras.models.load_model(last / "best.keras")
+        load_weights(network, last / "best.keras")
     return network, epochs
 
 

@@ -1,12 +1,12 @@
 """The head: Dense ReLU and a sigmoid on frozen features, trained as the original recipe trains it."""
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hip_mri.config import TrainingSettings
-from hip_mri.model.backbone import NUM_FEATURES
+from hip_mri.config import BackboneName, TrainingSettings
+from hip_mri.model.backbone import NUM_FEATURES, build_backbone
 from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, fit, weigh_classes
 
 if TYPE_CHECKING:
@@ -30,16 +30,52 @@ def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -
     """
     import keras  # noqa: PLC0415 - seconds to import
 
-    first_seed, second_seed = (int(number) for number in np.random.default_rng(seed).integers(2**31, size=2))
     features = keras.Input((num_features,), name="features")
+    return keras.Model(features, _score(features, hidden_units, seed), name="head")
+
+
+def build_network(name: BackboneName, image_size: int, hidden_units: int, *, standardized: bool) -> "keras.Model":
+    """Build the whole architecture, with random weights: what `join_network` makes, each layer called once."""
+    import keras  # noqa: PLC0415 - seconds to import
+
+    backbone = build_backbone(name, image_size, standardized=standardized)
+    return keras.Model(backbone.input, _score(backbone.output, hidden_units, seed=0), name=_name_network(backbone))
+
+
+def _score(features: Any, hidden_units: int, seed: int) -> Any:
+    """Symbolic features to a symbolic probability."""
+    import keras  # noqa: PLC0415 - seconds to import
+
+    first_seed, second_seed = (int(number) for number in np.random.default_rng(seed).integers(2**31, size=2))
     hidden = keras.layers.Dense(
         hidden_units, "relu", kernel_initializer=keras.initializers.GlorotUniform(first_seed), name=FIRST_HEAD_LAYER
     )(features)
     # The loss is taken on float32, whatever the precision of the rest.
-    score = keras.layers.Dense(
+    return keras.layers.Dense(
         1, "sigmoid", kernel_initializer=keras.initializers.GlorotUniform(second_seed), dtype="float32", name="score"
     )(hidden)
-    return keras.Model(features, score, name="head")
+
+
+def join_network(backbone: "keras.Model", head: "keras.Model") -> "keras.Model":
+    """Put a head onto a backbone.
+
+    Args:
+        backbone: Gray levels 0-255, shape (batch, height, width, 1), to features.
+        head: Features to a probability.
+
+    Returns:
+        One flat network with the layers and weights of both; only the head's are trainable.
+    """
+    import keras  # noqa: PLC0415 - seconds to import
+
+    score = backbone.output
+    for layer in head.layers[1:]:
+        score = layer(score)
+    return keras.Model(backbone.input, score, name=_name_network(backbone))
+
+
+def _name_network(backbone: "keras.Model") -> str:
+    return f"hip_mri_{backbone.name}"
 
 
 def train_head(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows
-from hip_mri.workspace import Workspace, digest, replace_file
+from hip_mri.storage import digest, replace_file
+from hip_mri.workspace import Workspace
 
 MAX_NUM_ASKED: Final = 2000
 """Images of each kind whose nearest neighbour is looked up; more would tell no more and take hours on a million."""

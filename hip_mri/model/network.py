@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, TrainingSettings
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.errors import TrainingError
-from hip_mri.model.backbone import Backbone, build_backbone, load_backbone, load_own_backbone
+from hip_mri.model.backbone import BYTES_PER_PARAMETER, Backbone, build_backbone, load_backbone, load_own_backbone
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
 from hip_mri.model.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
-from hip_mri.model.head import FIRST_HEAD_LAYER, build_head, train_head
-from hip_mri.workspace import Workspace, digest, publish_folder, write_json
+from hip_mri.model.head import FIRST_HEAD_LAYER, build_head, join_network, train_head
+from hip_mri.model.saved import load_network
+from hip_mri.storage import digest, publish_folder, require_room, write_json
+from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras
@@ -111,6 +113,7 @@ def train_model(
         logger.info("The model for these images, settings and seed is there already")
         return model
     trained = _train(images, workspace, features, hidden_units, settings, seed, model.checkpoint_folder, on_epoch)
+    require_room(model.folder, BYTES_PER_PARAMETER * trained.network.count_params())
     with publish_folder(model.folder) as fresh:
         there = replace(model, folder=fresh)
         trained.network.save(there.model_file)
@@ -204,29 +207,11 @@ def open_images(
     )
 
 
-def join_network(backbone: "keras.Model", head: "keras.Model") -> "keras.Model":
-    """Put a head onto a backbone.
-
-    Args:
-        backbone: Gray levels 0-255, shape (batch, height, width, 1), to features.
-        head: Features to a probability.
-
-    Returns:
-        One flat network with the layers and weights of both; only the head's are trainable.
-    """
-    import keras  # noqa: PLC0415 - seconds to import
-
-    score = backbone.output
-    for layer in head.layers[1:]:
-        score = layer(score)
-    return keras.Model(backbone.input, score, name=f"hip_mri_{backbone.name}")
-
-
 def load_feature_network(model_file: Path) -> "keras.Model":
     """Load the part of a saved network that turns an image into the features that its head sees."""
     import keras  # noqa: PLC0415 - seconds to import
 
-    network = keras.models.load_model(model_file, compile=False)
+    network = load_network(model_file)
     return keras.Model(network.input, network.get_layer(FIRST_HEAD_LAYER).input)
 
 

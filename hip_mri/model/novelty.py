@@ -34,7 +34,8 @@ from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows
 from hip_mri.model.fitting import Rows
 from hip_mri.model.network import TrainedModel, load_feature_network
-from hip_mri.workspace import Workspace, digest, replace_file
+from hip_mri.storage import digest, replace_file
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

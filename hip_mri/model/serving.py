@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from hip_mri.config import BackboneName, Engine, Precision, PreprocessingSettings
 from hip_mri.errors import WeightsError, WorkspaceError
-from hip_mri.model.backbone import Backbone, build_backbone
+from hip_mri.model.backbone import BYTES_PER_PARAMETER, HASHES_NAME, Backbone, build_backbone
 from hip_mri.model.engines import EngineChoice, computes_bfloat16, sees_gpu
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows
 from hip_mri.model.head import FIRST_HEAD_LAYER, build_head
 from hip_mri.model.network import predict
-from hip_mri.workspace import Workspace, digest, digest_file, publish_folder, read_json, write_json
+from hip_mri.model.saved import load_head, load_network
+from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
+from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras
@@ -73,9 +75,7 @@ class SplitNetwork:
         Yields:
             The features of a block, and the probability of a lesion for each of its rows.
         """
-        import keras  # noqa: PLC0415 - seconds to import
-
-        head = keras.models.load_model(self.head_file, compile=False)
+        head = load_head(self.head_file)
         for start in range(0, len(rows), ROWS_PER_BLOCK):
             block = rows[np.arange(start, min(start + ROWS_PER_BLOCK, len(rows)))]
             yield block, predict(head, block)
@@ -144,10 +144,12 @@ def _write_parts(network: SavedNetwork, folder: Path, identity: dict[str, object
         for layer in part.layers:
             if layer.weights:
                 layer.set_weights(whole.get_layer(layer.name).get_weights())
+    require_room(folder, BYTES_PER_PARAMETER * whole.count_params())
     with publish_folder(folder) as fresh:
         backbone.save_weights(fresh / "backbone.weights.h5")
         head.save(fresh / "head.keras")
         files = {file.name: digest_file(file) for file in sorted(fresh.iterdir())}
+        write_json(fresh / HASHES_NAME, files)
         write_json(fresh / "identity.json", {**identity, "is_standardized": is_standardized, "files": files})
 
 
@@ -166,14 +168,11 @@ def check_file(network: SavedNetwork) -> None:
 
 
 def _load(network: SavedNetwork) -> "keras.Model":
-    import keras  # noqa: PLC0415 - seconds to import
-
     check_file(network)
-    try:
-        whole = keras.models.load_model(network.file, compile=False)
-        whole.get_layer(FIRST_HEAD_LAYER)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+    whole = load_network(network.file)
+    expected = f"hip_mri_{network.backbone.lower()}"
+    if whole.name != expected:
         raise WeightsError(
-            f"model: {network.file} cannot be loaded ({str(error).splitlines()[0]}). Give the model of a finished run."
-        ) from error
+            f"model: {network.file} holds {whole.name}, {expected} was recorded. Give the model of a finished run."
+        )
     return whole

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import digest, replace_file
+from hip_mri.storage import digest, replace_file
 
 KEY: Final = ["sha256", "mirrored"]
 

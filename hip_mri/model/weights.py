@@ -11,8 +11,8 @@ from typing import Any, Final
 import h5py
 
 from hip_mri.config import BackboneName
-from hip_mri.errors import WeightsError
-from hip_mri.workspace import digest_file
+from hip_mri.errors import WeightsError, list_offenders
+from hip_mri.storage import digest_file
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,9 @@ def _check_file(file: Path, backbone: BackboneName) -> None:
     if file.suffix not in (".h5", ".hdf5"):
         raise WeightsError(f"model.weights: {file.name} does not end in .weights.h5 or .h5, as Keras' weights do.")
     try:
-        num_parameters = _count_parameters(file)
+        with h5py.File(file, "r") as content:
+            check_numbers_only(content, file)
+            num_parameters = _count_parameters(content)
     except OSError as error:
         raise WeightsError(
             f"model.weights: {file.name} is not a readable HDF5 file ({error}). Fetch it again."
@@ -141,8 +143,44 @@ def _check_file(file: Path, backbone: BackboneName) -> None:
         )
 
 
-def _count_parameters(file: Path) -> int:
-    """Numbers in all datasets; links to other files are not followed."""
+def check_numbers_only(content: h5py.File, file: Path) -> None:
+    """See that an HDF5 file holds nothing but numbers, before any of them is read.
+
+    Args:
+        content: The open file.
+        file: What the message calls it.
+
+    Raises:
+        WeightsError: It points to other files or places, or holds objects; these are named.
+    """
+    foreign: list[str] = []
+
+    def look(group: h5py.Group) -> None:
+        for name in group:
+            path = f"{group.name.rstrip('/')}/{name}"
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                foreign.append(f"{path} ({type(link).__name__})")
+            elif isinstance(item := group[name], h5py.Group):
+                look(item)
+            elif not _is_plain(item):
+                foreign.append(f"{path} (no plain numbers)")
+
+    look(content)
+    if foreign:
+        raise WeightsError(
+            f"model.weights: {file} is not loaded: it holds {list_offenders(foreign)}. Give a file that holds its "
+            "weights itself, as Keras saves them."
+        )
+
+
+def _is_plain(item: Any) -> bool:
+    """Whether the numbers of a dataset lie in the file itself."""
+    return isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not item.is_virtual and not item.external
+
+
+def _count_parameters(content: h5py.File) -> int:
+    """Numbers in all datasets."""
     total = 0
 
     def add(_name: str, item: Any) -> None:
@@ -150,6 +188,5 @@ def _count_parameters(file: Path) -> int:
         if isinstance(item, h5py.Dataset):
             total += int(item.size or 0)
 
-    with h5py.File(file, "r") as content:
-        content.visititems(add)
+    content.visititems(add)
     return total

@@ -17,7 +17,8 @@ from hip_mri.evaluation.style import save_figure
 from hip_mri.model.drift import Batch, DriftReport, detect_drift
 from hip_mri.model.features import FeatureSet
 from hip_mri.release.arrivals import find_latest, list_known
-from hip_mri.workspace import Workspace, digest
+from hip_mri.storage import digest
+from hip_mri.workspace import Workspace
 
 NUM_EXAMPLES = 6
 """Images of each side in the picture."""

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.release.versions import Version, check_version, name_version, read_version
-from hip_mri.workspace import Workspace, read_json, write_json
+from hip_mri.storage import read_json, write_json
+from hip_mri.workspace import Workspace
 
 
 @dataclass(frozen=True)

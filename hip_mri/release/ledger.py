@@ -14,7 +14,8 @@ from typing import Any
 
 from hip_mri.config import ReleaseSettings
 from hip_mri.errors import ReleaseError
-from hip_mri.workspace import Workspace, read_json, write_json
+from hip_mri.storage import read_json, write_json
+from hip_mri.workspace import Workspace
 
 
 @dataclass(frozen=True)

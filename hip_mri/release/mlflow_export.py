@@ -13,7 +13,7 @@ import yaml
 from hip_mri.errors import ReleaseError
 from hip_mri.evaluation.summary import disclose, flatten_settings
 from hip_mri.release.versions import MODEL, RECORD, Version, check_version
-from hip_mri.workspace import digest_file
+from hip_mri.storage import digest_file
 
 NAME: Final = "hip-mri"
 """Name of the experiment and of the registered model."""

@@ -22,7 +22,8 @@ from hip_mri.evaluation.wording import SYNTHETIC_NOTICE
 from hip_mri.model.novelty import load_novelty
 from hip_mri.model.serving import SplitNetwork, check_file
 from hip_mri.release.served_model import ServedModel
-from hip_mri.workspace import Workspace, publish_folder, write_bytes, write_json
+from hip_mri.storage import publish_folder, write_bytes, write_json
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from hip_mri.errors import HipMriError, ReleaseError, list_offenders
 from hip_mri.evaluation.hashes import HASHES, compare_hashes
 from hip_mri.release.champion import promote, read_champion, read_history, roll_back
 from hip_mri.release.versions import MODEL, RECORD, Version, describe_version, list_versions, name_version, read_version
-from hip_mri.workspace import Workspace, link_or_copy, publish_folder, read_json, write_json
+from hip_mri.storage import link_or_copy, publish_folder, read_json, write_json
+from hip_mri.workspace import Workspace
 
 FILES: Final = (MODEL, "metrics.json", "predictions.csv", "manifest.csv", "config.yaml")
 """Files of a run that every version has."""

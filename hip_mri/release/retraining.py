@@ -21,7 +21,8 @@ from hip_mri.release.arrivals import Arrivals, list_known
 from hip_mri.release.batch import BatchCheck
 from hip_mri.release.challenge import Challenge, Verdict, read_test_scores
 from hip_mri.release.versions import Version, read_version
-from hip_mri.workspace import Workspace, link_or_copy, publish_folder, write_bytes, write_json
+from hip_mri.storage import link_or_copy, publish_folder, write_bytes, write_json
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

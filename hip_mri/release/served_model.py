@@ -13,7 +13,8 @@ from hip_mri.evaluation.hashes import HASHES
 from hip_mri.model.serving import SavedNetwork
 from hip_mri.release.champion import read_champion
 from hip_mri.release.versions import MODEL, RECORD, read_version
-from hip_mri.workspace import Workspace, digest_file, read_json
+from hip_mri.storage import digest_file, read_json
+from hip_mri.workspace import Workspace
 
 CHAMPION: Final = "champion"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hip_mri.errors import ReleaseError, list_offenders
-from hip_mri.workspace import Workspace, digest_file, read_json
+from hip_mri.storage import digest_file, read_json
+from hip_mri.workspace import Workspace
 
 MODEL: Final = "model.keras"
 """The whole network; the one large file of a version."""

@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hip_mri.data.shards import Shard
-from hip_mri.workspace import Workspace, write_small_file
+from hip_mri.storage import write_small_file
+from hip_mri.workspace import Workspace
 
 Image = NDArray[np.uint8]
 

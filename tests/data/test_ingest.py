@@ -14,7 +14,7 @@ from hip_mri.data import entries as entries_module
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
-from hip_mri.errors import SourceError, SplitError
+from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.workspace import Workspace
 
 
@@ -410,3 +410,27 @@ def test_too_few_images_leave_the_manifest_as_it_was(entries, pack, workspace):
     with pytest.raises(SplitError, match=r"normal 2, osseous_lesion 1\. Each class needs at least 3"):
         take_in(pack(few), workspace)
     assert workspace.manifest_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"foreign"])
+@pytest.mark.parametrize("keep_earlier", [False, True])
+def test_fault_62_a_partial_or_foreign_manifest_is_refused_and_rebuilt(source_file, workspace, damage, keep_earlier):
+    take_in(source_file, workspace)
+    whole = workspace.manifest_file.read_bytes()
+    workspace.manifest_file.write_bytes(damage(whole))
+    with pytest.raises(WorkspaceError, match=r"is not a readable manifest\. Remove it and start again: it is rebuilt"):
+        read_manifest(workspace.manifest_file)
+    take_in(source_file, workspace, keep_earlier=keep_earlier)
+    assert workspace.manifest_file.read_bytes() == whole
+
+
+def test_fault_62_a_rebuilt_manifest_lists_earlier_deliveries_too(entries, pack, workspace, source_file):
+    later = Delivery("later", pack(dict(list(entries.items())[::2]), "later.zip"))
+    take_in(source_file, workspace)
+    for _ in range(2):
+        ingest_images([later], workspace, 2, keep_earlier=True)
+    whole = workspace.manifest_file.read_bytes()
+    assert set(read_manifest(workspace.manifest_file)["delivery"]) == {"source", "later"}
+    workspace.manifest_file.write_bytes(whole[:100])
+    ingest_images([later], workspace, 2, keep_earlier=True)
+    assert workspace.manifest_file.read_bytes() == whole

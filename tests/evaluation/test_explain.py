@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 
 from hip_mri.errors import EvaluationError
+from hip_mri.evaluation import explain
 from hip_mri.evaluation.explain import differentiate_head, explain_cases, explain_images, pick_cases
 
 keras = pytest.importorskip("keras")
+
+
+@pytest.fixture
+def any_network(monkeypatch):
+    """Let small networks stand in for those of the pipeline, which alone are loaded otherwise."""
+    monkeypatch.setattr(explain, "load_network", lambda file: keras.models.load_model(file, compile=False))
+
 
 SIZE = 32
 SPOT = 5
@@ -70,8 +78,7 @@ def test_gradient_is_that_of_automatic_differentiation(standardized):
 
 def test_heat_is_grad_cam_of_the_real_architecture(tmp_path):
     from hip_mri.model.backbone import build_backbone
-    from hip_mri.model.head import build_head
-    from hip_mri.model.network import join_network
+    from hip_mri.model.head import build_head, join_network
 
     keras.utils.set_random_seed(3)
     network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=1))
@@ -97,7 +104,7 @@ def plant(generator: np.random.Generator, num_images: int) -> tuple[np.ndarray, 
     return np.clip(images, 0, 255).astype(np.uint8), (np.arange(num_images) % 2 == 0).astype(int), places
 
 
-def test_heat_lies_where_a_lesion_was_planted(tmp_path):
+def test_heat_lies_where_a_lesion_was_planted(tmp_path, any_network):
     generator = np.random.default_rng(5)
     images, labels, _ = plant(generator, 256)
     network = build_network(standardized=False)
@@ -115,7 +122,7 @@ def test_heat_lies_where_a_lesion_was_planted(tmp_path):
     assert (distances <= SPOT + 2).mean() >= 0.9
 
 
-def test_heat_is_scaled_by_image_and_does_not_depend_on_the_batch(tmp_path):
+def test_heat_is_scaled_by_image_and_does_not_depend_on_the_batch(tmp_path, any_network):
     build_network(standardized=True).save(tmp_path / "model.keras")
     images = draw_images(19)
     heat = explain_images(tmp_path / "model.keras", images)
@@ -127,7 +134,7 @@ def test_heat_is_scaled_by_image_and_does_not_depend_on_the_batch(tmp_path):
     assert explain_images(tmp_path / "model.keras", images[:0]).shape == (0, SIZE, SIZE)
 
 
-def test_what_never_speaks_for_a_lesion_has_no_heat(tmp_path):
+def test_what_never_speaks_for_a_lesion_has_no_heat(tmp_path, any_network):
     network = build_network(standardized=False)
     layer = network.get_layer("score")
     layer.kernel.assign(-np.abs(layer.kernel.numpy()))
@@ -161,7 +168,7 @@ def test_cases_are_the_most_confident_of_each_kind():
     assert pick_cases([0, 1], [0.1, 0.9], 0.5) == [(1, "true positive"), (0, "true negative")]
 
 
-def test_cases_carry_image_score_and_heat(tmp_path):
+def test_cases_carry_image_score_and_heat(tmp_path, any_network):
     build_network(standardized=False).save(tmp_path / "model.keras")
     images = draw_images(2)
     cases = explain_cases(tmp_path / "model.keras", ["a", "b"], images, [0.9, 0.2], ["true positive", "false negative"])
@@ -173,9 +180,14 @@ def test_cases_carry_image_score_and_heat(tmp_path):
     assert cases[1].heat.shape == (SIZE, SIZE)
 
 
-def test_what_cannot_be_explained_is_said(tmp_path):
-    with pytest.raises(EvaluationError, match=r"gone\.keras cannot be loaded \(.*Give the `model\.keras`"):
-        explain_images(tmp_path / "gone.keras", draw_images(1))
+def test_what_is_no_network_is_not_explained(tmp_path):
+    build_network(standardized=False).save(tmp_path / "foreign.keras")
+    for name in ("gone", "foreign"):
+        with pytest.raises(EvaluationError, match=rf"{name}\.keras cannot be loaded \(.*Give the model of a finished"):
+            explain_images(tmp_path / f"{name}.keras", draw_images(1))
+
+
+def test_what_cannot_be_explained_is_said(tmp_path, any_network):
     build_network(standardized=False).save(tmp_path / "model.keras")
     with pytest.raises(
         EvaluationError, match=re.escape("shape (n, 32, 32) and type uint8 are needed, received (1, 9,")

@@ -1,5 +1,6 @@
 """Options, settings files, messages and exit codes."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from flows.command_line import Command, main, read_config
 from flows.pipeline import COMMAND
 from hip_mri.config import PipelineConfig, Settings
 from hip_mri.errors import SettingsError
+from hip_mri.workspace import Workspace
 
 PROJECT = Path(__file__).parents[2]
 
@@ -168,3 +170,31 @@ def test_any_flow_with_settings_of_its_own_has_this_command_line(capsys: pytest.
     assert read_config(command, []) == CountingSettings()
     assert main(command, ["--number", "x"]) == 1
     assert capsys.readouterr().err.startswith("error: number: Input should be a valid integer")
+
+
+@pytest.mark.parametrize(("command", "held"), [(COMMAND, ""), (predict.COMMAND, "serving")], ids=["train", "predict"])
+def test_fault_59_a_second_run_ends_before_prefect_starts(command, held, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("flows.command_line.run_flow", lambda *_: pytest.fail("it was started"))
+    with Workspace(tmp_path / held).hold():
+        assert main(command, ["--workspace", str(tmp_path)]) == 1
+    assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
+
+
+def test_fault_59_training_and_scoring_do_not_wait_for_each_other(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("flows.command_line.run_flow", lambda *_: "done")
+    with Workspace(tmp_path).hold():
+        assert main(predict.COMMAND, ["--workspace", str(tmp_path)]) == 0
+    with Workspace(tmp_path / "serving").hold():
+        assert main(COMMAND, ["--workspace", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ENOSPC, "Make room on the disk"), (errno.EROFS, "or mend it")])
+def test_fault_56_and_57_a_disk_that_refuses_elsewhere_is_told_too(number, told, tmp_path, capsys, monkeypatch) -> None:
+    """Such as Prefect's own, where its records lie."""
+
+    def refuse(*_: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("flows.command_line.run_flow", refuse)
+    assert main(COMMAND, ["--workspace", str(tmp_path)]) == 1
+    assert told in capsys.readouterr().err

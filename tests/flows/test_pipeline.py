@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.settings import get_current_settings
 
 from flows.pipeline import hip_pipeline
 from hip_mri.config import PipelineConfig
@@ -160,6 +161,16 @@ def test_source_names_stay_in_the_manifest(finished: tuple[Path, PipelineConfig]
         if file.is_file() and file.suffix not in (".keras", ".png"):
             content = file.read_bytes()
             assert not any(name in content for name in names), file
+
+
+def test_fault_65_prefect_keeps_nothing_that_runs_when_loaded(finished: tuple[Path, PipelineConfig]) -> None:
+    _, config = finished
+    cache = config.workspace / "cache"
+    kinds = {json.loads(record.read_bytes())["metadata"]["serializer"]["type"] for record in cache.iterdir()}
+    assert kinds == {"json"}
+    assert cache.stat().st_mode & 0o777 == 0o700
+    storage = get_current_settings().results.local_storage_path
+    assert not list(storage.rglob("*"))
 
 
 def test_rerun_does_nothing_again_and_gives_the_same(finished: tuple[Path, PipelineConfig]) -> None:

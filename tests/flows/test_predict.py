@@ -149,14 +149,14 @@ def test_the_champion_scores_unless_another_is_named(run: Path, mixed: Path, tmp
     assert len({table["score"].iloc[0] for table in by_name}) == 1
 
 
-def test_a_model_that_is_not_the_recorded_one_is_never_loaded(
+def test_fault_66_a_model_that_is_not_the_recorded_one_is_never_loaded(
     run: Path, mixed: Path, tmp_path: Path, monkeypatch
 ) -> None:
     copied = shutil.copytree(run, tmp_path / "0001")
     content = bytearray((copied / "model.keras").read_bytes())
     content[len(content) // 2] ^= 1
     (copied / "model.keras").write_bytes(content)
-    monkeypatch.setattr("keras.models.load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("hip_mri.model.serving.load_network", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(ReleaseError, match=r"model\.keras in .* is missing or has another SHA-256"):
         score(copied, mixed, tmp_path / "w")
     assert not (tmp_path / "w" / "predictions").exists()

@@ -193,7 +193,7 @@ def test_a_run_of_a_retraining_is_verified(months: list[Month], clinic: Clinic) 
     assert verify.main([str(clinic.workspace.runs_folder / "0004")]) == 0
 
 
-def test_rolling_back_serves_the_former_bytes(months: list[Month], clinic: Clinic) -> None:
+def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clinic: Clinic) -> None:
     former = clinic.workspace.versions_folder / "0001" / "model.keras"
     content = former.read_bytes()
     assert registry.main(["rollback", str(clinic.workspace.root)]) == 0

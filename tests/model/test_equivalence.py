@@ -11,8 +11,8 @@ from hip_mri.model.backbone import Backbone, load_backbone
 from hip_mri.model.engines import EngineChoice
 from hip_mri.model.features import FeatureSet, extract_features
 from hip_mri.model.fitting import draw_epoch, fit
-from hip_mri.model.head import build_head
-from hip_mri.model.network import join_network, select_images
+from hip_mri.model.head import build_head, join_network
+from hip_mri.model.network import select_images
 from hip_mri.workspace import Workspace
 from tests.model.conftest import SMALL
 

@@ -40,7 +40,7 @@ def test_unfreeze_leaves_lower_blocks_and_normalization_alone() -> None:
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in trainable)
 
 
-def test_interrupted_training_ends_in_the_same_weights(prepared: Workspace, features: FeatureSet) -> None:
+def test_fault_54_interrupted_training_ends_in_the_same_weights(prepared: Workspace, features: FeatureSet) -> None:
     whole = train_model(prepared, features, 8, SETTINGS, seed=1)
     undisturbed, history = whole.predictions_file.read_bytes(), whole.history_file.read_bytes()
     whole.folder.rename(whole.folder.with_name("undisturbed"))
@@ -108,10 +108,12 @@ def test_fine_tuning_changes_the_top_and_the_scores(prepared: Workspace, feature
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
 
 
-def test_infinite_loss_ends_training(prepared: Workspace, features: FeatureSet) -> None:
+def test_fault_67_infinite_loss_ends_training(prepared: Workspace, features: FeatureSet) -> None:
     settings = SETTINGS.model_copy(update={"learning_rate": 1.0, "epochs": 200})
     broken = replace(features, with_mirrored=False)
+    models = set(prepared.models_folder.iterdir())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hip_mri.model.fitting._train_once", lambda *_: (float("nan"), 0.5))
         with pytest.raises(TrainingError, match=r"loss of epoch 1 is nan"):
             train_model(prepared, broken, 8, settings, seed=3)
+    assert models == set(prepared.models_folder.iterdir())  # nothing is kept of it, and everything else is

@@ -10,7 +10,7 @@ from hip_mri.model import serving
 from hip_mri.model.engines import EngineChoice
 from hip_mri.model.network import predict, train_model
 from hip_mri.model.serving import SavedNetwork, choose_serving_engine, split_network
-from hip_mri.workspace import digest_file
+from hip_mri.storage import digest_file
 
 CHOICE = EngineChoice("keras", "float32", "test")
 
@@ -45,10 +45,10 @@ def test_it_is_split_once_and_a_changed_part_is_made_anew(network, workspace):
     assert digest_file(parts.features.backbone.weights_file) == recorded
 
 
-def test_other_bytes_are_never_loaded(network, workspace, tmp_path, monkeypatch):
+def test_fault_66_other_bytes_are_never_loaded(network, workspace, tmp_path, monkeypatch):
     other = tmp_path / "model.keras"
     other.write_bytes(network.file.read_bytes() + b"!")
-    monkeypatch.setattr(keras.models, "load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(serving, "load_network", lambda *_, **__: pytest.fail("it was loaded"))
     for file in (other, tmp_path / "none.keras"):
         with pytest.raises(WeightsError, match=r"was recorded\. It is not loaded\. Restore it from a backup"):
             split_network(

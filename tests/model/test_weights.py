@@ -10,7 +10,8 @@ import pytest
 from hip_mri.errors import WeightsError
 from hip_mri.model import weights
 from hip_mri.model.backbone import build_backbone, load_backbone, prepare_backbone
-from hip_mri.workspace import Workspace, digest_file
+from hip_mri.storage import digest_file
+from hip_mri.workspace import Workspace
 from tests.conftest import RESNET50_WEIGHTS
 from tests.model.conftest import SMALL
 
@@ -90,3 +91,33 @@ def test_older_file_format_gives_the_same_weights(tmp_path: Path) -> None:
     network.load_weights(str(older))
     for ours, theirs in zip(network.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def write_random_weights(file: Path) -> Path:
+    build_backbone("ResNet50", 32).save_weights(file)
+    return file
+
+
+def test_fault_66_weights_that_change_after_they_were_settled_are_refused(workspace: Workspace, tmp_path: Path) -> None:
+    settled = weights.resolve_weights(
+        str(write_random_weights(tmp_path / "x.weights.h5")), "ResNet50", fall_back_to_random=False
+    )
+    write_random_weights(tmp_path / "x.weights.h5")  # other random weights
+    with pytest.raises(WeightsError, match=r"the SHA-256 of .* was settled at the start of the run\. It is not loaded"):
+        prepare_backbone(settled, "ResNet50", workspace, SMALL, seed=0)
+    assert not list(workspace.backbones_folder.glob("*"))
+
+
+def test_fault_66_a_prepared_backbone_that_changed_is_refused_and_made_anew(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    settled = weights.resolve_weights(
+        str(write_random_weights(tmp_path / "x.weights.h5")), "ResNet50", fall_back_to_random=False
+    )
+    backbone = prepare_backbone(settled, "ResNet50", workspace, SMALL, seed=0)
+    recorded = digest_file(backbone.weights_file)
+    write_random_weights(backbone.weights_file)
+    with pytest.raises(WeightsError, match=r"is not as it was written\. It is not loaded\. Start again"):
+        load_backbone(backbone)
+    assert prepare_backbone(settled, "ResNet50", workspace, SMALL, seed=0) == backbone
+    assert digest_file(backbone.weights_file) == recorded

@@ -8,7 +8,8 @@ import pytest
 from hip_mri.evaluation.hashes import hash_files
 from hip_mri.release.registry import register_version
 from hip_mri.release.versions import Version
-from hip_mri.workspace import Workspace, write_json
+from hip_mri.storage import write_json
+from hip_mri.workspace import Workspace
 
 TEST_SET = "ab" * 32
 

@@ -17,7 +17,8 @@ from hip_mri.evaluation.hashes import hash_files
 from hip_mri.release.champion import promote, read_champion, read_history, roll_back
 from hip_mri.release.registry import register_version
 from hip_mri.release.versions import check_version, list_versions
-from hip_mri.workspace import Workspace, write_json
+from hip_mri.storage import write_json
+from hip_mri.workspace import Workspace
 
 CALLS = ("open", "mkdir", "link", "fsync", "replace", "unlink", "rmdir", "chmod")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hip_mri.config import ReleaseSettings
 from hip_mri.errors import ReleaseError
 from hip_mri.release.ledger import find_alpha, read_looks, record_look, record_outcome
-from hip_mri.workspace import write_json
+from hip_mri.storage import write_json
 from tests.release.conftest import TEST_SET
 
 SETTINGS = ReleaseSettings(num_looks=4)

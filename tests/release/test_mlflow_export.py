@@ -11,7 +11,7 @@ from hip_mri.errors import ReleaseError
 from hip_mri.evaluation.hashes import hash_files
 from hip_mri.release.mlflow_export import export_version, read_measures, read_parameters
 from hip_mri.release.registry import main, register_version
-from hip_mri.workspace import write_json
+from hip_mri.storage import write_json
 
 SETTINGS = {"source": "/home/smith/Smith.zip", "seed": 7, "model": {"backbone": "ResNet50", "weights": "imagenet"}}
 METRICS = {

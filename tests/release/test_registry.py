@@ -10,7 +10,7 @@ from hip_mri.errors import ReleaseError
 from hip_mri.release.champion import promote
 from hip_mri.release.registry import main, register_version
 from hip_mri.release.versions import check_version, list_versions, read_version
-from hip_mri.workspace import digest_file
+from hip_mri.storage import digest_file
 from tests.release.conftest import TEST_SET
 
 

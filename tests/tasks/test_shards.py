@@ -1,10 +1,19 @@
 """The cache that looks at the files."""
 
+import errno
+import json
 from types import SimpleNamespace
 
+import pytest
 from prefect.filesystems import LocalFileSystem
+from prefect.serializers import JSONSerializer
 
+from hip_mri.errors import DiskError, WorkspaceError
+from tasks.retries import STORAGE_RETRIES
 from tasks.shards import cache_while_complete
+
+RECORD = json.dumps({"metadata": {"serializer": JSONSerializer().model_dump(mode="json")}, "result": "1"})
+"""A record as Prefect keeps it."""
 
 
 def make_context(folder, name="preprocess_images"):
@@ -31,8 +40,42 @@ def test_key_follows_content_settings_and_task(tmp_path) -> None:
 
 def test_record_is_forgotten_when_outputs_have_gone(tmp_path) -> None:
     record = tmp_path / find_key(tmp_path)
-    record.write_text("{}")
+    record.write_text(RECORD)
     find_key(tmp_path, complete=True)
     assert record.exists()
     assert find_key(tmp_path, complete=False) == record.name
     assert not record.exists()
+
+
+FOREIGN = {
+    "empty": "",
+    "torn": RECORD[:20],
+    "no record": "{}",
+    "no object": "[]",
+    "pickle": RECORD.replace('"json"', '"pickle"'),
+    "decoder": RECORD.replace("prefect.serializers.prefect_json_object_decoder", "os.system"),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
+def test_fault_54_and_65_a_record_that_is_torn_or_pickled_is_never_loaded(tmp_path, content) -> None:
+    record = tmp_path / find_key(tmp_path)
+    record.write_text(content)
+    assert find_key(tmp_path, complete=True) == record.name
+    assert not record.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_tried_again"),
+    [
+        (WorkspaceError("a network disk that went away"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (DiskError("full"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (OSError(errno.EROFS, "Read-only file system"), False),
+        (ValueError("a mistake in the code"), False),
+    ],
+)
+def test_fault_56_a_full_disk_is_not_tried_again(error, is_tried_again) -> None:
+    state = SimpleNamespace(result=lambda raise_on_failure: error)
+    assert STORAGE_RETRIES["retry_condition_fn"](None, None, state) is is_tried_again

@@ -1,0 +1,99 @@
+"""Run the real flow on disks that are too small, each with a clear error; then give room, and let it come to its end.
+
+`python -m tests.faults.full_disk FOLDER --sizes 4` tells in JSON what came of it. Needs root, for disks in memory of
+a given size. Prefect's own files lie elsewhere, as they do in a team's set-up.
+"""
+
+import argparse
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import write_source
+from tests.faults import nursery
+from tests.faults.kill import put_key, run_pipeline
+from tests.faults.nursery import Outcome, run_once
+from tests.faults.results import find_differences, find_leftovers, hash_results
+
+ROOM = 4 << 30
+"""Bytes that every run finds enough."""
+
+
+@contextlib.contextmanager
+def mount_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
+    """A disk in memory."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "hip-mri-test", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+def resize_disk(folder: Path, num_bytes: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={num_bytes}", str(folder)], check=True)
+
+
+def can_mount(folder: Path) -> bool:
+    """Whether this user may mount disks; containers often forbid it even to root."""
+    try:
+        with mount_disk(folder / "probe", 1 << 20):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def choose_sizes(peak: int, count: int) -> list[int]:
+    """Sizes from hardly anything to nearly enough, closer together at the small end where most steps write."""
+    return [int(peak * ((number + 0.5) / count) ** 2) + 200_000 for number in range(count)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sizes", type=int, default=4)
+    given = parser.parse_args(arguments)
+    folder = given.folder.resolve()
+    source = write_source(folder / "hip.zip")
+    told, wrong = [], []
+    with nursery.serve_prefect(nursery.empty(folder / "prefect")):
+        nursery.load_everything()
+
+        def run(workspace: Path) -> Outcome:
+            return run_once(lambda: run_pipeline(source, workspace), folder / "workspace")
+
+        with mount_disk(folder / "disk", ROOM) as disk:
+            undisturbed = run(start(disk))
+            if undisturbed.status:
+                raise RuntimeError(f"the undisturbed run failed\n{undisturbed.log}")
+            expected, peak = hash_results(disk / "workspace"), shutil.disk_usage(disk).used
+        for size in choose_sizes(peak, given.sizes):
+            with mount_disk(folder / "disk", size) as disk:
+                refused = run(start(disk))
+                resize_disk(disk, ROOM)
+                ended = run(disk / "workspace")
+                different = find_differences(expected, hash_results(disk / "workspace"))
+                said = (refused.log.strip().splitlines() or [""])[-1]
+                told.append({"size": size, "status": refused.status, "said": said, "seconds": round(refused.seconds)})
+                if refused.status != 1 or "hip_mri.errors.DiskError" not in said:
+                    wrong.append(f"{size}: {refused.log[-3000:]}")
+                wrong += [f"{size}: {ended.log[-2000:]}"] if ended.status else []
+                wrong += [f"{size}: {name}" for name in different + find_leftovers(disk / "workspace")]
+                print(json.dumps(told[-1]), len(wrong), file=sys.stderr, flush=True)
+    print(json.dumps({"peak": peak, "told": told, "wrong": wrong}))
+    return 1 if wrong else 0
+
+
+def start(disk: Path) -> Path:
+    workspace = nursery.empty(disk / "workspace")
+    put_key(workspace)
+    return workspace
+
+
+if __name__ == "__main__":
+    sys.exit(main())
