@@ -8,6 +8,7 @@ Source: DICOM PS3.3 2024e, C.7.6.3 (pixels), C.11.1 (modality LUT) and C.11.2 (V
 """
 
 import io
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,8 @@ _DIRECTORY: Final = "1.2.840.10008.1.3.10"  # SOP class of DICOMDIR
 _INTERPRETATIONS: Final = {"MONOCHROME1": 1, "MONOCHROME2": 1, "RGB": 3}
 """Ways to color that are read, with samples per pixel."""
 _DEPTHS: Final = (8, 16, 32)
+_NOBODY: Final = re.compile(r"(|0+|x+|n/?a|none|anon\w*|unknown|patient|removed|de-?identified|test)", re.IGNORECASE)
+"""What stands in the place of an identity that was taken away; it must not make one patient of all."""
 
 
 def is_dicom(content: bytes) -> bool:
@@ -45,15 +48,15 @@ def is_dicom(content: bytes) -> bool:
 def read_dicom(content: bytes) -> tuple[NDArray[np.uint8], str]:
     """Read the one picture of a DICOM file.
 
-    Stored values become those of the modality (rescale or LUT), then those that are to be shown: by the first window,
-    which is stretched from black to white, or by the VOI LUT. Without either, and deeper than 8 bits, the lowest value
+    Stored values become those of the modality (rescale or LUT), then those that are to be shown: by the VOI LUT, or by
+    the first window, which goes from black to white. Without a window, and deeper than 8 bits, the lowest value
     becomes black and the highest white. MONOCHROME1 is inverted, color becomes luma. Overlays are not drawn.
 
     Args:
         content: Bytes of a DICOM file.
 
     Returns:
-        Gray levels 0-255, shape (height, width), and the PatientID as it stands in the file, or empty.
+        Gray levels 0-255, shape (height, width), and the PatientID; empty where it names nobody.
 
     Raises:
         ImageError: The preamble holds anything, the file is a directory, holds no picture or several, its pixels are
@@ -66,7 +69,7 @@ def read_dicom(content: bytes) -> tuple[NDArray[np.uint8], str]:
         try:
             dataset = _parse(content)
             _check(dataset)
-            return _show(dataset), str(dataset.get("PatientID", "") or "").strip()
+            return _show(dataset), _find_patient(dataset)
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # whatever pydicom raises over wrong content is the content's fault
@@ -124,6 +127,11 @@ def _show(dataset: "Dataset") -> NDArray[np.uint8]:
     else:
         levels = stretch_levels(values)
     return 255 - levels if dataset.PhotometricInterpretation == "MONOCHROME1" else levels
+
+
+def _find_patient(dataset: "Dataset") -> str:
+    patient = str(dataset.get("PatientID", "") or "").strip()
+    return "" if _NOBODY.fullmatch(patient) else patient
 
 
 def _apply_window(values: NDArray[np.float64], dataset: "Dataset") -> NDArray[np.uint8]:

@@ -113,6 +113,7 @@ class _Process:
     """One decoder process and the connection to it."""
 
     def __init__(self, command: Sequence[str]) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
         self._connection, theirs = socket.socketpair()
         try:
             with theirs:
@@ -125,7 +126,7 @@ class _Process:
                 )
             receive(self._connection, len(READY), time.monotonic() + START_TIMEOUT_SECONDS)
         except (OSError, EOFError) as error:
-            self._connection.close()
+            self.end()
             raise DeploymentError(
                 f"the program that decodes images does not start ({error or 'it ends at once'}). See that memory is "
                 f"free and that '{' '.join(command)}' runs, then start again."
@@ -153,8 +154,9 @@ class _Process:
     def end(self) -> None:
         """End the process, whatever it does."""
         self._connection.close()
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
 def _understand(answer: Mapping[str, Any], content: bytes, pixels: bytes) -> Picture:
