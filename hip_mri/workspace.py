@@ -18,7 +18,7 @@ workspace/
 │   ├── champion.json                     which version serves, and all that served before
 │   └── ledger.json                       every look that decisions took at the test set
 ├── sources/                              fetched or drawn source files
-├── images/ab/<sha256>                    source images, byte for byte
+├── images/ab/<sha256>                    source images, stripped of all but pixels
 ├── fingerprints/<recipe>/                what copies of an image are found by, in shards
 ├── preprocessed/<set>/ab/<sha256>.png    contrast-enhanced, resized; one set per settings
 ├── backbones/<digest>/                   frozen networks, ready to run
@@ -191,7 +191,7 @@ class Workspace:
         return self.root / "cache"
 
     def image_file(self, sha256: str) -> Path:
-        """Where a source image with this SHA-256 (64 hexadecimal digits) is kept, byte for byte."""
+        """Where the stripped source image with this SHA-256 (64 hexadecimal digits) is kept."""
         return self.images_folder / sha256[:2] / sha256
 
     def preprocessed_file(self, settings_digest: str, sha256: str) -> Path:

@@ -10,16 +10,24 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from hip_mri.data.delivery import Delivery
-from hip_mri.data.images import decode_gray
+from hip_mri.data.isolation import IsolatedReader
 from hip_mri.data.manifest import UNREADABLE
+from hip_mri.data.patients import hash_identities
 from hip_mri.data.source import Entry, Source, open_source
 from hip_mri.errors import ImageError, WorkspaceError
 from hip_mri.storage import replace_file, write_small_file
 from hip_mri.workspace import Workspace
 
-COLUMNS: Final = ("source_name", "version", "label", "sha256", "num_bytes", "reason")
-"""Path in the delivery, what changes when the file changes, class folder, SHA-256 of the bytes (empty where they could
-not be read), size, and why the file cannot be used, or empty."""
+COLUMNS: Final = (
+    "source_name",  # path in the delivery
+    "version",  # changes when the file changes
+    "label",  # class folder
+    "sha256",  # of the stored image; of the file where it cannot be used; empty where it could not be read
+    "num_bytes",  # size of the file
+    "num_stored_bytes",  # size of the stored image, or 0
+    "patient",  # keyed hash of the patient that a DICOM file names, or empty
+    "reason",  # why the file cannot be used, or empty
+)
 
 ENTRIES_PER_BATCH = 2048
 """Entries between two reports of progress; bounds the memory that waiting results take."""
@@ -51,10 +59,12 @@ def read_delivery(
     *,
     keep_earlier: bool,
 ) -> Reading:
-    """Read every new file of a delivery once, check it and store its bytes.
+    """Read every new file of a delivery once, check it and store its picture.
 
-    Images are stored under the SHA-256 of their bytes, so names never become paths and copies are found. An entry
-    that an earlier run has read, unchanged since by name, size and checksum, is not read again.
+    Images are stored without a word that their files hold beside the pixels (see `images.Picture`), under the SHA-256
+    of what is stored, so names never become paths and copies are found, whatever their files say. An entry that an
+    earlier run has read, unchanged since by name, size and checksum, is not read again. Files are decoded in processes
+    of their own: one that breaks the decoder is set aside.
 
     Args:
         delivery: What to read.
@@ -73,11 +83,11 @@ def read_delivery(
         rows = [row for entry in source.entries if (row := known.get(entry.name)) is not None]
         unread = [entry for entry in source.entries if entry.name not in known]
         on_progress(len(rows), len(source.entries))
-        with Parallel(n_jobs=num_threads, backend="threading") as parallel:
+        with IsolatedReader() as reader, Parallel(n_jobs=num_threads, backend="threading") as parallel:
             remaining = iter(unread)
             while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
-                taken_in = parallel(delayed(_take_in)(source, entry, workspace) for entry in batch)
-                rows += cast("list[dict[str, Any]]", taken_in)
+                taken_in = parallel(delayed(_take_in)(source, entry, workspace, reader) for entry in batch)
+                rows += _hide_patients(cast("list[dict[str, Any]]", taken_in), workspace)
                 on_progress(len(rows), len(source.entries))
         num_ignored = source.num_ignored
     listed = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -106,7 +116,8 @@ def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
 def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
     file = workspace.entries_folder / f"{name}.parquet"
     if not file.exists():
-        return pd.DataFrame({column: [] for column in COLUMNS}, dtype="str").astype({"num_bytes": "int64"})
+        empty = pd.DataFrame({column: [] for column in COLUMNS}, dtype="str")
+        return empty.astype({"num_bytes": "int64", "num_stored_bytes": "int64"})
     try:
         return pd.read_parquet(file)[list(COLUMNS)]
     except UNREADABLE as error:
@@ -128,25 +139,38 @@ def _is_stored(row: dict[str, Any], workspace: Workspace) -> bool:
     if row["reason"]:
         return False  # a file that could not be used is looked at again: a later version may read it
     try:
-        return workspace.image_file(row["sha256"]).stat().st_size == row["num_bytes"]
+        return workspace.image_file(row["sha256"]).stat().st_size == row["num_stored_bytes"]
     except OSError:
         return False
 
 
-def _take_in(source: Source, entry: Entry, workspace: Workspace) -> dict[str, Any]:
+def _take_in(source: Source, entry: Entry, workspace: Workspace, reader: IsolatedReader) -> dict[str, Any]:
+    """The row of one entry, with its patient still as the file names it."""
     row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "label": entry.label}
-    row |= {"sha256": "", "num_bytes": entry.num_bytes, "reason": ""}
+    row |= {"sha256": "", "num_bytes": entry.num_bytes, "num_stored_bytes": 0, "patient": "", "reason": ""}
     try:
-        content = _read(source, entry)
+        content = read_entry(source, entry)
         row |= {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
-        decode_gray(content)
-        write_small_file(workspace.image_file(row["sha256"]), content)
+        stripped, patient = reader.check(content)
+        if stripped is not content:
+            row["sha256"] = hashlib.sha256(stripped).hexdigest()
+        write_small_file(workspace.image_file(row["sha256"]), stripped)
+        row |= {"num_stored_bytes": len(stripped), "patient": patient}
     except ImageError as error:
         row["reason"] = error.reason
     return row
 
 
-def _read(source: Source, entry: Entry) -> bytes:
+def _hide_patients(rows: list[dict[str, Any]], workspace: Workspace) -> list[dict[str, Any]]:
+    named = [row for row in rows if row["patient"]]
+    hashes = hash_identities(pd.Series([row["patient"] for row in named], dtype="str"), workspace) if named else ()
+    for row, patient in zip(named, hashes, strict=True):
+        row["patient"] = patient
+    return rows
+
+
+def read_entry(source: Source, entry: Entry) -> bytes:
+    """Read the file of an entry; `ImageError` where it is too large or damaged."""
     if entry.num_bytes > MAX_NUM_BYTES:
         raise ImageError("too_large", f"the file has {entry.num_bytes:,} bytes, above {MAX_NUM_BYTES:,}")
     return source.read(entry)

@@ -1,8 +1,8 @@
 """Who belongs together: images of one group share a split, so that no test image has a relative in training.
 
-Evidence comes from the user (a table of patients, a pattern of file names) and from the images (equal pixels, near
-duplicates). A group is whatever any of it connects, by union-find over all; images that an earlier run had and the
-source no longer holds still count, so that a new image of theirs finds its way.
+Evidence comes from the user (a table of patients, a pattern of file names), from DICOM files, which name their patient,
+and from the images (equal pixels, near duplicates). A group is whatever any of it connects, by union-find over all;
+images that an earlier run had and the source no longer holds still count, so that a new image of theirs finds its way.
 """
 
 import logging
@@ -31,7 +31,8 @@ from hip_mri.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 EVIDENCE: Final = ("patient_id", "patient_pattern", "exact", "similar")
-"""Kinds of evidence: the table of patients, the pattern of file names, equal decoded pixels, near duplicates."""
+"""Kinds of evidence: the table of patients or the DICOM files, the pattern of file names, equal decoded pixels, near
+duplicates."""
 
 TIE_COLUMNS: Final = ("sha256", "kind", "key")
 """Columns of a table of ties: images with one key belong together; the kind is the evidence for it."""
@@ -42,7 +43,7 @@ class GroupReport:
     """What came of grouping.
 
     Attributes:
-        num_patients: Patients that are known by table or pattern.
+        num_patients: Patients that are known by table, pattern or DICOM files.
         num_without_patient: Images in use whose patient is not known.
         evidence: Number of images that each kind of evidence ties to another image.
         num_contradictory: Files that were quarantined because equal pixels stand in both class folders.

@@ -1,6 +1,7 @@
 """What is known of the images beside their pixels: whose they are, by keyed hash, and the user's columns on them.
 
-Each delivery may bring a table. What it told is kept with the delivery, for runs to which it is not delivered again.
+Each delivery may bring a table; DICOM files name patients by themselves. What they told is kept with the delivery, for
+runs to which it is not delivered again.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,7 +28,7 @@ from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
 
 COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "patient", "split")
-"""Image, its patient by the table, by the pattern of names and by either (hashed), and the prescribed split."""
+"""Image, its patient by table or file, by the pattern of names and by either (hashed), and the prescribed split."""
 
 ATTRIBUTE_PREFIX: Final = "attribute: "
 """Begins the name of each column of the user's, so that none is taken for one of the program's."""
@@ -65,6 +66,7 @@ def identify_images(
         names: Names of all deliveries in use; what earlier runs learned of the others is taken.
         file: The user's table of patients; without it, each delivery may hold one, `patients.csv` beside its class
             folders.
+            Where it is silent, the patient that a DICOM file names counts.
         pattern: Regular expression that finds the patient in a file's path.
         workspace: Its `identities` are kept, and its `attributes` written.
 
@@ -98,6 +100,7 @@ def _identify(
         known = known.join(matched.loc[:, list(table.attributes)].rename(columns=lambda name: ATTRIBUTE_PREFIX + name))
     if pattern is not None:
         known["patient_pattern"] = hash_identities(find_in_names(entries["source_name"], pattern), workspace)
+    known["patient_id"] = known["patient_id"].where(known["patient_id"] != "", entries["patient"])
     known["patient"] = known["patient_id"].where(known["patient_id"] != "", known["patient_pattern"])
     return known
 

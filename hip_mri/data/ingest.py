@@ -83,7 +83,7 @@ def ingest_images(
         reasons = manifest["reason"].value_counts().to_dict()
         raise SourceError(
             f"source: none of the {len(manifest)} files below the class folders is a usable image ({reasons}). "
-            "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
+            "Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM images."
         )
     check_classes(manifest.loc[manifest["state"] == "ready", "label"])
     flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them

@@ -1,7 +1,8 @@
 """Taking in images that are to be scored: from any folder, zip file or single file to what the network sees.
 
-Nothing of a source is kept but the preprocessed pictures, named by the SHA-256 of the files' bytes. Names, which can
-identify patients, stand in the manifest alone, as they do when a model is trained.
+Nothing of a source is kept but the preprocessed pictures, named by the SHA-256 of the files stripped of all but their
+pixels. Files are decoded in processes of their own: one that breaks the decoder is set aside. Names, which can identify
+patients, stand in the manifest alone, as they do when a model is trained.
 """
 
 import hashlib
@@ -18,10 +19,11 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from hip_mri.config import PreprocessingSettings
-from hip_mri.data.entries import ENTRIES_PER_BATCH, MAX_NUM_BYTES
+from hip_mri.data.entries import ENTRIES_PER_BATCH, read_entry
 from hip_mri.data.images import encode_png
+from hip_mri.data.isolation import IsolatedReader
 from hip_mri.data.manifest import COLUMNS, write_manifest
-from hip_mri.data.preprocess import name_set, preprocess_image
+from hip_mri.data.preprocess import name_set, preprocess_gray
 from hip_mri.data.source import Entry, Source, open_unlabelled
 from hip_mri.errors import ImageError, SourceError
 from hip_mri.storage import digest, flush_file_system, write_small_file
@@ -36,7 +38,7 @@ class IntakeReport:
 
     Attributes:
         num_images: Different images that can be scored.
-        num_copies: Files that equal another one byte for byte; they share its row.
+        num_copies: Files that equal another one, metadata apart; they share its row.
         num_unreadable: Files that hold no usable image, copies among them left out.
         num_ignored: Litter of an operating system.
     """
@@ -73,10 +75,14 @@ def take_in_images(
     """
     cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
     rows: list[dict[str, Any]] = []
-    with open_unlabelled(source_file) as source, Parallel(n_jobs=num_threads, backend="threading") as parallel:
+    with (
+        open_unlabelled(source_file) as source,
+        IsolatedReader() as reader,
+        Parallel(n_jobs=num_threads, backend="threading") as parallel,
+    ):
         remaining = iter(source.entries)
         while part := list(islice(remaining, ENTRIES_PER_BATCH)):
-            taken_in = parallel(delayed(_take_in)(source, entry, workspace, settings) for entry in part)
+            taken_in = parallel(delayed(_take_in)(source, entry, workspace, settings, reader) for entry in part)
             rows += cast("list[dict[str, Any]]", taken_in)
             on_progress(len(rows), len(source.entries))
         num_ignored = source.num_ignored
@@ -85,7 +91,7 @@ def take_in_images(
     if not counts["ready"]:
         raise SourceError(
             f"source: none of its {len(batch)} files is a usable image ({dict(Counter(batch['reason']))}). "
-            "Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
+            "Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM images."
         )
     flush_file_system(workspace.root)  # the pictures are on the disk before the manifest names them
     write_manifest(workspace.manifest_file, batch)
@@ -95,15 +101,17 @@ def take_in_images(
     return report
 
 
-def _take_in(source: Source, entry: Entry, workspace: Workspace, settings: PreprocessingSettings) -> dict[str, Any]:
+def _take_in(
+    source: Source, entry: Entry, workspace: Workspace, settings: PreprocessingSettings, reader: IsolatedReader
+) -> dict[str, Any]:
     row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "sha256": "", "reason": ""}
     row["num_bytes"] = entry.num_bytes
     try:
-        if entry.num_bytes > MAX_NUM_BYTES:
-            raise ImageError("too_large", f"the file has {entry.num_bytes:,} bytes, above {MAX_NUM_BYTES:,}")
-        content = source.read(entry)
+        content = read_entry(source, entry)
         row["sha256"] = hashlib.sha256(content).hexdigest()
-        picture = encode_png(preprocess_image(content, settings))
+        image = reader.read(content)
+        row["sha256"] = hashlib.sha256(image.content).hexdigest()  # as in training, whatever the file says of itself
+        picture = encode_png(preprocess_gray(image.levels, settings))
         write_small_file(workspace.preprocessed_file(name_set(settings), row["sha256"]), picture)
     except ImageError as error:
         row["reason"] = error.reason
@@ -111,7 +119,7 @@ def _take_in(source: Source, entry: Entry, workspace: Workspace, settings: Prepr
 
 
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give each row its id and state; files of equal bytes share an id, and the first by name stands for all.
+    """Give each row its id and state; files of equal content share an id, and the first by name stands for all.
 
     A file that could not be read goes by its version in the place of its content, never by its name.
     """

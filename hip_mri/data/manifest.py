@@ -16,7 +16,7 @@ COLUMNS: Final = (
     "image_id",  # pseudonym: first 16 digits of the SHA-256 (unread: of a digest of the version), a number for copies
     "delivery",  # name of the delivery that it came with
     "source_name",  # path inside the delivery
-    "sha256",  # of the source file's bytes; empty where they could not be read
+    "sha256",  # of the stored image (quarantined: of the source file); empty where it could not be read
     "label",  # `normal` or `osseous_lesion`
     "patient",  # keyed hash of the patient's identity, or empty
     "group",  # images of one group share a split; named by its smallest image id

@@ -59,7 +59,11 @@ def preprocess_image(content: bytes, settings: PreprocessingSettings) -> NDArray
     Raises:
         ImageError: The bytes cannot be decoded.
     """
-    image = decode_gray(content)
+    return preprocess_gray(decode_gray(content), settings)
+
+
+def preprocess_gray(image: NDArray[np.uint8], settings: PreprocessingSettings) -> NDArray[np.uint8]:
+    """Equalize the contrast of gray levels 0-255, shape (height, width), and resize them; see `preprocess_image`."""
     if settings.clahe_clip_limit > 0:
         image = equalize_contrast(image, settings.clahe_clip_limit, settings.clahe_num_tiles)
     size = (settings.image_size, settings.image_size)

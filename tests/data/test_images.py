@@ -15,6 +15,12 @@ from hip_mri.errors import ImageError
 quick = settings(max_examples=60, deadline=None, database=None)
 
 
+def shows_something(picture: np.ndarray) -> bool:
+    """Whether no five neighbouring levels hold all pixels but one."""
+    levels = np.sort(picture.ravel()).astype(int)
+    return bool(levels[-2] - levels[0] >= 5 and levels[-1] - levels[1] >= 5)
+
+
 def find_reason(content: bytes) -> str:
     with pytest.raises(ImageError) as caught:
         decode_gray(content)
@@ -36,9 +42,9 @@ def test_lossless_gray_files_keep_every_level(draw, encode, kind, options):
 
 
 @quick
-@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+@given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=8, max_side=40)))
 def test_what_is_encoded_is_decoded_again(picture):
-    assume(picture.min() < picture.max())
+    assume(shows_something(picture))
     np.testing.assert_array_equal(decode_gray(encode_png(picture)), picture)
 
 
@@ -92,7 +98,7 @@ def test_twelve_bit_data_in_sixteen_bits_keep_their_contrast(encode, kind):
 
 
 @quick
-@given(hnp.arrays(np.uint16, (6, 7)))
+@given(hnp.arrays(np.uint16, (8, 9)))
 def test_sixteen_bits_are_stretched_in_order_from_black_to_white(values):
     assume(values.min() < values.max())
     decoded = decode_gray(cv2.imencode(".png", values)[1].tobytes())
@@ -142,22 +148,19 @@ def test_an_empty_file_is_refused():
 @pytest.mark.parametrize(
     "content",
     [b"just text", b"<html><body>404</body></html>", b"GIF89a" + bytes(50), b"RIFF\0\0\0\0WEBPVP8 ", b"%PDF-1.7",
-     bytes(128) + b"DICM" + bytes(50), b"\x89PNG", b"\xff\xd8", b"B", bytes(1000)],
+     bytes(128) + b"DICX" + bytes(50), b"\x89PNG", b"\xff\xd8", b"B", bytes(1000)],
 )  # fmt: skip
 def test_other_kinds_of_files_are_refused(content):
-    with pytest.raises(ImageError, match="the content is none of BMP, JPEG, PNG, TIFF") as caught:
+    with pytest.raises(ImageError, match="the content is none of BMP, DICOM, JPEG, PNG, TIFF") as caught:
         decode_gray(content)
     assert caught.value.reason == "not_an_image"
 
 
-@pytest.mark.parametrize(("kind", "num_idle_bytes"), [("PNG", 0), ("BMP", 0), ("TIFF", 0), ("JPEG", 2)])
-def test_every_early_end_is_refused(draw, encode, kind, num_idle_bytes):
-    """The last two bytes of a JPEG file only say that it ends; without them the picture is still whole."""
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "JPEG"])
+def test_every_early_end_is_refused(draw, encode, kind):
     content = encode(draw(1, 12, 10), kind)
-    whole = decode_gray(content)
-    for length in range(len(content) - num_idle_bytes, len(content)):
-        np.testing.assert_array_equal(decode_gray(content[:length]), whole)
-    for length in range(len(content) - num_idle_bytes):
+    decode_gray(content)
+    for length in range(len(content)):
         with pytest.raises(ImageError):
             decode_gray(content[:length])
 
@@ -201,20 +204,20 @@ def write_png(width: int, height: int, data: bytes, depth: int = 8) -> bytes:
 
 
 def test_pixels_that_do_not_fill_the_picture_are_refused():
-    rows = b"".join(b"\0" + bytes(range(8)) for _ in range(6))
-    decode_gray(write_png(8, 6, zlib.compress(rows)))
-    assert find_reason(write_png(8, 7, zlib.compress(rows))) == "undecodable"
-    assert find_reason(write_png(8, 6, zlib.compress(rows)[:-6])) == "undecodable"
-    assert find_reason(write_png(8, 6, b"")) == "undecodable"
+    rows = b"".join(b"\0" + bytes(range(8)) for _ in range(9))
+    decode_gray(write_png(8, 9, zlib.compress(rows)))
+    assert find_reason(write_png(8, 10, zlib.compress(rows))) == "undecodable"
+    assert find_reason(write_png(8, 9, zlib.compress(rows)[:-6])) == "undecodable"
+    assert find_reason(write_png(8, 9, b"")) == "truncated"
 
 
 @pytest.mark.parametrize(
     ("width", "height", "reason"),
     [
-        (0, 5, "undecodable"),
-        (5, 0, "undecodable"),
-        (10_000, 10_000, "undecodable"),
-        (10_000, 10_001, "too_many_pixels"),
+        (0, 5, "damaged"),
+        (5, 0, "damaged"),
+        (10_000, 5_000, "truncated"),
+        (10_000, 5_001, "too_many_pixels"),
         (2**31 - 1, 5, "too_many_pixels"),
         (2**31 - 1, 2**31 - 1, "too_many_pixels"),
     ],
@@ -225,7 +228,7 @@ def test_impossible_sizes_are_refused_before_memory_is_taken(width, height, reas
 
 def test_too_many_pixels_are_not_even_given_to_the_decoder(monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("was decoded"))
-    with pytest.raises(ImageError, match=r"^the image has 40000 x 40000 pixels, above 100,000,000$"):
+    with pytest.raises(ImageError, match=r"^the image has 40000 x 40000 pixels, above 50,000,000$"):
         decode_gray(write_png(40_000, 40_000, zlib.compress(bytes(100))))
 
 

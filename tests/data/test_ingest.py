@@ -312,7 +312,7 @@ def test_a_source_without_a_usable_image_is_refused_with_the_reasons(pack, works
         take_in(pack({"normal/a.png": b"x", "normal/b.png": b"y", "osseous_lesion/a.png": b""}), workspace)
     assert str(caught.value) == (
         "source: none of the 3 files below the class folders is a usable image "
-        "({'not_an_image': 2, 'empty_file': 1}). Give 8-bit or 16-bit PNG, JPEG, TIFF or BMP images."
+        "({'not_an_image': 2, 'empty_file': 1}). Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM images."
     )
 
 

@@ -1,0 +1,94 @@
+"""Broken images of every kind, at random: the process that asks lives, and every refusal has a known reason.
+
+python -m tests.benchmarks.fuzz_images --minutes 10
+"""
+
+import argparse
+import random
+import re
+import struct
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+from hip_mri.data import images
+from hip_mri.data.isolation import IsolatedReader
+from hip_mri.errors import ImageError
+from tests.benchmarks.clean_images import make_images
+
+REASONS = set(re.findall(r"^    (\w+)  +\S", images.__doc__ or "", re.MULTILINE))
+TELLING_NUMBERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 32_767, 32_768, 65_535, 2**31 - 1, 2**31, 2**32 - 1)
+SEEDS = [content for _, content in make_images(60)]
+
+
+def mutate(content: bytes, chance: random.Random) -> bytes:
+    """Change a file in one to eight places, mostly where its structure is."""
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 8)):
+        reach = min(len(changed), chance.choice([64, 256, 2048, len(changed)]))
+        if not reach:
+            break
+        place, way = chance.randrange(reach), chance.randrange(7)
+        if way == 0:
+            changed[place] ^= 1 << chance.randrange(8)
+        elif way == 1:
+            changed[place] = chance.randrange(256)
+        elif way == 2:
+            form = chance.choice(["<I", ">I", "<H", ">H"])
+            number = chance.choice(TELLING_NUMBERS) % 2 ** (8 * struct.calcsize(form))
+            changed[place : place + struct.calcsize(form)] = struct.pack(form, number)
+        elif way == 3:
+            del changed[place : place + chance.randint(1, 40)]
+        elif way == 4:
+            changed[place:place] = chance.randbytes(chance.randint(1, 40))
+        elif way == 5:
+            other = chance.choice(SEEDS)
+            start = chance.randrange(len(other))
+            changed[place:place] = other[start : start + chance.randint(1, 200)]
+        else:
+            del changed[place + chance.randrange(len(changed)) :]
+    return repair_checksums(bytes(changed)) if chance.random() < 0.8 else bytes(changed)
+
+
+def repair_checksums(content: bytes) -> bytes:
+    """Give a PNG file right checksums as far as its chunks can be followed, so that the damage gets farther."""
+    repaired, start = bytearray(content), 8
+    while content.startswith(b"\x89PNG") and start + 12 <= len(content):
+        end = start + 12 + struct.unpack_from(">I", content, start)[0]
+        if end > len(content):
+            break
+        struct.pack_into(">I", repaired, end - 4, zlib.crc32(repaired[start + 4 : end - 4]))
+        start = end
+    return bytes(repaired)
+
+
+def try_image(reader: IsolatedReader, content: bytes) -> str:
+    """The reason why it is refused, or `read`; whatever is not an `ImageError` of a known reason is raised."""
+    try:
+        picture = reader.read(content)
+    except ImageError as error:
+        if error.reason not in REASONS or not str(error):
+            raise AssertionError(f"unknown reason {error.reason!r}, or no words") from error
+        return error.reason
+    assert picture.levels.ndim == 2
+    return "read"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder for files that crash or hang the decoder")
+    arguments = parser.parse_args()
+    counts: Counter[str] = Counter()
+    chance, end = random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes
+    with IsolatedReader(timeout_seconds=20) as reader:
+        while time.monotonic() < end:
+            content = mutate(chance.choice(SEEDS), chance)
+            reason = try_image(reader, content)
+            counts[reason] += 1
+            if arguments.keep and reason in ("decoder_crashed", "decoder_hung", "out_of_memory"):
+                arguments.keep.mkdir(parents=True, exist_ok=True)
+                (arguments.keep / f"{reason}-{counts[reason]}").write_bytes(content)
+    print(f"{counts.total()} broken images: {dict(counts.most_common())}")

@@ -1,0 +1,213 @@
+import contextlib
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from hip_mri.data.images import decode_gray, read_picture
+from hip_mri.data.png import write_plain_png
+from hip_mri.errors import ImageError
+from tests.data.dicom_files import SYNTAXES, describe, draw_levels, write_dataset, write_dicom, write_rle
+
+
+def find_reason(content: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode_gray(content)
+    assert str(caught.value)
+    return caught.value.reason
+
+
+def stretch(values: np.ndarray) -> np.ndarray:
+    values = values.astype(float)
+    return (values - values.min()) / (values.max() - values.min()) * 255
+
+
+# What is shown
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("depth", [np.uint16, np.int16, np.uint32])
+def test_deep_values_are_stretched(syntax, depth):
+    values = draw_levels(depth) - depth(100) if depth == np.int16 else draw_levels(depth)
+    decoded = decode_gray(write_dicom(values, syntax))
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded - stretch(values)).max() <= 0.51
+
+
+def test_eight_bit_levels_stay():
+    values = draw_levels(np.uint8, 200)
+    np.testing.assert_array_equal(decode_gray(write_dicom(values)), values)
+    odd = np.vstack([values, values])[:33, :23]
+    np.testing.assert_array_equal(decode_gray(write_dicom(odd)), odd)  # an odd number of bytes is padded
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_run_lengths_are_read(depth):
+    values = draw_levels(depth, 200)
+    np.testing.assert_array_equal(decode_gray(write_rle(values)), decode_gray(write_dicom(values)))
+
+
+def test_monochrome1_is_inverted():
+    values = draw_levels()
+    np.testing.assert_array_equal(
+        decode_gray(write_dicom(values, PhotometricInterpretation="MONOCHROME1")),
+        255 - decode_gray(write_dicom(values)),
+    )
+
+
+def test_color_becomes_luma():
+    red, green, blue = (draw_levels(np.uint8, high) for high in (250, 120, 30))
+    decoded = decode_gray(write_dicom(np.dstack([red, green, blue])))
+    assert np.abs(decoded - (0.299 * red + 0.587 * green + 0.114 * blue)).max() <= 0.51
+
+
+def test_the_first_window_is_black_to_white():
+    values = draw_levels()
+    decoded = decode_gray(write_dicom(values, WindowCenter=[1000, 40], WindowWidth=[500, 400]))
+    # PS3.3 C.11.2.1.2.1, with its half-value offsets
+    exact = np.clip(((values - (1000 - 0.5)) / (500 - 1) + 0.5) * 255, 0, 255)
+    assert np.abs(decoded - exact).max() <= 0.51
+    assert set(decoded[values <= 749]) == {0}
+    assert set(decoded[values >= 1250]) == {255}
+
+
+def test_a_window_stands_on_rescaled_values():
+    values = draw_levels()
+    plain = decode_gray(write_dicom(values, WindowCenter=1000, WindowWidth=500))
+    scaled = decode_gray(
+        write_dicom(values, RescaleSlope=2, RescaleIntercept=-100, WindowCenter=1899.5, WindowWidth=999)
+    )
+    assert np.abs(plain.astype(int) - scaled).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("function", "form"),
+    [
+        ("LINEAR_EXACT", lambda values: np.clip((values - 1000) / 500 + 0.5, 0, 1)),
+        ("SIGMOID", lambda values: 1 / (1 + np.exp(-4 * (values - 1000) / 500))),
+    ],
+)
+def test_other_shapes_of_windows(function, form):
+    values = draw_levels()
+    decoded = decode_gray(write_dicom(values, WindowCenter=1000, WindowWidth=500, VOILUTFunction=function))
+    assert np.abs(decoded - form(values.astype(float)) * 255).max() <= 0.51
+
+
+def test_a_table_of_levels_is_looked_up():
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [256, 0, 16])
+    table.add_new("LUTData", "US", list(range(65535, -1, -257)))
+    values = draw_levels(np.uint16, 255)
+    decoded = decode_gray(write_dicom(values, VOILUTSequence=Sequence([table])))
+    np.testing.assert_array_equal(decoded, 255 - decode_gray(write_dicom(values)))
+
+
+# What is kept
+
+
+def test_fault_52_nothing_but_pixels_is_kept():
+    values = draw_levels()
+    content = write_dicom(values, PatientName="Canary^Jane", PatientID="4711", StudyDescription="canary hip")
+    picture = read_picture(content)
+    assert picture.patient == "4711"
+    assert picture.content == write_plain_png(picture.levels)
+    assert b"anary" not in picture.content
+    assert b"4711" not in picture.content
+    assert read_picture(picture.content).content == picture.content
+
+
+@pytest.mark.parametrize(
+    "name", ["", "  ", "0", "0000", "ANONYMOUS", "anonymized", "Unknown", "XXXX", "n/a", "REMOVED"]
+)
+def test_what_stands_for_a_removed_identity_is_nobody(name):
+    assert read_picture(write_dicom(draw_levels(), PatientID=name)).patient == ""
+
+
+def test_without_a_patient_there_is_none():
+    assert read_picture(write_dicom(draw_levels())).patient == ""
+
+
+# What is refused
+
+DATA = draw_levels().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"PixelData": DATA[:-2]}, "truncated"),
+        ({"PixelData": DATA + b"\0\0"}, "damaged"),
+        ({"Rows": 64}, "truncated"),
+        ({"Rows": 16}, "damaged"),
+        ({"Rows": 0}, "damaged"),
+        ({"Rows": 65_535, "Columns": 65_535}, "too_many_pixels"),
+        ({"Rows": None}, "undecodable"),
+        ({"BitsAllocated": 8}, "damaged"),
+        ({"BitsAllocated": 12}, "unsupported_color"),
+        ({"BitsStored": 40}, "undecodable"),
+        ({"SamplesPerPixel": 3}, "unsupported_color"),
+        ({"PhotometricInterpretation": "YBR_FULL"}, "unsupported_color"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "unsupported_color"),
+        ({"PhotometricInterpretation": None}, "unsupported_color"),
+        ({"NumberOfFrames": 2}, "several_pictures"),
+        ({"PixelData": None}, "no_picture"),
+        ({"WindowCenter": 100, "WindowWidth": 0}, "damaged"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 5}, "blank"),
+    ],
+)
+def test_fault_52_contradictions_are_refused(tags, reason):
+    assert find_reason(write_dicom(draw_levels(), **tags)) == reason
+
+
+@pytest.mark.parametrize(
+    "preamble", [b"MZ\x90\0", b"\x7fELF", b"#!/bin/sh\n", b"II*\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]
+)
+def test_fault_52_a_file_of_two_kinds_is_refused(preamble):
+    assert find_reason(write_dicom(draw_levels(), preamble=preamble)) == "suspicious_preamble"
+
+
+def test_fault_52_a_directory_is_refused():
+    listing = Dataset()
+    listing.FileSetID = "STUDIES"
+    content = write_dataset(listing, SYNTAXES["explicit"], sop_class="1.2.840.10008.1.3.10")
+    assert find_reason(content) == "no_picture"
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    ["1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90", "1.2.3"],
+)
+def test_other_transfer_syntaxes_are_refused(syntax):
+    dataset = describe(draw_levels(), PixelData=DATA)
+    dataset["PixelData"].VR = "OW"
+    content = write_dataset(dataset, SYNTAXES["explicit"])
+    old, new = b"1.2.840.10008.1.2.1\0", syntax.encode()
+    place = content.index(old)
+    new += b"\0" * (len(new) % 2)
+    length = len(new).to_bytes(2, "little")
+    changed = content[: place - 2] + length + new + content[place + len(old) :]
+    assert find_reason(changed) == "unsupported_transfer_syntax"
+
+
+def test_every_early_end_is_refused():
+    content = write_dicom(draw_levels())
+    for length in [*range(132), *range(132, len(content), 7)]:
+        assert find_reason(content[:length])
+
+
+def test_flipped_bits_never_stop_a_batch():
+    content = write_dicom(draw_levels(), WindowCenter=1000, WindowWidth=500, PatientID="4711")
+    for bit in range(128 * 8, 8 * (len(content) - len(DATA)), 3):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        with contextlib.suppress(ImageError):
+            assert decode_gray(bytes(damaged)).dtype == np.uint8
+
+
+def test_deep_nesting_is_refused():
+    # sequences of undefined length, one in another: the header of each is 12 bytes, that of its item 8
+    head = b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    content = write_dicom(draw_levels())
+    place = content.index(b"\x08\x00\x16\x00")
+    assert find_reason(content[:place] + head * 50_000 + content[place:]) == "undecodable"

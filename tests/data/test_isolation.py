@@ -1,0 +1,254 @@
+"""Decoders that crash, hang or take all memory, for real, each over one image of many."""
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hip_mri.data import entries as entries_module
+from hip_mri.data import intake, isolation
+from hip_mri.data.delivery import Delivery
+from hip_mri.data.images import read_picture
+from hip_mri.data.ingest import ingest_images
+from hip_mri.data.isolation import IsolatedReader
+from hip_mri.data.manifest import read_manifest
+from hip_mri.errors import DeploymentError, ImageError
+from tests.data.image_files import write_crashing_png
+
+STAND_IN = """
+import os, signal, socket, sys, time
+from pathlib import Path
+from hip_mri.data.decoder import limit_resources, serve
+from hip_mri.data.images import read_picture
+
+def read(content):
+    if content.startswith(b"crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if content.startswith(b"hang"):
+        time.sleep(600)
+    if content.startswith(b"spin"):
+        while True:
+            pass
+    if content.startswith(b"memory"):
+        return bytearray(2**40)
+    if content.startswith(b"bug"):
+        raise RuntimeError("a bug")
+    if content.startswith(b"chatter"):
+        os.write(0, bytes(range(200, 255)) * 10)
+    if content.startswith(b"once "):
+        marker = Path(content[5:].decode())
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        content = marker.with_suffix(".png").read_bytes()
+    return read_picture(content)
+
+limit_resources()
+serve(socket.socket(fileno=0), read)
+"""
+COMMAND = (sys.executable, "-c", STAND_IN)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with IsolatedReader(timeout_seconds=1.0, command=COMMAND) as reader:
+        yield reader
+
+
+@pytest.fixture
+def content(draw, encode) -> bytes:
+    return encode(draw(1))
+
+
+def find_reason(reader: IsolatedReader, content: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        reader.check(content)
+    assert str(caught.value)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("crash", "decoder_crashed"),
+        ("hang", "decoder_hung"),
+        ("spin", "decoder_hung"),
+        ("memory", "out_of_memory"),
+        ("bug", "decoder_crashed"),
+        ("chatter", "decoder_crashed"),
+    ],
+)
+def test_fault_51_a_decoder_that_breaks_costs_one_image(behaviour, reason, reader, content):
+    assert find_reason(reader, behaviour.encode()) == reason
+    assert reader.check(content) == (content, "")
+
+
+UNCHECKED = """
+import socket, cv2, numpy as np
+from hip_mri.data.decoder import limit_resources, serve
+from hip_mri.data.images import Picture
+from hip_mri.errors import ImageError
+
+def read(content):
+    levels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if levels is None:
+        raise ImageError("undecodable", "OpenCV survived it")
+    return Picture(levels, content)
+
+limit_resources()
+serve(socket.socket(fileno=0), read)
+"""
+
+
+def test_fault_51_an_animation_that_kills_opencv_costs_one_image(content):
+    """With nothing that looks at its structure first. Later versions of OpenCV may survive it."""
+    with IsolatedReader(command=(sys.executable, "-c", UNCHECKED)) as reader:
+        assert find_reason(reader, write_crashing_png()) in ("decoder_crashed", "undecodable")
+        assert reader.check(content) == (content, "")
+
+
+def test_a_death_that_is_not_the_images_fault_is_tried_again(reader, content, tmp_path):
+    (tmp_path / "marker.png").write_bytes(content)
+    assert reader.check(b"once " + str(tmp_path / "marker").encode())[0] == content
+    assert (tmp_path / "marker").exists()
+
+
+def test_what_is_read_is_what_the_process_itself_would_read(draw, encode):
+    files = [encode(draw(1)), encode(draw(2), "TIFF"), encode(draw(3), "JPEG"), encode(np.dstack([draw(4)] * 3), "BMP")]
+    with IsolatedReader() as reader:
+        for content in files:
+            expected = read_picture(content)
+            found = reader.read(content)
+            np.testing.assert_array_equal(found.levels, expected.levels)
+            assert (found.content, found.patient) == (expected.content, expected.patient)
+            assert reader.check(content) == (expected.content, "")
+        with pytest.raises(ImageError, match="none of BMP") as caught:
+            reader.read(b"no image")
+        assert caught.value.reason == "not_an_image"
+        assert find_reason(reader, b"") == "empty_file"
+
+
+def test_a_file_of_several_megabytes_travels(draw, encode):
+    with IsolatedReader() as reader:
+        content = encode(draw(1, 2000, 1500), "BMP")
+        np.testing.assert_array_equal(reader.read(content).levels, read_picture(content).levels)
+
+
+def test_threads_share_a_reader_and_the_culprits_are_found(reader, draw, encode):
+    good = [encode(draw(seed)) for seed in range(40)]
+    mixed = [content for number, one in enumerate(good) for content in ([one, b"crash"] if number % 10 == 0 else [one])]
+
+    def take(content: bytes) -> str | bytes:
+        try:
+            return reader.check(content)[0]
+        except ImageError as error:
+            return error.reason
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(take, mixed))
+    assert taken == ["decoder_crashed" if content == b"crash" else content for content in mixed]
+
+
+def test_processes_are_few_and_end_with_the_reader(content, monkeypatch):
+    started = []
+    popen = isolation.subprocess.Popen
+    monkeypatch.setattr(
+        isolation.subprocess,
+        "Popen",
+        lambda *arguments, **options: started.append(popen(*arguments, **options)) or started[-1],
+    )
+    with IsolatedReader() as reader:
+        assert not started  # a run that reads nothing new starts nothing
+        for _ in range(5):
+            reader.check(content)
+        assert len(started) == 1
+        assert started[0].poll() is None
+    assert started[0].poll() is not None
+
+
+def test_a_decoder_ends_when_the_run_is_killed(content, tmp_path):
+    """Its connection closes with the process that asks, however that ends."""
+    (tmp_path / "image.png").write_bytes(content)
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom hip_mri.data.isolation import IsolatedReader\n"
+        "reader = IsolatedReader()\nreader.check(Path(sys.argv[1]).read_bytes())\n"
+        "print(reader._idle.queue[0]._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    finished = isolation.subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "image.png")], capture_output=True, text=True, check=False
+    )
+    pid = int(finished.stdout)
+    for _ in range(200):
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the decoder lives on")
+
+
+def test_passwords_do_not_reach_the_decoder(content, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    spy = f"import os; open({str(tmp_path / 'seen')!r}, 'w').write(repr(dict(os.environ)))\n" + STAND_IN
+    with IsolatedReader(command=(sys.executable, "-c", spy)) as reader:
+        reader.check(content)
+    assert "secret" not in (tmp_path / "seen").read_text()
+
+
+def test_a_decoder_that_does_not_start_stops_the_run(content):
+    with (
+        pytest.raises(DeploymentError, match="the program that decodes images does not start"),
+        IsolatedReader(command=(sys.executable, "-c", "raise SystemExit(3)")) as reader,
+    ):
+        reader.check(content)
+    with pytest.raises(DeploymentError, match="No such file"), IsolatedReader(command=("/nowhere/python",)) as reader:
+        reader.check(content)
+
+
+def test_nothing_is_left_open(content):
+    num_open = len(list(Path("/proc/self/fd").iterdir()))
+    num_threads = threading.active_count()
+    with IsolatedReader(timeout_seconds=1.0, command=COMMAND) as reader:
+        find_reason(reader, b"crash")
+        reader.check(content)
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_open
+    assert threading.active_count() == num_threads
+
+
+@pytest.fixture
+def breakable(monkeypatch):
+    """Both places that read unknown files get a decoder that breaks on demand."""
+
+    def make() -> IsolatedReader:
+        return IsolatedReader(timeout_seconds=1.0, command=COMMAND)
+
+    monkeypatch.setattr(entries_module, "IsolatedReader", make)
+    monkeypatch.setattr(intake, "IsolatedReader", make)
+
+
+BROKEN = {"normal/crash.png": b"crash", "osseous_lesion/hang.png": b"hang", "normal/memory.png": b"memory"}
+REASONS = {
+    "normal/crash.png": "decoder_crashed",
+    "osseous_lesion/hang.png": "decoder_hung",
+    "normal/memory.png": "out_of_memory",
+}
+
+
+def test_fault_51_ingest_goes_on(breakable, entries, pack, workspace):
+    report = ingest_images([Delivery("source", pack({**BROKEN, **entries}))], workspace, num_threads=2)
+    assert (report.num_images, report.num_quarantined) == (len(entries), 3)
+    manifest = read_manifest(workspace.manifest_file).set_index("source_name")
+    assert manifest["reason"][manifest["reason"] != ""].to_dict() == REASONS
+
+
+def test_fault_51_prediction_goes_on(breakable, entries, pack, workspace):
+    from hip_mri.config import PreprocessingSettings
+
+    settings = PreprocessingSettings(image_size=32)
+    report = intake.take_in_images(pack({**BROKEN, **entries}), workspace, settings, num_threads=2)
+    assert (report.num_images, report.num_unreadable) == (len(entries), 3)
+    batch = read_manifest(workspace.manifest_file).set_index("source_name")
+    assert batch["reason"][batch["reason"] != ""].to_dict() == REASONS
