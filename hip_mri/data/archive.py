@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from hip_mri.config import SourceLimits
-from hip_mri.data.zip_directory import STORED, Directory, read_directory
+from hip_mri.data.zip_directory import read_directory
 from hip_mri.data.zip_end import OpenFile, find_directory
+from hip_mri.data.zip_records import STORED, Directory
 from hip_mri.errors import ArchiveError, ImageError
 
 _CHUNK_BYTES: Final = 2**18

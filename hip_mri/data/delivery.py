@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hip_mri.config import LABELS
+from hip_mri.config import LABELS, SourceLimits
 from hip_mri.data.fetch import ProgressReport, fetch_source, strip_secrets
 from hip_mri.workspace import Workspace, digest
 
@@ -23,10 +23,12 @@ class Delivery:
     Attributes:
         name: 16 hexadecimal digits that stand for where it came from; a later version keeps them.
         path: Where it lies.
+        limits: How much of it is taken.
     """
 
     name: str
     path: Path
+    limits: SourceLimits = field(default_factory=SourceLimits)
 
 
 def fetch_delivery(
@@ -34,6 +36,7 @@ def fetch_delivery(
     sha256: str | None,
     workspace: Workspace,
     on_progress: ProgressReport = lambda done, total: None,
+    limits: SourceLimits = SourceLimits(),
 ) -> Delivery:
     """Bring one source to this machine; see `hip_mri.data.fetch.fetch_source`.
 
@@ -42,14 +45,18 @@ def fetch_delivery(
         sha256: Expected SHA-256 of the file, or `None`.
         workspace: Its `sources` folder keeps fetched files.
         on_progress: Called while bytes come.
+        limits: How much may come, and how long that may take.
     """
-    path = fetch_source(source, sha256, workspace.sources_folder, on_progress)
+    path = fetch_source(source, sha256, workspace.sources_folder, on_progress, limits)
     is_local = source is not None and path.parent != workspace.sources_folder
-    return Delivery(_name(str(path) if is_local else strip_secrets(source or "demo")), path)
+    return Delivery(_name(str(path) if is_local else strip_secrets(source or "demo")), path, limits)
 
 
 def fetch_deliveries(
-    sources: Sequence[str], workspace: Workspace, on_progress: ProgressReport = lambda done, total: None
+    sources: Sequence[str],
+    workspace: Workspace,
+    on_progress: ProgressReport = lambda done, total: None,
+    limits: SourceLimits = SourceLimits(),
 ) -> tuple[Delivery, ...]:
     """Bring several sources to this machine, and open the folders that deliveries are dropped into.
 
@@ -60,6 +67,7 @@ def fetch_deliveries(
         sources: Paths, addresses, Drive links or ids.
         workspace: Its `sources` folder keeps fetched files.
         on_progress: Called while bytes come.
+        limits: How much each may hold, and how long fetching it may take.
 
     Returns:
         The deliveries, in the order of the sources and then by name; none where drop folders are empty.
@@ -67,7 +75,7 @@ def fetch_deliveries(
     Raises:
         SourceError: See `fetch_source`.
     """
-    fetched = [fetch_delivery(source, None, workspace, on_progress) for source in sources]
+    fetched = [fetch_delivery(source, None, workspace, on_progress, limits) for source in sources]
     opened = [part for delivery in fetched for part in _open_drop_folder(delivery)]
     return tuple({delivery.name: delivery for delivery in opened}.values())
 
@@ -81,7 +89,7 @@ def _open_drop_folder(delivery: Delivery) -> Iterator[Delivery]:
         if path.name.startswith(".") or path.suffix.lower() in _UNFINISHED:
             waiting += 1
         elif path.suffix.lower() == ".zip" or _holds_files(path):
-            yield Delivery(_name(str(path)), path)
+            yield Delivery(_name(str(path)), path, delivery.limits)
     if waiting:
         logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
 

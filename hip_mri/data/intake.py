@@ -17,7 +17,7 @@ import cv2
 import pandas as pd
 from joblib import Parallel, delayed
 
-from hip_mri.config import PreprocessingSettings
+from hip_mri.config import PreprocessingSettings, SourceLimits
 from hip_mri.data.entries import ENTRIES_PER_BATCH, MAX_NUM_BYTES
 from hip_mri.data.images import encode_png
 from hip_mri.data.manifest import COLUMNS, write_manifest
@@ -52,6 +52,7 @@ def take_in_images(
     settings: PreprocessingSettings,
     num_threads: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    limits: SourceLimits = SourceLimits(),
 ) -> IntakeReport:
     """Read every image of a source once, preprocess it, and write the manifest of the batch.
 
@@ -63,6 +64,7 @@ def take_in_images(
         settings: How the images reach the network.
         num_threads: Threads that read and preprocess.
         on_progress: Called with the number of files done and the number of all.
+        limits: How much the source may hold.
 
     Returns:
         The counts.
@@ -72,7 +74,7 @@ def take_in_images(
     """
     cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
     rows: list[dict[str, Any]] = []
-    with open_unlabelled(source_file) as source, Parallel(n_jobs=num_threads, backend="threading") as parallel:
+    with open_unlabelled(source_file, limits) as source, Parallel(n_jobs=num_threads, backend="threading") as parallel:
         remaining = iter(source.entries)
         while part := list(islice(remaining, ENTRIES_PER_BATCH)):
             taken_in = parallel(delayed(_take_in)(source, entry, workspace, settings) for entry in part)
