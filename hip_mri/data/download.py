@@ -20,7 +20,7 @@ from fsspec.asyn import get_loop, sync
 from yarl import URL
 
 from hip_mri.config import SourceLimits
-from hip_mri.data.fetch_limits import refuse_too_large, tell_changed, tell_too_slow
+from hip_mri.data.fetch_limits import limit_progress, tell_changed, tell_too_slow
 from hip_mri.errors import SourceError
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
@@ -137,11 +137,11 @@ async def _receive(
 ) -> None:
     """Write what comes behind the position of a file, no more than allowed and no less than told."""
     total = int(_describe(response).version.get("size", 0))
-    refuse_too_large(address.shown, total, limits)
+    report = limit_progress(on_progress, address.shown, limits)
+    report(stream.tell(), total)
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         stream.write(chunk)
-        refuse_too_large(address.shown, stream.tell(), limits)
-        on_progress(stream.tell(), total)
+        report(stream.tell(), total)
     if total and stream.tell() != total:
         raise aiohttp.ClientPayloadError(f"{stream.tell()} of {total} bytes came")
 
@@ -179,11 +179,12 @@ async def _open_session(address: Address, limits: SourceLimits) -> AsyncIterator
     stall = limits.stall_timeout_seconds
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
     session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=_PLAIN, auto_decompress=False)
+    clock = asyncio.timeout(limits.fetch_timeout_seconds)
     try:
-        async with asyncio.timeout(limits.fetch_timeout_seconds) as time, session:
+        async with clock, session:
             yield session
     except TimeoutError as error:
-        if time.expired():
+        if clock.expired():
             raise tell_too_slow(address.shown, limits) from error
         raise
 

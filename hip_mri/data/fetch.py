@@ -12,7 +12,7 @@ from typing import Any, Final
 import fsspec
 
 from hip_mri.config import SourceLimits
-from hip_mri.data.fetch_limits import LimitedStream, tell_changed
+from hip_mri.data.fetch_limits import limit_progress, tell_changed
 from hip_mri.data.partial_files import continue_part, copy_ranges
 from hip_mri.data.source import check_zip
 from hip_mri.errors import FetchError, HipMriError, SourceError
@@ -94,7 +94,7 @@ def fetch_source(
         return file if file.exists() else write_demo_zip(file, seed=DEMO_SEED)
     drive_id = _find_drive_id(source)
     if drive_id:
-        path = _fetch_from_drive(drive_id, sources_folder, limits)
+        path = _fetch_from_drive(drive_id, sources_folder, on_progress, limits)
     elif source.startswith(_STORAGES):
         path = _fetch_from_storage(source, sources_folder, on_progress, limits)
     elif source.startswith(_REMOTE):
@@ -176,16 +176,16 @@ def _tell_version(info: Mapping[str, Any]) -> dict[str, str]:
     return {field: str(info[field]) for field in _VERSION_FIELDS if info.get(field) is not None}
 
 
-def _fetch_from_drive(drive_id: str, sources_folder: Path, limits: SourceLimits) -> Path:
+def _fetch_from_drive(drive_id: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
     import gdown  # noqa: PLC0415 - slow to import, rarely used
 
     file = sources_folder / f"drive-{digest(drive_id)[:16]}.zip"
     if not file.exists():
         with _receive(file, _explain_drive_failure) as temporary, temporary.open("wb") as stream:
-            output = LimitedStream(stream, "the Google Drive file", limits)
-            gdown.download(
-                id=drive_id, output=output, quiet=False, timeout=limits.stall_timeout_seconds
-            )  # given a path it leaves parts of files behind
+            report = limit_progress(on_progress, "the Google Drive file", limits)
+            stall = limits.stall_timeout_seconds
+            # Given a path in the place of a stream, it would leave parts of files behind.
+            gdown.download(id=drive_id, output=stream, quiet=False, timeout=stall, progress=report)
     return file
 
 

@@ -1,11 +1,34 @@
 """How much may be fetched and how long it may take, for every way of fetching."""
 
-import io
 import time
-from typing import Any, BinaryIO
+from collections.abc import Callable
 
 from hip_mri.config import SourceLimits
 from hip_mri.errors import SourceError
+
+
+def limit_progress(
+    on_progress: Callable[[int, int], None], shown: str, limits: SourceLimits
+) -> Callable[[int, int | None], None]:
+    """Hold a report of progress against the limits on bytes and time, which runs from now.
+
+    Args:
+        on_progress: Receives the bytes that have come and the bytes of all, 0 where that is unknown.
+        shown: What the user knows the file by.
+        limits: What it may take.
+
+    Returns:
+        A function of the same form, which raises `SourceError` above a limit.
+    """
+    end = time.monotonic() + limits.fetch_timeout_seconds
+
+    def report(done: int, total: int | None) -> None:
+        refuse_too_large(shown, max(done, total or 0), limits)
+        if time.monotonic() > end:
+            raise tell_too_slow(shown, limits)
+        on_progress(done, total or 0)
+
+    return report
 
 
 def refuse_too_large(shown: str, num_bytes: int, limits: SourceLimits) -> None:
@@ -30,29 +53,3 @@ def tell_changed(shown: str) -> SourceError:
     return SourceError(
         f"source: the file at {shown} has changed while it was fetched. Start again, and it is fetched anew."
     )
-
-
-class LimitedStream(io.RawIOBase):
-    """Takes what is written to it up to the limits on bytes and time, then raises `SourceError`.
-
-    Args:
-        stream: Where the bytes go.
-        shown: What the user knows the file by.
-        limits: What it may take.
-    """
-
-    def __init__(self, stream: BinaryIO, shown: str, limits: SourceLimits) -> None:
-        self._stream = stream
-        self._shown = shown
-        self._limits = limits
-        self._end = time.monotonic() + limits.fetch_timeout_seconds
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any) -> int:
-        if time.monotonic() > self._end:
-            raise tell_too_slow(self._shown, self._limits)
-        written = self._stream.write(content)
-        refuse_too_large(self._shown, self._stream.tell(), self._limits)
-        return written

@@ -2,13 +2,12 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from hip_mri.config import SourceLimits
-from hip_mri.data.fetch_limits import refuse_too_large, tell_changed, tell_too_slow
+from hip_mri.data.fetch_limits import limit_progress, tell_changed
 from hip_mri.errors import SourceError
 from hip_mri.workspace import digest
 
@@ -71,14 +70,12 @@ def copy_ranges(
     Raises:
         SourceError: It is over a limit, or ends early.
     """
-    refuse_too_large(shown, size, limits)
-    end = time.monotonic() + limits.fetch_timeout_seconds
+    report = limit_progress(on_progress, shown, limits)
     with part.open("ab") as stream:
+        report(stream.tell(), size)
         while (start := stream.tell()) < size:
-            if time.monotonic() > end:
-                raise tell_too_slow(shown, limits)
             content = read(start, min(start + _RANGE_BYTES, size))
             if not content:
                 raise tell_changed(shown)
             stream.write(content)
-            on_progress(stream.tell(), size)
+            report(stream.tell(), size)
