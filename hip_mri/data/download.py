@@ -187,6 +187,10 @@ async def _open_session(address: Address, limits: SourceLimits) -> AsyncIterator
         if clock.expired():
             raise tell_too_slow(address.shown, limits) from error
         raise
+    except ValueError as error:  # what aiohttp and yarl say of addresses
+        raise SourceError(
+            f"source: {address.shown} is or leads to an address that is none. Check the address."
+        ) from error
 
 
 @contextlib.asynccontextmanager
