@@ -8,6 +8,7 @@ from typing import Final
 
 from hip_mri.config import LABELS, SourceLimits
 from hip_mri.data.fetch import ProgressReport, fetch_source, strip_secrets
+from hip_mri.data.folder_listing import holds_files
 from hip_mri.workspace import Workspace, digest
 
 logger = logging.getLogger(__name__)
@@ -81,21 +82,17 @@ def fetch_deliveries(
 
 
 def _open_drop_folder(delivery: Delivery) -> Iterator[Delivery]:
-    if delivery.path.is_file() or any(_holds_files(delivery.path / label) for label in LABELS):
+    if delivery.path.is_file() or any(holds_files(delivery.path / label) for label in LABELS):
         yield delivery
         return
     waiting = 0
     for path in sorted(delivery.path.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() in _UNFINISHED:
             waiting += 1
-        elif path.suffix.lower() == ".zip" or _holds_files(path):
+        elif path.suffix.lower() == ".zip" or holds_files(path):
             yield Delivery(_name(str(path)), path, delivery.limits)
     if waiting:
         logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
-
-
-def _holds_files(path: Path) -> bool:
-    return path.is_dir() and any(file.is_file() for file in path.rglob("*"))
 
 
 def _name(origin: str) -> str:

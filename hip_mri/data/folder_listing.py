@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from hip_mri.errors import SourceError
 _MEANINGS: Final = {
     "link": "links that lead out of it, to folders or nowhere (find all links with `find . -type l`)",
     "special": "pipes, sockets or devices (find them with `find . ! -type f ! -type d ! -type l`)",
-    "deep": f"files below more than {MOST_LEVELS - 1} folders (find them with `find . -mindepth {MOST_LEVELS + 1}`)",
+    "deep": f"files or folders below more than {MOST_LEVELS - 1} others (see `find . -mindepth {MOST_LEVELS + 1}`)",
 }
 
 
@@ -51,15 +51,15 @@ def list_folder(folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]
     return files
 
 
+def holds_files(folder: Path) -> bool:
+    """Whether there is anything below a folder that `list_folder` takes or refuses, but for what cannot be read."""
+    return folder.is_dir() and any(_descend(folder, lambda error: None))
+
+
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file, and every link in the place of a folder."""
+    """What `_descend` finds; `SourceError` where a folder cannot be read."""
     unreadable: list[OSError] = []
-    for place, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders.sort()
-        links = [name for name in folders if Path(place, name).is_symlink()]
-        yield from (Path(place, name) for name in (*links, *files))
-        if len(Path(place).relative_to(folder).parts) >= MOST_LEVELS:
-            folders.clear()
+    yield from _descend(folder, unreadable.append)
     if unreadable:
         raise SourceError(
             f"source: {len(unreadable)} of its folders cannot be read ({unreadable[0].strerror}). "
@@ -67,17 +67,28 @@ def _walk(folder: Path) -> Iterator[Path]:
         )
 
 
+def _descend(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Every file, every link in the place of a folder, and every folder at the first level that is too deep."""
+    for place, folders, files in os.walk(folder, onerror=on_error):
+        folders.sort()
+        is_last = len(Path(place).relative_to(folder).parts) == MOST_LEVELS
+        not_entered = [name for name in folders if is_last or Path(place, name).is_symlink()]
+        yield from (Path(place, name) for name in (*not_entered, *files))
+        if is_last:
+            folders.clear()
+
+
 def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
     """What the system tells of a file, or a key of `_MEANINGS`."""
+    if len(path.relative_to(folder).parts) > MOST_LEVELS:
+        return "deep"
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         target = Path(os.path.realpath(path))  # `resolve` raises on loops
         if not target.is_file() or not target.is_relative_to(root):
             return "link"
         status = target.stat()
-    if not stat.S_ISREG(status.st_mode):
-        return "special"
-    return "deep" if len(path.relative_to(folder).parts) > MOST_LEVELS else status
+    return status if stat.S_ISREG(status.st_mode) else "special"
 
 
 def _check_limits(num_files: int, num_bytes: int, limits: SourceLimits) -> None:

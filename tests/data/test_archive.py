@@ -744,7 +744,7 @@ def test_fault_09_control_characters_in_a_folder(spread, entries):
 def test_fault_14_a_deep_folder(spread, entries):
     deep = "normal/" + "d/" * 15 + "x.png"
     assert refuse_folder(spread({**entries, deep: b"x", deep[:-5] + "e/" * 40 + "y.png": b"y"})).startswith(
-        "source: the folder holds 1 files below more than 15 folders"
+        "source: the folder holds 2 files or folders below more than 15 others"
     )
 
 

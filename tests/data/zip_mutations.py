@@ -74,9 +74,7 @@ def build_samples() -> list[bytes]:
         picture,
         DEFLATED,
         flags=1 << 3,
-        trailer=struct.pack(
-            "<4s3L", b"PK\7\x08", zlib.crc32(picture), len(Member(b"", picture, DEFLATED).pack()), 1024
-        ),
+        trailer=struct.pack("<4s3L", b"PK\7\x08", zlib.crc32(picture), len(packed), len(picture)),
         in_local={"checksum": 0, "size": 0, "packed_size": 0},
     )
     long_sizes = struct.pack("<2H2Q", 1, 16, len(picture), len(picture))
