@@ -41,7 +41,7 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
         steps = Steps(runner)
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
 
-        delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace)
+        delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace, config.limits)
         steps.run(check_patient_tables)(delivered, config.data.patients_file)
         intake = steps.run(ingest_images)(delivered, workspace, config.runner.count_threads())
 

@@ -49,8 +49,10 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
         steps, serving = Steps(runner), workspace.serving
         model = steps.run(find_model)(workspace, config.model)
 
-        (delivery,) = steps.run(fetch_source)(config.source, config.source_sha256, serving)
-        intake = steps.run(take_in_images)(delivery.path, serving, model.network.preprocessing, threads)
+        (delivery,) = steps.run(fetch_source)(config.source, config.source_sha256, serving, config.limits)
+        intake = steps.run(take_in_images)(
+            delivery.path, serving, model.network.preprocessing, threads, delivery.limits
+        )
         shards = steps.run(plan_shards)(serving, config.runner.shard_size)
 
         choice = steps.run(choose_serving_engine)(config.engine, config.precision, model.precision)

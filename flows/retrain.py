@@ -56,7 +56,7 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         steps = Steps(runner)
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=False)
 
-        delivered = steps.run(fetch_deliveries)(config.sources, workspace)
+        delivered = steps.run(fetch_deliveries)(config.sources, workspace, config.limits)
         steps.run(check_patient_tables)(delivered, config.data.patients_file)
         if retrain.accept_drift:
             steps.run(admit_all)(workspace)

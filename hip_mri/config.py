@@ -65,6 +65,25 @@ class DataSettings(Settings):
         return pattern
 
 
+class SourceLimits(Settings):
+    """How much a source may hold or take, so that a broken or malicious one ends the run and not the machine."""
+
+    most_entries: int = Field(default=2_000_000, ge=1, le=100_000_000)
+    """Files and folders in a source."""
+
+    most_bytes: int = Field(default=2**40, ge=1, le=2**50)
+    """Bytes of all files of a source, unpacked, and of a file that is fetched; 2**40 is a tebibyte."""
+
+    most_ratio: float = Field(default=100, ge=1, le=2000)
+    """How many times its packed size an entry of a zip file above 1 MiB, or all of them together, may unpack to."""
+
+    fetch_timeout_seconds: float = Field(default=86_400, gt=0, le=604_800)
+    """Seconds that fetching a source may take."""
+
+    stall_timeout_seconds: float = Field(default=60, gt=0, le=3600)
+    """Seconds without a byte after which a connection counts as lost."""
+
+
 class PreprocessingSettings(Settings):
     """From the image as it came to the image that the network sees."""
 
@@ -292,6 +311,7 @@ class TrainingConfig(Settings):
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
     """Start of every random choice: split, initial weights, order of images, flips."""
 
+    limits: SourceLimits = SourceLimits()
     data: DataSettings = DataSettings()
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     model: ModelSettings = ModelSettings()
@@ -387,6 +407,7 @@ class PredictConfig(_OneSource):
     precision: Literal["auto"] | Precision = "auto"
     """`auto` takes the precision that the model was evaluated in, where this machine computes it in hardware."""
 
+    limits: SourceLimits = SourceLimits()
     sheet: SheetSettings = SheetSettings()
     runner: RunnerSettings = RunnerSettings()
 

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from hip_mri.config import SourceLimits
 from hip_mri.data import delivery, fingerprint, folders, groups, identities, ingest, preprocess, shards, split
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport
@@ -26,17 +27,21 @@ def hold_workspace(folder: Path) -> Iterator[Workspace]:
 
 
 @task(task_run_name="fetch the source", cache_policy=NO_CACHE, **NETWORK_RETRIES)
-def fetch_source(source: str | None, sha256: str | None, workspace: Workspace) -> tuple[Delivery, ...]:
+def fetch_source(
+    source: str | None, sha256: str | None, workspace: Workspace, limits: SourceLimits = SourceLimits()
+) -> tuple[Delivery, ...]:
     """See `hip_mri.data.delivery.fetch_delivery`; shows the bytes that have come."""
     with show_progress("fetch-source", "fetch_source: bytes") as update:
-        return (delivery.fetch_delivery(source, sha256, workspace, update),)
+        return (delivery.fetch_delivery(source, sha256, workspace, update, limits),)
 
 
 @task(task_run_name="fetch what has come", cache_policy=NO_CACHE, **NETWORK_RETRIES)
-def fetch_deliveries(sources: Sequence[str], workspace: Workspace) -> tuple[Delivery, ...]:
+def fetch_deliveries(
+    sources: Sequence[str], workspace: Workspace, limits: SourceLimits = SourceLimits()
+) -> tuple[Delivery, ...]:
     """See `hip_mri.data.delivery.fetch_deliveries`; shows the bytes that have come."""
     with show_progress("fetch-deliveries", "fetch_deliveries: bytes") as update:
-        return delivery.fetch_deliveries(sources, workspace, update)
+        return delivery.fetch_deliveries(sources, workspace, update, limits)
 
 
 @task(task_run_name="take in the images", cache_policy=NO_CACHE)

@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from hip_mri.config import LABELS, SPLITS, PipelineConfig, PredictConfig, ReleaseSettings, RunnerSettings
+from hip_mri.config import LABELS, SPLITS, PipelineConfig, PredictConfig, ReleaseSettings, RunnerSettings, SourceLimits
 
 JUST = 1e-9
 
 BOUNDS = [  # setting, allowed at the ends, refused just beyond
     ("seed", (0, 2**32 - 1), (-1, 2**32)),
+    ("limits.most_entries", (1, 100_000_000), (0, 100_000_001)),
+    ("limits.most_bytes", (1, 2**50), (0, 2**50 + 1)),
+    ("limits.most_ratio", (1, 2000), (0.999, 2000.1)),
+    ("limits.fetch_timeout_seconds", (JUST, 604_800), (0, 604_801)),
+    ("limits.stall_timeout_seconds", (JUST, 3600), (0, 3601)),
     ("data.val_fraction", (JUST, 0.5 - JUST), (0, 0.5)),
     ("data.test_fraction", (JUST, 0.5 - JUST), (0, 0.5)),
     ("preprocessing.clahe_clip_limit", (0, 40), (-JUST, 40.001)),
@@ -215,6 +220,7 @@ PREDICT_BOUNDS = [
     ("source_sha256", (), ("ab" * 31, "ab" * 32)),  # without a source even a sound one is refused
 ]
 PREDICT_OTHERS = {"source", "workspace"} | {f"runner.{name}" for name in RunnerSettings.model_fields}
+PREDICT_OTHERS |= {f"limits.{name}" for name in SourceLimits.model_fields}
 
 
 def test_the_table_above_names_every_setting_of_hip_predict():

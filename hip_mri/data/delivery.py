@@ -1,21 +1,19 @@
 """Deliveries: the zip files and folders that a run takes its images from, each under a name that lasts."""
 
 import logging
-import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hip_mri.config import LABELS
+from hip_mri.config import LABELS, SourceLimits
 from hip_mri.data.fetch import ProgressReport, fetch_source, strip_secrets
+from hip_mri.data.folder_listing import holds_files
+from hip_mri.data.source import says_synthetic
 from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
-"""File at the top of a delivery, or one folder below, by which it says that no patient is in it."""
 
 _SYNTHETIC: Final = "synthetic-"
 
@@ -31,10 +29,12 @@ class Delivery:
         name: 16 hexadecimal digits that stand for where it came from; a later version keeps them. Before them stands
             `synthetic-` where the delivery says by a file `SYNTHETIC.txt` that no patient is in it.
         path: Where it lies.
+        limits: How much of it is taken.
     """
 
     name: str
     path: Path
+    limits: SourceLimits = field(default_factory=SourceLimits)
 
 
 def is_synthetic(name: str) -> bool:
@@ -47,6 +47,7 @@ def fetch_delivery(
     sha256: str | None,
     workspace: Workspace,
     on_progress: ProgressReport = lambda done, total: None,
+    limits: SourceLimits = SourceLimits(),
 ) -> Delivery:
     """Bring one source to this machine; see `hip_mri.data.fetch.fetch_source`.
 
@@ -55,14 +56,18 @@ def fetch_delivery(
         sha256: Expected SHA-256 of the file, or `None`.
         workspace: Its `sources` folder keeps fetched files.
         on_progress: Called while bytes come.
+        limits: How much may come, and how long that may take.
     """
-    path = fetch_source(source, sha256, workspace.sources_folder, on_progress)
+    path = fetch_source(source, sha256, workspace.sources_folder, on_progress, limits)
     is_local = source is not None and path.parent != workspace.sources_folder
-    return _describe(path, str(path) if is_local else strip_secrets(source or "demo"))
+    return _describe(path, str(path) if is_local else strip_secrets(source or "demo"), limits)
 
 
 def fetch_deliveries(
-    sources: Sequence[str], workspace: Workspace, on_progress: ProgressReport = lambda done, total: None
+    sources: Sequence[str],
+    workspace: Workspace,
+    on_progress: ProgressReport = lambda done, total: None,
+    limits: SourceLimits = SourceLimits(),
 ) -> tuple[Delivery, ...]:
     """Bring several sources to this machine, and open the folders that deliveries are dropped into.
 
@@ -73,6 +78,7 @@ def fetch_deliveries(
         sources: Paths, addresses, Drive links or ids.
         workspace: Its `sources` folder keeps fetched files.
         on_progress: Called while bytes come.
+        limits: How much each may hold, and how long fetching it may take.
 
     Returns:
         The deliveries, in the order of the sources and then by name; none where drop folders are empty.
@@ -80,38 +86,24 @@ def fetch_deliveries(
     Raises:
         SourceError: See `fetch_source`.
     """
-    fetched = [fetch_delivery(source, None, workspace, on_progress) for source in sources]
+    fetched = [fetch_delivery(source, None, workspace, on_progress, limits) for source in sources]
     opened = [part for delivery in fetched for part in _open_drop_folder(delivery)]
     return tuple({delivery.name: delivery for delivery in opened}.values())
 
 
 def _open_drop_folder(delivery: Delivery) -> Iterator[Delivery]:
-    if delivery.path.is_file() or any(_holds_files(delivery.path / label) for label in LABELS):
+    if delivery.path.is_file() or any(holds_files(delivery.path / label) for label in LABELS):
         yield delivery
         return
     waiting = 0
     for path in sorted(delivery.path.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() in _UNFINISHED:
             waiting += 1
-        elif path.suffix.lower() == ".zip" or _holds_files(path):
-            yield _describe(path, str(path))
+        elif path.suffix.lower() == ".zip" or holds_files(path):
+            yield _describe(path, str(path), delivery.limits)
     if waiting:
         logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
 
 
-def _holds_files(path: Path) -> bool:
-    return path.is_dir() and any(file.is_file() for file in path.rglob("*"))
-
-
-def _describe(path: Path, origin: str) -> Delivery:
-    return Delivery((_SYNTHETIC if _says_synthetic(path) else "") + digest(origin)[:16], path)
-
-
-def _says_synthetic(path: Path) -> bool:
-    if path.is_dir():
-        return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False  # whoever reads it says what is wrong with it
+def _describe(path: Path, origin: str, limits: SourceLimits) -> Delivery:
+    return Delivery((_SYNTHETIC if says_synthetic(path, limits) else "") + digest(origin)[:16], path, limits)

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
-from hip_mri.data.delivery import SYNTHETIC_MARK
 from hip_mri.data.images import encode_png
 from hip_mri.data.phantom import draw_body
 from hip_mri.data.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice
+from hip_mri.data.source import SYNTHETIC_MARK
 from hip_mri.errors import HipMriError, SettingsError
 from hip_mri.storage import replace_file
 

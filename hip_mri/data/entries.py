@@ -78,7 +78,7 @@ def read_delivery(
         SourceError: The delivery as a whole cannot be used.
     """
     earlier = _read_list(delivery.name, workspace)
-    with open_source(delivery.path, needs_all_classes=not keep_earlier) as source:
+    with open_source(delivery.path, delivery.limits, needs_all_classes=not keep_earlier) as source:
         known = _find_known(source.entries, earlier, workspace)
         rows = [row for entry in source.entries if (row := known.get(entry.name)) is not None]
         unread = [entry for entry in source.entries if entry.name not in known]

@@ -4,16 +4,18 @@ import contextlib
 import errno
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import fsspec
-from fsspec.callbacks import Callback
 
+from hip_mri.config import SourceLimits
+from hip_mri.data.fetch_limits import limit_progress, tell_changed
+from hip_mri.data.partial_files import continue_part, copy_ranges
 from hip_mri.data.source import check_zip
-from hip_mri.errors import FetchError, SourceError
+from hip_mri.errors import FetchError, HipMriError, SourceError
 from hip_mri.storage import digest, digest_file, replace_file
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ DEMO_VERSION: Final = 1
 DEMO_SEED: Final = 0
 """The demo is the same for every seed of a run, so that runs can be compared."""
 
-_REMOTE: Final = ("https://", "s3://", "gs://")
+_STORAGES: Final = ("s3://", "gs://")
+_REMOTE: Final = ("https://", *_STORAGES)
 _DRIVE_ID: Final = re.compile(r"[A-Za-z0-9_-]{25,60}")
 _DRIVE_LINK: Final = re.compile(r"https://(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([A-Za-z0-9_-]{25,60})")
 _SECRETS: Final = re.compile(r"(?<=://)[^/]*@|[?#].*")
@@ -61,6 +64,7 @@ def fetch_source(
     sha256: str | None,
     sources_folder: Path,
     on_progress: ProgressReport = lambda done, total: None,
+    limits: SourceLimits = SourceLimits(),
 ) -> Path:
     """Bring a source to this machine, once.
 
@@ -70,12 +74,14 @@ def fetch_source(
         sources_folder: Where fetched files are kept. A remote file that has not changed, by its size, time and tag,
             is not fetched again.
         on_progress: Called while bytes come.
+        limits: How many bytes may come, and how long that may take.
 
     Returns:
         A zip file or a folder on this machine.
 
     Raises:
-        SourceError: The source does not exist, is refused, or is not the file that `sha256` names.
+        SourceError: The source does not exist, is refused, is not the file that `sha256` names, leads to a private
+            address, is over a limit, or changed between two tries.
         ArchiveError: What was fetched is not a zip file; it is not kept.
         FetchError: The network failed; trying again can help.
         WorkspaceError: The disk is full or not writable.
@@ -88,9 +94,11 @@ def fetch_source(
         return file if file.exists() else write_demo_zip(file, seed=DEMO_SEED)
     drive_id = _find_drive_id(source)
     if drive_id:
-        path = _fetch_from_drive(drive_id, sources_folder)
+        path = _fetch_from_drive(drive_id, sources_folder, on_progress, limits)
+    elif source.startswith(_STORAGES):
+        path = _fetch_from_storage(source, sources_folder, on_progress, limits)
     elif source.startswith(_REMOTE):
-        path = _fetch_address(source, sources_folder, on_progress)
+        path = _fetch_from_web(source, sources_folder, on_progress, limits)
     else:
         path = Path(source).expanduser().resolve()
     if sha256:
@@ -117,28 +125,67 @@ def _is_path(source: str) -> bool:
         return False
 
 
-def _fetch_address(address: str, sources_folder: Path, on_progress: ProgressReport) -> Path:
+def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
+    from hip_mri.data.download import Address, ask_for_file, download_file  # noqa: PLC0415 - loads aiohttp, half a second
+
+    shown = strip_secrets(address)
+    explain = partial(_explain_failure, shown)
+    schemes = tuple(start for start in _REMOTE if start.startswith("http"))
+    place = Address(address, shown, schemes)
+    with _explained(explain):
+        remote = ask_for_file(place, limits)
+    file = _name_file(address, remote.version, sources_folder)
+    if not file.exists():
+        logger.info("Fetching %s", shown)
+        with _receive(file, explain) as temporary:
+            if remote.can_resume:
+                with continue_part(address, shown, remote.version, sources_folder, temporary) as part:
+                    download_file(place, remote, part, limits, on_progress)
+            else:
+                download_file(place, remote, temporary, limits, on_progress)
+    return file
+
+
+def _fetch_from_storage(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
+    """Fetch from `s3://` or `gs://`, range by range."""
     shown = strip_secrets(address)
     explain = partial(_explain_failure, shown)
     with _explained(explain):
         filesystem, path = fsspec.url_to_fs(address)
-        info = filesystem.info(path)
-    version = {field: str(info[field]) for field in _VERSION_FIELDS if info.get(field) is not None}
-    file = sources_folder / f"{digest([address, version])[:16]}-{Path(shown).name or 'source'}"
+        version = _tell_version(filesystem.info(path))
+    file = _name_file(address, version, sources_folder)
     if not file.exists():
         logger.info("Fetching %s", shown)
-        with _receive(file, explain) as temporary:
-            filesystem.get_file(path, str(temporary), callback=_ByteProgress(on_progress))
+        with (
+            _receive(file, explain) as temporary,
+            continue_part(address, shown, version, sources_folder, temporary) as part,
+        ):
+            read = partial(filesystem.cat_file, path)
+            copy_ranges(read, int(version.get("size", 0)), part, shown, on_progress, limits)
+            if _tell_version(filesystem.info(path)) != version:
+                raise tell_changed(shown)
     return file
 
 
-def _fetch_from_drive(drive_id: str, sources_folder: Path) -> Path:
+def _name_file(address: str, version: Mapping[str, str], sources_folder: Path) -> Path:
+    name = Path(strip_secrets(address)).name or "source"
+    return sources_folder / f"{digest([address, version])[:16]}-{name}"
+
+
+def _tell_version(info: Mapping[str, Any]) -> dict[str, str]:
+    return {field: str(info[field]) for field in _VERSION_FIELDS if info.get(field) is not None}
+
+
+def _fetch_from_drive(drive_id: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
     import gdown  # noqa: PLC0415 - slow to import, rarely used
 
     file = sources_folder / f"drive-{digest(drive_id)[:16]}.zip"
     if not file.exists():
         with _receive(file, _explain_drive_failure) as temporary, temporary.open("wb") as stream:
-            gdown.download(id=drive_id, output=stream, quiet=False)  # given a path it leaves parts of files behind
+            report = limit_progress(on_progress, "the Google Drive file", limits)
+            stall = limits.stall_timeout_seconds
+            # Given a path in the place of a stream, it would leave parts of files behind.
+            gdown.download(id=drive_id, output=stream, quiet=False, timeout=stall, progress=report)
     return file
 
 
@@ -165,6 +212,8 @@ def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
     """Raise what an error of the network means to the user; a full disk is left to `replace_file`."""
     try:
         yield
+    except HipMriError:
+        raise
     except Exception as error:  # each storage has network errors of its own, without a common base
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise
@@ -216,14 +265,3 @@ def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
             f"source_sha256: {path.name} has the SHA-256 {found}, expected is {expected}. "
             "The file is another version or damaged: fetch it again, or correct the setting."
         )
-
-
-class _ByteProgress(Callback):
-    """Hands fsspec's progress on to a plain function."""
-
-    def __init__(self, on_progress: ProgressReport) -> None:
-        super().__init__()
-        self._on_progress = on_progress
-
-    def call(self, *_: object, **__: object) -> None:
-        self._on_progress(int(self.value), int(self.size or 0))

@@ -130,7 +130,7 @@ def _read(name: str, workspace: Workspace) -> pd.DataFrame:
 
 def read_delivered_table(delivery: Delivery) -> PatientTable | None:
     """Read the table of patients beside the class folders of a delivery; `None` where there is none."""
-    found = read_patients_table(delivery.path)
+    found = read_patients_table(delivery.path, delivery.limits)
     return None if found is None else parse_patient_table(found, "source: its table of patients")
 
 

@@ -18,7 +18,7 @@ import cv2
 import pandas as pd
 from joblib import Parallel, delayed
 
-from hip_mri.config import PreprocessingSettings
+from hip_mri.config import PreprocessingSettings, SourceLimits
 from hip_mri.data.entries import ENTRIES_PER_BATCH, read_entry
 from hip_mri.data.images import encode_png
 from hip_mri.data.isolation import IsolatedReader
@@ -55,6 +55,7 @@ def take_in_images(
     settings: PreprocessingSettings,
     num_threads: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    limits: SourceLimits = SourceLimits(),
 ) -> IntakeReport:
     """Read every image of a source once, preprocess it, and write the manifest of the batch.
 
@@ -66,6 +67,7 @@ def take_in_images(
         settings: How the images reach the network.
         num_threads: Threads that read and preprocess.
         on_progress: Called with the number of files done and the number of all.
+        limits: How much the source may hold.
 
     Returns:
         The counts.
@@ -76,7 +78,7 @@ def take_in_images(
     cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
     rows: list[dict[str, Any]] = []
     with (
-        open_unlabelled(source_file) as source,
+        open_unlabelled(source_file, limits) as source,
         IsolatedReader() as reader,
         Parallel(n_jobs=num_threads, backend="threading") as parallel,
     ):

@@ -1,45 +1,40 @@
 """A zip file or a folder, seen as a list of entries: labelled by two class folders, or without labels."""
 
 import contextlib
-import lzma
 import os
 import re
-import struct
-import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
-from hip_mri.config import LABELS
-from hip_mri.errors import ArchiveError, ImageError, SourceError, list_offenders
+from hip_mri.config import LABELS, SourceLimits
+from hip_mri.data.archive import Archive, check_archive, open_archive
+from hip_mri.data.entry_names import escape_name, find_name_fault, show_name
+from hip_mri.data.folder_listing import list_folder
+from hip_mri.errors import ImageError, SourceError, list_offenders
 
 _LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
 """What operating systems leave in archives and folders."""
 
 _PATIENTS_TABLE = re.compile(r"(.*-)?patients\.csv", re.IGNORECASE)
 
+SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
+"""File at the top of a delivery, or one folder below, by which it says that no patient is in it."""
+
 _NEEDED = f"Needed are two class folders with images, {LABELS[0]} and {LABELS[1]}, at the same depth, and no third."
 
 _NEEDED_WITHOUT_LABELS = "Needed are images, in folders of any kind, in a zip file, or a single one."
 
-_DAMAGE: Final = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)
-"""What `zipfile` and the decompressors raise for bytes that are not as they should be."""
+_ZIP_STARTS: Final = (b"PK\3\4", b"PK\5\6")
+"""First bytes of a zip file with entries, and of an empty one."""
+
+_MOST_TABLE_BYTES: Final = 2**27
+"""Largest table of patients: a hundred bytes for each of a million images."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One file below a class folder, or of a source without labels.
 
@@ -57,8 +52,8 @@ class Entry:
 
     @property
     def storable_name(self) -> str:
-        """The name as text that any file can hold: bytes of a file name that are not UTF-8 become escapes."""
-        return self.name.encode("utf-8", "backslashreplace").decode()
+        """The name as text that any file can hold and any terminal can show: what is not becomes escapes."""
+        return escape_name(self.name)
 
 
 class Source(Protocol):
@@ -77,11 +72,14 @@ NameReader = Callable[[Sequence[str]], tuple[list[tuple[str, str]], int]]
 
 
 @contextlib.contextmanager
-def open_source(path: Path, *, needs_all_classes: bool = True) -> Iterator[Source]:
+def open_source(
+    path: Path, limits: SourceLimits = SourceLimits(), *, needs_all_classes: bool = True
+) -> Iterator[Source]:
     """Open a zip file or a folder and find its class folders.
 
     Args:
         path: A zip file or a folder that holds the folders `normal` and `osseous_lesion`, both at one depth.
+        limits: How much it may hold.
         needs_all_classes: Whether one class folder is too few.
 
     Yields:
@@ -89,40 +87,42 @@ def open_source(path: Path, *, needs_all_classes: bool = True) -> Iterator[Sourc
 
     Raises:
         SourceError: There is no such file, class folders are missing or unknown, they hold no files, or a folder
-            cannot be read.
-        ArchiveError: The file is not a zip file, or one that cannot be read safely.
+            cannot be read or holds what no folder of images does.
+        ArchiveError: The file is not a zip file, or one that cannot be trusted.
     """
     read_names = partial(label_names, needs_all_classes=needs_all_classes)
     if path.is_dir():
-        yield _FolderSource(path, read_names)
+        yield _FolderSource(path, list_folder(path, limits), read_names)
     elif path.is_file():
-        with _open_zip(path, path.name) as archive:
+        with open_archive(path, path.name, limits, _NEEDED) as archive:
             yield _ZipSource(archive, read_names)
     else:
         raise SourceError(f"source: there is no file or folder {path}. Give the path of a zip file or of a folder.")
 
 
 @contextlib.contextmanager
-def open_unlabelled(path: Path) -> Iterator[Source]:
+def open_unlabelled(path: Path, limits: SourceLimits = SourceLimits()) -> Iterator[Source]:
     """Open images that nobody has sorted into classes: every file but the litter of operating systems is an entry.
 
     Args:
         path: A zip file or a folder with folders of any kind, or a single image.
+        limits: How much it may hold.
 
     Yields:
         The entries, with empty labels; nothing is read or unpacked yet.
 
     Raises:
-        SourceError: There is no such file, there are no files in it, or a folder cannot be read.
-        ArchiveError: The zip file cannot be read safely.
+        SourceError: There is no such file, there are no files in it, or a folder cannot be read or holds what no
+            folder of images does.
+        ArchiveError: The zip file cannot be trusted.
     """
     if path.is_dir():
-        yield _FolderSource(path, list_names)
+        yield _FolderSource(path, list_folder(path, limits), list_names)
     elif _looks_like_zip(path):
-        with _open_zip(path, path.name, _NEEDED_WITHOUT_LABELS) as archive:
+        with open_archive(path, path.name, limits, _NEEDED_WITHOUT_LABELS) as archive:
             yield _ZipSource(archive, list_names)
     elif path.is_file():
-        yield _FolderSource(path.parent, list_names, [path.name])
+        yield _FolderSource(path.parent, {path.name: path.stat()}, list_names)
     else:
         raise SourceError(f"source: there is no file or folder {path}. {_NEEDED_WITHOUT_LABELS}")
 
@@ -140,7 +140,10 @@ def list_names(names: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
 
 
 def _looks_like_zip(file: Path) -> bool:
-    return file.is_file() and (file.suffix.lower() == ".zip" or zipfile.is_zipfile(file))
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return file.suffix.lower() == ".zip" or stream.read(4) in _ZIP_STARTS
 
 
 def check_zip(file: Path, name: str) -> None:
@@ -153,14 +156,15 @@ def check_zip(file: Path, name: str) -> None:
     Raises:
         ArchiveError: The file is not a zip file, or one that cannot be read.
     """
-    _open_zip(file, name).close()
+    check_archive(file, name, _NEEDED)
 
 
-def read_patients_table(path: Path) -> bytes | None:
+def read_patients_table(path: Path, limits: SourceLimits = SourceLimits()) -> bytes | None:
     """Read the table of patients that lies beside the class folders or one folder above: `...patients.csv`.
 
     Args:
         path: A zip file or a folder.
+        limits: How much the source may hold.
 
     Returns:
         The file's content; `None` where there is none.
@@ -171,62 +175,101 @@ def read_patients_table(path: Path) -> bytes | None:
     if path.is_dir():
         tables = sorted([*path.glob("*patients.csv"), *path.glob("*/*patients.csv")])
         names = [file.relative_to(path).as_posix() for file in tables if _PATIENTS_TABLE.fullmatch(file.name)]
-        return (path / names[0]).read_bytes() if _is_one(names) else None
-    with _open_zip(path, path.name) as archive:
-        names = [name for name in archive.namelist() if _PATIENTS_TABLE.fullmatch(name.rpartition("/")[2])]
+        if not _is_one(names):
+            return None
+        _check_table_size((path / names[0]).stat().st_size)
+        return (path / names[0]).read_bytes()
+    with open_archive(path, path.name, limits, _NEEDED) as archive:
+        names = [name for name in archive.names if _PATIENTS_TABLE.fullmatch(name.rpartition("/")[2])]
         names = sorted(name for name in names if name.count("/") <= 1)
-        return archive.read(names[0]) if _is_one(names) else None
+        if not _is_one(names):
+            return None
+        _check_table_size(archive.tell_size(names[0]))
+        try:
+            return archive.read(names[0])
+        except ImageError as error:
+            raise SourceError(
+                "source: the table of patients in it is damaged. Pack the folders again, or give the table with "
+                "--data.patients-file."
+            ) from error
+
+
+def _check_table_size(num_bytes: int) -> None:
+    if num_bytes > _MOST_TABLE_BYTES:
+        raise SourceError(
+            f"source: its table of patients has {num_bytes:,} bytes, above {_MOST_TABLE_BYTES:,}. "
+            "Keep the rows of its images alone."
+        )
+
+
+def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
+    """Whether a zip file or a folder says by a file `SYNTHETIC.txt` that no patient is in it."""
+    if path.is_dir():
+        return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
+    try:
+        with open_archive(path, path.name, limits, _NEEDED) as archive:
+            return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in archive.names)
+    except SourceError:
+        return False  # a single image, or a file of which its reader says what is wrong
 
 
 def _is_one(names: Sequence[str]) -> bool:
     if len(names) > 1:
         raise SourceError(
-            f"source: it holds {len(names)} tables of patients: {list_offenders(names)}. Keep one, or give the right "
+            f"source: it holds {len(names)} tables of patients: {_show(names)}. Keep one, or give the right "
             "one with --data.patients-file."
         )
     return bool(names)
 
 
 class _FolderSource:
-    def __init__(self, folder: Path, read_names: NameReader, names: Iterable[str] | None = None) -> None:
+    def __init__(self, folder: Path, files: Mapping[str, os.stat_result], read_names: NameReader) -> None:
         self._folder = folder
-        status = {name: (folder / name).stat() for name in (_walk(folder) if names is None else names)}
-        labelled, self.num_ignored = read_names(sorted(status))
-        self.entries = [
-            Entry(
-                name,
-                label,
-                status[name].st_size,
-                f"{status[name].st_mtime_ns}-{status[name].st_ctime_ns}-{status[name].st_size}",
-            )
-            for name, label in labelled
-        ]
+        labelled, self.num_ignored = read_names(sorted(files))
+        self.entries = [Entry(name, label, files[name].st_size, _tell_version(files[name])) for name, label in labelled]
 
     def read(self, entry: Entry) -> bytes:
+        _refuse_by_name(entry.name)
         try:
-            return (self._folder / entry.name).read_bytes()
+            with (self._folder / entry.name).open("rb") as stream:
+                content = stream.read(entry.num_bytes + 1)
         except OSError as error:
             raise ImageError("unreadable_file", f"the file cannot be read ({error.strerror})") from error
+        if len(content) != entry.num_bytes:
+            raise ImageError("unreadable_file", "the file has changed since the folder was listed")
+        return _refuse_nested(content)
+
+
+def _tell_version(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}"
 
 
 class _ZipSource:
-    def __init__(self, archive: zipfile.ZipFile, read_names: NameReader) -> None:
+    def __init__(self, archive: Archive, read_names: NameReader) -> None:
         self._archive = archive
-        infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-        _refuse_unsafe(archive.infolist())
-        labelled, self.num_ignored = read_names(sorted(infos))
+        labelled, self.num_ignored = read_names(sorted(archive.names))
         self.entries = [
-            Entry(name, label, infos[name].file_size, f"{infos[name].CRC:08x}-{infos[name].file_size}")
+            Entry(name, label, archive.tell_size(name), f"{archive.tell_checksum(name):08x}-{archive.tell_size(name)}")
             for name, label in labelled
         ]
 
     def read(self, entry: Entry) -> bytes:
-        try:
-            return self._archive.read(entry.name)
-        except NotImplementedError as error:
-            raise ImageError("unsupported_compression", "the entry is packed in a way that is not supported") from error
-        except _DAMAGE as error:
-            raise ImageError("damaged_entry", "the entry's checksum or compressed data are wrong") from error
+        _refuse_by_name(entry.name)
+        return _refuse_nested(self._archive.read(entry.name))
+
+
+def _refuse_by_name(name: str) -> None:
+    """`ImageError` for a file that is not even read."""
+    if fault := find_name_fault(name):
+        raise ImageError(fault, "the file has a name that cannot be kept")
+    if name.lower().endswith(".zip"):
+        raise ImageError("nested_archive", "the file is a zip file inside the source")
+
+
+def _refuse_nested(content: bytes) -> bytes:
+    if content.startswith(_ZIP_STARTS):
+        raise ImageError("nested_archive", "the file is a zip file inside the source")
+    return content
 
 
 def label_names(names: Sequence[str], *, needs_all_classes: bool = True) -> tuple[list[tuple[str, str]], int]:
@@ -256,8 +299,8 @@ def label_names(names: Sequence[str], *, needs_all_classes: bool = True) -> tupl
     if unknown or (missing and needs_all_classes) or not below:
         found = sorted({label for _, label in below})
         raise SourceError(
-            f"source: found the folders {list_offenders(found)}"
-            + (f"; unknown: {list_offenders(unknown)}" if unknown else "")
+            f"source: found the folders {_show(found)}"
+            + (f"; unknown: {_show(unknown)}" if unknown else "")
             + (f"; missing or empty: {', '.join(missing)}" if missing else "")
             + f". {_NEEDED}"
         )
@@ -270,61 +313,8 @@ def _find_depth(parts: Sequence[tuple[str, ...]]) -> int:
     if depths:
         return min(depths)
     found = sorted({"/".join(part[:-1]) or "(top)" for part in parts})
-    raise SourceError(f"source: found no class folder, but files in {list_offenders(found)}. {_NEEDED}")
+    raise SourceError(f"source: found no class folder, but files in {_show(found)}. {_NEEDED}")
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    unreadable: list[OSError] = []
-    for root, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders.sort()
-        for file in files:
-            path = Path(root, file)
-            if path.is_file():
-                yield path.relative_to(folder).as_posix()
-    if unreadable:
-        raise SourceError(
-            f"source: {len(unreadable)} of its folders cannot be read ({unreadable[0].strerror}). "
-            "Give yourself the right to read them, or take them out of the source."
-        )
-
-
-def _open_zip(file: Path, name: str, needed: str = _NEEDED) -> zipfile.ZipFile:
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(512)
-    except OSError as error:
-        raise ArchiveError(
-            f"source: {name} cannot be read ({error.strerror}). Give a file on a sound disk that you may read."
-        ) from error
-    try:
-        return zipfile.ZipFile(file)
-    except NotImplementedError as error:
-        raise ArchiveError(f"source: {name} cannot be read ({error}). Pack the folders again.") from error
-    except _DAMAGE as error:
-        raise ArchiveError(
-            f"source: {name} is {_describe_start(start)}. Fetch it again, or give a zip file or a folder. {needed}"
-        ) from error
-
-
-def _describe_start(start: bytes) -> str:
-    start = start.lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "a web page (a download page or an error page was saved instead of the file)"
-    return "a damaged or truncated zip file" if start.startswith(b"pk") else "no zip file"
-
-
-def _refuse_unsafe(infos: Sequence[zipfile.ZipInfo]) -> None:
-    names = [info.filename for info in infos]
-    escaping = [repr(name) for name in names if name.startswith("/") or "\\" in name or ".." in name.split("/")]
-    if escaping:
-        raise ArchiveError(
-            f"source: entries with unsafe paths: {list_offenders(escaping)}. Pack the folders again with plain paths."
-        )
-    encrypted = [repr(info.filename) for info in infos if info.flag_bits & 1]
-    if encrypted:
-        raise ArchiveError(
-            f"source: encrypted entries: {list_offenders(encrypted)}. Unpack with the password, then give the folder."
-        )
-    repeated = [repr(name) for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise ArchiveError(f"source: names that occur twice: {list_offenders(repeated)}. Pack the folders again.")
+def _show(names: Sequence[str]) -> str:
+    return list_offenders([show_name(name) for name in names])

@@ -9,6 +9,7 @@ from hip_mri.data.delivery import Delivery, fetch_deliveries, fetch_delivery
 from hip_mri.data.groups import group_images
 from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
+from hip_mri.data.source import open_source
 from hip_mri.data.split import split_manifest
 from hip_mri.errors import SourceError
 from hip_mri.workspace import Workspace
@@ -170,3 +171,16 @@ def test_what_is_set_aside_stays_out_until_it_is_admitted(entries, pack, draw, e
     split_manifest(workspace, 0.2, 0.2, seed=1)
     assert (find(workspace)["state"] == "ready").all()
     assert find(workspace)["split"].isin(["train", "val", "test"]).all()
+
+
+def test_fault_14_a_drop_folder_that_never_ends_is_refused_and_not_left_out(tmp_path, workspace):
+    drop = tmp_path / "drop"
+    deep = drop.joinpath("delivery", *(["d" * 20] * 60))
+    deep.mkdir(parents=True)
+    (deep / "x.png").write_bytes(b"x")
+    (drop / "loop").symlink_to(drop)
+    deliveries = fetch_deliveries([str(drop)], workspace)
+    assert [delivery.path.name for delivery in deliveries] == ["delivery", "loop"]
+    for delivery in deliveries:
+        with pytest.raises(SourceError, match="below more than 15 others"), open_source(delivery.path):
+            pass

@@ -423,7 +423,7 @@ def drive(monkeypatch) -> list[str]:
     """Ids that were asked for, from a `gdown` that does not leave this machine."""
     asked: list[str] = []
 
-    def download(*, output: BinaryIO, quiet: bool, **options: str) -> BinaryIO:
+    def download(*, output: BinaryIO, quiet: bool, timeout: float, progress: object, **options: str) -> BinaryIO:
         asked.append(options.pop("id"))
         assert not options
         output.write(CONTENT)

@@ -1,0 +1,139 @@
+"""Names of a source's entries: decoded, judged, compared and shown, but never made into paths.
+
+Images are stored under the SHA-256 of their bytes, so a name can do no harm on this disk. It is judged all the same:
+programs differ in what they make of a name such as `normal/../osseous_lesion/x.png`, and the class is part of it.
+"""
+
+import re
+import unicodedata
+import zlib
+from typing import Final
+
+MOST_LEVELS: Final = 16
+"""Parts of a path, the file's own name included."""
+
+MOST_NAME_BYTES: Final = 255
+"""Longest part of a path, in bytes of UTF-8: the limit of every usual disk."""
+
+_MOST_SHOWN: Final = 60
+"""Characters of a folder's name that a message shows."""
+
+_PLAIN: Final = re.compile(r"(?:\w[\w +,=@()-]{0,99}/){0,9}\w[\w +,=@().-]{0,99}/?", re.ASCII)
+"""Names without any doubt, which are nearly all; they are spared the closer look."""
+
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
+_ONLY_DOTS: Final = re.compile(r"[. ]*")
+"""A part that climbs or stays, also for programs that drop spaces and dots at its end."""
+
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What moves the cursor, colours the terminal or turns the direction of writing."""
+
+_LOOSE_END: Final = re.compile(r"[. ]+(?=/|$)")
+"""What Windows drops at the end of a part."""
+
+_JAPANESE_RUN: Final = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uff66-\uff9f]{2,}")
+_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
+
+
+def decode_name(raw: bytes, *, is_utf8: bool) -> str:
+    """Make text of a name as it stands in a zip file.
+
+    Without the flag for UTF-8 the format means cp437, and programs write what their system uses: UTF-8 and Shift-JIS
+    are recognised, everything else is read as cp437, which can read any byte. A wrong guess changes the spelling of a
+    name, and nothing about which bytes are read.
+
+    Args:
+        raw: The bytes of the name.
+        is_utf8: Whether the entry's flag says that they are UTF-8.
+
+    Raises:
+        UnicodeDecodeError: The flag says UTF-8, and the bytes are none.
+    """
+    if is_utf8 or raw.isascii():
+        return raw.decode()
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return _decode_shift_jis(raw) or raw.decode("cp437")
+
+
+def _decode_shift_jis(raw: bytes) -> str:
+    """The name, where all that is not ASCII are words of two Japanese letters and more; else nothing.
+
+    A single letter does not do: `Köln` in cp437 is a valid name with one Japanese letter.
+    """
+    try:
+        name = raw.decode("cp932")
+    except UnicodeDecodeError:
+        return ""
+    return name if all(_JAPANESE_RUN.fullmatch(run) for run in _BEYOND_ASCII.findall(name)) else ""
+
+
+def read_unicode_path(raw: bytes, field: bytes) -> str | None:
+    """Read Info-ZIP's extra field 0x7075, which gives a name in UTF-8 beside the one of the system.
+
+    Args:
+        raw: The name beside it, whose CRC-32 the field must hold; a field for another name is out of date.
+        field: Its content: version 1, CRC-32, UTF-8.
+
+    Returns:
+        The name, or `None` where the field does not count.
+
+    Raises:
+        UnicodeDecodeError: The bytes are no UTF-8.
+    """
+    counts = len(field) > 5 and field[0] == 1 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw)
+    return field[5:].decode() if counts else None
+
+
+def find_path_fault(name: str) -> str | None:
+    """Say why no archive with such a name can be trusted.
+
+    Args:
+        name: Path inside an archive; one of a folder ends in a slash.
+
+    Returns:
+        `nul_in_name`, `unsafe_path` or `too_deep`; `None` for a sound path.
+    """
+    if _PLAIN.fullmatch(name):
+        return None
+    if "\0" in name:
+        return "nul_in_name"
+    parts = name.removesuffix("/").split("/")
+    if "\\" in name or _DRIVE.match(name) or any(_ONLY_DOTS.fullmatch(part) for part in parts):
+        return "unsafe_path"
+    return "too_deep" if len(parts) > MOST_LEVELS else None
+
+
+def find_name_fault(name: str) -> str | None:
+    """Say why a file with such a name is quarantined: reason code, or `None`."""
+    if _PLAIN.fullmatch(name):
+        return None
+    if _CONTROL.search(name):
+        return "control_characters_in_name"
+    longest = max(len(part.encode("utf-8", "surrogateescape")) for part in name.split("/"))
+    return "name_too_long" if longest > MOST_NAME_BYTES else None
+
+
+def fold_name(name: str) -> str:
+    """What a name has in common with those that some system takes for the same.
+
+    Case, composition of accents, and dots and spaces at the end of a part make no difference.
+    """
+    if name.isascii():
+        folded = name.lower()
+    else:
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return _LOOSE_END.sub("", folded) if "." in folded or " " in folded else folded
+
+
+def escape_name(name: str) -> str:
+    """A name as text that any file can hold and any terminal can show."""
+    held = name.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), held)
+
+
+def show_name(name: str) -> str:
+    """A name for a message: escaped, and cut where it is long."""
+    shown = escape_name(name)
+    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."

@@ -1,0 +1,104 @@
+"""A folder as a source: every file in it, and nothing that leads out of it or never ends."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from hip_mri.config import SourceLimits
+from hip_mri.data.entry_names import MOST_LEVELS
+from hip_mri.errors import SourceError
+
+_MEANINGS: Final = {
+    "link": "links that lead out of it, to folders or nowhere (find all links with `find . -type l`)",
+    "special": "pipes, sockets or devices (find them with `find . ! -type f ! -type d ! -type l`)",
+    "deep": f"files or folders below more than {MOST_LEVELS - 1} others (see `find . -mindepth {MOST_LEVELS + 1}`)",
+}
+
+
+def list_folder(folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]:
+    """List every file below a folder.
+
+    Links to files inside the folder are followed. Offenders are counted, not named: names can identify patients.
+
+    Args:
+        folder: The folder.
+        limits: How much it may hold.
+
+    Returns:
+        What the system tells of each file, by its path in the folder, with forward slashes.
+
+    Raises:
+        SourceError: A folder cannot be read, there is too much, or there are links that lead out of the folder,
+            pipes, devices or too many levels.
+    """
+    files: dict[str, os.stat_result] = {}
+    faults: Counter[str] = Counter()
+    root, num_bytes = folder.resolve(), 0
+    for path in _walk(folder):
+        found = _look_at(path, root, folder)
+        if isinstance(found, str):
+            faults[found] += 1
+            continue
+        files[path.relative_to(folder).as_posix()] = found
+        num_bytes += found.st_size
+        _check_limits(len(files), num_bytes, limits)
+    if faults:
+        told = "; ".join(f"{count} {_MEANINGS[fault]}" for fault, count in sorted(faults.items()))
+        raise SourceError(f"source: the folder holds {told}. Put the files themselves in their place, or remove them.")
+    return files
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether there is anything below a folder that `list_folder` takes or refuses, but for what cannot be read."""
+    return folder.is_dir() and any(_descend(folder, lambda error: None))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """What `_descend` finds; `SourceError` where a folder cannot be read."""
+    unreadable: list[OSError] = []
+    yield from _descend(folder, unreadable.append)
+    if unreadable:
+        raise SourceError(
+            f"source: {len(unreadable)} of its folders cannot be read ({unreadable[0].strerror}). "
+            "Give yourself the right to read them, or take them out of the source."
+        )
+
+
+def _descend(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Every file, every link in the place of a folder, and every folder at the first level that is too deep."""
+    for place, folders, files in os.walk(folder, onerror=on_error):
+        folders.sort()
+        is_last = len(Path(place).relative_to(folder).parts) == MOST_LEVELS
+        not_entered = [name for name in folders if is_last or Path(place, name).is_symlink()]
+        yield from (Path(place, name) for name in (*not_entered, *files))
+        if is_last:
+            folders.clear()
+
+
+def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
+    """What the system tells of a file, or a key of `_MEANINGS`."""
+    if len(path.relative_to(folder).parts) > MOST_LEVELS:
+        return "deep"
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        target = Path(os.path.realpath(path))  # `resolve` raises on loops
+        if not target.is_file() or not target.is_relative_to(root):
+            return "link"
+        status = target.stat()
+    return status if stat.S_ISREG(status.st_mode) else "special"
+
+
+def _check_limits(num_files: int, num_bytes: int, limits: SourceLimits) -> None:
+    if num_files > limits.most_entries:
+        raise SourceError(
+            f"source: the folder holds more than {limits.most_entries:,} files. "
+            "Divide it, or allow more with --limits.most-entries."
+        )
+    if num_bytes > limits.most_bytes:
+        raise SourceError(
+            f"source: the folder holds more than {limits.most_bytes:,} bytes. "
+            "Divide it, or allow more with --limits.most-bytes."
+        )

@@ -1,0 +1,81 @@
+"""Files that have come in part: kept for the next try and the next run, and never taken for whole."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from hip_mri.config import SourceLimits
+from hip_mri.data.fetch_limits import limit_progress, tell_changed
+from hip_mri.errors import SourceError
+from hip_mri.storage import digest
+
+_RANGE_BYTES: Final = 32 * 2**20
+"""What is asked of a cloud's storage at a time: what a lost connection costs at most."""
+
+
+@contextlib.contextmanager
+def continue_part(
+    address: str, shown: str, version: Mapping[str, str], sources_folder: Path, temporary: Path
+) -> Iterator[Path]:
+    """Keep the part of a file that has come when the network fails, for the next try and the next run.
+
+    Args:
+        address: Where the file is.
+        shown: The same without what is secret.
+        version: Which file it is now.
+        sources_folder: Where parts are kept, under names that runs do not sweep away.
+        temporary: What the part becomes when it is whole.
+
+    Yields:
+        The part, to be appended to.
+
+    Raises:
+        SourceError: There is a part of another version; it is removed.
+    """
+    origin = digest(address)[:16]
+    part = sources_folder / f"{origin}-{digest(version)[:16]}.part"
+    others = [other for other in sources_folder.glob(f"{origin}-*.part") if other != part]
+    for other in others:
+        other.unlink()
+    if others:
+        raise tell_changed(shown)
+    try:
+        yield part
+    except SourceError:
+        part.unlink(missing_ok=True)
+        raise
+    os.replace(part, temporary)
+
+
+def copy_ranges(
+    read: Callable[[int, int], bytes],
+    size: int,
+    part: Path,
+    shown: str,
+    on_progress: Callable[[int, int], None],
+    limits: SourceLimits,
+) -> None:
+    """Append what is missing of a file.
+
+    Args:
+        read: Gives the bytes between two positions.
+        size: Bytes of the whole file.
+        part: What has come of it.
+        shown: What the user knows it by.
+        on_progress: Called with the bytes that have come and the bytes of all.
+        limits: Bytes and seconds that it may take.
+
+    Raises:
+        SourceError: It is over a limit, or ends early.
+    """
+    report = limit_progress(on_progress, shown, limits)
+    with part.open("ab") as stream:
+        report(stream.tell(), size)
+        while (start := stream.tell()) < size:
+            content = read(start, min(start + _RANGE_BYTES, size))
+            if not content:
+                raise tell_changed(shown)
+            stream.write(content)
+            report(stream.tell(), size)
