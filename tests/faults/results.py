@@ -12,7 +12,7 @@ import numpy as np
 
 DIFFERING = frozenset(
     {"created", "seconds", "looked_at", "registered_at", "changed_at"}
-    | {"num_taken_over", "num_kept"}  # entries and splits that an earlier run had settled
+    | {"num_taken_over", "num_kept", "largest_deviation"}  # what an earlier run had read, split or locked
     | {"version", "number", "run", "parent", "name"}  # numbers, see `hash_results`
     | {"model_sha256", "champion_sha256", "challenger_sha256"}  # Keras writes the time into its files
 )
