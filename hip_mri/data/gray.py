@@ -41,7 +41,7 @@ def convert_to_gray(image: NDArray, *, is_inverted: bool = False) -> NDArray[np.
     Raises:
         ImageError: All of it is transparent, or values are not finite.
     """
-    if not np.isfinite(image).all():
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise ImageError("not_finite", "some pixels are not a number or infinite")
     if image.ndim == 3 and image.shape[2] in (2, 4) and not image[..., -1].any():
         raise ImageError("transparent", "all pixels are fully transparent")

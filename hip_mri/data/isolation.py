@@ -35,6 +35,12 @@ START_TIMEOUT_SECONDS: Final = 120.0
 
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR", "LANG", "LC_ALL")
 
+_TUNING: Final = {
+    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
+    **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"), str(2**25)),
+}
+"""One thread for each process; and glibc keeps what one image took for the next instead of asking the system again."""
+
 _MAX_NUM_ANSWER_BYTES: Final = 2**30
 """More than any answer has; a longer one comes from a process that is out of its mind."""
 
@@ -170,4 +176,4 @@ def _select_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """What the interpreter needs to find this very library, and nothing else: above all no passwords."""
     kept = {name: environment[name] for name in _ENVIRONMENT if name in environment}
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]))
-    return kept | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return kept | _TUNING | {"PYTHONPATH": path}
