@@ -21,6 +21,7 @@ from scipy.stats import binomtest
 
 from hip_mri.config import DriftSettings, PreprocessingSettings
 from hip_mri.data.appearance import describe_appearance
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.demo import draw_demo, write_demo_zip
 from hip_mri.data.images import encode_png
 from hip_mri.data.ingest import ingest_images
@@ -55,7 +56,7 @@ def open_network(folder: Path, weights: str, settings: PreprocessingSettings, nu
     """A ResNet50; random weights are calibrated on phantoms that are in no trial."""
     workspace = Workspace(folder / "workspace")
     source = write_demo_zip(folder / "demo.zip", seed=1, num_patients=30)
-    ingest_images(source, workspace, num_threads)
+    ingest_images([Delivery("source", source)], workspace, num_threads)
     split_manifest(workspace, 0.15, 0.15, seed=1)
     resolved = resolve_weights(weights, "ResNet50", fall_back_to_random=False)
     backbone = prepare_backbone(resolved, "ResNet50", workspace, settings, 1, num_threads)

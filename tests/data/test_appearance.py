@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.stats import entropy, skew
 
 from hip_mri.data.appearance import PERCENTILES, STATISTICS, describe_appearance, describe_stored_images
+from hip_mri.data.delivery import Delivery
 from hip_mri.data.images import decode_gray
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.manifest import read_manifest, select_ready
@@ -82,7 +83,7 @@ def test_other_arrays_are_refused(image):
 
 
 def test_stored_images_are_described_as_they_came(workspace, source_zip):
-    ingest_images(source_zip, workspace, num_threads=2)
+    ingest_images([Delivery("source", source_zip)], workspace, num_threads=2)
     hashes = list(select_ready(read_manifest(workspace.manifest_file))["sha256"].head(5))[::-1]
     rows = describe_stored_images(hashes, workspace, num_threads=2)
     for sha256, row in zip(hashes, rows, strict=True):
