@@ -7,16 +7,22 @@ COMPILE := uv pip compile pyproject.toml --python-version 3.11 --generate-hashes
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types bench lock clean
+.PHONY: help run test test-system test-long lint format types bench lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(STAMP) ## Run the pipeline on the synthetic demo images
 	$(BIN)/python flows/pipeline.py
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not system and not long"
+
+test-system: $(STAMP) ## Run the tests that bring up servers, clusters and a notebook
+	$(BIN)/python -m pytest -m "system and not long"
+
+test-long: $(STAMP) ## Kill whole runs and fill their disks; takes half an hour and longer
+	$(BIN)/python -m pytest -m long
 
 bench: $(STAMP) ## Measure speed and memory; takes an hour and longer
 	$(BIN)/python -m tests.benchmarks.measure

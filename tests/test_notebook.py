@@ -18,6 +18,8 @@ from hip_mri.config import PipelineConfig
 from hip_mri.data.fetch import check_source
 from tests.conftest import write_source
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "preprocessing": {"image_size": 32},

@@ -137,14 +137,14 @@ def list_open_addresses(pid: int) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_everything_is_up(team: Team) -> None:
     assert set(team.register.read()) == PROGRAMS
     lines = run_native("status", "--folder", str(team.folder)).splitlines()
     assert {tuple(line.split()) for line in lines} == {(name, "ready") for name in PROGRAMS}
 
 
-@pytest.mark.server
+@pytest.mark.system
 @pytest.mark.parametrize("login", [None, "admin:wrong", "admin:", ":", "no password"])
 def test_a_call_without_the_login_is_refused(team: Team, login: str | None) -> None:
     for path in ("/work_pools/hip-mri", "/admin/version", "/deployments/name/hip-pipeline/default"):
@@ -153,7 +153,7 @@ def test_a_call_without_the_login_is_refused(team: Team, login: str | None) -> N
     assert team.call("/health", login=login) == (200, True), "a probe needs no login, and learns nothing"
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_a_change_needs_the_token_against_forged_calls(team: Team) -> None:
     status, answer = team.call("/variables/", {"name": "forged", "value": 1}, login=team.login)
     assert (status, answer["detail"]) == (403, "Missing CSRF token.")
@@ -162,7 +162,7 @@ def test_a_change_needs_the_token_against_forged_calls(team: Team) -> None:
     assert team.ask("/variables/filter", {}) == []
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_a_page_of_another_site_reads_nothing(team: Team) -> None:
     for origin, allowed in (("http://evil.example", None), (team.credentials["PREFECT_API_URL"][:-4], True)):
         request = urllib.request.Request(team.credentials["PREFECT_API_URL"] + "/health", headers={"Origin": origin})
@@ -170,13 +170,13 @@ def test_a_page_of_another_site_reads_nothing(team: Team) -> None:
             assert answer.headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_everything_listens_on_this_machine_only(team: Team) -> None:
     addresses = set().union(*(list_open_addresses(pid) for pid in team.list_processes()))
     assert addresses == {"0100007F"}, "127.0.0.1"
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_secrets_are_seen_by_nobody_else(team: Team) -> None:
     files = ["credentials.env", "server.env", "dask/authority.pem", "dask/certificate.pem"]
     assert {stat.S_IMODE((team.folder / file).stat().st_mode) for file in files} == {0o600}
@@ -187,7 +187,7 @@ def test_secrets_are_seen_by_nobody_else(team: Team) -> None:
     assert not [text for text in seen if any(secret in text for secret in secrets)]
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_the_database_wants_its_password(team: Team) -> None:
     topology = read_topology(team.folder)
     command = [str(topology.postgres.find_programs() / "psql"), "-h", "127.0.0.1", "-p", str(topology.ports.database)]
@@ -200,7 +200,7 @@ def test_the_database_wants_its_password(team: Team) -> None:
     assert int(answered.stdout) >= 2, "Prefect does not keep its deployments there"
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_dask_turns_away_who_does_not_hold_the_certificate(team: Team) -> None:
     code = "from distributed import Client; print(Client(timeout=20).submit(pow, 2, 10).result(timeout=60))"
     command = [sys.executable, "-c", code]
@@ -212,14 +212,14 @@ def test_dask_turns_away_who_does_not_hold_the_certificate(team: Team) -> None:
     assert outside.returncode == 1
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_the_default_deployment_runs_to_its_end(team: Team, source_zip: Path, tmp_path: Path) -> None:
     config = SMALL | {"source": str(source_zip), "workspace": str(tmp_path / "workspace")}
     run_deployment(team, "hip-pipeline/default", config=config)
     assert (tmp_path / "workspace" / "runs" / "0001" / "report.html").exists()
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_the_clock_plans_retrainings_once_it_is_switched_on(team: Team) -> None:
     """As Prefect's scheduler does it; with a newer SQLAlchemy it plans nothing, and no schedule ever fires."""
     from prefect.client.orchestration import SyncPrefectClient
@@ -238,7 +238,7 @@ def test_the_clock_plans_retrainings_once_it_is_switched_on(team: Team) -> None:
     assert {run["expected_start_time"][8:16] for run in runs} == {"01T03:00"}
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_an_event_starts_the_retraining(team: Team, source_zip: Path, tmp_path: Path) -> None:
     """The other trigger besides the clock, which is off."""
     from prefect.client.orchestration import SyncPrefectClient
@@ -278,7 +278,7 @@ def run_deployment(team: Team, name: str, **parameters: object) -> None:
     assert "'Completed'" in done.stdout
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_a_flow_run_that_fell_silent_is_marked_as_crashed(team: Team) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
@@ -304,7 +304,7 @@ def test_a_flow_run_that_fell_silent_is_marked_as_crashed(team: Team) -> None:
     assert state.message == "No heartbeat for 10 seconds."
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_the_automation_is_there_once_and_stays_off_when_switched_off(team: Team) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
@@ -317,7 +317,7 @@ def test_the_automation_is_there_once_and_stays_off_when_switched_off(team: Team
         assert (again.id, again.enabled) == (present.id, False)
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_up_again_starts_only_what_has_stopped(team: Team) -> None:
     before = team.register.read()
     os.kill(before["dask-worker"].pid, 9)
@@ -327,7 +327,7 @@ def test_up_again_starts_only_what_has_stopped(team: Team) -> None:
     assert all(process.is_running for process in after.values())
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_ports_cannot_change_under_what_runs(team: Team, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["up", "--folder", str(team.folder), "--server-port", "1"]) == 1
     assert "already running on other ports. Take them down first." in capsys.readouterr().err

@@ -9,6 +9,8 @@ import pytest
 
 from tests.faults.full_disk import can_mount
 
+pytestmark = pytest.mark.long
+
 PROJECT = Path(__file__).parents[2]
 
 

@@ -19,6 +19,8 @@ from hip_mri.workspace import Workspace
 from tests.clusters import PROJECT, Cluster, open_only, run_dying, start_cluster
 from tests.flows.test_pipeline import configure, run
 
+pytestmark = pytest.mark.system
+
 NETWORKS = {"prepare_backbone", "choose_features", "extract_features", "train_model", "cross_validate_head"}
 
 

@@ -88,7 +88,7 @@ def wait_until_healthy(environment: dict[str, str], log: Path) -> None:
     pytest.fail("the server does not answer\n" + log.read_text())
 
 
-@pytest.mark.server
+@pytest.mark.system
 def test_deployment_runs_on_a_worker(environment: dict[str, str], source_zip: Path, tmp_path: Path) -> None:
     config = SMALL | {"source": str(source_zip), "workspace": str(tmp_path / "workspace")}
     with in_background(["server", "start"], environment, tmp_path / "server.log"):
