@@ -26,7 +26,7 @@ from tasks.runners import open_runner
 from tasks.steps import Steps
 
 
-@flow(name="hip-pipeline", flow_run_name="hip-pipeline, seed {config.seed}")
+@flow(name="hip-pipeline", flow_run_name="hip-pipeline, seed {config.seed}", persist_result=False)
 def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     """Fetch, check, split and preprocess the images, compute their features once, train, evaluate and report.
 

@@ -34,7 +34,7 @@ from tasks.runners import open_runner
 from tasks.steps import Steps
 
 
-@flow(name="hip-predict", flow_run_name="hip-predict, {config.model}")
+@flow(name="hip-predict", flow_run_name="hip-predict, {config.model}", persist_result=False)
 def hip_predict(config: PredictConfig = PredictConfig()) -> str:
     """Check the model, take in the images, compute their features, score and publish them.
 

@@ -38,7 +38,7 @@ from tasks.runners import open_runner
 from tasks.steps import Steps
 
 
-@flow(name="hip-retrain", flow_run_name="hip-retrain of {config.workspace}")
+@flow(name="hip-retrain", flow_run_name="hip-retrain of {config.workspace}", persist_result=False)
 def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
     """Take in new images, train on all of them, and promote the new model if it is shown to be better.
 

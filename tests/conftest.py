@@ -1,6 +1,9 @@
 """What tests of several packages share: a small source of images and a workspace."""
 
+import atexit
 import os
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+PREFECT_HOME = tempfile.mkdtemp(prefix="hip-mri-tests-")
+"""Prefect reads it when it is imported; nothing of a person's own Prefect is touched."""
+os.environ["PREFECT_HOME"] = PREFECT_HOME
+atexit.register(shutil.rmtree, PREFECT_HOME, ignore_errors=True)
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")

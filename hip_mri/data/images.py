@@ -30,6 +30,7 @@ it, and the decoder gets only what makes the pixels. What cannot be used is set 
     out_of_memory                the decoder asked for more memory than one image may take
     too_large                    a file of more than `entries.MAX_NUM_BYTES`
     damaged_entry                the checksum or the compressed data of the zip file's entry are wrong
+    nested_archive               a zip file inside the source, which is never opened
     unreadable_file              the disk or the rights of the file forbid it
     contradictory_label          the image stands in both class folders
     unencodable                  OpenCV cannot write the picture
