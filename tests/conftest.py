@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-PREFECT_HOME = tempfile.mkdtemp(prefix="hip-mri-tests-")
-"""Prefect reads it when it is imported; nothing of a person's own Prefect is touched."""
-os.environ["PREFECT_HOME"] = PREFECT_HOME
-atexit.register(shutil.rmtree, PREFECT_HOME, ignore_errors=True)
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="hip-mri-tests-")  # a person's own Prefect is left alone
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 
 from hip_mri.workspace import Workspace
+
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 RESNET50_WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "resnet50_imagenet_notop.weights.h5"
 """Pretrained weights that stand beside some checkouts; tests that need them are skipped elsewhere."""
