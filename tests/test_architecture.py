@@ -310,3 +310,13 @@ def test_an_image_error_carries_its_reason():
 )
 def test_the_first_offenders_are_named_and_the_rest_counted(count, most, text):
     assert errors.list_offenders([str(number) for number in range(count)], most) == text
+
+
+def test_each_module_has_its_line_in_the_list() -> None:
+    """The line is the first sentence or two of its docstring, so that the list cannot grow old."""
+    listed = (ROOT / "docs" / "modules.md").read_text()
+    for module in list_modules():
+        if module.file.name != "__init__.py":
+            first = (ast.get_docstring(ast.parse(module.file.read_text())) or "").split("\n\n")[0].replace("\n", " ")
+            assert f"- `{module.file.name}`: {first}" in listed, f"docs/modules.md: {module.file}"
+    assert listed.count("\n- ") == sum(module.file.name != "__init__.py" for module in list_modules())
