@@ -58,4 +58,6 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
         choice = steps.run(choose_serving_engine)(config.engine, config.precision, model.precision)
         network = steps.run(split_network)(model.network, choice, serving)
         steps.map(extract_features, shards, serving, features=network.features)
-        return steps.run(publish_predictions)(workspace, model, network, intake, config.sheet, is_demo=config.is_demo)
+        return steps.run(publish_predictions)(
+            workspace, model, network, intake, config.sheet, is_synthetic=delivery.is_synthetic
+        )

@@ -331,11 +331,6 @@ class TrainingConfig(Settings):
             )
         return workspace
 
-    @property
-    def is_demo(self) -> bool:
-        """Whether the run draws its own synthetic images."""
-        return False
-
 
 class _OneSource(Settings):
     source: str | None = None
@@ -351,14 +346,14 @@ class _OneSource(Settings):
             raise ValueError("source_sha256 is given without a source; give the source that it belongs to")
         return self
 
-
-class PipelineConfig(TrainingConfig, _OneSource):  # fields of the last base come first
-    """All settings of `hip-pipeline`."""
-
     @property
     def is_demo(self) -> bool:
         """Whether the run draws its own synthetic images."""
         return self.source is None
+
+
+class PipelineConfig(TrainingConfig, _OneSource):  # fields of the last base come first
+    """All settings of `hip-pipeline`."""
 
 
 class _ManySources(Settings):
@@ -410,8 +405,3 @@ class PredictConfig(_OneSource):
     limits: SourceLimits = SourceLimits()
     sheet: SheetSettings = SheetSettings()
     runner: RunnerSettings = RunnerSettings()
-
-    @property
-    def is_demo(self) -> bool:
-        """Whether the run draws its own synthetic images."""
-        return self.source is None

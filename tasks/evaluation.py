@@ -37,7 +37,7 @@ def publish_run(
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
     notices = collect_notices(
-        is_demo=intake.is_synthetic, weights_notice=weights.notice, num_held_out=division.num_held_out
+        is_synthetic=intake.is_synthetic, weights_notice=weights.notice, num_held_out=division.num_held_out
     )
     facts = run.RunFacts(config, weights.name, notices, intake, groups, division, features.describe(), seconds)
     inputs = run.RunInputs(

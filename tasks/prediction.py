@@ -59,10 +59,10 @@ def publish_predictions(
     report: IntakeReport,
     settings: SheetSettings,
     *,
-    is_demo: bool,
+    is_synthetic: bool,
 ) -> str:
     """See `hip_mri.release.prediction.publish_predictions`; shows counts as a table and a summary as Markdown."""
-    published = prediction.publish_predictions(workspace, model, network, report, settings, is_demo=is_demo)
+    published = prediction.publish_predictions(workspace, model, network, report, settings, is_synthetic=is_synthetic)
     notices = " ".join(published.sheet.facts["notices"])
     create_table_artifact(tabulate_counts(published.sheet), key="prediction-counts", description=notices)
     create_markdown_artifact(

@@ -52,7 +52,7 @@ def report_nothing_new(found: Arrivals, needed: int) -> State[str]:
 def refuse_batch(workspace: Workspace, found: Arrivals, check: BatchCheck) -> NoReturn:
     """Set the new images aside, raise an alert with a picture, and end the flow run."""
     report = retraining.publish_retraining(workspace, Retraining("stopped", found, check))
-    batch.set_batch_aside(workspace)
+    batch.refuse_batch(workspace)
     create_markdown_artifact(report.markdown, key="retraining", description="The new images were refused")
     emit_event(BATCH_REFUSED, resource={"prefect.resource.id": "hip-mri.batch"}, payload={"report": str(report.folder)})
     raise DriftError(
@@ -71,7 +71,7 @@ def conclude_retraining(
     settings: ReleaseSettings,
 ) -> PublishedRetraining:
     """Promote the challenger if it has earned it, and report."""
-    verdict = challenge.conclude(workspace, made, answer)
+    verdict = challenge.conclude_retraining(workspace, made, answer)
     outcome = Retraining(verdict, found, check, made, answer.words, made.notices)
     report = retraining.publish_retraining(workspace, outcome, settings.non_inferiority_margin)
     create_markdown_artifact(report.markdown, key="retraining", description=outcome.headline)

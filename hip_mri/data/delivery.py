@@ -36,6 +36,11 @@ class Delivery:
     path: Path
     limits: SourceLimits = field(default_factory=SourceLimits)
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether it says that no patient is in it."""
+        return is_synthetic(self.name)
+
 
 def is_synthetic(name: str) -> bool:
     """Whether a delivery of this name says that no patient is in it."""

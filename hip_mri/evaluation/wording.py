@@ -33,11 +33,11 @@ def name_evidence(kind: str) -> str:
     return EVIDENCE_NAMES.get(kind, kind)
 
 
-def collect_notices(*, is_demo: bool, weights_notice: str, num_held_out: int = 0) -> tuple[str, ...]:
+def collect_notices(*, is_synthetic: bool, weights_notice: str, num_held_out: int = 0) -> tuple[str, ...]:
     """Gather what every output of a run must say about itself.
 
     Args:
-        is_demo: Whether the images are synthetic.
+        is_synthetic: Whether the images are synthetic.
         weights_notice: `Weights.notice`; empty when there is nothing to warn of.
         num_held_out: Images that are used in no split.
 
@@ -48,7 +48,7 @@ def collect_notices(*, is_demo: bool, weights_notice: str, num_held_out: int = 0
         f"IMAGES HELD OUT: {num_held_out:,} new images are in no split, since they are tied to images of two splits or "
         "to the locked test set."
     )
-    notices = (SYNTHETIC_NOTICE if is_demo else "", weights_notice, held_out if num_held_out else "")
+    notices = (SYNTHETIC_NOTICE if is_synthetic else "", weights_notice, held_out if num_held_out else "")
     return tuple(notice for notice in notices if notice)
 
 

@@ -67,7 +67,7 @@ def check_batch(
     return BatchCheck(report, save_figure(draw_drift(report.shifts, looks[0], looks[1]), file))
 
 
-def set_batch_aside(workspace: Workspace) -> int:
+def refuse_batch(workspace: Workspace) -> int:
     """Take the images that the latest version did not know out of use; returns their number."""
     images = select_ready(read_manifest(workspace.manifest_file))
     new = set(images["sha256"]) - set(list_known(find_latest(workspace))["sha256"])

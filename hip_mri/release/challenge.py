@@ -109,7 +109,7 @@ class Answer:
 Verdict = Literal["promoted", "kept", "declined", "unanswered", "overtaken"]
 
 
-def conclude(workspace: Workspace, challenge: Challenge, answer: Answer) -> Verdict:
+def conclude_retraining(workspace: Workspace, challenge: Challenge, answer: Answer) -> Verdict:
     """Make the challenger the champion, if it has earned it.
 
     Args:

@@ -115,7 +115,7 @@ def publish_predictions(
     intake: IntakeReport,
     settings: SheetSettings,
     *,
-    is_demo: bool,
+    is_synthetic: bool,
 ) -> PublishedPredictions:
     """Score a batch and write everything there is to say about it, whole or not at all.
 
@@ -125,7 +125,7 @@ def publish_predictions(
         network: The same, split; its features are stored.
         intake: What came of the files of the source.
         settings: What the sheet shows.
-        is_demo: Whether the images are synthetic.
+        is_synthetic: Whether the images are synthetic.
 
     Returns:
         The folder: `predictions.csv`, `sheet.html`, `summary.json`, `explanations/` and, for the owner's eyes alone,
@@ -133,7 +133,7 @@ def publish_predictions(
     """
     folder = workspace.predictions_folder / f"{workspace.next_prediction_number():04d}"
     table = score_images(workspace.serving, model, network)
-    facts = _describe(table, model, network, intake, is_demo=is_demo)
+    facts = _describe(table, model, network, intake, is_synthetic=is_synthetic)
     with publish_folder(folder) as fresh:
         table.to_csv(fresh / "predictions.csv", index=False)
         _write_names(workspace.serving, fresh / "names.csv")
@@ -150,11 +150,11 @@ def publish_predictions(
 
 
 def _describe(
-    table: pd.DataFrame, model: ServedModel, network: SplitNetwork, intake: IntakeReport, *, is_demo: bool
+    table: pd.DataFrame, model: ServedModel, network: SplitNetwork, intake: IntakeReport, *, is_synthetic: bool
 ) -> dict[str, Any]:
     """What `summary.json` holds: counts, and what they rest on."""
     novelty = load_novelty(model.novelty_file) if model.novelty_file else None
-    synthetic = [SYNTHETIC_NOTICE] if is_demo else []
+    synthetic = [SYNTHETIC_NOTICE] if is_synthetic else []
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "notices": [CLINICAL_NOTICE, *synthetic, *(_attribute(notice) for notice in model.notices)],

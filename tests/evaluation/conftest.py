@@ -15,7 +15,7 @@ from hip_mri.evaluation.summary import ReportSummary
 from hip_mri.evaluation.wording import collect_notices, summarize_notices
 
 NUM_IMAGES = {"train": 140, "val": 30, "test": 40}
-NOTICES = collect_notices(is_demo=True, weights_notice="RANDOM WEIGHTS: the backbone was given random weights.")
+NOTICES = collect_notices(is_synthetic=True, weights_notice="RANDOM WEIGHTS: the backbone was given random weights.")
 
 
 @pytest.fixture(scope="session")

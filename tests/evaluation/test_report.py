@@ -252,8 +252,8 @@ def test_limits_speak_of_the_split(summary):
 
 
 def test_notices_are_collected_and_shortened():
-    assert collect_notices(is_demo=False, weights_notice="") == ()
-    notices = collect_notices(is_demo=True, weights_notice="RANDOM WEIGHTS: as asked.")
+    assert collect_notices(is_synthetic=False, weights_notice="") == ()
+    notices = collect_notices(is_synthetic=True, weights_notice="RANDOM WEIGHTS: as asked.")
     assert summarize_notices(notices) == "SYNTHETIC DATA · RANDOM WEIGHTS"
 
 
