@@ -37,6 +37,9 @@ PREFECT_DEFAULTS: Final = {
 }
 """Taken for a run from the command line where the environment says nothing else."""
 
+WITHOUT_INPUT: Final = (("source",), ("sources",))
+"""Settings whose value an error does not repeat: an address can hold a token."""
+
 logger = logging.getLogger("hip_mri.command_line")
 
 
@@ -207,6 +210,6 @@ def _describe(error: ValidationError) -> str:
     """One line per setting that cannot be used."""
     return "\n".join(
         f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
-        f" (received {fault['input']!r})"
+        + ("" if fault["loc"][:1] in WITHOUT_INPUT else f" (received {fault['input']!r})")
         for fault in error.errors(include_url=False)
     )

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LABELS: Final = ("normal", "osseous_lesion")
 """Class folders in the order of their label: `normal` = 0, `osseous_lesion` = 1."""
@@ -25,10 +25,40 @@ _ADDRESS: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
 """How an address such as `s3://bucket/folder` begins, also after `Path` took one of its slashes; no drive `C:/`."""
 
 
+_HARMLESS: Final = (
+    "id|usp|export|confirm|authuser|resourcekey|ouid|rtpof|sd|hl|pli|dl|download|raw|versionId|generation"
+)
+"""What may stand in the query of an address: words of share links and choices of a version, none a credential."""
+
+_SECRET_ADDRESS: Final = rf"^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/?#]*@|[^?#]*[?#](?!(?:(?:{_HARMLESS})=[^&=#]*(?:&|$))*$))"
+"""An address with a user, or with a query or fragment that can hold a token or a signature."""
+
+
+def _check_address(source: str) -> str:
+    if re.search(_SECRET_ADDRESS, source):
+        raise ValueError(
+            "the address holds a user, a password, a token or a signature, and settings are kept and shown. Put the "
+            "whole address into a variable of the environment and give env:NAME, or into a Secret block of Prefect's "
+            "and give secret:NAME"
+        )
+    return source
+
+
+SourceAddress = Annotated[
+    str,
+    AfterValidator(_check_address),
+    # In the schema too, so that a Prefect server refuses it before it keeps it.
+    Field(json_schema_extra={"not": {"type": "string", "pattern": _SECRET_ADDRESS}}),
+]
+"""Where images come from; never with a secret in it."""
+
+
 class Settings(BaseModel):
     """Base of all groups of settings: nothing unknown, nothing changed afterwards."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
 
 class DataSettings(Settings):
@@ -333,9 +363,10 @@ class TrainingConfig(Settings):
 
 
 class _OneSource(Settings):
-    source: str | None = None
+    source: SourceAddress | None = None
     """Where the images come from: a zip file, a folder, an `https://`, `s3://` or `gs://` address, or a Google
-    Drive share link or id. Nothing: the synthetic demo images."""
+    Drive share link or id. An address with a token in it stays out of the settings: `env:NAME` takes it from the
+    environment, `secret:NAME` from a Secret block of Prefect's. Nothing: the synthetic demo images."""
 
     source_sha256: str | None = Field(default=None, pattern=r"^[0-9a-fA-F]{64}$")
     """Expected SHA-256 of the source file, 64 hexadecimal digits; another one ends the run."""
@@ -357,7 +388,7 @@ class PipelineConfig(TrainingConfig, _OneSource):  # fields of the last base com
 
 
 class _ManySources(Settings):
-    sources: tuple[str, ...] = ("incoming",)
+    sources: tuple[SourceAddress, ...] = ("incoming",)
     """Where new images come from, each like the pipeline's source: class folders, a zip file, an address; or a folder
     into which zip files and folders with class folders are dropped. All images that earlier runs took in stay."""
 
@@ -386,9 +417,10 @@ class SheetSettings(Settings):
 class PredictConfig(_OneSource):
     """All settings of `hip-predict`."""
 
-    source: str | None = None
+    source: SourceAddress | None = None
     """Images to score: a folder with folders of any kind, a zip file, a single image, or the `https://`, `s3://`,
-    `gs://` or Google Drive address of a zip file. Nothing: the synthetic demo images."""
+    `gs://` or Google Drive address of a zip file, or `env:NAME` or `secret:NAME` where an address with a token
+    stands. Nothing: the synthetic demo images."""
 
     workspace: Path = Path("workspace")
     """Folder of the pipeline, where versions are found and results are written."""

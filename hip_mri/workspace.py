@@ -8,9 +8,10 @@ workspace/
 ├── test_set.json                         hash of the test set, locked at its first use
 ├── ties.parquet                          what ties images together: patients, equal and nearly equal images
 ├── entries/<delivery>.parquet            what each delivery held when it was read
-├── identities/<delivery>.parquet         what is known of its images: keyed hashes of patients, columns of the user's
-├── attributes/<digest>.parquet           further columns of the user's table of patients
-├── pseudonyms.key                        key of the hashes that stand for patients
+├── identities/<delivery>.parquet         what is known of its images: keyed hashes of patients and the user's columns
+├── attributes/<digest>.parquet           further columns of the user's table of patients, hashed
+├── pseudonyms.key                        key of the hashes that stand for patients and names
+├── names.parquet                         what pseudonyms stand for, in one private file
 ├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
 ├── retrainings/0001/                     reports of retrainings: what came in, what changed, who won and why
 ├── releases/                             what was released
@@ -100,6 +101,15 @@ class Workspace:
     @property
     def pseudonym_key_file(self) -> Path:
         return self.root / "pseudonyms.key"
+
+    @property
+    def names_file(self) -> Path:
+        return self.root / "names.parquet"
+
+    @property
+    def batch_names_file(self) -> Path:
+        """Names of the files that are being scored, on their way to their predictions."""
+        return self.root / "names.csv"
 
     @property
     def data_folder(self) -> Path:

@@ -15,6 +15,7 @@ from hip_mri.data.ingest import IngestReport
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
 from tasks.retries import NETWORK_RETRIES
+from tasks.secrets import resolve_source
 from tasks.shards import shard_options
 
 
@@ -32,7 +33,7 @@ def fetch_source(
 ) -> tuple[Delivery, ...]:
     """See `hip_mri.data.delivery.fetch_delivery`; shows the bytes that have come."""
     with show_progress("fetch-source", "fetch_source: bytes") as update:
-        return (delivery.fetch_delivery(source, sha256, workspace, update, limits),)
+        return (delivery.fetch_delivery(resolve_source(source), sha256, workspace, update, limits),)
 
 
 @task(task_run_name="fetch what has come", cache_policy=NO_CACHE, **NETWORK_RETRIES)
@@ -41,7 +42,8 @@ def fetch_deliveries(
 ) -> tuple[Delivery, ...]:
     """See `hip_mri.data.delivery.fetch_deliveries`; shows the bytes that have come."""
     with show_progress("fetch-deliveries", "fetch_deliveries: bytes") as update:
-        return delivery.fetch_deliveries(sources, workspace, update, limits)
+        resolved = [resolved for source in sources if (resolved := resolve_source(source)) is not None]
+        return delivery.fetch_deliveries(resolved, workspace, update, limits)
 
 
 @task(task_run_name="take in the images", cache_policy=NO_CACHE)

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from hip_mri.config import LABELS, SPLITS, PipelineConfig, PredictConfig, ReleaseSettings, RunnerSettings, SourceLimits
+from hip_mri.config import (
+    LABELS,
+    SPLITS,
+    PipelineConfig,
+    PredictConfig,
+    ReleaseSettings,
+    RetrainConfig,
+    RunnerSettings,
+    SourceLimits,
+)
 
 JUST = 1e-9
 
@@ -306,3 +315,43 @@ def test_a_workspace_is_a_folder(workspace):
 @pytest.mark.parametrize("workspace", ["C:/hip", "/mnt/hip", "hip", "a:b/c", "/mnt/s3:/x"])
 def test_a_folder_may_have_any_name(workspace):
     assert PipelineConfig(workspace=Path(workspace)).workspace == Path(workspace)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.org/hip.zip?X-Amz-Signature=secret",
+        "https://example.org/hip.zip?dl=1&token=secret",
+        "https://example.org/hip.zip#secret",
+        "https://anna:secret@example.org/hip.zip",
+        "https://secret@example.org/hip.zip",
+        "s3://key:secret@bucket/hip.zip",
+        "http://anna:secret@example.org/hip.zip",
+        "https://www.googleapis.com/drive/v3/files/1?alt=media&key=secret",
+        "https://drive.google.com/uc?id=1&key=secret",
+    ],
+)
+def test_an_address_with_a_secret_is_no_setting(address: str) -> None:
+    for config, values in (
+        (PipelineConfig, {"source": address}),
+        (PredictConfig, {"source": address}),
+        (RetrainConfig, {"sources": ["incoming", address]}),
+    ):
+        with pytest.raises(ValidationError, match="give env:NAME, or into a Secret block of Prefect's") as caught:
+            config.model_validate(values)
+        assert "secret" not in str(caught.value).replace("secret:NAME", "")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("hip.zip", "C:\\hip?.zip", "user@home#1.zip", "env:HIP_SOURCE", "secret:hip-source", "s3://bucket/a@b.zip"),
+        "https://drive.google.com/file/d/1/view?usp=sharing",
+        "https://drive.google.com/uc?export=download&id=1",
+        "https://example.org/hip.zip?dl=1",
+        "https://example.org/hip.zip?versionId=abc",
+    ],
+)
+def test_other_sources_are_settings(source: str) -> None:
+    assert PipelineConfig(source=source).source == source
+    assert RetrainConfig(sources=(source,)).sources == (source,)

@@ -147,6 +147,6 @@ def _open(path: Path, name: str) -> Iterator[OpenFile]:
     except OSError as error:
         raise ArchiveError(
             f"source: {name} cannot be read ({error.strerror}). Give a file on a sound disk that you may read."
-        ) from error
+        ) from None  # the error names the file
     with stream:
         yield OpenFile(stream.fileno(), os.fstat(stream.fileno()).st_size, name)

@@ -1,5 +1,6 @@
 """Deliveries: the zip files and folders that a run takes its images from, each under a name that lasts."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,9 @@ from typing import Final
 from hip_mri.config import LABELS, SourceLimits
 from hip_mri.data.fetch import ProgressReport, fetch_source, strip_secrets
 from hip_mri.data.folder_listing import holds_files
+from hip_mri.data.references import resolve_reference
 from hip_mri.data.source import says_synthetic
+from hip_mri.errors import HipMriError
 from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 
@@ -47,6 +50,20 @@ def is_synthetic(name: str) -> bool:
     return name.startswith(_SYNTHETIC)
 
 
+@contextlib.contextmanager
+def tell_which(delivery: Delivery, deliveries: Sequence[Delivery]) -> Iterator[None]:
+    """Add to an error of a block which of several deliveries it is about, by its place: names can identify patients."""
+    try:
+        yield
+    except HipMriError as error:
+        if len(deliveries) > 1:
+            place = f"{deliveries.index(delivery) + 1} of {len(deliveries)}"
+            error.args = (
+                f"{error} This is delivery {place}, in the order of the sources and, within a folder, of the names.",
+            )
+        raise
+
+
 def fetch_delivery(
     source: str | None,
     sha256: str | None,
@@ -57,12 +74,13 @@ def fetch_delivery(
     """Bring one source to this machine; see `hip_mri.data.fetch.fetch_source`.
 
     Args:
-        source: Path, address, Drive link or id; `None` draws the synthetic demo.
+        source: Path, address, Drive link or id, or where one stands; `None` draws the synthetic demo.
         sha256: Expected SHA-256 of the file, or `None`.
         workspace: Its `sources` folder keeps fetched files.
         on_progress: Called while bytes come.
         limits: How much may come, and how long that may take.
     """
+    source = resolve_reference(source)
     path = fetch_source(source, sha256, workspace.sources_folder, on_progress, limits)
     is_local = source is not None and path.parent != workspace.sources_folder
     return _describe(path, str(path) if is_local else strip_secrets(source or "demo"), limits)

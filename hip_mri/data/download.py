@@ -41,7 +41,7 @@ class Address:
 
     Attributes:
         text: As the user gave it.
-        shown: The same without what is secret.
+        shown: As much of it as messages say.
         schemes: Beginnings of addresses that redirects may lead to, such as `https://`.
     """
 
@@ -183,14 +183,14 @@ async def _open_session(address: Address, limits: SourceLimits) -> AsyncIterator
     try:
         async with clock, session:
             yield session
-    except TimeoutError as error:
+    except TimeoutError:
         if clock.expired():
-            raise tell_too_slow(address.shown, limits) from error
+            raise tell_too_slow(address.shown, limits) from None
         raise
-    except ValueError as error:  # what aiohttp and yarl say of addresses
+    except ValueError:  # what aiohttp and yarl say of addresses, which they repeat
         raise SourceError(
             f"source: {address.shown} is or leads to an address that is none. Check the address."
-        ) from error
+        ) from None
 
 
 @contextlib.asynccontextmanager

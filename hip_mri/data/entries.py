@@ -1,7 +1,7 @@
 """What each delivery held when it was read: one row per file, so that nothing is read twice and nothing is lost."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, cast
@@ -12,6 +12,7 @@ from joblib import Parallel, delayed
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.isolation import IsolatedReader
 from hip_mri.data.manifest import UNREADABLE
+from hip_mri.data.names import hide_names
 from hip_mri.data.patients import hash_identities
 from hip_mri.data.source import Entry, Source, open_source
 from hip_mri.errors import ImageError, WorkspaceError
@@ -19,7 +20,7 @@ from hip_mri.storage import replace_file, write_small_file
 from hip_mri.workspace import Workspace
 
 COLUMNS: Final = (
-    "source_name",  # path in the delivery
+    "entry",  # pseudonym of the path in the delivery; see `names`
     "version",  # changes when the file changes
     "label",  # class folder
     "sha256",  # of the stored image; of the file where it cannot be used; empty where it could not be read
@@ -42,11 +43,13 @@ class Reading:
 
     Attributes:
         entries: The columns of `COLUMNS`, one row per file.
+        names: What the pseudonyms of the files stand for.
         num_ignored: Files that are no part of the data.
         num_taken_over: Entries that an earlier run had read and that have not changed since.
     """
 
     entries: pd.DataFrame
+    names: Mapping[str, str]
     num_ignored: int
     num_taken_over: int
 
@@ -79,28 +82,31 @@ def read_delivery(
     """
     earlier = _read_list(delivery.name, workspace)
     with open_source(delivery.path, delivery.limits, needs_all_classes=not keep_earlier) as source:
-        known = _find_known(source.entries, earlier, workspace)
-        rows = [row for entry in source.entries if (row := known.get(entry.name)) is not None]
-        unread = [entry for entry in source.entries if entry.name not in known]
+        pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
+        entries = dict(zip(pseudonyms, source.entries, strict=True))
+        known = _find_known(entries, earlier, workspace)
+        rows = list(known.values())
+        unread = [(pseudonym, entry) for pseudonym, entry in entries.items() if pseudonym not in known]
         on_progress(len(rows), len(source.entries))
         with IsolatedReader() as reader, Parallel(n_jobs=num_threads, backend="threading") as parallel:
             remaining = iter(unread)
             while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
-                taken_in = parallel(delayed(_take_in)(source, entry, workspace, reader) for entry in batch)
+                taken_in = parallel(delayed(_take_in)(source, *named, workspace, reader) for named in batch)
                 rows += _hide_patients(cast("list[dict[str, Any]]", taken_in), workspace)
                 on_progress(len(rows), len(source.entries))
         num_ignored = source.num_ignored
     listed = pd.DataFrame(rows, columns=list(COLUMNS))
     if keep_earlier:
-        is_gone = ~earlier["source_name"].isin(listed["source_name"]) & ~earlier["sha256"].isin(listed["sha256"])
+        is_gone = ~earlier["entry"].isin(listed["entry"]) & ~earlier["sha256"].isin(listed["sha256"])
         listed = pd.concat([listed, earlier[is_gone]])
-    return Reading(listed, num_ignored, num_taken_over=len(known))
+    names = {pseudonym: entry.storable_name for pseudonym, entry in entries.items()}
+    return Reading(listed, names, num_ignored, num_taken_over=len(known))
 
 
 def keep_entries(name: str, entries: pd.DataFrame, workspace: Workspace) -> None:
     """Keep the list of what the delivery of this name holds."""
     with replace_file(workspace.entries_folder / f"{name}.parquet", is_private=True) as temporary:
-        entries.sort_values("source_name").to_parquet(temporary, index=False)
+        entries.sort_values("entry").to_parquet(temporary, index=False)
 
 
 def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
@@ -124,14 +130,14 @@ def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
         raise WorkspaceError(f"{file} cannot be read. Remove it and start again: the delivery is read anew.") from error
 
 
-def _find_known(entries: Iterable[Entry], earlier: pd.DataFrame, workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """Rows of the earlier list whose entries are unchanged and whose bytes are still stored in full."""
-    rows = {row["source_name"]: row for row in earlier.to_dict("records")}
+def _find_known(entries: Mapping[str, Entry], earlier: pd.DataFrame, workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """Rows of the earlier list whose entries are unchanged and whose bytes are still stored in full, by pseudonym."""
+    rows = {row["entry"]: row for row in earlier.to_dict("records")}
     known = {}
-    for entry in entries:
-        row = rows.get(entry.storable_name)
+    for pseudonym, entry in entries.items():
+        row = rows.get(pseudonym)
         if row and (row["version"], row["label"]) == (entry.version, entry.label) and _is_stored(row, workspace):
-            known[entry.name] = row
+            known[pseudonym] = row
     return known
 
 
@@ -144,9 +150,11 @@ def _is_stored(row: dict[str, Any], workspace: Workspace) -> bool:
         return False
 
 
-def _take_in(source: Source, entry: Entry, workspace: Workspace, reader: IsolatedReader) -> dict[str, Any]:
+def _take_in(
+    source: Source, pseudonym: str, entry: Entry, workspace: Workspace, reader: IsolatedReader
+) -> dict[str, Any]:
     """The row of one entry, with its patient still as the file names it."""
-    row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "label": entry.label}
+    row: dict[str, Any] = {"entry": pseudonym, "version": entry.version, "label": entry.label}
     row |= {"sha256": "", "num_bytes": entry.num_bytes, "num_stored_bytes": 0, "patient": "", "reason": ""}
     try:
         content = read_entry(source, entry)

@@ -14,6 +14,7 @@ import fsspec
 from hip_mri.config import SourceLimits
 from hip_mri.data.fetch_limits import limit_progress, tell_changed
 from hip_mri.data.partial_files import continue_part, copy_ranges
+from hip_mri.data.references import SECRET, resolve_reference
 from hip_mri.data.source import check_zip
 from hip_mri.errors import FetchError, HipMriError, SourceError
 from hip_mri.storage import digest, digest_file, replace_file
@@ -44,9 +45,17 @@ def check_source(source: str | None) -> None:
     """See, without touching the network, that a source can be what it is said to be.
 
     Raises:
-        SourceError: There is no such local file or folder, or the kind of address is not supported.
+        SourceError: There is no such local file or folder, the kind of address is not supported, or the source is a
+            reference to what is not there.
     """
-    if source is None or _find_drive_id(source) or source.startswith(_REMOTE) or _is_path(source):
+    source = resolve_reference(source)
+    if (
+        source is None
+        or source.startswith(SECRET)
+        or _find_drive_id(source)
+        or source.startswith(_REMOTE)
+        or _is_path(source)
+    ):
         return
     if "://" in source:
         raise SourceError(
@@ -111,6 +120,13 @@ def strip_secrets(source: str) -> str:
     return _SECRETS.sub("", source) if source.startswith(_REMOTE) and not _find_drive_id(source) else source
 
 
+def show_place(address: str) -> str:
+    """An address for messages, which reach logs: where it leads and not to what, such as `https://example.org/...`."""
+    scheme, _, rest = address.partition("://")
+    host = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    return f"{scheme}://{host}/..."
+
+
 def _find_drive_id(source: str) -> str | None:
     link = _DRIVE_LINK.match(source)
     if link:
@@ -128,7 +144,7 @@ def _is_path(source: str) -> bool:
 def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
     from hip_mri.data.download import Address, ask_for_file, download_file  # noqa: PLC0415 - loads aiohttp, half a second
 
-    shown = strip_secrets(address)
+    shown = show_place(address)
     explain = partial(_explain_failure, shown)
     schemes = tuple(start for start in _REMOTE if start.startswith("http"))
     place = Address(address, shown, schemes)
@@ -148,7 +164,7 @@ def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressRep
 
 def _fetch_from_storage(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
     """Fetch from `s3://` or `gs://`, range by range."""
-    shown = strip_secrets(address)
+    shown = show_place(address)
     explain = partial(_explain_failure, shown)
     with _explained(explain):
         filesystem, path = fsspec.url_to_fs(address)
@@ -168,8 +184,8 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
 
 
 def _name_file(address: str, version: Mapping[str, str], sources_folder: Path) -> Path:
-    name = Path(strip_secrets(address)).name or "source"
-    return sources_folder / f"{digest([address, version])[:16]}-{name}"
+    """Nothing of the address, which can name people."""
+    return sources_folder / f"{digest([address, version])[:16]}.zip"
 
 
 def _tell_version(info: Mapping[str, Any]) -> dict[str, str]:
@@ -185,7 +201,7 @@ def _fetch_from_drive(drive_id: str, sources_folder: Path, on_progress: Progress
             report = limit_progress(on_progress, "the Google Drive file", limits)
             stall = limits.stall_timeout_seconds
             # Given a path in the place of a stream, it would leave parts of files behind.
-            gdown.download(id=drive_id, output=stream, quiet=False, timeout=stall, progress=report)
+            gdown.download(id=drive_id, output=stream, quiet=True, timeout=stall, progress=report)
     return file
 
 
@@ -204,7 +220,7 @@ def _receive(file: Path, explain: Callable[[Exception], SourceError]) -> Iterato
         temporary.touch()  # where the folder cannot be written, it shows here and not as an error of the network
         with _explained(explain):
             yield temporary
-        check_zip(temporary, file.name)
+        check_zip(temporary, "what was fetched")
 
 
 @contextlib.contextmanager
@@ -217,7 +233,7 @@ def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
     except Exception as error:  # each storage has network errors of its own, without a common base
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise
-        raise explain(error) from error
+        raise explain(error) from None  # its text can hold the whole address, and tracebacks reach logs
 
 
 def _explain_failure(shown: str, error: Exception) -> SourceError:
@@ -262,6 +278,6 @@ def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
         if is_fetched:
             path.unlink(missing_ok=True)
         raise SourceError(
-            f"source_sha256: {path.name} has the SHA-256 {found}, expected is {expected}. "
+            f"source_sha256: the file has the SHA-256 {found}, expected is {expected}. "
             "The file is another version or damaged: fetch it again, or correct the setting."
         )

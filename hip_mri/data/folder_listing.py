@@ -14,6 +14,7 @@ from hip_mri.errors import SourceError
 _MEANINGS: Final = {
     "link": "links that lead out of it, to folders or nowhere (find all links with `find . -type l`)",
     "special": "pipes, sockets or devices (find them with `find . ! -type f ! -type d ! -type l`)",
+    "gone": "files that went away while it was listed, or that nobody may look at",
     "deep": f"files or folders below more than {MOST_LEVELS - 1} others (see `find . -mindepth {MOST_LEVELS + 1}`)",
 }
 
@@ -82,12 +83,15 @@ def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
     """What the system tells of a file, or a key of `_MEANINGS`."""
     if len(path.relative_to(folder).parts) > MOST_LEVELS:
         return "deep"
-    status = path.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        target = Path(os.path.realpath(path))  # `resolve` raises on loops
-        if not target.is_file() or not target.is_relative_to(root):
-            return "link"
-        status = target.stat()
+    try:
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            target = Path(os.path.realpath(path))  # `resolve` raises on loops
+            if not target.is_file() or not target.is_relative_to(root):
+                return "link"
+            status = target.stat()
+    except OSError:  # it names the file
+        return "gone"
     return status if stat.S_ISREG(status.st_mode) else "special"
 
 

@@ -11,9 +11,10 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.data.delivery import Delivery
+from hip_mri.data.delivery import Delivery, tell_which
 from hip_mri.data.entries import list_entries
 from hip_mri.data.manifest import UNREADABLE
+from hip_mri.data.names import hide_names, remember_names, reveal_names
 from hip_mri.data.patients import (
     PatientTable,
     find_in_names,
@@ -53,7 +54,8 @@ def check_patient_tables(deliveries: Sequence[Delivery], file: Path | None) -> N
         read_patient_file(file)
         return
     for delivery in deliveries:
-        read_delivered_table(delivery)
+        with tell_which(delivery, deliveries):
+            read_delivered_table(delivery)
 
 
 def identify_images(
@@ -93,16 +95,25 @@ def _identify(
 ) -> pd.DataFrame:
     """Columns of `COLUMNS` and the user's own, with the index of `entries`."""
     known = entries[["sha256"]].assign(patient_id="", patient_pattern="", split="")
+    names = reveal_names(entries["entry"], workspace)
     if table is not None:
-        matched = match_rows(table, entries["source_name"])
+        matched = match_rows(table, names)
         known["patient_id"] = hash_identities(matched["patient_id"], workspace)
         known["split"] = matched["split"]
-        known = known.join(matched.loc[:, list(table.attributes)].rename(columns=lambda name: ATTRIBUTE_PREFIX + name))
+        known = known.join(_hide_attributes(matched.loc[:, list(table.attributes)], workspace))
     if pattern is not None:
-        known["patient_pattern"] = hash_identities(find_in_names(entries["source_name"], pattern), workspace)
+        known["patient_pattern"] = hash_identities(find_in_names(names, pattern), workspace)
     known["patient_id"] = known["patient_id"].where(known["patient_id"] != "", entries["patient"])
     known["patient"] = known["patient_id"].where(known["patient_id"] != "", known["patient_pattern"])
     return known
+
+
+def _hide_attributes(columns: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
+    """The user's columns with pseudonyms for their values, which may name people or be theirs alone."""
+    values = pd.unique(columns.to_numpy().ravel())
+    pseudonyms = dict(zip(values, hide_names(values, workspace), strict=True))
+    remember_names({pseudonym: value for value, pseudonym in pseudonyms.items()}, workspace)
+    return columns.apply(lambda column: column.map(pseudonyms)).rename(columns=lambda name: ATTRIBUTE_PREFIX + name)
 
 
 def _keep(name: str, known: pd.DataFrame, workspace: Workspace) -> None:
@@ -135,7 +146,7 @@ def read_delivered_table(delivery: Delivery) -> PatientTable | None:
 
 
 def _keep_attributes(known: pd.DataFrame, workspace: Workspace) -> str | None:
-    """Write the columns that describe subgroups, under a name of their content; they may identify people."""
+    """Write the columns that describe subgroups, under a name of their content; pseudonyms stand for their values."""
     columns = [column for column in known.columns if column.startswith(ATTRIBUTE_PREFIX)]
     if not columns:
         return None

@@ -10,9 +10,10 @@ import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.data.admission import mark_set_aside
-from hip_mri.data.delivery import Delivery, is_synthetic
+from hip_mri.data.delivery import Delivery, is_synthetic, tell_which
 from hip_mri.data.entries import keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
+from hip_mri.data.names import remember_names
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.storage import digest, flush_file_system
 from hip_mri.workspace import Workspace
@@ -70,10 +71,12 @@ def ingest_images(
         SourceError: A delivery as a whole cannot be used. Where that shows only after reading, because every image
             contradicts another, images may have been stored; manifest and `quarantine.csv` are as they were.
     """
-    readings = {
-        delivery.name: read_delivery(delivery, workspace, num_threads, on_progress, keep_earlier=keep_earlier)
-        for delivery in deliveries
-    }
+    readings = {}
+    for delivery in deliveries:
+        with tell_which(delivery, deliveries):
+            readings[delivery.name] = read_delivery(
+                delivery, workspace, num_threads, on_progress, keep_earlier=keep_earlier
+            )
     earlier = _find_earlier(workspace) if keep_earlier else set()
     lists = [reading.entries.assign(delivery=name) for name, reading in readings.items()]
     rows = pd.concat([*lists, list_entries(sorted(earlier - set(readings)), workspace)], ignore_index=True)
@@ -87,6 +90,7 @@ def ingest_images(
         )
     check_classes(manifest.loc[manifest["state"] == "ready", "label"])
     flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them
+    remember_names({name: text for reading in readings.values() for name, text in reading.names.items()}, workspace)
     for name, reading in readings.items():
         keep_entries(name, reading.entries, workspace)
     write_manifest(workspace.manifest_file, manifest)
@@ -119,13 +123,13 @@ def _find_earlier(workspace: Workspace) -> set[str]:
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     """Give each row its id and state, independent of the order of the rows.
 
-    Of several byte-identical images with one label the first by delivery and source name is used; with two labels none
+    Of several byte-identical images with one label the first by delivery and pseudonym is used; with two labels none
     is. An entry that could not be read goes by its version in the place of its content, never by its name.
     """
     rows["content"] = [
         sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)
     ]
-    rows = rows.sort_values(["content", "label", "delivery", "source_name"], ignore_index=True)
+    rows = rows.sort_values(["content", "label", "delivery", "entry"], ignore_index=True)
     labelled = rows.drop_duplicates(["content", "label"])["content"]
     contradictory = rows["content"].isin(list(labelled[labelled.duplicated()]))
     rows.loc[contradictory & (rows["reason"] == ""), "reason"] = CONTRADICTORY_LABEL

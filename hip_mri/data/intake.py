@@ -2,7 +2,7 @@
 
 Nothing of a source is kept but the preprocessed pictures, named by the SHA-256 of the files stripped of all but their
 pixels. Files are decoded in processes of their own: one that breaks the decoder is set aside. Names, which can identify
-patients, stand in the manifest alone, as they do when a model is trained.
+patients, stand in a file of their own, readable by its owner alone, which goes with the predictions.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from hip_mri.data.manifest import COLUMNS, write_manifest
 from hip_mri.data.preprocess import name_set, preprocess_gray
 from hip_mri.data.source import Entry, Source, open_unlabelled
 from hip_mri.errors import ImageError, SourceError
-from hip_mri.storage import digest, flush_file_system, write_small_file
+from hip_mri.storage import digest, flush_file_system, write_bytes, write_small_file
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,10 @@ def take_in_images(
             "Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM images."
         )
     flush_file_system(workspace.root)  # the pictures are on the disk before the manifest names them
-    write_manifest(workspace.manifest_file, batch)
+    _write_names(batch, workspace)
+    write_manifest(
+        workspace.manifest_file, batch.drop(columns="source_name").reindex(columns=list(COLUMNS), fill_value="")
+    )
     report = IntakeReport(counts["ready"], counts["duplicate"], counts["quarantined"], num_ignored)
     told = [f"{count} {name.removeprefix('num_')}" for name, count in asdict(report).items()]
     logger.info("Took in the source: %s", ", ".join(told))
@@ -130,4 +133,10 @@ def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values(["image_id", "source_name"], ignore_index=True)
     state = rows["reason"].map(lambda reason: "quarantined" if reason else "ready")
     rows["state"] = state.mask(rows.duplicated("image_id"), "duplicate")
-    return rows.reindex(columns=list(COLUMNS), fill_value="")
+    return rows
+
+
+def _write_names(batch: pd.DataFrame, workspace: Workspace) -> None:
+    """Say which file each image is, copies included."""
+    names = batch[["image_id", "source_name"]].sort_values(["image_id", "source_name"])
+    write_bytes(workspace.batch_names_file, names.to_csv(index=False).encode(), is_private=True)

@@ -1,7 +1,7 @@
 """The manifest: one row per image, the one file that says what there is and what it is used for.
 
-Source names can identify patients. They stand here and in the lists of entries, files that are readable by their owner
-alone; everything else speaks of image ids.
+Source names can identify patients. They stand in `names.parquet` alone (see `names`); here, pseudonyms stand for them.
+The file is readable by its owner alone all the same: it says which images are one patient's.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from hip_mri.storage import replace_file
 COLUMNS: Final = (
     "image_id",  # pseudonym: first 16 digits of the SHA-256 (unread: of a digest of the version), a number for copies
     "delivery",  # name of the delivery that it came with
-    "source_name",  # path inside the delivery
+    "entry",  # pseudonym of the path inside the delivery; empty in a batch that is scored
     "sha256",  # of the stored image (quarantined: of the source file); empty where it could not be read
     "label",  # `normal` or `osseous_lesion`
     "patient",  # keyed hash of the patient's identity, or empty
@@ -60,7 +60,7 @@ def read_manifest(file: Path) -> pd.DataFrame:
 def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
     """Write a manifest atomically, sorted by image id and readable by its owner alone."""
     with replace_file(file, is_private=True) as temporary:
-        manifest.loc[:, list(COLUMNS)].sort_values("image_id").to_parquet(temporary, index=False)
+        manifest.loc[:, list(COLUMNS)].sort_values("image_id", kind="stable").to_parquet(temporary, index=False)
 
 
 def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:

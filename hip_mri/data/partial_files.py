@@ -23,7 +23,7 @@ def continue_part(
 
     Args:
         address: Where the file is.
-        shown: The same without what is secret.
+        shown: As much of it as messages say.
         version: Which file it is now.
         sources_folder: Where parts are kept, under names that runs do not sweep away.
         temporary: What the part becomes when it is whole.

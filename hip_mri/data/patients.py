@@ -6,7 +6,6 @@ import hmac
 import io
 import logging
 import re
-import secrets
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
-from hip_mri.errors import SettingsError, SourceError, list_offenders
-from hip_mri.storage import write_bytes
+from hip_mri.data.names import read_key
+from hip_mri.errors import SettingsError, list_offenders
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -47,9 +46,9 @@ def read_patient_file(file: Path) -> PatientTable:
         content = file.expanduser().read_bytes()
     except OSError as error:
         raise SettingsError(
-            f"data.patients_file: {file} cannot be read ({error.strerror}). Give the path of a CSV file with the "
+            f"data.patients_file: the file cannot be read ({error.strerror}). Give the path of a CSV file with the "
             f"columns {', '.join(NEEDED)}."
-        ) from error
+        ) from None  # the error names the file, which is in the settings and need not be in a log
     return parse_patient_table(content, "data.patients_file")
 
 
@@ -185,7 +184,7 @@ def find_in_names(source_names: pd.Series, pattern: str) -> pd.Series:
         logger.warning("The pattern of patients is found in %d of %d file names", num_found, len(ids))
     if not num_found:
         raise SettingsError(
-            f"data.patient_pattern: {pattern!r} is found in none of the {len(ids)} file names of the source. "
+            f"data.patient_pattern: it is found in none of the {len(ids)} file names of the source. "
             "Try it on one of them, and mark the patient's part by brackets."
         )
     return ids
@@ -197,21 +196,9 @@ def hash_identities(identities: pd.Series, workspace: Workspace) -> pd.Series:
     The key is drawn once for a workspace and lies there, readable by its owner alone. Without it, hashes of a
     hospital's few million numbers could be reversed by trying all.
     """
-    key = _read_key(workspace)
+    key = read_key(workspace)
     known = {
         identity: hmac.new(key, identity.encode(), hashlib.sha256).hexdigest()[:16] if identity else ""
         for identity in identities.unique()
     }
     return identities.map(known).astype("str")
-
-
-def _read_key(workspace: Workspace) -> bytes:
-    file = workspace.pseudonym_key_file
-    if not file.exists():
-        write_bytes(file, secrets.token_bytes(32), is_private=True)
-    key = file.read_bytes()
-    if len(key) != 32:
-        raise SourceError(
-            f"{file} is damaged. Restore it from a backup; with a new key, patients would no longer be recognised."
-        )
-    return key

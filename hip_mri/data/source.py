@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,7 +23,15 @@ _PATIENTS_TABLE = re.compile(r"(.*-)?patients\.csv", re.IGNORECASE)
 SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
 """File at the top of a delivery, or one folder below, by which it says that no patient is in it."""
 
+SHOWN: Final = "the file"
+"""What messages call a zip file: its name, like those in it, can identify a patient, and messages reach logs."""
+
 _NEEDED = f"Needed are two class folders with images, {LABELS[0]} and {LABELS[1]}, at the same depth, and no third."
+
+_HIDDEN = "Names of other folders are not shown, since they can identify patients: look at them in the source."
+
+_TOP = "(top)"
+"""Stands for the top of a source."""
 
 _NEEDED_WITHOUT_LABELS = "Needed are images, in folders of any kind, in a zip file, or a single one."
 
@@ -94,10 +102,12 @@ def open_source(
     if path.is_dir():
         yield _FolderSource(path, list_folder(path, limits), read_names)
     elif path.is_file():
-        with open_archive(path, path.name, limits, _NEEDED) as archive:
+        with open_archive(path, SHOWN, limits, _NEEDED) as archive:
             yield _ZipSource(archive, read_names)
     else:
-        raise SourceError(f"source: there is no file or folder {path}. Give the path of a zip file or of a folder.")
+        raise SourceError(
+            "source: there is no file or folder at the given path. Give the path of a zip file or of a folder."
+        )
 
 
 @contextlib.contextmanager
@@ -119,12 +129,12 @@ def open_unlabelled(path: Path, limits: SourceLimits = SourceLimits()) -> Iterat
     if path.is_dir():
         yield _FolderSource(path, list_folder(path, limits), list_names)
     elif _looks_like_zip(path):
-        with open_archive(path, path.name, limits, _NEEDED_WITHOUT_LABELS) as archive:
+        with open_archive(path, SHOWN, limits, _NEEDED_WITHOUT_LABELS) as archive:
             yield _ZipSource(archive, list_names)
     elif path.is_file():
         yield _FolderSource(path.parent, {path.name: path.stat()}, list_names)
     else:
-        raise SourceError(f"source: there is no file or folder {path}. {_NEEDED_WITHOUT_LABELS}")
+        raise SourceError(f"source: there is no file or folder at the given path. {_NEEDED_WITHOUT_LABELS}")
 
 
 def list_names(names: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
@@ -177,9 +187,8 @@ def read_patients_table(path: Path, limits: SourceLimits = SourceLimits()) -> by
         names = [file.relative_to(path).as_posix() for file in tables if _PATIENTS_TABLE.fullmatch(file.name)]
         if not _is_one(names):
             return None
-        _check_table_size((path / names[0]).stat().st_size)
-        return (path / names[0]).read_bytes()
-    with open_archive(path, path.name, limits, _NEEDED) as archive:
+        return _read_table(path / names[0])
+    with open_archive(path, SHOWN, limits, _NEEDED) as archive:
         names = [name for name in archive.names if _PATIENTS_TABLE.fullmatch(name.rpartition("/")[2])]
         names = sorted(name for name in names if name.count("/") <= 1)
         if not _is_one(names):
@@ -192,6 +201,17 @@ def read_patients_table(path: Path, limits: SourceLimits = SourceLimits()) -> by
                 "source: the table of patients in it is damaged. Pack the folders again, or give the table with "
                 "--data.patients-file."
             ) from error
+
+
+def _read_table(file: Path) -> bytes:
+    try:
+        _check_table_size(file.stat().st_size)
+        return file.read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"source: its table of patients cannot be read ({error.strerror}). Give yourself the right to read it, or "
+            "give the table with --data.patients-file."
+        ) from None  # the error names the file
 
 
 def _check_table_size(num_bytes: int) -> None:
@@ -207,7 +227,7 @@ def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
     if path.is_dir():
         return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
     try:
-        with open_archive(path, path.name, limits, _NEEDED) as archive:
+        with open_archive(path, SHOWN, limits, _NEEDED) as archive:
             return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in archive.names)
     except SourceError:
         return False  # a single image, or a file of which its reader says what is wrong
@@ -216,8 +236,8 @@ def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
 def _is_one(names: Sequence[str]) -> bool:
     if len(names) > 1:
         raise SourceError(
-            f"source: it holds {len(names)} tables of patients: {_show(names)}. Keep one, or give the right "
-            "one with --data.patients-file."
+            f"source: it holds {len(names)} tables of patients, files whose names end in patients.csv. Keep one, or "
+            "give the right one with --data.patients-file."
         )
     return bool(names)
 
@@ -294,15 +314,15 @@ def label_names(names: Sequence[str], *, needs_all_classes: bool = True) -> tupl
     parts = [PurePosixPath(name).parts for name in kept]
     depth = _find_depth(parts)
     below = [(name, part[depth]) for name, part in zip(kept, parts, strict=True) if len(part) > depth + 1]
-    unknown = sorted({label for _, label in below} - set(LABELS))
+    unknown = {label for _, label in below} - set(LABELS)
     missing = [label for label in LABELS if label not in {label for _, label in below}]
     if unknown or (missing and needs_all_classes) or not below:
-        found = sorted({label for _, label in below})
         raise SourceError(
-            f"source: found the folders {_show(found)}"
-            + (f"; unknown: {_show(unknown)}" if unknown else "")
+            f"source: found the folders {_show_folders({label for _, label in below})}"
+            + (f"; unknown: {_show_folders(unknown)}" if unknown else "")
             + (f"; missing or empty: {', '.join(missing)}" if missing else "")
             + f". {_NEEDED}"
+            + (f" {_HIDDEN}" if not all(map(_looks_like_label, unknown)) else "")
         )
     return below, len(names) - len(below)
 
@@ -312,9 +332,22 @@ def _find_depth(parts: Sequence[tuple[str, ...]]) -> int:
     depths = [part[:-1].index(label) for part in parts for label in LABELS if label in part[:-1]]
     if depths:
         return min(depths)
-    found = sorted({"/".join(part[:-1]) or "(top)" for part in parts})
-    raise SourceError(f"source: found no class folder, but files in {_show(found)}. {_NEEDED}")
+    found = {"/".join(part[:-1]) or _TOP for part in parts}
+    hidden = f" {_HIDDEN}" if not all(map(_looks_like_label, found - {_TOP})) else ""
+    raise SourceError(f"source: found no class folder, but files in {_show_folders(found)}. {_NEEDED}{hidden}")
 
 
-def _show(names: Sequence[str]) -> str:
-    return list_offenders([show_name(name) for name in names])
+def _show_folders(names: Collection[str]) -> str:
+    """Those that are meant for class folders by their names, which differ in spelling alone, and the others' number."""
+    shown = sorted(name for name in names if name == _TOP or _looks_like_label(name))
+    num_others = len(names) - len(shown)
+    others = [f"{num_others} of {'another name' if num_others == 1 else 'other names'}"] if num_others else []
+    return " and ".join([part for part in (list_offenders([show_name(name) for name in shown]),) if part] + others)
+
+
+def _looks_like_label(name: str) -> bool:
+    return _spell_plainly(name) in map(_spell_plainly, LABELS)
+
+
+def _spell_plainly(name: str) -> str:
+    return re.sub("[^a-z]", "", name.lower()).removesuffix("s")

@@ -14,7 +14,6 @@ import pandas as pd
 import yaml
 
 from hip_mri.config import LABELS, TrainingConfig
-from hip_mri.data.fetch import strip_secrets
 from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
 from hip_mri.data.ledger import lock_test_set
@@ -28,7 +27,7 @@ from hip_mri.evaluation.model_card import write_model_card
 from hip_mri.evaluation.record import RunRecord, list_files
 from hip_mri.evaluation.report import write_report
 from hip_mri.evaluation.results import evaluate
-from hip_mri.evaluation.summary import ReportSummary, flatten_settings
+from hip_mri.evaluation.summary import WITHHELD, ReportSummary, flatten_settings
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
 from hip_mri.evaluation.wording import summarize_notices
 from hip_mri.storage import link_or_copy, publish_folder, write_json
@@ -174,11 +173,18 @@ def _take_in(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
 
 
 def _write_config(config: TrainingConfig, file: Path) -> None:
+    """Write every setting; of sources and the table of patients only that they were given, since paths can name people.
+
+    A run that repeats this one is told them anew. What is written there meanwhile is no file, so that none starts
+    without them.
+    """
     settings = config.model_dump(mode="json")
     if settings.get("source"):
-        settings["source"] = strip_secrets(settings["source"])
-    if "sources" in settings:
-        settings["sources"] = [strip_secrets(source) for source in settings["sources"]]
+        settings["source"] = WITHHELD
+    if settings.get("sources"):
+        settings["sources"] = [WITHHELD] * len(settings["sources"])
+    if settings["data"]["patients_file"]:
+        settings["data"]["patients_file"] = WITHHELD
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 

@@ -12,7 +12,7 @@ from hip_mri.evaluation.wording import NOT_AVAILABLE, SPLIT_TITLES, name_evidenc
 WITHHELD: Final = "given, not shown"
 """Stands for a value that could name a person or a place on the disk."""
 
-PRIVATE_SETTINGS: Final = ("source", "workspace", "data.patients_file", "data.patient_pattern")
+PRIVATE_SETTINGS: Final = ("source", "sources", "workspace", "data.patients_file", "data.patient_pattern")
 """Settings that can hold names of people or places."""
 
 RANKING_ROWS: Final = {

@@ -7,6 +7,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.data.manifest import UNREADABLE
+from hip_mri.data.names import reveal_names
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.hashes import HASHES
 from hip_mri.evaluation.results import Scores
@@ -144,7 +145,8 @@ def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd
         raise WorkspaceError(
             f"{file} cannot be read: the subgroups cannot be computed without it. Keep runs in their workspace."
         ) from error
-    return images[["image_id", "sha256"]].merge(columns, on="sha256", how="left").drop(columns="sha256")
+    told = columns.set_index("sha256").apply(lambda column: reveal_names(column, workspace))
+    return images[["image_id", "sha256"]].merge(told, on="sha256", how="left").drop(columns="sha256")
 
 
 def read_table(file: Path) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from hip_mri.config import LABELS, SheetSettings
 from hip_mri.data.intake import IntakeReport
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.reading import read_images
-from hip_mri.errors import EvaluationError
+from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.evaluation.prediction_sheet import Portrait, PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
 from hip_mri.evaluation.wording import SYNTHETIC_NOTICE
@@ -136,11 +136,12 @@ def publish_predictions(
     facts = _describe(table, model, network, intake, is_synthetic=is_synthetic)
     with publish_folder(folder) as fresh:
         table.to_csv(fresh / "predictions.csv", index=False)
-        _write_names(workspace.serving, fresh / "names.csv")
+        write_bytes(fresh / "names.csv", _read_names(workspace.serving), is_private=True)
         write_json(fresh / "summary.json", {"predictions": folder.name, **facts})
         portraits = _draw_portraits(table, workspace.serving, model, settings, fresh / "explanations")
         sheet = PredictionSheet(folder.name, facts, table, portraits)
         write_sheet(fresh / "sheet.html", sheet)
+    workspace.serving.batch_names_file.unlink(missing_ok=True)  # they stand with the predictions now, and once
     counts = facts["counts"]
     logger.info(
         "Scored %d images: %d called osseous lesion, %d outside what the model knows, %d files unreadable",
@@ -189,11 +190,15 @@ def _count_reasons(table: pd.DataFrame) -> Mapping[str, int]:
     return {str(reason): int(count) for reason, count in reasons.items()}
 
 
-def _write_names(workspace: Workspace, file: Path) -> None:
-    """Say which file each image is, copies included; names can identify patients, so for the owner alone."""
-    names = read_manifest(workspace.manifest_file)[["image_id", "source_name"]]
-    content = names.sort_values(["image_id", "source_name"]).to_csv(index=False)
-    write_bytes(file, content.encode(), is_private=True)
+def _read_names(workspace: Workspace) -> bytes:
+    """Which file each image is, as it was written when they were taken in; names can identify patients."""
+    try:
+        return workspace.batch_names_file.read_bytes()
+    except OSError as error:
+        raise WorkspaceError(
+            f"{workspace.batch_names_file} cannot be read ({error.strerror}). Start again: the images are "
+            "taken in anew."
+        ) from error
 
 
 def _draw_portraits(

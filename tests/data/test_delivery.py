@@ -8,7 +8,7 @@ from hip_mri.data.admission import admit_all, set_aside
 from hip_mri.data.delivery import Delivery, fetch_deliveries, fetch_delivery
 from hip_mri.data.groups import group_images
 from hip_mri.data.ingest import IngestReport, ingest_images
-from hip_mri.data.manifest import read_manifest
+from hip_mri.data.names import read_named_manifest, reveal_names
 from hip_mri.data.source import open_source
 from hip_mri.data.split import split_manifest
 from hip_mri.errors import SourceError
@@ -21,7 +21,7 @@ def add(workspace: Workspace, *paths, keep_earlier: bool = True) -> IngestReport
 
 
 def find(workspace: Workspace) -> pd.DataFrame:
-    return read_manifest(workspace.manifest_file).set_index("source_name")
+    return read_named_manifest(workspace).set_index("source_name")
 
 
 # Where deliveries come from
@@ -140,9 +140,11 @@ def test_each_delivery_may_bring_a_table_and_it_is_remembered(entries, pack, dra
     assert manifest.loc[smith, "group"].nunique() == 1
     assert manifest["group"].nunique() == len(manifest) - 2
     assert (told.num_patients, report.num_patients) == (1, 1)
-    attributes = pd.read_parquet(workspace.attributes_folder / f"{report.attributes}.parquet").set_index("sha256")
-    assert dict(attributes["attribute: scanner"].value_counts())["A"] == 1
-    assert "Smith" not in "".join(str(file.read_bytes()) for file in workspace.identities_folder.iterdir())
+    attributes = pd.read_parquet(workspace.attributes_folder / f"{report.attributes}.parquet")
+    scanners = reveal_names(attributes["attribute: scanner"], workspace)
+    assert dict(scanners.value_counts())["A"] == 1
+    for table in (*workspace.identities_folder.iterdir(), *workspace.attributes_folder.iterdir()):
+        assert not {"Smith", "A", "B"} & set(pd.read_parquet(table).to_numpy().ravel())
 
 
 # What is set aside

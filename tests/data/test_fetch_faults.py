@@ -18,7 +18,7 @@ import pytest
 
 from hip_mri.config import SourceLimits
 from hip_mri.data import download, fetch, partial_files
-from hip_mri.data.fetch import fetch_source
+from hip_mri.data.fetch import fetch_source, show_place
 from hip_mri.errors import FetchError, HipMriError, SourceError
 
 
@@ -58,6 +58,11 @@ class Server:
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}/hip.zip"
+
+    @property
+    def shown(self) -> str:
+        """What messages say of the address."""
+        return show_place(self.address)
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         asked = handler.headers.get("Range", "")
@@ -232,7 +237,7 @@ def test_fault_32_a_file_that_changed_between_two_tries(server, folder):
         fetch_source(server.address, None, folder)
     assert not isinstance(caught.value, FetchError)  # trying again unasked would hide it
     assert str(caught.value) == (
-        f"source: the file at {server.address} has changed while it was fetched. Start again, and it is fetched anew."
+        f"source: the file at {server.shown} has changed while it was fetched. Start again, and it is fetched anew."
     )
     assert list_files(folder) == []
     assert fetch_source(server.address, None, folder).read_bytes() == OTHER_CONTENT
@@ -326,7 +331,7 @@ def refuse_redirect(server: Server, folder: Path, to: str) -> str:
 )
 def test_fault_33_redirects_to_internal_addresses(server, folder, to):
     assert refuse_redirect(server, folder, to) == (
-        f"source: {server.address} leads to a private address, which is not followed. "
+        f"source: {server.shown} leads to a private address, which is not followed. "
         "Give the address of the file itself, if it is one of your own network."
     )
 
@@ -368,7 +373,7 @@ def test_fault_33_redirects_at_the_given_place_are_followed(server, folder, stat
 
 def test_fault_33_a_circle_of_redirects(server, folder):
     message = refuse_redirect(server, folder, "/hip.zip")
-    assert message == f"source: {server.address} leads from one place to the next. Check the address."
+    assert message == f"source: {server.shown} leads from one place to the next. Check the address."
 
 
 @pytest.mark.parametrize(
@@ -392,7 +397,7 @@ def test_fault_33_what_is_public(place, is_public):
 @pytest.mark.parametrize("to", ["http://2130706433/x", "http://127.1/x", "http://[", "http://a:b/"])
 def test_fault_33_redirects_to_what_only_looks_like_an_address(server, folder, to):
     message = refuse_redirect(server, folder, to)
-    assert message == f"source: {server.address} is or leads to an address that is none. Check the address."
+    assert message == f"source: {server.shown} is or leads to an address that is none. Check the address."
 
 
 # 34: streams without end
@@ -417,7 +422,7 @@ def test_fault_34_a_stream_without_end_ends_at_the_limit(server, folder):
         server_told(server, folder, SourceLimits(most_bytes=2_000_000))
     assert not isinstance(caught.value, FetchError)
     assert str(caught.value) == (
-        f"source: {server.address} holds more than 2,000,000 bytes. "
+        f"source: {server.shown} holds more than 2,000,000 bytes. "
         "Check the address, or allow more with --limits.most-bytes."
     )
     assert list_files(folder) == []
@@ -454,7 +459,7 @@ def test_fault_34_a_slow_stream_ends_in_time(server, folder):
         server_told(server, folder, SourceLimits(fetch_timeout_seconds=0.3, stall_timeout_seconds=5))
     assert not isinstance(caught.value, FetchError)
     assert str(caught.value) == (
-        f"source: {server.address} did not come within 0.3 seconds. Check the address, fetch it by hand and give the "
+        f"source: {server.shown} did not come within 0.3 seconds. Check the address, fetch it by hand and give the "
         "file, or allow more with --limits.fetch-timeout-seconds."
     )
     assert list_files(folder) == []

@@ -7,6 +7,7 @@ from hip_mri.data.delivery import Delivery
 from hip_mri.data.folders import lay_out_folders
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.manifest import read_manifest, write_manifest
+from hip_mri.data.names import read_named_manifest
 from hip_mri.data.preprocess import name_set, preprocess_images
 from hip_mri.data.shards import plan_shards
 from hip_mri.data.split import split_manifest
@@ -77,7 +78,7 @@ def test_what_does_not_belong_there_is_removed(prepared):
 
 def test_images_that_left_the_source_leave_the_tree(prepared, entries, pack):
     lay_out_folders(prepared, SETTINGS)
-    manifest = read_manifest(prepared.manifest_file)
+    manifest = read_named_manifest(prepared)
     gone = manifest.loc[(manifest["split"] == "train") & (manifest["label"] == "normal"), "source_name"].iloc[0]
     fewer = {name: content for name, content in entries.items() if name != gone}
     ingest_images([Delivery("source", pack(fewer))], prepared, 1)

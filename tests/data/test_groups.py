@@ -16,7 +16,7 @@ from hip_mri.data.demo import draw_demo
 from hip_mri.data.fingerprint import fingerprint_images
 from hip_mri.data.groups import connect, group_images
 from hip_mri.data.ingest import CONTRADICTORY_LABEL, ingest_images
-from hip_mri.data.manifest import read_manifest
+from hip_mri.data.names import read_named_manifest
 from hip_mri.data.shards import plan_shards
 from hip_mri.data.split import split_manifest
 from hip_mri.errors import SplitError
@@ -70,7 +70,7 @@ def take_in(source, workspace, **data):
     for shard in plan_shards(workspace, 2048):
         fingerprint_images(shard, workspace, num_threads=1)
     report = group_images(workspace, delivered, DataSettings(**data), num_threads=1)
-    return report, read_manifest(workspace.manifest_file).set_index("source_name")
+    return report, read_named_manifest(workspace).set_index("source_name")
 
 
 def test_copies_are_grouped_and_strangers_are_not(hips, pack, workspace, encode):
@@ -155,7 +155,7 @@ def test_a_patient_known_by_table_and_by_name_is_one(hips, pack, workspace):
 def test_copies_of_remembered_images_are_tied_to_them(hips, pack, workspace, encode):
     take_in(pack(hips), workspace)
     split_manifest(workspace, 0.2, 0.2, seed=1)
-    manifest = read_manifest(workspace.manifest_file)
+    manifest = read_named_manifest(workspace)
     gone = manifest[manifest["split"] == "val"].iloc[0]
     content = hips[gone["source_name"]]
     copy = gone["source_name"].replace(".png", "-again.png")
@@ -163,7 +163,7 @@ def test_copies_of_remembered_images_are_tied_to_them(hips, pack, workspace, enc
     again = encode(np.array(Image.open(io.BytesIO(content))), compress_level=1)
     take_in(pack(replaced | {copy: again}), workspace)
     split_manifest(workspace, 0.2, 0.2, seed=1)
-    after = read_manifest(workspace.manifest_file).set_index("source_name")
+    after = read_named_manifest(workspace).set_index("source_name")
     assert after.loc[copy, "sha256"] != gone["sha256"]
     assert after.loc[copy, "split"] == "val"
 

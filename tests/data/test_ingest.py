@@ -15,6 +15,7 @@ from hip_mri.data.archive import Archive
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
+from hip_mri.data.names import read_named_manifest
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.workspace import Workspace
 
@@ -58,7 +59,7 @@ def take_in(file: Path, workspace: Workspace, **options) -> IngestReport:
 
 
 def find(workspace: Workspace) -> pd.DataFrame:
-    return read_manifest(workspace.manifest_file).set_index("source_name")
+    return read_named_manifest(workspace).set_index("source_name")
 
 
 # What becomes of the entries

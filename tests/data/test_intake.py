@@ -8,10 +8,10 @@ import pytest
 
 from hip_mri.config import PreprocessingSettings
 from hip_mri.data.intake import IntakeReport, take_in_images
-from hip_mri.data.manifest import read_manifest
 from hip_mri.data.preprocess import preprocess_image
 from hip_mri.data.reading import read_images
 from hip_mri.errors import ArchiveError, SourceError
+from tests.data.batches import read_batch
 
 SMALL = PreprocessingSettings(image_size=32)
 
@@ -35,7 +35,7 @@ def files(draw, encode) -> dict[str, bytes]:
 def test_every_file_is_accounted_for(kind, files, pack, spread, workspace):
     report = take_in_images(pack(files) if kind == "zip" else spread(files), workspace, SMALL, num_threads=2)
     assert report == IntakeReport(num_images=2, num_copies=1, num_unreadable=3, num_ignored=1)
-    batch = read_manifest(workspace.manifest_file).set_index("source_name")
+    batch = read_batch(workspace)
     assert set(batch.index) == set(files) - {"__MACOSX/._a.png"}
     assert batch["reason"].to_dict() == {
         "Müller, Anna/2024/slice 1.png": "",
@@ -53,19 +53,20 @@ def test_every_file_is_accounted_for(kind, files, pack, spread, workspace):
 
 def test_pictures_are_those_of_training(files, pack, workspace):
     take_in_images(pack(files), workspace, SMALL, num_threads=1)
-    ready = read_manifest(workspace.manifest_file).query("state == 'ready'")
+    ready = read_batch(workspace).query("state == 'ready'")
     pictures = read_images(list(ready["sha256"]), workspace, SMALL, num_threads=1)
-    for name, picture in zip(ready["source_name"], pictures, strict=True):
+    for name, picture in zip(ready.index, pictures, strict=True):
         np.testing.assert_array_equal(picture, preprocess_image(files[name], SMALL))
 
 
-def test_names_stay_in_the_private_manifest_and_source_bytes_are_not_kept(files, pack, workspace):
+def test_names_stay_in_one_private_file_and_source_bytes_are_not_kept(files, pack, workspace):
     take_in_images(pack(files), workspace, SMALL, num_threads=1)
-    assert stat.S_IMODE(workspace.manifest_file.stat().st_mode) == 0o600
+    for private in (workspace.manifest_file, workspace.batch_names_file):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
     written = [file for file in workspace.root.rglob("*") if file.is_file()]
-    assert {file.suffix for file in written} == {".png", ".parquet"}
+    assert {file.suffix for file in written} == {".png", ".parquet", ".csv"}
     for file in written:
-        if file != workspace.manifest_file:
+        if file != workspace.batch_names_file:
             assert "Müller".encode() not in file.read_bytes()
             assert file.read_bytes() not in files.values()
 
@@ -74,7 +75,7 @@ def test_a_single_image_is_a_batch(files, spread, workspace):
     folder = spread(files)
     report = take_in_images(folder / "deep/er/normal/a.png", workspace, SMALL, num_threads=1)
     assert report == IntakeReport(1, 0, 0, 0)
-    assert list(read_manifest(workspace.manifest_file)["source_name"]) == ["a.png"]
+    assert list(read_batch(workspace).index) == ["a.png"]
 
 
 def test_progress_is_told_to_the_end(files, spread, workspace):
@@ -86,7 +87,7 @@ def test_progress_is_told_to_the_end(files, spread, workspace):
 def test_a_batch_replaces_the_one_before(files, spread, pack, draw, encode, workspace):
     take_in_images(pack(files), workspace, SMALL, num_threads=1)
     take_in_images(spread({"other.png": encode(draw(9))}, "other"), workspace, SMALL, num_threads=1)
-    assert list(read_manifest(workspace.manifest_file)["source_name"]) == ["other.png"]
+    assert list(read_batch(workspace).index) == ["other.png"]
 
 
 def test_a_source_without_any_image_is_refused(spread, workspace, tmp_path):
@@ -116,6 +117,6 @@ def test_a_damaged_entry_is_a_row(draw, encode, pack, workspace):
     content[content.index(bad) + 60] ^= 255
     file.write_bytes(content)
     assert take_in_images(file, workspace, SMALL, num_threads=1).num_unreadable == 1
-    batch = read_manifest(workspace.manifest_file).set_index("source_name")
+    batch = read_batch(workspace)
     assert (batch.loc["bad.png", "reason"], batch.loc["bad.png", "sha256"]) == ("damaged_entry", "")
     assert batch.loc["bad.png", "image_id"] != ""

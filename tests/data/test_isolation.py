@@ -15,8 +15,9 @@ from hip_mri.data.delivery import Delivery
 from hip_mri.data.images import read_picture
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.isolation import IsolatedReader
-from hip_mri.data.manifest import read_manifest
+from hip_mri.data.names import read_named_manifest
 from hip_mri.errors import DeploymentError, ImageError
+from tests.data.batches import read_batch
 from tests.data.image_files import write_crashing_png
 
 STAND_IN = """
@@ -240,7 +241,7 @@ REASONS = {
 def test_fault_51_ingest_goes_on(breakable, entries, pack, workspace):
     report = ingest_images([Delivery("source", pack({**BROKEN, **entries}))], workspace, num_threads=2)
     assert (report.num_images, report.num_quarantined) == (len(entries), 3)
-    manifest = read_manifest(workspace.manifest_file).set_index("source_name")
+    manifest = read_named_manifest(workspace).set_index("source_name")
     assert manifest["reason"][manifest["reason"] != ""].to_dict() == REASONS
 
 
@@ -250,5 +251,5 @@ def test_fault_51_prediction_goes_on(breakable, entries, pack, workspace):
     settings = PreprocessingSettings(image_size=32)
     report = intake.take_in_images(pack({**BROKEN, **entries}), workspace, settings, num_threads=2)
     assert (report.num_images, report.num_unreadable) == (len(entries), 3)
-    batch = read_manifest(workspace.manifest_file).set_index("source_name")
+    batch = read_batch(workspace)
     assert batch["reason"][batch["reason"] != ""].to_dict() == REASONS

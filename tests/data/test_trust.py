@@ -14,10 +14,12 @@ from hip_mri.data.groups import group_images
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.intake import take_in_images
 from hip_mri.data.manifest import read_manifest
+from hip_mri.data.names import read_named_manifest
 from hip_mri.data.preprocess import preprocess_images, read_stored_image
 from hip_mri.data.shards import plan_shards
 from hip_mri.data.split import split_manifest
 from hip_mri.errors import WorkspaceError
+from tests.data.batches import read_batch
 from tests.data.dicom_files import write_dicom
 from tests.data.image_files import draw_noise, encode_image, insert_segment
 
@@ -72,17 +74,11 @@ def test_fault_53_words_of_files_are_found_nowhere(pack, workspace, caplog):
     group_images(workspace, [delivery], DataSettings(group_similar=False), num_threads=1)
     for shard in plan_shards(workspace, shard_size=1000):
         preprocess_images(shard, workspace, SMALL, num_threads=1)
-    assert find_canaries(workspace.root) <= {"manifest.parquet", "entries"}  # where names of files stand
+    assert find_canaries(workspace.root) <= {"names.parquet"}  # where names of files stand
     assert CANARY not in caplog.text
     manifest = read_manifest(workspace.manifest_file)
-    assert (
-        not manifest.drop(columns="source_name")
-        .astype(str)
-        .apply(lambda column: column.str.contains(CANARY))
-        .any()
-        .any()
-    )
-    kept = list_entries(["source"], workspace).drop(columns="source_name").astype(str)
+    assert not manifest.astype(str).apply(lambda column: column.str.contains(CANARY)).any().any()
+    kept = list_entries(["source"], workspace).astype(str)
     assert not kept.apply(lambda column: column.str.contains(CANARY)).any().any()
 
 
@@ -91,23 +87,23 @@ def test_fault_53_words_of_new_images_are_found_nowhere(pack, workspace, caplog)
     caplog.set_level(logging.DEBUG)
     report = take_in_images(source, workspace, SMALL, num_threads=2)
     assert report.num_images == 24
-    assert find_canaries(workspace.root) <= {"manifest.parquet"}
+    assert find_canaries(workspace.root) <= {"names.csv"}
     assert CANARY not in caplog.text
 
 
 def test_new_images_have_the_names_that_they_have_in_training(pack, workspace):
     source = pack(make_source())
     ingest_images([Delivery("source", source)], workspace, num_threads=1)
-    trained = read_manifest(workspace.manifest_file).set_index("source_name")["sha256"]
+    trained = read_named_manifest(workspace).set_index("source_name")["sha256"].sort_index()
     take_in_images(source, workspace.serving, SMALL, num_threads=1)
-    assert read_manifest(workspace.serving.manifest_file).set_index("source_name")["sha256"].equals(trained)
+    assert read_batch(workspace.serving)["sha256"].sort_index().equals(trained)
 
 
 def group(workspace, source) -> pd.DataFrame:
     delivery = Delivery("source", source)
     ingest_images([delivery], workspace, num_threads=1)
     group_images(workspace, [delivery], DataSettings(group_similar=False), num_threads=1)
-    return read_manifest(workspace.manifest_file).set_index("source_name")
+    return read_named_manifest(workspace).set_index("source_name")
 
 
 def make_study(patients: str) -> dict[str, bytes]:

@@ -22,13 +22,17 @@ PREFECT = str(Path(sys.executable).with_name("prefect"))
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
+    return make_environment(tmp_path)
+
+
+def make_environment(folder: Path) -> dict[str, str]:
     """A Prefect of its own: database, profile and port; nothing of the test harness."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return inherited | {
-        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_API_PORT": port,
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

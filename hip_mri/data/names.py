@@ -1,0 +1,133 @@
+"""The one file that holds names: what each pseudonym of a workspace stands for.
+
+Names of files, of folders and what users write of their patients can identify people. Everything that the pipeline
+writes speaks of pseudonyms instead, keyed hashes of the names; `names.parquet`, readable by its owner alone, says what
+they stand for. `python -m hip_mri.data.names WORKSPACE IMAGE_ID ...` looks images up in it.
+"""
+
+import argparse
+import hashlib
+import hmac
+import secrets
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from hip_mri.data.manifest import UNREADABLE, read_manifest
+from hip_mri.errors import HipMriError, SourceError, WorkspaceError
+from hip_mri.storage import replace_file, write_bytes
+from hip_mri.workspace import Workspace
+
+COLUMNS: Final = ("pseudonym", "name")
+"""What stands for it, 32 hexadecimal digits (of a delivery: its name), and the text as it came."""
+
+_PURPOSE: Final = b"name\0"
+"""Stands before each name, so that its pseudonym tells nothing of a patient's, who may be called the same."""
+
+
+def hide_names(names: Iterable[str], workspace: Workspace) -> list[str]:
+    """Replace names by keyed hashes (HMAC-SHA-256, 32 hexadecimal digits); empty ones stay empty.
+
+    What they stand for is forgotten, unless it is handed to `remember_names`.
+
+    Args:
+        names: Any text.
+        workspace: Its key is used; the same name has another pseudonym elsewhere.
+    """
+    key = read_key(workspace)
+    return [
+        hmac.digest(key, _PURPOSE + name.encode("utf-8", "surrogatepass"), "sha256").hex()[:32] if name else ""
+        for name in names
+    ]
+
+
+def remember_names(names: Mapping[str, str], workspace: Workspace) -> None:
+    """Add to the file of names.
+
+    Args:
+        names: What pseudonyms stand for.
+        workspace: Its file of names is written where any of them is new.
+    """
+    known = _read_names(workspace)
+    if all(known.get(pseudonym) == name for pseudonym, name in names.items() if pseudonym):
+        return
+    merged = {pseudonym: name for pseudonym, name in (known | dict(names)).items() if pseudonym}
+    table = pd.DataFrame(sorted(merged.items()), columns=list(COLUMNS), dtype="str")
+    with replace_file(workspace.names_file, is_private=True) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def reveal_names(pseudonyms: pd.Series, workspace: Workspace) -> pd.Series:
+    """Say what pseudonyms stand for; empty ones stay empty.
+
+    Raises:
+        WorkspaceError: The file of names is missing, damaged or does not know one of them.
+    """
+    known = _read_names(workspace) | {"": ""}
+    names = pseudonyms.map(known)
+    num_unknown = int(names.isna().sum())
+    if num_unknown:
+        raise WorkspaceError(
+            f"{workspace.names_file} does not hold {num_unknown:,} of {len(pseudonyms):,} names. Restore it from a "
+            f"backup, or remove {workspace.entries_folder.name} beside it and deliver everything again."
+        )
+    return names.astype("str")
+
+
+def read_named_manifest(workspace: Workspace) -> pd.DataFrame:
+    """Read the manifest with a column `source_name`, the path inside the delivery; for the owner's eyes alone."""
+    manifest = read_manifest(workspace.manifest_file)
+    return manifest.assign(source_name=reveal_names(manifest["entry"], workspace))
+
+
+def read_key(workspace: Workspace) -> bytes:
+    """The key of a workspace's pseudonyms, 32 bytes; drawn at its first use, and readable by its owner alone.
+
+    Raises:
+        SourceError: It is damaged.
+    """
+    file = workspace.pseudonym_key_file
+    if not file.exists():
+        write_bytes(file, secrets.token_bytes(hashlib.sha256().digest_size), is_private=True)
+    key = file.read_bytes()
+    if len(key) != hashlib.sha256().digest_size:
+        raise SourceError(
+            f"{file} is damaged. Restore it from a backup; with a new key, patients would no longer be recognised."
+        )
+    return key
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 told, 2 refused with one message."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hip_mri.data.names", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("workspace", type=Path, help="folder of the pipeline, such as workspace")
+    parser.add_argument("image_ids", nargs="*", metavar="IMAGE_ID", help="which images; all without any")
+    given = parser.parse_args(arguments)
+    try:
+        named = read_named_manifest(Workspace(given.workspace.resolve()))
+    except HipMriError as error:
+        print(error, file=sys.stderr)
+        return 2
+    asked = named[named["image_id"].isin(given.image_ids)] if given.image_ids else named
+    asked.loc[:, ["image_id", "source_name", "state", "reason"]].to_csv(sys.stdout, index=False)
+    return 0
+
+
+def _read_names(workspace: Workspace) -> dict[str, str]:
+    file = workspace.names_file
+    if not file.exists():
+        return {}
+    try:
+        table = pd.read_parquet(file)
+        return dict(zip(table["pseudonym"], table["name"], strict=True))
+    except UNREADABLE as error:
+        raise WorkspaceError(f"{file} cannot be read. Restore it from a backup.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
