@@ -10,10 +10,10 @@ from typing import Final
 from hip_mri.config import LABELS, SourceLimits
 from hip_mri.data.fetch import ProgressReport, fetch_source, strip_secrets
 from hip_mri.data.folder_listing import holds_files
+from hip_mri.data.names import hide_names
 from hip_mri.data.references import resolve_reference
 from hip_mri.data.source import says_synthetic
 from hip_mri.errors import HipMriError
-from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Delivery:
     """A zip file or a folder with class folders, on this machine.
 
     Attributes:
-        name: 16 hexadecimal digits that stand for where it came from; a later version keeps them. Before them stands
+        name: 16 hexadecimal digits, a pseudonym of where it came from; a later version keeps them. Before them stands
             `synthetic-` where the delivery says by a file `SYNTHETIC.txt` that no patient is in it.
         path: Where it lies.
         limits: How much of it is taken.
@@ -83,7 +83,7 @@ def fetch_delivery(
     source = resolve_reference(source)
     path = fetch_source(source, sha256, workspace.sources_folder, on_progress, limits)
     is_local = source is not None and path.parent != workspace.sources_folder
-    return _describe(path, str(path) if is_local else strip_secrets(source or "demo"), limits)
+    return _describe(path, str(path) if is_local else strip_secrets(source or "demo"), workspace, limits)
 
 
 def fetch_deliveries(
@@ -110,11 +110,11 @@ def fetch_deliveries(
         SourceError: See `fetch_source`.
     """
     fetched = [fetch_delivery(source, None, workspace, on_progress, limits) for source in sources]
-    opened = [part for delivery in fetched for part in _open_drop_folder(delivery)]
+    opened = [part for delivery in fetched for part in _open_drop_folder(delivery, workspace)]
     return tuple({delivery.name: delivery for delivery in opened}.values())
 
 
-def _open_drop_folder(delivery: Delivery) -> Iterator[Delivery]:
+def _open_drop_folder(delivery: Delivery, workspace: Workspace) -> Iterator[Delivery]:
     if delivery.path.is_file() or any(holds_files(delivery.path / label) for label in LABELS):
         yield delivery
         return
@@ -123,10 +123,11 @@ def _open_drop_folder(delivery: Delivery) -> Iterator[Delivery]:
         if path.name.startswith(".") or path.suffix.lower() in _UNFINISHED:
             waiting += 1
         elif path.suffix.lower() == ".zip" or holds_files(path):
-            yield _describe(path, str(path), delivery.limits)
+            yield _describe(path, str(path), workspace, delivery.limits)
     if waiting:
         logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
 
 
-def _describe(path: Path, origin: str, limits: SourceLimits) -> Delivery:
-    return Delivery((_SYNTHETIC if says_synthetic(path, limits) else "") + digest(origin)[:16], path, limits)
+def _describe(path: Path, origin: str, workspace: Workspace, limits: SourceLimits) -> Delivery:
+    (pseudonym,) = hide_names([origin], workspace)
+    return Delivery((_SYNTHETIC if says_synthetic(path, limits) else "") + pseudonym[:16], path, limits)

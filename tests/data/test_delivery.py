@@ -7,11 +7,12 @@ from hip_mri.config import DataSettings
 from hip_mri.data.admission import admit_all, set_aside
 from hip_mri.data.delivery import Delivery, fetch_deliveries, fetch_delivery
 from hip_mri.data.groups import group_images
+from hip_mri.data.identities import check_patient_tables
 from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.names import read_named_manifest, reveal_names
 from hip_mri.data.source import open_source
 from hip_mri.data.split import split_manifest
-from hip_mri.errors import SourceError
+from hip_mri.errors import HipMriError, SourceError
 from hip_mri.workspace import Workspace
 
 
@@ -69,6 +70,22 @@ def test_a_delivery_that_says_so_is_synthetic(entries, pack, spread, workspace):
         assert ingest_images([delivery], workspace, 1).is_synthetic
         assert ingest_images([], workspace, 1, keep_earlier=True).is_synthetic
     assert not add(workspace, pack(entries, "real.zip"), keep_earlier=False).is_synthetic
+
+
+def test_fault_53_a_refused_delivery_is_told_by_its_place(entries, pack, workspace):
+    sound = Delivery("sound", pack(entries, "a.zip"))
+    bad = Delivery("bad", pack(entries | {"patients.csv": b"Smith"}, "Smith.zip"))
+    broken = Delivery("broken", pack(entries | {"../Smith.png": b"x"}, "Anna Smith.zip"))
+    second = r"This is delivery 2 of 2, in the order of the sources and, within a folder, of the names\.$"
+    for act in (
+        lambda: check_patient_tables([sound, bad], None),
+        lambda: ingest_images([sound, broken], workspace, 1),
+    ):
+        with pytest.raises(HipMriError, match=second) as caught:
+            act()
+        assert "Smith" not in str(caught.value)
+    with pytest.raises(SourceError, match=r"without these entries\.$"):
+        ingest_images([broken], workspace, 1)
 
 
 # What stays

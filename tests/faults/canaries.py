@@ -97,9 +97,9 @@ def plant_files(num_normal: int, num_lesion: int, seed: int) -> dict[str, bytes]
             files[name] = content
             if ending == "dcm" and number % 8 == 3:
                 continue  # these are known by what the file says of its patient
-            rows.append(
-                f"{name},{name_patient(f'ROW{seed}{label}{number // 2}')},S{number % 2},{name_patient('SURNAME')}"
-            )
+            patient = f"{seed}{label}{number // 2}"
+            known = (name, name_patient(f"ROW{patient}"), f"S{number % 2}", name_patient(f"SURNAME{patient}"))
+            rows.append(",".join(known))
     files |= _plant_faults(generator, files)
     return files | {"patients.csv": "\n".join(rows).encode()}
 

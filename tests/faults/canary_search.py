@@ -1,6 +1,7 @@
 """Looking for words in everything that a run leaves behind, whatever it is packed in and however it is written."""
 
 import base64
+import contextlib
 import gzip
 import io
 import json
@@ -81,7 +82,8 @@ def unpack(place: str, content: bytes) -> Iterator[Place]:
     elif content.startswith(b"\x89HDF"):
         yield from _list_attributes(place, content)
     elif content.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        with Image.open(io.BytesIO(content)) as image:
+        # Pages of a database hold parts of pictures, whose bytes were looked at all the same.
+        with contextlib.suppress(OSError), Image.open(io.BytesIO(content)) as image:
             image.load()
             yield f"{place}!metadata", repr((image.info, dict(image.getexif()))).encode()
     for number, embedded in enumerate(_DATA_ADDRESS.findall(content)):

@@ -101,6 +101,12 @@ def test_all_bad_values_are_named_at_once() -> None:
     assert len(str(error.value).splitlines()) == 2
 
 
+def test_an_address_with_a_token_is_refused_and_not_repeated() -> None:
+    with pytest.raises(SettingsError, match=r"^source: the address holds a user, .* give env:NAME, or") as error:
+        read_config(COMMAND, ["--source", "https://example.org/hip.zip?X-Amz-Signature=7f3a9c"])
+    assert "7f3a9c" not in str(error.value)
+
+
 def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("{")
