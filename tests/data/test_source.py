@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hip_mri.data.source import label_names, open_source
+from hip_mri.data.source import label_names, open_source, read_patients_table
 from hip_mri.errors import ArchiveError, HipMriError, ImageError, SourceError
 
 NEEDED = "Needed are two class folders with images, normal and osseous_lesion, at the same depth, and no third."
@@ -305,3 +305,39 @@ def test_folders_that_cannot_be_read_are_counted(entries, spread, monkeypatch):
         "source: 2 of its folders cannot be read (Permission denied). "
         "Give yourself the right to read them, or take them out of the source."
     )
+
+
+# What no message repeats
+
+
+def test_fault_53_tables_of_patients_are_counted_and_not_named(entries, pack, spread):
+    tables = dict.fromkeys(("Smith-patients.csv", "Jones-patients.csv"), b"x")
+    for path in (pack(entries | tables), spread(entries | tables)):
+        with pytest.raises(
+            SourceError, match=r"^source: it holds 2 tables of patients, files whose names end in pat"
+        ) as caught:
+            read_patients_table(path)
+        assert "Smith" not in str(caught.value)
+
+
+def test_fault_53_a_table_that_cannot_be_read_is_not_named(entries, spread):
+    folder = spread(entries)
+    (folder / "Smith-patients.csv").mkdir()
+    with pytest.raises(
+        SourceError, match=r"^source: its table of patients cannot be read \(Is a directory\)\."
+    ) as caught:
+        read_patients_table(folder)
+    assert "Smith" not in "".join(traceback.format_exception(caught.value)).replace('"Smith', "")
+
+
+def test_fault_53_files_that_go_away_are_counted_and_not_named(entries, spread, monkeypatch):
+    folder, lstat = spread(entries), Path.lstat
+
+    def fail(path: Path) -> os.stat_result:
+        if path.parent.name == "normal":
+            raise FileNotFoundError(2, "No such file", str(path))
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", fail)
+    num_normal = sum(name.startswith("normal/") for name in entries)
+    assert refuse(folder).startswith(f"source: the folder holds {num_normal} files that went away while it was listed")

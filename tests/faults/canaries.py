@@ -162,7 +162,7 @@ def plant_refused(folder: Path) -> Iterator[tuple[str, list[str]]]:
     here = folder / f"{GIVEN} refused"
 
     def packed(kind: str, files: dict[str, bytes]) -> tuple[str, list[str]]:
-        return kind, ["--source", str(pack(files, here / f"{name} {kind}.zip"))]
+        return kind, ["--source", str(pack(files, here / f"{GIVEN} {kind}.zip"))]
 
     yield packed("climbs", sound | {f"normal/../../{name}.png": picture})
     yield packed("unknown class", sound | {f"{name}/{name}.png": picture})
@@ -173,12 +173,11 @@ def plant_refused(folder: Path) -> Iterator[tuple[str, list[str]]]:
     yield packed("bad table", sound | {"patients.csv": f"source_name,patient_id\n{row}\n{row}2\n".encode()})
     yield packed("strange table", sound | {"patients.csv": f"source_name,patient_id\n{name},{name}\n".encode()})
     yield packed("all contradict", sound)
-    (here / "no zip").mkdir()
-    (here / "no zip" / f"{name}.zip").write_bytes(name.encode())
-    yield "no zip", ["--source", str(here / "no zip" / f"{name}.zip")]
-    linked = spread(sound, here / f"{name} linked")
+    (here / "no.zip").write_bytes(name.encode())
+    yield "no zip", ["--source", str(here / "no.zip")]
+    linked = spread(sound, here / "linked")
     (linked / "normal" / f"{name}.png").symlink_to("/etc/hostname")
     yield "link", ["--source", str(linked)]
-    table = here / f"{name}.csv"
+    table = here / "table.csv"
     table.write_text(f"source_name\n{name}")
-    yield "given table", ["--source", str(pack(sound, here / f"{name}.zip")), "--data.patients-file", str(table)]
+    yield "given table", ["--source", str(pack(sound, here / "sound.zip")), "--data.patients-file", str(table)]

@@ -87,7 +87,7 @@ def unpack(place: str, content: bytes) -> Iterator[Place]:
             image.load()
             yield f"{place}!metadata", repr((image.info, dict(image.getexif()))).encode()
     for number, embedded in enumerate(_DATA_ADDRESS.findall(content)):
-        yield from unpack(f"{place}!embedded {number}", base64.b64decode(embedded))
+        yield from unpack(f"{place}!embedded {number}", base64.b64decode(embedded[: len(embedded) // 4 * 4]))
 
 
 def _list_attributes(place: str, content: bytes) -> Iterator[Place]:
