@@ -6,6 +6,7 @@ name a person or a place. The champion, the gate and the hashes stay with the fi
 
 import importlib
 import os
+import re
 from typing import Any, Final
 
 import yaml
@@ -20,6 +21,9 @@ NAME: Final = "hip-mri"
 
 ARTIFACTS: Final = (MODEL, "metrics.json", RECORD)
 """Files that the server gets."""
+
+_LOGIN: Final = re.compile(r"(?<=://)[^/@\s]*@")
+"""User and password in an address."""
 
 TEST_MEASURES: Final = ("auc", "average_precision", "brier", "calibration_slope", "num_images", "num_lesions")
 DECISION_MEASURES: Final = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1")
@@ -46,9 +50,10 @@ def export_version(version: Version, tracking_uri: str, name: str = NAME) -> str
         return _find_exported(client, version, name) or _export(client, version, name)
     except (failure, OSError) as error:
         raise ReleaseError(
-            f"release: MLflow at {tracking_uri} did not take version {version.name} ({error}). See that the server "
-            "runs and that you may write to it, then export again: nothing is registered twice."
-        ) from error
+            f"release: MLflow at {_hide_login(tracking_uri)} did not take version {version.name} "
+            f"({_hide_login(str(error))}). See that the server runs and that you may write to it, then export again: "
+            "nothing is registered twice."
+        ) from None  # the error repeats the address
 
 
 def _connect(tracking_uri: str) -> tuple[Any, type[Exception]]:
@@ -65,8 +70,14 @@ def _connect(tracking_uri: str) -> tuple[Any, type[Exception]]:
         return client(tracking_uri=tracking_uri), failure
     except failure as error:
         raise ReleaseError(
-            f"release: {tracking_uri} is no address of MLflow ({error}). Give one such as http://127.0.0.1:5000."
-        ) from error
+            f"release: {_hide_login(tracking_uri)} is no address of MLflow ({_hide_login(str(error))}). Give one such "
+            "as http://127.0.0.1:5000."
+        ) from None  # the error repeats the address
+
+
+def _hide_login(text: str) -> str:
+    """Leave user and password out of the addresses in a text."""
+    return _LOGIN.sub("", text)
 
 
 def _find_exported(client: Any, version: Version, name: str) -> str | None:

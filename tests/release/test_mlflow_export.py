@@ -3,6 +3,8 @@
 import importlib
 import json
 import sys
+import traceback
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -51,6 +53,27 @@ def test_without_mlflow_the_message_says_how_to_get_it(version, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
     with pytest.raises(ReleaseError, match=r"MLflow is not installed .* pip install 'hip-mri\[mlflow\]'"):
         export_version(version, "sqlite:///never.db")
+
+
+@pytest.mark.parametrize("is_reached", [True, False])
+def test_a_login_in_the_address_is_not_repeated(version, monkeypatch, is_reached):
+    class Failure(Exception):  # noqa: N818 - a stand-in
+        pass
+
+    def connect(tracking_uri: str) -> SimpleNamespace:
+        def refuse(question: str) -> None:
+            raise Failure(f"no answer from {tracking_uri}")
+
+        if not is_reached:
+            refuse("")
+        return SimpleNamespace(search_model_versions=refuse)
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=connect))
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace(MlflowException=Failure))
+    with pytest.raises(ReleaseError, match=r"https://mlflow\.org/ .*\(no answer from https://mlflow\.org/\)") as caught:
+        export_version(version, "https://anna:secret@mlflow.org/")
+    assert "secret" not in "".join(traceback.format_exception(caught.value)).replace('anna:secret@mlflow.org/")', "")
 
 
 def test_a_changed_version_is_not_exported(version):
