@@ -39,6 +39,7 @@ SETTINGS = {
 SECRET_ADDRESS = f"https://{TOKEN}user:{TOKEN}@127.0.0.1:9/{name_patient('ADDRESS')}.zip?X-Amz-Signature={TOKEN}"
 REFUSE_ALL = """
 import json, sys
+import keras  # which a flow loads in a thread that keeps standard error closed meanwhile
 from flows.command_line import main
 from flows.pipeline import COMMAND
 for kind, options in json.load(sys.stdin):
