@@ -156,9 +156,10 @@ def spread(files: dict[str, bytes], folder: Path) -> Path:
 
 def plant_refused(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Sources that are refused as a whole: what is wrong with each, and the options that give it to the pipeline."""
-    picture = dress(draw_image(np.random.default_rng(9), has_lesion=False), 0)[0]
-    name = name_patient("REFUSED")
-    sound = {f"{label}/{name}{number}.png": picture for label in ("normal", "osseous_lesion") for number in range(3)}
+    generator, name = np.random.default_rng(9), name_patient("REFUSED")
+    picture = dress(draw_image(generator, has_lesion=False), 0)[0]
+    names = [f"{label}/{name}{number}.png" for label in ("normal", "osseous_lesion") for number in range(3)]
+    sound = {place: dress(draw_image(generator, has_lesion=False), 0)[0] for place in names}
     here = folder / f"{GIVEN} refused"
 
     def packed(kind: str, files: dict[str, bytes]) -> tuple[str, list[str]]:
@@ -172,7 +173,7 @@ def plant_refused(folder: Path) -> Iterator[tuple[str, list[str]]]:
     row = f"normal/{name}0.png,{name}"
     yield packed("bad table", sound | {"patients.csv": f"source_name,patient_id\n{row}\n{row}2\n".encode()})
     yield packed("strange table", sound | {"patients.csv": f"source_name,patient_id\n{name},{name}\n".encode()})
-    yield packed("all contradict", sound)
+    yield packed("all contradict", dict.fromkeys(names, picture))
     (here / "no.zip").write_bytes(name.encode())
     yield "no zip", ["--source", str(here / "no.zip")]
     linked = spread(sound, here / "linked")
