@@ -279,7 +279,7 @@ def run_deployment(team: Team, name: str, **parameters: object) -> None:
 
 
 @pytest.mark.system
-def test_a_flow_run_that_fell_silent_is_marked_as_crashed(team: Team) -> None:
+def test_fault_63_a_flow_run_that_fell_silent_is_marked_as_crashed(team: Team) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
     with SyncPrefectClient(team.credentials["PREFECT_API_URL"], auth_string=team.login) as client:

@@ -140,7 +140,7 @@ def test_what_each_month_came_to(months: list[Month]) -> None:
     assert [month.champion for month in months] == ["0001", "0001", "0001", "0001", "0001", "0004"]
 
 
-def test_no_earlier_image_changes_its_split(months: list[Month], clinic: Clinic) -> None:
+def test_fault_71_no_earlier_image_changes_its_split(months: list[Month], clinic: Clinic) -> None:
     for before, after in pairwise(months):
         assert before.splits.items() <= after.splits.items()
         assert after.report["num_moved"] == 0
@@ -163,7 +163,7 @@ def test_only_new_images_are_worked_on(months: list[Month]) -> None:
         assert mirrored <= plain
 
 
-def test_the_inverted_batch_is_set_aside_with_a_picture(months: list[Month], clinic: Clinic) -> None:
+def test_fault_73_the_inverted_batch_is_set_aside_with_a_picture(months: list[Month], clinic: Clinic) -> None:
     assert "does not look like the training images" in months[2].told
     assert "--retrain.accept-drift true" in months[2].told
     assert months[2].report["outcome"] == "stopped"
@@ -179,7 +179,7 @@ def test_nothing_new_says_what_waits(months: list[Month]) -> None:
     assert months[3].told == "0 new images wait, 5 are needed: nothing was trained"
 
 
-def test_the_gate_keeps_the_worse_and_promotes_the_better(months: list[Month], clinic: Clinic) -> None:
+def test_fault_72_the_gate_keeps_the_worse_and_promotes_the_better(months: list[Month], clinic: Clinic) -> None:
     worse, better = months[4].report["decision"], months[5].report["decision"]
     assert worse["difference"] < 0 < better["interval"][0]
     assert [look.is_promoted for look in read_looks(clinic.workspace)] == [False, False, True]
