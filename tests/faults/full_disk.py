@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, default=4)
     given = parser.parse_args(arguments)
     folder = given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     source = write_source(folder / "hip.zip")
     told, wrong = [], []
     with nursery.serve_prefect(nursery.empty(folder / "prefect")):

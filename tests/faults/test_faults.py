@@ -1,4 +1,4 @@
-"""Samples of the two harnesses, small enough for every change; `--all` and more `--sizes` are for patient people."""
+"""Samples of the two harnesses, small enough for every change; `make test-long` tries everything."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.full_disk import can_mount
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.system
 
 PROJECT = Path(__file__).parents[2]
 
