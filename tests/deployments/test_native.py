@@ -1,4 +1,4 @@
-"""The README's section "For a team": the whole set-up on this machine, from nothing to a finished run, and down."""
+"""What `docs/team.md` tells: the whole set-up on this machine, from nothing to a finished run, and down."""
 
 import base64
 import json
