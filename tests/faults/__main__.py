@@ -15,7 +15,7 @@ def list_commands(folder: Path) -> list[list[str]]:
     """Modules of this package with their arguments."""
     return [
         ["kill", str(folder / "kill"), "--all"],
-        ["full_disk", str(folder / "full_disk"), "--sizes", "40"],
+        ["full_disk", str(folder / "full_disk")],
         ["fuzz_archives", "--minutes", "10"],
         ["fuzz_images", "--minutes", "10"],
         ["clean_images", "--num-images", "10000"],
