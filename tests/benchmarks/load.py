@@ -88,18 +88,19 @@ def measure_flow(folder: Path, num_images: int) -> dict[str, Any]:
     workspace = folder / f"workspace-{num_images}"
     options = [f"--{name}={value}" for name, value in SMALL.items()]
     command = [sys.executable, "-m", "flows.pipeline", f"--source={source}", f"--workspace={workspace}", *options]
-    begun = {"start": time.perf_counter()}
+    begun = [("start", time.perf_counter())]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        with MemoryWatch(process.pid, lambda: list(begun)[-1]) as watch:
+        with MemoryWatch(process.pid, lambda: begun[-1][0]) as watch:
             for line in process.stderr:
                 sys.stderr.write(line)
                 if found := STEP.match(line):
-                    begun[found[1]] = time.perf_counter()
+                    begun.append((found[1], time.perf_counter()))
     if process.returncode:
         raise RuntimeError(f"the pipeline failed on {num_images} images, and left {workspace}")
-    seconds = np.diff([*begun.values(), time.perf_counter()])
-    steps = watch.find_peaks().reindex(list(begun)).assign(seconds=seconds.round(2))
+    names, starts = zip(*begun, strict=True)
+    seconds = pd.Series(np.diff([*starts, time.perf_counter()]), index=list(names))
+    steps = watch.find_peaks().join(seconds.groupby(level=0, sort=False).sum().round(2).rename("seconds"))
     report = next((workspace / "runs").glob("*/report.html"))
     sizes = {"report_mb": report.stat().st_size / 1e6}
     pd.DataFrame(watch.samples).to_csv(folder / f"samples-{num_images}.csv", index=False)
@@ -125,6 +126,7 @@ def compare_runs(few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
             **{
                 f"{of}_bytes_per_image": round(1e6 * (after[f"{of}_mb"] - before[f"{of}_mb"]) / more)
                 for of in ("main", "tree")
+                if f"{of}_mb" in after
             },
         }
     return {name: compared[name] for name in many["steps"] if name in compared}
