@@ -36,6 +36,7 @@ SMALL: Final = {
     "model.weights": "random",
     "model.hidden-units": 16,
     "training.epochs": 3,
+    "training.horizontal-flip": "false",
     "evaluation.cross-validation-folds": 2,
     "evaluation.cross-validation-seeds": 1,
 }

@@ -101,6 +101,16 @@ def test_stored_rows_are_the_fingerprints_of_the_images(filled, shard, num_threa
         np.testing.assert_array_equal(thumbnail, made.thumbnail)
 
 
+def test_a_search_keeps_less_than_a_kilobyte_of_an_image_in_memory(filled, shard):
+    fingerprint_images(shard, filled, 1)
+    stored = read_fingerprints(read_shard(shard)["sha256"].tolist(), filled)
+    assert stored.rows.nbytes < 1000 * shard.num_images
+    kept = np.arange(shard.num_images) % 3 == 0
+    chosen = stored.select(kept)
+    np.testing.assert_array_equal(chosen.rows, stored.rows[kept])
+    np.testing.assert_array_equal(chosen.thumbnails[np.array([1, 0])], stored.thumbnails[np.array([3, 0])])
+
+
 def test_only_missing_ones_are_made(filled, shard, monkeypatch):
     fingerprint_images(shard, filled, 1)
     before = [(file, file.stat().st_mtime_ns) for file in list_parts(filled)]
