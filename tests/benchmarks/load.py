@@ -115,15 +115,19 @@ def compare_runs(few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         For each step `seconds_ratio`, the time per image of the larger run over that of the smaller: 1 for a linear
-        step, less where a fixed part weighs; and `bytes_per_image`, how much the highest memory grew with each image,
-        of the flow's process and of all processes.
+        step, less where a fixed part weighs (and `processor_seconds_ratio`, where it was measured); and
+        `main_bytes_per_image` and `tree_bytes_per_image`, how much the highest memory grew with each image.
     """
     more = many["images"] - few["images"]
     compared = {}
     for name in few["steps"].keys() & many["steps"].keys():
         before, after = few["steps"][name], many["steps"][name]
         compared[name] = {
-            "seconds_ratio": round(after["seconds"] / before["seconds"] * few["images"] / many["images"], 2),
+            **{
+                f"{of}_ratio": round(after[of] / max(before[of], 0.01) * few["images"] / many["images"], 2)
+                for of in ("seconds", "processor_seconds")
+                if of in after
+            },
             **{
                 f"{of}_bytes_per_image": round(1e6 * (after[f"{of}_mb"] - before[f"{of}_mb"]) / more)
                 for of in ("main", "tree")
@@ -145,7 +149,7 @@ def main() -> None:
         runs.append(measure_flow(given.folder.resolve(), num_images))
         results = {"runs": runs, "compared": compare_runs(runs[0], runs[-1]) if len(runs) > 1 else {}}
         (given.folder / "load.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+    print((given.folder / "load.json").read_text())
 
 
 if __name__ == "__main__":
