@@ -82,8 +82,9 @@ def measure_flow(folder: Path, num_images: int) -> dict[str, Any]:
     """Run the pipeline over so many images.
 
     Returns:
-        `images`, `seconds` of all, and `steps`: seconds, `main_mb` of the flow's process and `tree_mb` of all
-        processes, the server among them, at their most, by step.
+        `images`, `seconds` of all, `report_mb`, and `steps`: by step the seconds, the `processor_seconds` of all
+        processes, which a busy machine leaves alone, and at their most `main_mb` of the flow's process and `tree_mb` of
+        all, the server among them.
     """
     source = write_zip(folder / f"{num_images}.zip", num_images)
     workspace = folder / f"workspace-{num_images}"
@@ -101,7 +102,7 @@ def measure_flow(folder: Path, num_images: int) -> dict[str, Any]:
         raise RuntimeError(f"the pipeline failed on {num_images} images, and left {workspace}")
     names, starts = zip(*begun, strict=True)
     seconds = pd.Series(np.diff([*starts, time.perf_counter()]), index=list(names))
-    steps = watch.find_peaks().join(seconds.groupby(level=0, sort=False).sum().round(2).rename("seconds"))
+    steps = watch.summarize().join(seconds.groupby(level=0, sort=False).sum().round(2).rename("seconds"))
     report = next((workspace / "runs").glob("*/report.html"))
     sizes = {"report_mb": report.stat().st_size / 1e6}
     pd.DataFrame(watch.samples).to_csv(folder / f"samples-{num_images}.csv", index=False)

@@ -219,7 +219,7 @@ def measure_step(step: Callable[[Path], None], root: Path) -> dict[str, float]:
         step(root)
         seconds, worked = time.perf_counter() - start, time.process_time() - start_of_work
         time.sleep(0.2)
-    more = float(watch.find_peaks()["main_mb"].iloc[0]) - before
+    more = float(watch.summarize()["main_mb"].iloc[0]) - before
     return {"seconds": round(seconds, 2), "processor_seconds": round(worked, 2), "main_mb": round(more, 1)}
 
 

@@ -1,6 +1,7 @@
-"""The memory of a process and all its descendants, as Linux tells it, watched while they work."""
+"""Memory and processor time of a process and all its descendants, as Linux tells them, watched while they work."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,8 +37,18 @@ def read_memory(process: int) -> float:
     return sum(int(fields.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssShmem")) * _KIBIBYTE
 
 
+def read_processor_time(process: int) -> float:
+    """Processor seconds of a process and of those children that have ended; 0 for a process that has ended itself."""
+    try:
+        status = (PROCESSES / str(process) / "stat").read_text()
+    except OSError:
+        return 0.0
+    ticks = status.rpartition(")")[2].split()[11:15]  # utime, stime, cutime, cstime; see proc_pid_stat(5)
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 class MemoryWatch:
-    """Samples the memory of a process tree in a thread of its own. A context manager.
+    """Samples memory and processor time of a process tree in a thread of its own. A context manager.
 
     Args:
         root: The process on top.
@@ -45,7 +56,8 @@ class MemoryWatch:
         interval_seconds: Between two samples.
 
     Attributes:
-        samples: Dictionaries with `step`, `main_mb` of the process on top, and `tree_mb` of all.
+        samples: Dictionaries with `step`, `main_mb` of the process on top, `tree_mb` of all, and `processor_seconds`
+            that all have taken so far.
     """
 
     def __init__(self, root: int, find_step: Callable[[], str], interval_seconds: float = 0.2) -> None:
@@ -66,12 +78,25 @@ class MemoryWatch:
         self._has_ended.set()
         self._thread.join()
 
-    def find_peaks(self) -> pd.DataFrame:
-        """Most memory in each step; columns main_mb and tree_mb, by step in the order of time."""
-        samples = pd.DataFrame(self.samples, columns=["step", "main_mb", "tree_mb"])
-        return samples.groupby("step", sort=False)[["main_mb", "tree_mb"]].max().round(1)
+    def summarize(self) -> pd.DataFrame:
+        """Most memory, and processor time, of each step; columns as in the samples, by step in the order of time."""
+        columns = ["step", "main_mb", "tree_mb", "processor_seconds"]
+        samples = pd.DataFrame(list(self.samples), columns=columns)
+        # What a step took before its first sample, a fraction of a second, counts as its own.
+        samples["processor_seconds"] = samples["processor_seconds"].diff().fillna(0).clip(lower=0)
+        by_step = samples.groupby("step", sort=False)
+        peaks = by_step[["main_mb", "tree_mb"]].max().round(1)
+        return peaks.assign(processor_seconds=by_step["processor_seconds"].sum().round(2))
 
     def _watch(self) -> None:
         while not self._has_ended.wait(self._interval_seconds):
-            main, *others = map(read_memory, list_tree(self._root))
-            self.samples.append({"step": self._find_step(), "main_mb": main, "tree_mb": main + sum(others)})
+            tree = list(list_tree(self._root))
+            main, *others = map(read_memory, tree)
+            self.samples.append(
+                {
+                    "step": self._find_step(),
+                    "main_mb": main,
+                    "tree_mb": main + sum(others),
+                    "processor_seconds": sum(map(read_processor_time, tree)),
+                }
+            )
