@@ -17,6 +17,8 @@ from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.workspace import Workspace
+from tests.data.dicom_files import write_dicom
+from tests.data.image_files import encode_image
 
 
 @pytest.fixture
@@ -110,6 +112,14 @@ def test_images_are_stored_byte_for_byte_and_names_never_become_paths(entries, p
         assert row["num_bytes"] == len(moved[name])
     written = {path.name for path in workspace.root.rglob("*")}
     assert not written & {Path(name).name for name in names}
+
+
+def test_fault_39_the_bytes_decide_and_not_the_ending(entries, draw, encode, pack, workspace):
+    png, jpeg, dicom = encode(draw(70)), encode_image(draw(71), "JPEG"), write_dicom(draw(72))
+    take_in(pack({**entries, "normal/a.jpg": png, "normal/b.png": jpeg, "osseous_lesion/c": dicom}), workspace)
+    manifest = find(workspace)
+    for name in ("normal/a.jpg", "normal/b.png", "osseous_lesion/c"):
+        assert manifest.loc[name, "state"] == "ready"
 
 
 def test_refused_files_are_not_stored(mixed, pack, workspace):
