@@ -16,13 +16,13 @@ run: $(STAMP) ## Run the pipeline on the synthetic demo images
 	$(BIN)/python flows/pipeline.py
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not system and not long"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not system"
 
 test-system: $(STAMP) ## Run the tests that bring up servers, clusters and a notebook
-	$(BIN)/python -m pytest -m "system and not long"
+	$(BIN)/python -m pytest -m system
 
-test-long: $(STAMP) ## Kill whole runs and fill their disks; takes half an hour and longer
-	$(BIN)/python -m pytest -m long
+test-long: $(STAMP) ## Kill runs at every step, fill their disks, fuzz all readers; takes hours
+	$(BIN)/python -m tests.faults
 
 bench: $(STAMP) ## Measure speed and memory; takes an hour and longer
 	$(BIN)/python -m tests.benchmarks.measure

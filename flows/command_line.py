@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
+import httpx
 import yaml
 from pydantic import ValidationError, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
@@ -17,7 +18,7 @@ from pydantic_settings.exceptions import SettingsError as OptionError
 
 from hip_mri.config import Settings
 from hip_mri.data.fetch import check_source
-from hip_mri.errors import HipMriError, SettingsError
+from hip_mri.errors import DeploymentError, HipMriError, SettingsError
 from hip_mri.storage import is_hopeless
 from hip_mri.workspace import Workspace
 
@@ -145,17 +146,37 @@ def run_flow(flow: str, config: Settings) -> str:
 
     Returns:
         What the flow returns, such as the folder of the finished run.
+
+    Raises:
+        DeploymentError: Prefect's server does not answer, or no longer.
     """
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a descriptor that `load_keras_quietly` leaves alone
+    logging.raiseExceptions = False  # else Prefect writes of every line that a dying server does not take
     show_progress_lines(sys.stderr)
     logger.info("Starting Prefect ...")
     module, _, name = flow.partition(":")
     run = getattr(importlib.import_module(module), name)  # only now: Prefect reads the environment when it is imported
 
     threading.Thread(target=load_keras_quietly).start()  # while Prefect waits for its server
-    return run(config)
+    try:
+        return run(config)
+    except Exception as error:
+        if not _is_of_the_server(error):
+            raise
+        raise DeploymentError(
+            f"prefect: the server that PREFECT_API_URL or the profile names does not answer ({error}). Start it, or "
+            "unset PREFECT_API_URL to run without one; then start again: finished work is kept."
+        ) from error
+
+
+def _is_of_the_server(error: Exception) -> bool:
+    """Whether a call of Prefect's server failed for good; its client has tried again by then."""
+    return any(
+        isinstance(it, httpx.TransportError) or (isinstance(it, httpx.HTTPStatusError) and it.response.is_server_error)
+        for it in (error, error.__cause__)
+    )
 
 
 def show_progress_lines(stream: TextIO) -> None:

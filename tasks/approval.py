@@ -38,7 +38,7 @@ def ask_for_approval(challenge: Challenge, settings: RetrainSettings) -> Answer:
     Returns:
         The answer; an automatic yes where nobody is asked.
     """
-    if settings.approval == "automatic" or not challenge.decision.promote:
+    if settings.approval == "automatic" or challenge.is_serving or not challenge.decision.promote:
         return Answer()
     logger.info(
         "Waiting up to %g hours for a person: Resume, on the page of this run in the Prefect UI",

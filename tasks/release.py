@@ -52,9 +52,9 @@ def report_nothing_new(found: Arrivals, needed: int) -> State[str]:
 def refuse_batch(workspace: Workspace, found: Arrivals, check: BatchCheck) -> NoReturn:
     """Set the new images aside, raise an alert with a picture, and end the flow run."""
     report = retraining.publish_retraining(workspace, Retraining("stopped", found, check))
-    batch.refuse_batch(workspace)
     create_markdown_artifact(report.markdown, key="retraining", description="The new images were refused")
     emit_event(BATCH_REFUSED, resource={"prefect.resource.id": "hip-mri.batch"}, payload={"report": str(report.folder)})
+    batch.refuse_batch(workspace)  # last, so that a run that is killed before raises the alert again, not never
     raise DriftError(
         f"retrain: {check.report.summary} They are set aside; see {report.folder / 'report.html'}. Mend the export, or "
         "take them in all the same with --retrain.accept-drift true."

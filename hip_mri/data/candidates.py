@@ -34,7 +34,7 @@ MAX_NUM_KEPT: Final = 12
 """Nearest images that are kept for an image as it is and as many for its mirror image, and the other way round."""
 
 _BITS_OF_BAND: Final = 32
-_ROWS_AT_ONCE: Final = 65536
+_ROWS_AT_ONCE: Final = 8192
 _IMAGE_BITS: Final = 32  # enough for the place of an image
 _IMAGE_MASK: Final = (1 << _IMAGE_BITS) - 1
 _MAX_NUM_CROPS: Final = 256
@@ -120,35 +120,38 @@ class _Buckets:
     def __init__(self, queries: NDArray[np.uint8], bit_order: NDArray[np.int64]) -> None:
         self._bit_order = bit_order
         self._queries = queries
-        keys = self._cut_keys(queries)
-        self._places = np.argsort(keys, axis=0, kind="stable")
-        self._keys = np.take_along_axis(keys, self._places, axis=0)
+        self._keys = self._cut_keys(queries)
+        self._places = np.empty(self._keys.shape, np.int64)
+        for band, keys in enumerate(self._keys):  # one by one, since each takes a copy
+            self._places[band] = np.argsort(keys, kind="stable")
+            self._keys[band] = keys[self._places[band]]
         self._num_images = len(queries) // 2
 
     def match(self, hashes: NDArray[np.uint8], crop: int) -> tuple[_Matches, int]:
         """Queries near the hashes of images, shape (images, 32), and the number of lookups that met a crowd."""
         nearest, num_crowded = _NOTHING, 0
-        for band, keys in enumerate(self._cut_keys(hashes).T):
+        for band, keys in enumerate(self._cut_keys(hashes)):
             images = np.argsort(keys, kind="stable")  # neighbouring lookups read neighbouring memory
             found = [nearest]
             for direction in (1, -1):
                 for num_steps, (places, rows) in enumerate(self._walk(band, keys[images], direction), 1):
-                    found.append(self._compare(self._places[places, band], images[rows], hashes, crop))
+                    found.append(self._compare(self._places[band][places], images[rows], hashes, crop))
                     num_crowded += len(rows) if num_steps == MAX_NUM_STEPS else 0
             nearest = _keep_nearest(*found)
         return nearest, num_crowded
 
     def _cut_keys(self, hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
-        """One key per band, shape (hashes, 8): its bits above, those of the next band below."""
-        bands = np.empty((len(hashes), NUM_BANDS), np.uint64)
+        """One key per band, shape (8, hashes): its bits above, those of the next band below."""
+        keys = np.empty((NUM_BANDS, len(hashes)), np.uint64)
         for start in range(0, len(hashes), _ROWS_AT_ONCE):
             bits = np.take(np.unpackbits(hashes[start : start + _ROWS_AT_ONCE], axis=1), self._bit_order, axis=1)
-            bands[start : start + _ROWS_AT_ONCE] = np.packbits(bits, axis=1).view(">u4")
-        return bands << np.uint64(_BITS_OF_BAND) | np.roll(bands, -1, axis=1)
+            bands = np.packbits(bits, axis=1).view(">u4").astype(np.uint64).T
+            keys[:, start : start + _ROWS_AT_ONCE] = bands << np.uint64(_BITS_OF_BAND) | np.roll(bands, -1, axis=0)
+        return keys
 
     def _walk(self, band: int, keys: NDArray[np.uint64], direction: int) -> Iterator[tuple[NDArray, NDArray]]:
         """Go from where each key would stand through its bucket; gives places in the order and rows of `keys`."""
-        order = self._keys[:, band]
+        order = self._keys[band]
         places = np.searchsorted(order, keys) - (direction < 0)
         rows = np.arange(len(keys))
         for _ in range(MAX_NUM_STEPS):

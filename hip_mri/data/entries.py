@@ -1,11 +1,12 @@
 """What each delivery held when it was read: one row per file, so that nothing is read twice and nothing is lost."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, cast
 
+import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
@@ -83,23 +84,24 @@ def read_delivery(
     earlier = _read_list(delivery.name, workspace)
     with open_source(delivery.path, delivery.limits, needs_all_classes=not keep_earlier) as source:
         pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
-        entries = dict(zip(pseudonyms, source.entries, strict=True))
-        known = _find_known(entries, earlier, workspace)
-        rows = list(known.values())
-        unread = [(pseudonym, entry) for pseudonym, entry in entries.items() if pseudonym not in known]
-        on_progress(len(rows), len(source.entries))
+        named = list(zip(pseudonyms, source.entries, strict=True))
+        known = _find_known(named, earlier, workspace)
+        unread = [named[place] for place in np.setdiff1d(np.arange(len(source.entries)), known.index)]
+        parts, done = [known], len(known)
+        on_progress(done, len(source.entries))
         with IsolatedReader() as reader, Parallel(n_jobs=num_threads, backend="threading") as parallel:
             remaining = iter(unread)
             while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
-                taken_in = parallel(delayed(_take_in)(source, *named, workspace, reader) for named in batch)
-                rows += _hide_patients(cast("list[dict[str, Any]]", taken_in), workspace)
-                on_progress(len(rows), len(source.entries))
+                taken_in = parallel(delayed(_take_in)(source, *pair, workspace, reader) for pair in batch)
+                rows = _hide_patients(cast("list[dict[str, Any]]", taken_in), workspace)
+                parts.append(_tabulate(rows))  # as a table, a row takes a fifth of the memory
+                on_progress(done := done + len(rows), len(source.entries))
         num_ignored = source.num_ignored
-    listed = pd.DataFrame(rows, columns=list(COLUMNS))
+    listed = pd.concat(parts, ignore_index=True)
     if keep_earlier:
         is_gone = ~earlier["entry"].isin(listed["entry"]) & ~earlier["sha256"].isin(listed["sha256"])
         listed = pd.concat([listed, earlier[is_gone]])
-    names = {pseudonym: entry.storable_name for pseudonym, entry in entries.items()}
+    names = {pseudonym: entry.storable_name for pseudonym, entry in named}
     return Reading(listed, names, num_ignored, num_taken_over=len(known))
 
 
@@ -122,30 +124,38 @@ def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
 def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
     file = workspace.entries_folder / f"{name}.parquet"
     if not file.exists():
-        empty = pd.DataFrame({column: [] for column in COLUMNS}, dtype="str")
-        return empty.astype({"num_bytes": "int64", "num_stored_bytes": "int64"})
+        return _tabulate([])
     try:
         return pd.read_parquet(file)[list(COLUMNS)]
     except UNREADABLE as error:
         raise WorkspaceError(f"{file} cannot be read. Remove it and start again: the delivery is read anew.") from error
 
 
-def _find_known(entries: Mapping[str, Entry], earlier: pd.DataFrame, workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """Rows of the earlier list whose entries are unchanged and whose bytes are still stored in full, by pseudonym."""
-    rows = {row["entry"]: row for row in earlier.to_dict("records")}
-    known = {}
-    for pseudonym, entry in entries.items():
-        row = rows.get(pseudonym)
-        if row and (row["version"], row["label"]) == (entry.version, entry.label) and _is_stored(row, workspace):
-            known[pseudonym] = row
-    return known
+def _tabulate(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype({name: "int64" if name.startswith("num_") else "str" for name in COLUMNS})
 
 
-def _is_stored(row: dict[str, Any], workspace: Workspace) -> bool:
-    if row["reason"]:
-        return False  # a file that could not be used is looked at again: a later version may read it
+def _find_known(named: Iterable[tuple[str, Entry]], earlier: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
+    """Rows of the earlier list whose entries are unchanged and whose bytes are still stored in full.
+
+    Returns:
+        The columns of `COLUMNS`; the index is the place among the entries.
+    """
+    if earlier.empty:
+        return earlier
+    now = pd.DataFrame([(pseudonym, entry.version, entry.label) for pseudonym, entry in named], dtype="str")
+    now.columns = list(COLUMNS[:3])
+    # A file that could not be used is looked at again: a later version may read it.
+    usable = earlier[earlier["reason"] == ""].drop_duplicates("entry", keep="last")
+    unchanged = now.rename_axis("place").reset_index().merge(usable, on=list(now.columns)).set_index("place")
+    stored = zip(unchanged["sha256"], unchanged["num_stored_bytes"], strict=True)
+    return unchanged.loc[[_is_stored(sha256, size, workspace) for sha256, size in stored], list(COLUMNS)]
+
+
+def _is_stored(sha256: str, num_bytes: int, workspace: Workspace) -> bool:
     try:
-        return workspace.image_file(row["sha256"]).stat().st_size == row["num_stored_bytes"]
+        return workspace.image_file(sha256).stat().st_size == num_bytes
     except OSError:
         return False
 

@@ -4,9 +4,10 @@ Fingerprints lie in parts, one NumPy file per written shard, named by the range 
 whole or not at all, so a killed run loses the part that it was writing and nothing else.
 """
 
+import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
@@ -15,6 +16,7 @@ import cv2
 import imagehash
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -48,8 +50,14 @@ ROW: Final = np.dtype(
 )
 """One stored fingerprint, 1.7 kB: the SHA-256 of the source file and the fields of `Fingerprint`."""
 
+SEARCHED: Final = repack_fields(ROW[["sha256", "pixels_sha256", "hashes", "mirrored_hash"]])
+"""The part of a stored fingerprint that a search looks at for every image: 0.7 kB."""
+
 Rows = NDArray[np.void]
-"""Fingerprints of many images, an array of `ROW`."""
+"""Fingerprints of many images, an array of `ROW` or of `SEARCHED`."""
+
+MAX_OPEN_PARTS: Final = 256
+"""Parts that are kept mapped; each takes a file descriptor, and many systems allow a process 1,024."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,53 @@ class Fingerprint:
     hashes: NDArray[np.uint8]
     mirrored_hash: NDArray[np.uint8]
     thumbnail: NDArray[np.uint8]
+
+
+class Thumbnails:
+    """Thumbnails of images, read from disk when they are asked for: few images have a likely copy.
+
+    Indexing with an array of positions gives gray levels 0-255, uint8, shape (positions, 32, 32).
+    """
+
+    def __init__(self, parts: Sequence[Path], part_of_image: NDArray[np.int32], row_in_part: NDArray[np.int64]) -> None:
+        self._parts = parts
+        self._part_of_image = part_of_image
+        self._row_in_part = row_in_part
+        self._open = functools.lru_cache(MAX_OPEN_PARTS)(_open_part)
+
+    def __len__(self) -> int:
+        return len(self._part_of_image)
+
+    def __getitem__(self, positions: NDArray[np.integer]) -> NDArray[np.uint8]:
+        parts, rows = self._part_of_image[positions], self._row_in_part[positions]
+        thumbnails = np.empty((len(parts), THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
+        for part in np.unique(parts):
+            chosen, stored = parts == part, self._open(self._parts[part])
+            if stored is None:
+                raise WorkspaceError(f"{self._parts[part]} was damaged meanwhile. Start again: it is made anew.")
+            thumbnails[chosen] = stored["thumbnail"][rows[chosen]]
+        return thumbnails
+
+    def select(self, is_kept: NDArray[np.bool_]) -> "Thumbnails":
+        """Those of some of the images."""
+        return Thumbnails(self._parts, self._part_of_image[is_kept], self._row_in_part[is_kept])
+
+
+@dataclass(frozen=True)
+class StoredFingerprints:
+    """Fingerprints of many images, sorted by SHA-256.
+
+    Attributes:
+        rows: One row of `SEARCHED` per image, in memory.
+        thumbnails: Their thumbnails, on disk.
+    """
+
+    rows: Rows
+    thumbnails: Thumbnails
+
+    def select(self, is_kept: NDArray[np.bool_]) -> "StoredFingerprints":
+        """Those of some of the images."""
+        return StoredFingerprints(self.rows[is_kept], self.thumbnails.select(is_kept))
 
 
 def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
@@ -135,13 +190,13 @@ def find_unfingerprinted(shard: Shard, workspace: Workspace) -> list[str]:
 
 def list_fingerprinted(hashes: Sequence[str], workspace: Workspace) -> list[str]:
     """Those of the images, by SHA-256, whose fingerprint is stored; sorted."""
-    parts = _open_parts(_name_folder(workspace), min(hashes, default=""), max(hashes, default=""))
-    stored = {sha256.decode() for part in parts for sha256 in part["sha256"]}
+    files = _list_parts(_name_folder(workspace), hashes)
+    stored = {sha256.decode() for file in files if (part := _open_part(file)) is not None for sha256 in part["sha256"]}
     return sorted(stored.intersection(hashes))
 
 
-def read_fingerprints(hashes: Sequence[str], workspace: Workspace) -> Rows:
-    """Read fingerprints into memory.
+def read_fingerprints(hashes: Sequence[str], workspace: Workspace) -> StoredFingerprints:
+    """Find fingerprints, and read into memory what a search needs of them.
 
     Args:
         hashes: SHA-256 of the source images, in any order.
@@ -154,17 +209,22 @@ def read_fingerprints(hashes: Sequence[str], workspace: Workspace) -> Rows:
         WorkspaceError: Some are not stored.
     """
     wanted = np.unique(np.array(hashes, ROW["sha256"]))
-    rows, is_found = np.zeros(len(wanted), ROW), np.zeros(len(wanted), bool)
-    for part in _open_parts(_name_folder(workspace), min(hashes, default=""), max(hashes, default="")):
+    rows, row_in_part = np.zeros(len(wanted), SEARCHED), np.zeros(len(wanted), np.int64)
+    part_of_image = np.full(len(wanted), -1, np.int32)
+    files = _list_parts(_name_folder(workspace), hashes)
+    for number, file in enumerate(files):
+        if (part := _open_part(file)) is None:
+            continue
         places = np.searchsorted(wanted, part["sha256"]).clip(max=len(wanted) - 1)
-        is_wanted = wanted[places] == part["sha256"]
-        rows[places[is_wanted]] = part[is_wanted]
-        is_found[places[is_wanted]] = True
-    if not is_found.all():
+        found = np.flatnonzero(wanted[places] == part["sha256"])
+        rows[places[found]] = part[list(SEARCHED.names or ())][found]
+        part_of_image[places[found]], row_in_part[places[found]] = number, found
+    num_missing = int((part_of_image < 0).sum())
+    if num_missing:
         raise WorkspaceError(
-            f"fingerprints: {np.sum(~is_found)} of {len(wanted)} images have none. Start again: they are made anew."
+            f"fingerprints: {num_missing} of {len(wanted)} images have none. Start again: they are made anew."
         )
-    return rows
+    return StoredFingerprints(rows, Thumbnails(files, part_of_image, row_in_part))
 
 
 def _shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -194,15 +254,15 @@ def _write_part(rows: Rows, folder: Path) -> None:
         np.save(temporary, rows, allow_pickle=False)
 
 
-def _open_parts(folder: Path, low: str, high: str) -> Iterator[Rows]:
-    """Parts that can hold images from hash `low` to `high`, left on disk; damaged ones are passed over."""
-    for file in sorted(folder.glob("[!.]*.npy")):
-        part_low, part_high, _ = file.stem.split("-")
-        if part_low <= high[:8] and part_high >= low[:8] and (part := _open_part(file)) is not None:
-            yield part
+def _list_parts(folder: Path, hashes: Sequence[str]) -> list[Path]:
+    """Parts that can hold any of the images, by the range of hashes in their names."""
+    low, high = min(hashes, default="")[:8], max(hashes, default="")[:8]
+    ranges = {file: file.stem.split("-") for file in sorted(folder.glob("[!.]*.npy"))}
+    return [file for file, (part_low, part_high, _) in ranges.items() if part_low <= high and part_high >= low]
 
 
 def _open_part(file: Path) -> Rows | None:
+    """A part, left on disk; `None` where it is damaged, so that its fingerprints are made anew."""
     try:
         part = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from hip_mri.data.delivery import Delivery, tell_which
 from hip_mri.data.entries import list_entries
-from hip_mri.data.manifest import UNREADABLE
+from hip_mri.data.manifest import UNREADABLE, digest_table
 from hip_mri.data.names import hide_names, remember_names, reveal_names
 from hip_mri.data.patients import (
     PatientTable,
@@ -25,7 +25,7 @@ from hip_mri.data.patients import (
 )
 from hip_mri.data.source import read_patients_table
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import digest, replace_file
+from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
 
 COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "patient", "split")
@@ -152,7 +152,7 @@ def _keep_attributes(known: pd.DataFrame, workspace: Workspace) -> str | None:
         return None
     told = known[["sha256", *columns]].replace("", pd.NA)
     values = told.groupby("sha256").first().fillna("").rename_axis("sha256").reset_index().astype("str")
-    name = digest(values.to_dict("list"))[:16]
+    name = digest_table(values)[:16]
     with replace_file(workspace.attributes_folder / f"{name}.parquet", is_private=True) as temporary:
         values.to_parquet(temporary, index=False)
     return name

@@ -13,7 +13,7 @@ from hip_mri.data.admission import mark_set_aside
 from hip_mri.data.delivery import Delivery, is_synthetic, tell_which
 from hip_mri.data.entries import keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
-from hip_mri.data.names import remember_names
+from hip_mri.data.names import remember_names, reveal_names
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.storage import digest, flush_file_system
 from hip_mri.workspace import Workspace
@@ -80,6 +80,11 @@ def ingest_images(
     earlier = _find_earlier(workspace) if keep_earlier else set()
     lists = [reading.entries.assign(delivery=name) for name, reading in readings.items()]
     rows = pd.concat([*lists, list_entries(sorted(earlier - set(readings)), workspace)], ignore_index=True)
+    names = {name: text for reading in readings.values() for name, text in reading.names.items()}
+    rows["source_name"] = rows["entry"].map(names)
+    is_remembered = rows["source_name"].isna()
+    if is_remembered.any():
+        rows.loc[is_remembered, "source_name"] = reveal_names(rows.loc[is_remembered, "entry"], workspace)
     manifest = mark_set_aside(_settle_copies(rows), workspace)
     counts = Counter(manifest["state"])
     if not counts["ready"]:
@@ -90,7 +95,7 @@ def ingest_images(
         )
     check_classes(manifest.loc[manifest["state"] == "ready", "label"])
     flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them
-    remember_names({name: text for reading in readings.values() for name, text in reading.names.items()}, workspace)
+    remember_names(names, workspace)
     for name, reading in readings.items():
         keep_entries(name, reading.entries, workspace)
     write_manifest(workspace.manifest_file, manifest)
@@ -123,13 +128,13 @@ def _find_earlier(workspace: Workspace) -> set[str]:
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     """Give each row its id and state, independent of the order of the rows.
 
-    Of several byte-identical images with one label the first by delivery and pseudonym is used; with two labels none
+    Of several byte-identical images with one label the first by delivery and source name is used; with two labels none
     is. An entry that could not be read goes by its version in the place of its content, never by its name.
     """
     rows["content"] = [
         sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)
     ]
-    rows = rows.sort_values(["content", "label", "delivery", "entry"], ignore_index=True)
+    rows = rows.sort_values(["content", "label", "delivery", "source_name"], ignore_index=True)
     labelled = rows.drop_duplicates(["content", "label"])["content"]
     contradictory = rows["content"].isin(list(labelled[labelled.duplicated()]))
     rows.loc[contradictory & (rows["reason"] == ""), "reason"] = CONTRADICTORY_LABEL

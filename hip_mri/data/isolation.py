@@ -144,8 +144,7 @@ class _Process:
         self.is_sound = False
         deadline = time.monotonic() + timeout_seconds
         self._connection.settimeout(timeout_seconds)
-        self._connection.sendall(QUESTION.pack(len(content), wants_levels))
-        self._connection.sendall(content)
+        self._connection.sendall(QUESTION.pack(len(content), wants_levels) + content)
         lengths = ANSWER.unpack(receive(self._connection, ANSWER.size, deadline))
         if sum(lengths) > _MAX_NUM_ANSWER_BYTES:
             raise ValueError

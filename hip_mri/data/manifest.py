@@ -4,6 +4,8 @@ Source names can identify patients. They stand in `names.parquet` alone (see `na
 The file is readable by its owner alone all the same: it says which images are one patient's.
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,9 @@ COLUMNS: Final = (
     "num_bytes",  # size of the source file
     "version",  # changes when the entry in the source changes
 )
+
+ROWS_AT_ONCE: Final = 2**16
+"""Rows that are held as text at a time, some 10 MB."""
 
 UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """What Pandas raises for a Parquet file that is missing or damaged, its metadata included."""
@@ -66,6 +71,20 @@ def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
 def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:
     """Rows of the images that are in use, sorted by image id."""
     return manifest.loc[manifest["state"] == "ready"].sort_values("image_id", ignore_index=True)
+
+
+def digest_table(table: pd.DataFrame) -> str:
+    """SHA-256 of a table, the same as `digest(table.to_dict("list"))`, without its text in memory as a whole."""
+    content = hashlib.sha256(b"{")
+    for number, name in enumerate(sorted(table.columns)):
+        content.update(f"{',' if number else ''}{json.dumps(name)}:[".encode())
+        for start in range(0, len(table), ROWS_AT_ONCE):
+            values = table[name].iloc[start : start + ROWS_AT_ONCE].tolist()
+            text = json.dumps(values, separators=(",", ":"))[1:-1]
+            content.update(f"{',' if start else ''}{text}".encode())
+        content.update(b"]")
+    content.update(b"}")
+    return content.hexdigest()
 
 
 def write_quarantine(file: Path, manifest: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from hip_mri.data.candidates import Candidates, find_candidates
-from hip_mri.data.fingerprint import CROPS, THUMBNAIL_SIZE, Rows, read_fingerprints
+from hip_mri.data.fingerprint import CROPS, THUMBNAIL_SIZE, Rows, Thumbnails, read_fingerprints
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -55,10 +55,11 @@ def find_similar_images(hashes: Sequence[str], workspace: Workspace, num_threads
     Raises:
         WorkspaceError: Some have no fingerprint.
     """
-    rows = read_fingerprints(hashes, workspace)
-    exact, is_copy = pair_exact_copies(rows)
-    rows = rows[~is_copy]
-    similar = pair_similar_images(rows, num_threads)
+    stored = read_fingerprints(hashes, workspace)
+    exact, is_copy = pair_exact_copies(stored.rows)
+    if is_copy.any():
+        stored = stored.select(~is_copy)
+    similar = pair_similar_images(stored.rows, stored.thumbnails, num_threads)
     pairs = pd.concat([exact, similar]).sort_values(["first", "second"], ignore_index=True)
     logger.info("Among %d images %d pairs of exact and %d of similar copies", len(is_copy), len(exact), len(similar))
     return pairs
@@ -80,18 +81,19 @@ def pair_exact_copies(rows: Rows) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
     return pairs.assign(kind="exact"), is_copy
 
 
-def pair_similar_images(rows: Rows, num_threads: int) -> pd.DataFrame:
+def pair_similar_images(rows: Rows, thumbnails: Thumbnails | NDArray[np.uint8], num_threads: int) -> pd.DataFrame:
     """Pair the images whose hashes are near and whose thumbnails correlate once they are aligned.
 
     Args:
         rows: Fingerprints, sorted by SHA-256.
+        thumbnails: Their thumbnails, in the same order.
         num_threads: Threads that share the work.
     """
     cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
     candidates = find_candidates(rows["hashes"], rows["mirrored_hash"], num_threads)
     chunks = [slice(start, start + _PAIRS_AT_ONCE) for start in range(0, len(candidates), _PAIRS_AT_ONCE)]
     correlations = Parallel(n_jobs=num_threads, backend="threading")(
-        delayed(correlate_candidates)(rows, candidates, chunk) for chunk in chunks
+        delayed(correlate_candidates)(thumbnails, candidates, chunk) for chunk in chunks
     )
     correlation = np.concatenate([np.empty(0), *cast("list[NDArray[np.float64]]", correlations)])
     is_similar = correlation >= MIN_CORRELATION
@@ -101,16 +103,18 @@ def pair_similar_images(rows: Rows, num_threads: int) -> pd.DataFrame:
     return pairs.sort_values("correlation", ascending=False).drop_duplicates(["first", "second"])
 
 
-def correlate_candidates(rows: Rows, candidates: Candidates, chunk: slice) -> NDArray[np.float64]:
+def correlate_candidates(
+    thumbnails: Thumbnails | NDArray[np.uint8], candidates: Candidates, chunk: slice
+) -> NDArray[np.float64]:
     """Correlate the thumbnails of some of the candidates, aligned; see `correlate_aligned`."""
-    thumbnails = rows["thumbnail"]
     pairs = zip(
-        candidates.query[chunk], candidates.is_mirrored[chunk], candidates.image[chunk], candidates.crop[chunk],
+        thumbnails[candidates.query[chunk]], candidates.is_mirrored[chunk],
+        thumbnails[candidates.image[chunk]], candidates.crop[chunk],
         strict=True,
     )  # fmt: skip
     return np.array(
         [
-            correlate_aligned(thumbnails[query][:, :: -1 if is_mirrored else 1], thumbnails[image], CROPS[crop])
+            correlate_aligned(query[:, :: -1 if is_mirrored else 1], image, CROPS[crop])
             for query, is_mirrored, image, crop in pairs
         ]
     )

@@ -112,9 +112,9 @@ def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -
     joined = predictions.merge(
         manifest[["image_id", "sha256", "group", "patient"]], on="image_id", how="left", validate="one_to_one"
     )
-    listed = manifest.loc[manifest["split"] != "", ["image_id", "split", "label"]].sort_values("image_id")
-    scored = joined[["image_id", "split", "label"]].sort_values("image_id")
-    if listed.to_numpy().tolist() != scored.to_numpy().tolist():
+    columns = ["image_id", "split", "label"]
+    listed = manifest.loc[manifest["split"] != "", columns].sort_values("image_id", ignore_index=True)
+    if not listed.equals(joined[columns].sort_values("image_id", ignore_index=True)):
         raise EvaluationError(
             f"{files.predictions.name} and {files.manifest.name} differ in their images, splits or labels. "
             "Run the pipeline again: both are written anew."

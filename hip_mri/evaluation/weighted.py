@@ -59,11 +59,9 @@ def tally_sample(sample: Sample, group_weights: Floats | None = None) -> Tally:
     """
     if group_weights is None:
         group_weights = np.ones((sample.num_groups, 1))
-    order = np.argsort(sample.scores, kind="stable")
-    scores = np.unique(sample.scores)
-    starts = np.searchsorted(sample.scores[order], scores)
-    weights = group_weights[sample.groups[order]]
-    lesions = np.add.reduceat(weights * sample.labels[order, None], starts, axis=0)
+    scores, starts, labels, groups = sample.ranking
+    weights = group_weights[groups]
+    lesions = np.add.reduceat(weights * labels[:, None], starts, axis=0)
     return Tally(scores, lesions, np.add.reduceat(weights, starts, axis=0) - lesions)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from hip_mri.config import LABELS, EvaluationSettings, TrainingSettings
-from hip_mri.data.manifest import read_manifest, select_ready
+from hip_mri.data.manifest import digest_table, read_manifest, select_ready
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows, TrainingImages
 from hip_mri.model.head import train_head
@@ -92,7 +92,7 @@ def cross_validate_head(
         "hidden_units": hidden_units,
         "settings": settings.model_dump(exclude={"fine_tune"}),
         "folds": [num_folds, num_seeds],
-        "images": digest(images[["image_id", "sha256", "label", "group"]].to_dict("list")),
+        "images": digest_table(images[["image_id", "sha256", "label", "group"]]),
     }
     file = workspace.folds_folder / f"{digest(identity)[:16]}.csv"
     if not file.exists():

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hip_mri.data.manifest import read_manifest, select_ready
+from hip_mri.data.manifest import digest_table, read_manifest, select_ready
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows
 from hip_mri.storage import digest, replace_file
@@ -43,7 +43,7 @@ def find_neighbours(workspace: Workspace, features: FeatureSet) -> Path:
     images = select_ready(read_manifest(workspace.manifest_file)).sort_values("sha256", ignore_index=True)
     columns = ["image_id", "sha256", "group", "split"]
     file = workspace.neighbours_folder / (
-        f"{digest([RECIPE, features.digest, digest(images[columns].to_dict('list'))])[:16]}.csv"
+        f"{digest([RECIPE, features.digest, digest_table(images[columns])])[:16]}.csv"
     )
     if file.exists():
         return file

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, TrainingSettings
-from hip_mri.data.manifest import read_manifest, select_ready
+from hip_mri.data.manifest import digest_table, read_manifest, select_ready
 from hip_mri.errors import TrainingError
 from hip_mri.model.backbone import BYTES_PER_PARAMETER, Backbone, build_backbone, load_backbone, load_own_backbone
 from hip_mri.model.features import FeatureSet
@@ -106,7 +106,7 @@ def train_model(
         "hidden_units": hidden_units,
         "settings": settings.model_dump(),
         "seed": seed,
-        "images": digest(images[["image_id", "sha256", "label", "split"]].to_dict("list")),
+        "images": digest_table(images[["image_id", "sha256", "label", "split"]]),
     }
     model = TrainedModel(workspace.models_folder / digest(identity)[:16], digest(identity))
     if model.predictions_file.exists():

@@ -8,7 +8,7 @@ import pandas as pd
 from hip_mri.config import LABELS
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.evaluation.tables import read_table
-from hip_mri.release.versions import Version, list_versions
+from hip_mri.release.versions import Version, list_unreported, list_versions
 from hip_mri.workspace import Workspace
 
 
@@ -44,8 +44,13 @@ def find_arrivals(workspace: Workspace) -> Arrivals:
 
 
 def find_latest(workspace: Workspace) -> Version | None:
-    """The version with the highest number, champion or not; `None` before the first."""
-    versions = list_versions(workspace)
+    """The version with the highest number, champion or not; `None` before the first.
+
+    A challenger that no report speaks of does not count, or the images that it was trained with would be known, and
+    the retraining that was killed over it would never be ended.
+    """
+    unreported = list_unreported(workspace)
+    versions = [version for version in list_versions(workspace) if version not in unreported]
     return versions[-1] if versions else None
 
 

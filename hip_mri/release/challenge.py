@@ -15,7 +15,7 @@ from hip_mri.release.champion import promote, read_champion
 from hip_mri.release.gate import Decision, compare_versions, judge_first_version
 from hip_mri.release.ledger import record_look, record_outcome
 from hip_mri.release.registry import register_version
-from hip_mri.release.versions import Version
+from hip_mri.release.versions import Version, read_version
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Challenge:
         decision: What the gate says.
         measures: Figures of the locked test images at each version's own threshold, by `challenger` and `champion`.
         notices: What every output of the challenger must say.
+        is_serving: Whether the challenger is champion by now: the run that promoted it was killed before it said so.
     """
 
     challenger: Version
@@ -38,12 +39,15 @@ class Challenge:
     decision: Decision
     measures: Mapping[str, Mapping[str, Any]]
     notices: tuple[str, ...] = ()
+    is_serving: bool = False
 
 
 def challenge_champion(
     workspace: Workspace, run_folder: Path, settings: ReleaseSettings, minimum_size: int
 ) -> Challenge:
     """Register a finished run as a version and compare it with the champion on the locked test set.
+
+    The same run again is the same comparison: it costs no further look, also after the challenger was promoted.
 
     Args:
         workspace: Where the run was made; versions and ledger are written.
@@ -57,7 +61,11 @@ def challenge_champion(
     Raises:
         ReleaseError: The run was changed, or both models do not speak of the same test images.
     """
-    challenger, champion = register_version(workspace, run_folder), read_champion(workspace)
+    challenger = register_version(workspace, run_folder, is_challenger=True)
+    champion = read_champion(workspace)
+    is_serving = champion == challenger
+    if is_serving:
+        champion = None if challenger.parent is None else read_version(workspace, challenger.parent)
     metrics = challenger.read_metrics()
     scores = read_test_scores(challenger, workspace)
     threshold, name = metrics["threshold"], metrics["grouping"]["attributes"]
@@ -78,7 +86,7 @@ def challenge_champion(
         measures["champion"] = champion.read_metrics()["test"]
     for reason in decision.reasons:
         logger.info("Gate: %s", reason)
-    return Challenge(challenger, champion, decision, measures, tuple(metrics["notices"]))
+    return Challenge(challenger, champion, decision, measures, tuple(metrics["notices"]), is_serving)
 
 
 def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
@@ -123,6 +131,8 @@ def conclude_retraining(workspace: Workspace, challenge: Challenge, answer: Answ
     Raises:
         ReleaseError: A file of the challenger is not the one that was registered; the champion stays.
     """
+    if challenge.is_serving:
+        return "promoted"
     if not challenge.decision.promote:
         return "kept"
     if not answer.promote:

@@ -21,23 +21,37 @@ from typing import Final
 from hip_mri.errors import HipMriError, ReleaseError, list_offenders
 from hip_mri.evaluation.hashes import HASHES, compare_hashes
 from hip_mri.release.champion import promote, read_champion, read_history, roll_back
-from hip_mri.release.versions import MODEL, RECORD, Version, describe_version, list_versions, name_version, read_version
+from hip_mri.release.versions import (
+    MODEL,
+    RECORD,
+    Version,
+    describe_version,
+    list_unreported,
+    list_versions,
+    name_version,
+    read_version,
+)
 from hip_mri.storage import link_or_copy, publish_folder, read_json, write_json
 from hip_mri.workspace import Workspace
 
 FILES: Final = (MODEL, "metrics.json", "predictions.csv", "manifest.csv", "config.yaml")
 """Files of a run that every version has."""
 
+RESULTS: Final = (MODEL, "predictions.csv", "manifest.csv")
+"""Those that are the same, byte for byte, when a run is repeated."""
+
 FURTHER_FILES: Final = ("novelty.npz",)
 """Files of a run that a version takes along where the run has them."""
 
 
-def register_version(workspace: Workspace, run_folder: Path) -> Version:
+def register_version(workspace: Workspace, run_folder: Path, *, is_challenger: bool = False) -> Version:
     """Make a version of a finished run; the same run always gives the same version.
 
     Args:
         workspace: The version is published, whole or not at all, below its `releases/versions`.
         run_folder: Such as `workspace/runs/0003`; every file must be the one that the run recorded.
+        is_challenger: Whether a retraining made it. One that was killed is run again, and finds what it registered by
+            its model, its scores and its images.
 
     Returns:
         The new version, or the one that this run already has.
@@ -52,6 +66,9 @@ def register_version(workspace: Workspace, run_folder: Path) -> Version:
         for registered in list_versions(workspace):
             if registered.run == run_folder.name and registered.files == files:
                 return registered
+        for unreported in list_unreported(workspace) if is_challenger else ():
+            if all(unreported.files[name] == files[name] for name in RESULTS):
+                return unreported
         number, history = _find_next_number(workspace), read_history(workspace)
         version = Version(
             number=number,
@@ -61,6 +78,7 @@ def register_version(workspace: Workspace, run_folder: Path) -> Version:
             files=files,
             test_set_sha256=read_json(run_folder / "metrics.json")["test_set"]["sha256"],
             registered_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            is_challenger=is_challenger,
         )
         _publish(version, run_folder)
         return version

@@ -31,6 +31,7 @@ class Version:
         files: SHA-256 of each of its files, by name.
         test_set_sha256: Of the list of test images that were locked when it was evaluated.
         registered_at: Time in UTC, for people; the order is that of the numbers.
+        is_challenger: Whether a retraining made it, which owes a report on it.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Version:
     files: Mapping[str, str]
     test_set_sha256: str
     registered_at: str
+    is_challenger: bool = False
 
     @property
     def name(self) -> str:
@@ -79,6 +81,13 @@ def list_versions(workspace: Workspace) -> list[Version]:
     """All versions, in the order of their numbers."""
     numbers = [int(folder.name) for folder in workspace.versions_folder.glob("[0-9]*") if folder.name.isdigit()]
     return [read_version(workspace, number) for number in sorted(numbers)]
+
+
+def list_unreported(workspace: Workspace) -> list[Version]:
+    """Challengers of retrainings that ended before they could report; the next retraining takes them up again."""
+    records = workspace.retrainings_folder.glob("[0-9]*/retraining.json")
+    reported = {read_json(file)["challenger"] for file in records}
+    return [it for it in list_versions(workspace) if it.is_challenger and it.name not in reported]
 
 
 def read_version(workspace: Workspace, number: int) -> Version:
@@ -135,6 +144,7 @@ def describe_version(version: Version) -> dict[str, Any]:
         "config_sha256": version.config_sha256,
         "test_set_sha256": version.test_set_sha256,
         "registered_at": version.registered_at,
+        "is_challenger": version.is_challenger,
         "files": dict(version.files),
     }
 
@@ -150,6 +160,7 @@ def _parse(number: int, folder: Path, record: Any) -> Version | None:
             files=record["files"],
             test_set_sha256=record["test_set_sha256"],
             registered_at=record["registered_at"],
+            is_challenger=record["is_challenger"],
         )
         return version if describe_version(version) == record else None
     except (KeyError, TypeError, ValueError):

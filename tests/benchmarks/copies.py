@@ -44,7 +44,7 @@ def measure_way(rows: np.ndarray, images: pd.DataFrame, way: str, num_threads: i
     """Share of the copies of one way that are joined with their originals, and what is joined wrongly."""
     chosen = images["way"].isin(["", way]).to_numpy()
     rows, images = rows[chosen], images[chosen].reset_index(drop=True)
-    pairs = pair_similar_images(rows, num_threads)
+    pairs = pair_similar_images(rows, rows["thumbnail"], num_threads)
     ends = [np.searchsorted(rows["sha256"], pairs[name].to_numpy().astype("S64")) for name in ("first", "second")]
     graph = coo_matrix((np.ones(len(pairs)), ends), (len(rows), len(rows)))
     images["group"] = connected_components(graph, directed=False)[1]
@@ -64,7 +64,7 @@ def measure_margin(rows: np.ndarray, images: pd.DataFrame, num_threads: int) -> 
     """Correlation of the least alike copies and of the most alike images of different patients."""
     candidates = find_candidates(rows["hashes"], rows["mirrored_hash"], num_threads)
     chunks = [slice(start, start + 2048) for start in range(0, len(candidates), 2048)]
-    tasks = (delayed(correlate_candidates)(rows, candidates, chunk) for chunk in chunks)
+    tasks = (delayed(correlate_candidates)(rows["thumbnail"], candidates, chunk) for chunk in chunks)
     correlation = np.concatenate(list(Parallel(num_threads, backend="threading")(tasks)))
     patient, original = images["patient"].to_numpy(), images["original"].to_numpy()
     is_stranger = patient[candidates.query] != patient[candidates.image]

@@ -1,5 +1,5 @@
 """Sound images of every kind are read, broken ones of every kind refused, and nothing stops. Longer: the programs
-`tests.benchmarks.clean_images` and `tests.benchmarks.fuzz_images`."""
+`tests.faults.clean_images` and `tests.faults.fuzz_images`."""
 
 import random
 from collections import Counter
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hip_mri.data.isolation import IsolatedReader
-from tests.benchmarks.clean_images import KINDS, find_refused
-from tests.benchmarks.fuzz_images import SEEDS, mutate, try_image
+from tests.faults.clean_images import KINDS, find_refused
+from tests.faults.fuzz_images import SEEDS, mutate, try_image
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Zip files damaged at random; `python -m tests.benchmarks.fuzz archive --minutes 10` goes on for longer."""
+"""Zip files damaged at random; `python -m tests.faults.fuzz_archives --minutes 10` goes on for longer."""
 
 import pytest
 from hypothesis import given, settings

@@ -91,13 +91,24 @@ def test_stored_rows_are_the_fingerprints_of_the_images(filled, shard, num_threa
     assert find_unfingerprinted(shard, filled) == sorted(hashes)
     assert fingerprint_images(shard, filled, num_threads) == len(hashes)
     assert find_unfingerprinted(shard, filled) == []
-    rows = read_fingerprints([*hashes[::-1], hashes[0]], filled)
-    assert rows["sha256"].astype(str).tolist() == sorted(hashes)
-    for row in rows:
+    stored = read_fingerprints([*hashes[::-1], hashes[0]], filled)
+    assert stored.rows["sha256"].astype(str).tolist() == sorted(hashes)
+    for row, thumbnail in zip(stored.rows, stored.thumbnails[np.arange(len(hashes))], strict=True):
         made = fingerprint_image(decode_gray(filled.image_file(row["sha256"].decode()).read_bytes()))
         assert row["pixels_sha256"].decode() == made.pixels_sha256
-        for name in ("hashes", "mirrored_hash", "thumbnail"):
+        for name in ("hashes", "mirrored_hash"):
             np.testing.assert_array_equal(row[name], getattr(made, name))
+        np.testing.assert_array_equal(thumbnail, made.thumbnail)
+
+
+def test_a_search_keeps_less_than_a_kilobyte_of_an_image_in_memory(filled, shard):
+    fingerprint_images(shard, filled, 1)
+    stored = read_fingerprints(read_shard(shard)["sha256"].tolist(), filled)
+    assert stored.rows.nbytes < 1000 * shard.num_images
+    kept = np.arange(shard.num_images) % 3 == 0
+    chosen = stored.select(kept)
+    np.testing.assert_array_equal(chosen.rows, stored.rows[kept])
+    np.testing.assert_array_equal(chosen.thumbnails[np.array([1, 0])], stored.thumbnails[np.array([3, 0])])
 
 
 def test_only_missing_ones_are_made(filled, shard, monkeypatch):
@@ -118,7 +129,7 @@ def test_new_images_add_rows_and_leave_the_others(filled, shard):
     assert fingerprint_images(shard, filled, 1) == len(table) - 4
     assert {file: file.read_bytes() for file in first} == first
     assert len(list_parts(filled)) == 2
-    assert len(read_fingerprints(table["sha256"].tolist(), filled)) == len(table)
+    assert len(read_fingerprints(table["sha256"].tolist(), filled).rows) == len(table)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no array", b"\x93NUMPY\x01\x00"])
@@ -167,7 +178,7 @@ def test_missing_fingerprints_are_counted(filled, shard):
     fingerprint_images(shard, filled, 1)
     with pytest.raises(WorkspaceError, match=f"fingerprints: 1 of {len(hashes) + 1} images have none"):
         read_fingerprints([*hashes, "f" * 64], filled)
-    assert len(read_fingerprints([], filled)) == 0
+    assert len(read_fingerprints([], filled).rows) == 0
 
 
 def test_a_damaged_image_stops_the_shard_and_nothing_is_stored(filled, shard):

@@ -17,7 +17,10 @@ from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
 from hip_mri.data.names import read_named_manifest
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
+from hip_mri.storage import write_bytes
 from hip_mri.workspace import Workspace
+from tests.data.dicom_files import write_dicom
+from tests.data.image_files import encode_image
 
 
 @pytest.fixture
@@ -113,6 +116,14 @@ def test_images_are_stored_byte_for_byte_and_names_never_become_paths(entries, p
     assert not written & {Path(name).name for name in names}
 
 
+def test_fault_39_the_bytes_decide_and_not_the_ending(entries, draw, encode, pack, workspace):
+    png, jpeg, dicom = encode(draw(70)), encode_image(draw(71), "JPEG"), write_dicom(draw(72))
+    take_in(pack({**entries, "normal/a.jpg": png, "normal/b.png": jpeg, "osseous_lesion/c": dicom}), workspace)
+    manifest = find(workspace)
+    for name in ("normal/a.jpg", "normal/b.png", "osseous_lesion/c"):
+        assert manifest.loc[name, "state"] == "ready"
+
+
 def test_refused_files_are_not_stored(mixed, pack, workspace):
     take_in(pack(mixed), workspace)
     manifest = read_manifest(workspace.manifest_file)
@@ -175,6 +186,7 @@ def test_order_of_entries_and_number_of_threads_do_not_matter(mixed, pack, tmp_p
         names = list(mixed)
         random.Random(seed).shuffle(names)
         workspace = Workspace(tmp_path / str(seed))
+        write_bytes(workspace.pseudonym_key_file, bytes(32))  # pseudonyms follow from the key
         take_in(pack({name: mixed[name] for name in names}), workspace, num_threads=num_threads)
         contents.append((workspace.manifest_file.read_bytes(), workspace.quarantine_file.read_bytes()))
     assert contents[0] == contents[1] == contents[2]

@@ -3,8 +3,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hip_mri.data.manifest import COLUMNS, read_manifest, select_ready, write_manifest
+from hip_mri.data import manifest as manifest_module
+from hip_mri.data.manifest import COLUMNS, digest_table, read_manifest, select_ready, write_manifest
 from hip_mri.errors import WorkspaceError
+from hip_mri.storage import digest
 
 UNREADABLE = r"manifest\.parquet is not a readable manifest\. Remove it and start again: it is rebuilt\.$"
 
@@ -79,3 +81,11 @@ def test_damaged_metadata_are_found(workspace, metadata):
     pq.write_table(table, workspace.manifest_file)
     with pytest.raises(WorkspaceError, match=UNREADABLE):
         read_manifest(workspace.manifest_file)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 3, 4, 9])
+def test_a_table_s_digest_is_that_of_its_lists_however_it_is_cut(num_rows, monkeypatch):
+    monkeypatch.setattr(manifest_module, "ROWS_AT_ONCE", 4)
+    names = [f'"ß{number},' for number in range(num_rows)]
+    table = pd.DataFrame({"sha256": names, "mirrored": [True] * num_rows, "fold": range(num_rows)})
+    assert digest_table(table) == digest(table.to_dict("list"))

@@ -67,7 +67,7 @@ def histories(draw):
 
 @settings(max_examples=20, deadline=None, database=None)
 @given(histories(), SEEDS, st.booleans())
-def test_no_group_ever_changes_its_split(tmp_path_factory, write_rows, history, seed, locks):
+def test_fault_71_no_group_ever_changes_its_split(tmp_path_factory, write_rows, history, seed, locks):
     workspace = Workspace(tmp_path_factory.mktemp("split"))
     patients, before, tested = [], {}, set()
     for month, arrivals in enumerate(history):
@@ -148,7 +148,7 @@ def test_images_that_went_and_come_back_have_their_split(workspace, write_rows):
     assert read_splits(workspace) == drawn
 
 
-def test_an_image_that_ties_two_splits_is_held_out(workspace, write_rows):
+def test_fault_70_an_image_that_ties_two_splits_is_held_out(workspace, write_rows):
     write_rows(workspace, 20, 20)
     split_manifest(workspace, 0.2, 0.2, seed=1)
     drawn = read_splits(workspace)
@@ -166,7 +166,7 @@ def test_an_image_that_ties_two_splits_is_held_out(workspace, write_rows):
     assert split_manifest(workspace, 0.2, 0.2, seed=1).num_held_out == 1, "what was held out stays so, tie or no tie"
 
 
-def test_nothing_joins_a_locked_test_set(workspace, write_rows):
+def test_fault_71_nothing_joins_a_locked_test_set(workspace, write_rows):
     write_rows(workspace, 20, 20)
     split_manifest(workspace, 0.2, 0.2, seed=1)
     locked = lock_test_set(workspace)
@@ -218,7 +218,7 @@ def tie(workspace: Workspace, *ties: tuple[str, str, str]) -> None:
     rows.assign(group=pd.factorize(rows["key"])[0]).to_parquet(workspace.ties_file)
 
 
-def test_a_patient_in_two_prescribed_splits_is_refused(workspace, write_rows):
+def test_fault_70_a_patient_in_two_prescribed_splits_is_refused(workspace, write_rows):
     rows = write_rows(workspace, 12, 12)
     rows["split"] = [SPLITS[number % 3] for number in range(24)]
     write_manifest(workspace.manifest_file, rows)
@@ -230,7 +230,7 @@ def test_a_patient_in_two_prescribed_splits_is_refused(workspace, write_rows):
     assert not workspace.splits_file.exists()
 
 
-def test_near_duplicates_in_two_prescribed_splits_are_refused(workspace, write_rows):
+def test_fault_70_near_duplicates_in_two_prescribed_splits_are_refused(workspace, write_rows):
     rows = write_rows(workspace, 12, 12)
     rows["split"] = [SPLITS[number % 3] for number in range(24)]
     write_manifest(workspace.manifest_file, rows)
@@ -290,7 +290,7 @@ def test_no_other_column_is_touched(workspace, write_rows):
     )
 
 
-def test_too_few_groups_are_refused_with_the_counts(workspace, write_rows):
+def test_fault_69_too_few_groups_are_refused_with_the_counts(workspace, write_rows):
     rows = write_rows(workspace, 9, 9)
     lesions = list(rows.loc[rows["label"] == "osseous_lesion", "image_id"])
     regroup(workspace, {image_id: f"patient {number % 2}" for number, image_id in enumerate(lesions)})

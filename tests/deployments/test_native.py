@@ -1,4 +1,4 @@
-"""The README's section "For a team": the whole set-up on this machine, from nothing to a finished run, and down."""
+"""What `docs/team.md` tells: the whole set-up on this machine, from nothing to a finished run, and down."""
 
 import base64
 import json
@@ -279,7 +279,7 @@ def run_deployment(team: Team, name: str, **parameters: object) -> None:
 
 
 @pytest.mark.system
-def test_a_flow_run_that_fell_silent_is_marked_as_crashed(team: Team) -> None:
+def test_fault_63_a_flow_run_that_fell_silent_is_marked_as_crashed(team: Team) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
     with SyncPrefectClient(team.credentials["PREFECT_API_URL"], auth_string=team.login) as client:

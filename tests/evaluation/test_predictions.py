@@ -9,7 +9,10 @@ from hip_mri.evaluation.predictions import check_predictions, split_predictions
 @pytest.mark.parametrize(
     ("column", "value", "text"),
     [
-        ("score", math.nan, r"1 of 210 images have a score that is not a number from 0 to 1: 0{15}3\. Score"),
+        pytest.param(
+            *("score", math.nan, r"1 of 210 images have a score that is not a number from 0 to 1: 0{15}3\. Score"),
+            id="fault-68",
+        ),
         ("label", "lesion", r"1 of 210 images have a label other than normal, osseous_lesion: 0{15}3\."),
         ("split", "", r"1 of 210 images have a split other than train, val, test: 0{15}3\."),
         ("image_id", "0" * 16, r"1 of 210 images occur more than once: 0{16}\."),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hip_mri.evaluation import weighted
+from hip_mri.evaluation import resampling, weighted
 from hip_mri.evaluation.resampling import MOST_CELLS, draw_group_weights, resample, tally_resamples
 from hip_mri.evaluation.sample import check_sample
 from tests.evaluation.studies import draw_study, quick
@@ -56,3 +56,15 @@ def test_memory_is_bounded_by_measuring_a_few_resamples_at_a_time():
     sample = check_sample(labels, np.linspace(0, 1, len(labels)))
     sizes = [tally.lesions.shape for tally in tally_resamples(sample, 0, 10)]
     assert sizes == [(len(labels), 4), (len(labels), 4), (len(labels), 2)]
+
+
+def test_a_sample_is_sorted_once_for_all_its_resamples(monkeypatch):
+    """Else the time of a bootstrap grows with the square of the images: the more there are, the fewer resamples fit
+    into one chunk."""
+    sample = check_sample(*draw_study(np.random.default_rng(0), 30))
+    sorted_lengths = []
+    sort = np.argsort
+    monkeypatch.setattr(np, "argsort", lambda values, **how: sorted_lengths.append(len(values)) or sort(values, **how))
+    monkeypatch.setattr(resampling, "MOST_CELLS", len(sample.labels))  # one resample per chunk
+    resample(sample, weighted.measure_ranking, 0, 50)
+    assert sorted_lengths == [len(sample.labels)]

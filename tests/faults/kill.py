@@ -202,6 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     draw = random.Random(given.seed)
     folder = given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     is_good = True
     with nursery.serve_prefect(nursery.empty(folder / "prefect")):
         nursery.load_everything()

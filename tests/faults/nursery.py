@@ -129,14 +129,19 @@ def run_once(
 
 def _wait(child: int, seconds: float | None) -> int:
     end = None if seconds is None else time.monotonic() + seconds
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG if end else 0)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if end and time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            end = None
-        time.sleep(0.01)
+    try:
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG if end else 0)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            if end and time.monotonic() > end:
+                os.kill(child, signal.SIGKILL)
+                end = None
+            time.sleep(0.01)
+    except BaseException:  # whoever stops the harness must not leave a run behind
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
 
 
 def _be_the_child(act: Callable[[], object], workspace: Path, trace: Path, log: Path, die_at: Set[str]) -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from tests.faults.canaries import CANARIES, GIVEN, TOKEN, UID, name_patient, pack, plant_files, plant_refused, spread
 from tests.faults.canary_search import find_words, list_files, list_rows
-from tests.flows.test_deployment import PROJECT, ask, in_background, make_environment, wait_until_healthy
+from tests.flows.servers import PROJECT, Prefect, make_prefect
 
 pytestmark = pytest.mark.system
 
@@ -82,16 +82,17 @@ def clinic(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("canary")
     home = {"PREFECT_LOGGING_TO_API_ENABLED": "true", "TMPDIR": str(folder / "temporary")}
     (folder / "temporary").mkdir()
-    clinic = Clinic(folder, make_environment(folder) | home)
+    prefect = make_prefect(folder / "prefect")
+    clinic = Clinic(folder, prefect.environment | home)
     settings = folder / "settings.yaml"
     settings.write_text(yaml.safe_dump(SETTINGS))
-    with in_background(["server", "start"], clinic.environment, folder / "server.log"):
-        wait_until_healthy(clinic.environment, folder / "server.log")
+    with prefect.serve({"PREFECT_LOGGING_TO_API_ENABLED": "true"}):
         _train(clinic, settings)
         _retrain(clinic, settings)
         _predict(clinic)
         _refuse(clinic, settings)
         _tell_secrets(clinic, settings)
+        _ask_for_a_run_with_a_token(prefect)
         time.sleep(5)  # the server writes events and logs in batches
     return clinic
 
@@ -155,24 +156,23 @@ def _tell_secrets(clinic: Clinic, settings: Path) -> None:
         for done in threads.map(fetch, ("env:HIP_SOURCE", "secret:hip-source")):
             assert done.returncode == 1
             assert "source: https://127.0.0.1:9/... could not be fetched (ClientConnectorError)" in done.stderr
-    _ask_for_a_run_with_a_token(clinic.environment)
 
 
-def _ask_for_a_run_with_a_token(environment: dict[str, str]) -> None:
+def _ask_for_a_run_with_a_token(prefect: Prefect) -> None:
     """What the UI does: the server refuses by the schema, before anything is kept."""
     from flows.pipeline import hip_pipeline
 
-    flow = ask(environment, "/flows/", {"name": "hip-pipeline"})
+    flow = prefect.ask("/flows/", {"name": "hip-pipeline"})
     schema = hip_pipeline.parameters.model_dump(exclude_unset=True, mode="json")
     deployment = {"name": "canary", "flow_id": flow["id"], "parameter_openapi_schema": schema}
-    made = ask(environment, "/deployments/", deployment | {"enforce_parameter_schema": True})
+    made = prefect.ask("/deployments/", deployment | {"enforce_parameter_schema": True})
     for config in ({"source": SECRET_ADDRESS}, {"source": "https://example.org/a.zip?dl=1"}):
         place = f"/deployments/{made['id']}/create_flow_run"
         if TOKEN in config["source"]:
             with pytest.raises(urllib.error.HTTPError, match="409"):
-                ask(environment, place, {"parameters": {"config": config}})
+                prefect.ask(place, {"parameters": {"config": config}})
         else:
-            assert ask(environment, place, {"parameters": {"config": config}})["parameters"] == {"config": config}
+            assert prefect.ask(place, {"parameters": {"config": config}})["parameters"] == {"config": config}
 
 
 def test_fault_53_a_workspace_holds_names_in_one_private_file(clinic: Clinic) -> None:
@@ -194,7 +194,7 @@ def test_the_search_finds_what_is_there(clinic: Clinic) -> None:
 
 def test_fault_53_nothing_is_said_of_names_or_given_paths(clinic: Clinic) -> None:
     said = [(name, text.encode()) for name, text in clinic.said.items()]
-    log = clinic.folder / "server.log"
+    log = clinic.folder / "prefect" / "server.log"
     assert find_words((*NAMES, GIVEN, TOKEN), [*said, ("server", log.read_bytes())]) == []
     assert all(text.strip() for name, text in clinic.said.items() if name != "block")
 

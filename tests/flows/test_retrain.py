@@ -140,7 +140,7 @@ def test_what_each_month_came_to(months: list[Month]) -> None:
     assert [month.champion for month in months] == ["0001", "0001", "0001", "0001", "0001", "0004"]
 
 
-def test_no_earlier_image_changes_its_split(months: list[Month], clinic: Clinic) -> None:
+def test_fault_71_no_earlier_image_changes_its_split(months: list[Month], clinic: Clinic) -> None:
     for before, after in pairwise(months):
         assert before.splits.items() <= after.splits.items()
         assert after.report["num_moved"] == 0
@@ -163,7 +163,7 @@ def test_only_new_images_are_worked_on(months: list[Month]) -> None:
         assert mirrored <= plain
 
 
-def test_the_inverted_batch_is_set_aside_with_a_picture(months: list[Month], clinic: Clinic) -> None:
+def test_fault_73_the_inverted_batch_is_set_aside_with_a_picture(months: list[Month], clinic: Clinic) -> None:
     assert "does not look like the training images" in months[2].told
     assert "--retrain.accept-drift true" in months[2].told
     assert months[2].report["outcome"] == "stopped"
@@ -179,7 +179,7 @@ def test_nothing_new_says_what_waits(months: list[Month]) -> None:
     assert months[3].told == "0 new images wait, 5 are needed: nothing was trained"
 
 
-def test_the_gate_keeps_the_worse_and_promotes_the_better(months: list[Month], clinic: Clinic) -> None:
+def test_fault_72_the_gate_keeps_the_worse_and_promotes_the_better(months: list[Month], clinic: Clinic) -> None:
     worse, better = months[4].report["decision"], months[5].report["decision"]
     assert worse["difference"] < 0 < better["interval"][0]
     assert [look.is_promoted for look in read_looks(clinic.workspace)] == [False, False, True]
@@ -201,3 +201,30 @@ def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clin
     assert champion is not None
     assert champion.model_file.read_bytes() == content
     assert [change.action for change in read_history(clinic.workspace)] == ["promotion", "promotion", "rollback"]
+
+
+def test_fault_54_a_retraining_that_is_killed_before_its_report_is_ended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The champion has changed by then; the next run must not find that there is nothing new."""
+    clinic = Clinic(Workspace(tmp_path / "workspace"), tmp_path / "incoming")
+    deliver(clinic.incoming, "first", NUM_FIRST, seed=0)
+    for number, training in enumerate((FIRST, GOOD), start=1):
+        with monkeypatch.context() as killing:
+            killing.setattr("hip_mri.release.retraining.publish_folder", _die)
+            killed = clinic.retrain(training)
+        assert killed.outcome == "Failed"
+        assert killed.champion == f"{number:04d}"  # promoted, and nobody was told
+        month = clinic.retrain(training)
+        assert month.outcome == "Promoted"
+        assert month.champion == f"{number:04d}"
+        assert month.report["arrivals"]["num_images"] == (NUM_FIRST if number == 1 else NUM_MONTHLY)
+        assert len(list(clinic.workspace.retrainings_folder.iterdir())) == number
+        assert len(read_history(clinic.workspace)) == len(list_versions(clinic.workspace)) == number
+        assert len(read_looks(clinic.workspace)) == number - 1  # the first has nobody to be compared with
+        assert clinic.retrain(training).outcome == "Nothing new"
+        deliver(clinic.incoming, "january", NUM_MONTHLY, seed=5)
+
+
+def _die(folder: Path) -> None:
+    raise SystemError(f"killed before {folder.name}")

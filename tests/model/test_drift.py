@@ -95,7 +95,7 @@ def test_at_most_one_alarm_in_a_hundred_batches_of_the_same_phantoms(pool):
 
 
 @pytest.mark.parametrize("way", STRONG)
-def test_strong_changes_are_always_found(way, phantoms, pool, look_at):
+def test_fault_73_strong_changes_are_always_found(way, phantoms, pool, look_at):
     patients = np.unique(pool.groups)
     changed = look_at([phantom for phantom in phantoms if phantom[0] in patients[:24]], STRONG[way])
     for seed in range(5):

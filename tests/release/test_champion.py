@@ -37,7 +37,7 @@ def test_promoting_the_champion_again_changes_nothing(workspace, versions):
     assert workspace.champion_file.read_bytes() == before
 
 
-def test_rolling_back_walks_back_through_the_champions(workspace, versions):
+def test_fault_74_rolling_back_walks_back_through_the_champions(workspace, versions):
     for version in versions:
         promote(workspace, version, "better")
     assert [roll_back(workspace).number for _ in range(2)] == [2, 1]
@@ -116,7 +116,7 @@ def test_a_pointer_that_was_damaged_is_told(workspace, versions, content):
         read_champion(workspace)
 
 
-def test_killed_anywhere_the_old_or_the_new_champion_serves(tmp_path):
+def test_fault_55_killed_anywhere_the_old_or_the_new_champion_serves(tmp_path):
     """SIGKILL before each system call that changes the disk, in promoting, rolling back and registering."""
     finished = subprocess.run(
         [sys.executable, "-m", "tests.release.kill_everywhere", str(tmp_path)],

@@ -75,7 +75,7 @@ def test_figures_are_those_of_the_paired_test_whatever_the_order_of_rows():
 
 
 @pytest.mark.parametrize("gain", [-0.05, 0.0])
-def test_a_model_that_is_no_better_is_kept_out(gain):
+def test_fault_72_a_model_that_is_no_better_is_kept_out(gain):
     decision = compare_versions(*draw_tables(gain), NO_FLOORS, LOOK, THRESHOLD)
     assert not decision.promote
     assert decision.reasons[1] == "It is not shown to be better."
@@ -233,7 +233,7 @@ def test_simulated_scores_are_as_good_and_as_alike_as_they_claim():
 
 
 @pytest.mark.parametrize("spending", ["even", "falling"])
-def test_of_histories_of_24_equal_models_few_promote_any(spending):
+def test_fault_72_of_histories_of_24_equal_models_few_promote_any(spending):
     """At 3.5 %, 250 histories give 18 or more with a probability of 0.3 %."""
     alphas = share_alpha(BENCHMARK_SETTINGS.model_copy(update={"spending": spending}))
     p_values = find_p_values(40, 0.0, 250, 24, seed=11)
@@ -241,7 +241,7 @@ def test_of_histories_of_24_equal_models_few_promote_any(spending):
     assert (p_values < 0.05).any(axis=1).mean() > 0.2  # what happens without a budget
 
 
-def test_a_loss_of_5_points_is_kept_out():
+def test_fault_72_a_loss_of_5_points_is_kept_out():
     p_values = find_p_values(40, -0.05, 60, 24, seed=12)
     assert (p_values >= share_alpha(BENCHMARK_SETTINGS)).all()
     margin = BENCHMARK_SETTINGS.non_inferiority_margin

@@ -1,4 +1,4 @@
-"""Fuzzing without end in sight: `python -m tests.benchmarks.fuzz archive --minutes 10` damages zip files at random.
+"""Fuzzing without end in sight: `python -m tests.faults.fuzz_archives --minutes 10` damages zip files at random.
 
 It stops at the first finding, which it leaves as a file and tells how to repeat.
 """
@@ -37,7 +37,6 @@ def fuzz_archives(seed: int, minutes: float) -> Counter[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["archive"])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

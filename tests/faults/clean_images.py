@@ -1,10 +1,11 @@
 """Sound images of every kind, none of which may be set aside.
 
-python -m tests.benchmarks.clean_images --num-images 10000
+python -m tests.faults.clean_images --num-images 10000
 """
 
 import argparse
 import io
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -173,3 +174,4 @@ if __name__ == "__main__":
     print(f"{len(refused)} of {num_images} sound images set aside, {time.monotonic() - start:.0f} s")
     for (kind, reason), count in Counter((kind, reason) for _, kind, reason in refused).items():
         print(f"  {count} {kind}: {reason}")
+    sys.exit(1 if refused else 0)

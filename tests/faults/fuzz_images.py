@@ -1,6 +1,6 @@
 """Broken images of every kind, at random: the process that asks lives, and every refusal has a known reason.
 
-python -m tests.benchmarks.fuzz_images --minutes 10
+python -m tests.faults.fuzz_images --minutes 10
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from hip_mri.data import images
 from hip_mri.data.isolation import IsolatedReader
 from hip_mri.errors import ImageError
-from tests.benchmarks.clean_images import make_images
+from tests.faults.clean_images import make_images
 
 REASONS = set(re.findall(r"^    (\w+)  +\S", images.__doc__ or "", re.MULTILINE))
 TELLING_NUMBERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 32_767, 32_768, 65_535, 2**31 - 1, 2**31, 2**32 - 1)

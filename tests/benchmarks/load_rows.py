@@ -1,0 +1,252 @@
+"""Time and memory of what is done to tables, as their rows become many: `python -m tests.benchmarks.load_rows FOLDER`.
+
+`--rows 100000 1000000` makes a manifest for each number, with fingerprints and scores but without an image, and takes
+it through the grouping, the search for copies, the split, the sharding, the figures with their intervals, the report
+and the sheet of a batch: the library's own functions, each in a process of its own.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from hip_mri.config import LABELS, DataSettings, EvaluationSettings
+from hip_mri.data.delivery import Delivery
+from hip_mri.data.entries import COLUMNS as ENTRY_COLUMNS
+from hip_mri.data.entries import keep_entries
+from hip_mri.data.fingerprint import FINGERPRINT_RECIPE, ROW
+from hip_mri.data.groups import group_images
+from hip_mri.data.manifest import COLUMNS, read_manifest, write_manifest
+from hip_mri.data.shards import plan_shards
+from hip_mri.data.similarity import find_similar_images
+from hip_mri.data.split import split_manifest
+from hip_mri.evaluation.curves import bootstrap_curves
+from hip_mri.evaluation.figures import Findings, draw_figures
+from hip_mri.evaluation.prediction_sheet import PredictionSheet, write_sheet
+from hip_mri.evaluation.report import write_report
+from hip_mri.evaluation.results import evaluate
+from hip_mri.evaluation.summary import ReportSummary
+from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores
+from hip_mri.workspace import Workspace
+from tests.benchmarks.load import LESION_FRACTION, MOST_IMAGES_PER_PATIENT, compare_runs
+from tests.benchmarks.memory import MemoryWatch
+
+SHARD_SIZE: Final = 2048
+NUM_FOLDS: Final = 5
+COPY_FRACTION: Final = 0.01  # of images whose fingerprint is that of another one with a few bits turned
+DELIVERY: Final = "0123456789abcdef"
+SETTINGS: Final = EvaluationSettings()
+
+
+def make_entries(num_rows: int) -> pd.DataFrame:
+    """A list of entries as reading a delivery makes it; one patient in ten has lesions."""
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(1, MOST_IMAGES_PER_PATIENT + 1, num_rows)
+    patients = np.repeat(np.arange(num_rows), sizes)[:num_rows]
+    labels = np.array(LABELS)[(generator.random(num_rows) < LESION_FRACTION).astype(int)][patients]
+    names = zip(labels, patients, range(num_rows), strict=True)
+    entries = pd.DataFrame(
+        {
+            "source_name": [f"MR/hip/{label}/p{patient:07d}_{number:07d}.png" for label, patient, number in names],
+            "version": [f"{number:08x}-1024" for number in range(num_rows)],
+            "label": labels,
+            "sha256": [hashlib.sha256(str(number).encode()).hexdigest() for number in range(num_rows)],
+        }
+    )
+    return entries.assign(num_bytes=1024, num_stored_bytes=1024, patient="", reason="").loc[:, list(ENTRY_COLUMNS)]
+
+
+def make_fingerprints(folder: Path, hashes: pd.Series) -> None:
+    """Fingerprints without likeness, in parts as shards write them; a few are nearly that of another image."""
+    generator = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    sorted_hashes = np.sort(hashes.to_numpy().astype(ROW["sha256"]))
+    for start in range(0, len(hashes), SHARD_SIZE):
+        names = sorted_hashes[start : start + SHARD_SIZE]
+        rows = np.frombuffer(generator.bytes(len(names) * ROW.itemsize), ROW).copy()
+        copies = generator.random(len(names)) < COPY_FRACTION
+        originals = generator.integers(len(names), size=int(copies.sum()))
+        for field in ("hashes", "mirrored_hash", "thumbnail"):
+            rows[field][copies] = rows[field][originals]
+        rows["hashes"][copies, 0, 0] ^= 1
+        rows["sha256"] = names
+        rows["pixels_sha256"] = names
+        low, high = (names[at].decode()[:8] for at in (0, -1))
+        np.save(folder / f"{low}-{high}-{start:016x}.npy", rows)
+
+
+def make_workspace(root: Path, num_rows: int) -> None:
+    """What ingest and fingerprinting leave behind, as far as the steps here read it."""
+    workspace = Workspace(root)
+    workspace.prepare()
+    entries = make_entries(num_rows)
+    keep_entries(DELIVERY, entries, workspace)
+    manifest = entries.assign(image_id=entries["sha256"].str[:16], delivery=DELIVERY, state="ready")
+    manifest = manifest.assign(group=manifest["image_id"]).reindex(columns=list(COLUMNS), fill_value="")
+    write_manifest(workspace.manifest_file, manifest)
+    make_fingerprints(workspace.fingerprints_folder / str(FINGERPRINT_RECIPE), entries["sha256"])
+    (root / "delivery").mkdir()
+
+
+def plan(root: Path) -> None:
+    """Cut the manifest into shards."""
+    plan_shards(Workspace(root), SHARD_SIZE)
+
+
+def group(root: Path) -> None:
+    """Group by the pattern of names; copies are another step."""
+    settings = DataSettings(patient_pattern="(p[0-9]+)_", group_similar=False)
+    group_images(Workspace(root), [Delivery(DELIVERY, root / "delivery")], settings, os.cpu_count() or 1)
+
+
+def search_copies(root: Path) -> None:
+    """Find near duplicates among all fingerprints."""
+    workspace = Workspace(root)
+    hashes = read_manifest(workspace.manifest_file)["sha256"]
+    find_similar_images(list(hashes), workspace, os.cpu_count() or 1)
+
+
+def split(root: Path) -> None:
+    """Divide the groups."""
+    split_manifest(Workspace(root), 0.15, 0.15, seed=1)
+
+
+def write_scores(root: Path) -> None:
+    """Write what training leaves behind: scores that tell the classes apart a little, neighbours, folds, history."""
+    generator = np.random.default_rng(1)
+    files = RunFiles(root / "run")
+    files.folder.mkdir()
+    manifest = describe_manifest(read_manifest(Workspace(root).manifest_file))
+    manifest.to_csv(files.manifest, index=False)
+    signal = generator.normal(1.5 * (manifest["label"] == LABELS[1]) - 2, 1)
+    predictions = manifest[["image_id", "split", "label"]].assign(score=(1 / (1 + np.exp(-signal))).astype(np.float32))
+    predictions.to_csv(files.predictions, index=False)
+    train = predictions[predictions["split"] == "train"].drop(columns="split")
+    schemes = [*(("grouped", seed) for seed in range(SETTINGS.cross_validation_seeds)), ("by_image", 0)]
+    folds = [train.assign(scheme=scheme, seed=seed, fold=np.arange(len(train)) % NUM_FOLDS) for scheme, seed in schemes]
+    pd.concat(folds).to_csv(files.folds, index=False)
+    kinds = ["test_to_train", "within_group", "between_groups"]
+    asked = train["image_id"].head(2000).to_numpy()
+    neighbours = [pd.DataFrame({"kind": kind, "image_id": asked, "neighbour_id": asked}) for kind in kinds]
+    distances = generator.random(len(asked) * len(kinds))
+    pd.concat(neighbours).assign(distance=distances).to_csv(files.neighbours, index=False)
+
+
+def measure(root: Path) -> None:
+    """Compute every figure with its interval."""
+    metrics = evaluate(read_scores(RunFiles(root / "run"), Workspace(root), None), SETTINGS, seed=1)
+    (root / "run" / "metrics.json").write_text(json.dumps(metrics))
+
+
+def report(root: Path) -> None:
+    """Draw the pictures with their bands, and write the page that holds them."""
+    files = RunFiles(root / "run")
+    predictions = read_scores(files, Workspace(root), None).predictions
+    metrics = json.loads(files.metrics.read_text())
+    test = predictions[predictions["split"] == "test"]
+    bands = bootstrap_curves(test["label"] == LABELS[1], test["score"], test["group"], 1, SETTINGS.num_resamples)
+    findings = Findings(roc_bands={"test": bands.roc}, precision_bands={"test": bands.precision_recall})
+    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": 0.5, "accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7})
+    figures = draw_figures(predictions, history, [], metrics["threshold"], files.figures_folder, findings=findings)
+    told = metrics | describe_rows(predictions)
+    write_report(root / "run" / "report.html", ReportSummary("0001", told, {}, tuple(figures), "report.html"))
+
+
+def describe_rows(predictions: pd.DataFrame) -> dict[str, Any]:
+    """What a run says of its images beside the figures."""
+    counts = predictions.groupby(["split", "label"]).size().unstack().to_dict("index")
+    zeros = ("held_out", "held_out_lesions", "duplicates", "quarantined", "ignored", "taken_over", "kept", "prescribed")
+    sizes = predictions["group"].value_counts()
+    num_images = len(predictions)
+    data = {f"num_{name}": 0 for name in zeros} | {"num_entries": num_images, "num_images": num_images}
+    grouping = {"num_groups": len(sizes), "largest_group": int(sizes.max()), "num_patients": len(sizes)}
+    grouping |= {"num_without_patient": 0, "evidence": {}, "num_contradictory": 0, "is_patient_level": True}
+    return {
+        "weights": "random",
+        "notices": [],
+        "data": data | {"quarantined": {}, "splits": counts, "largest_deviation": 0.0},
+        "grouping": grouping,
+        "test_set": {"sha256": "ab" * 32, "num_images": int((predictions["split"] == "test").sum()), "num_missing": 0},
+        "features": {"engine": "openvino", "precision": "float32", "reason": "there are none"},
+        "seconds": {},
+        "versions": {},
+        "created": "2025-11-22T21:14:00+00:00",
+    }
+
+
+def show_batch(root: Path) -> None:
+    """Write the sheet of a batch that holds every image."""
+    predictions = pd.read_csv(RunFiles(root / "run").predictions)
+    table = predictions.assign(state="scored", reason="", distance=0.5, is_outside=predictions["score"] > 0.5)
+    names = ("images", "lesion", "normal", "outside", "unreadable", "copies", "ignored")
+    facts = {
+        "notices": [],
+        "counts": {f"num_{name}": 0 for name in names} | {"num_images": len(table)},
+        "reasons": {},
+        "model": {"name": "0001", "sha256": "ab" * 32, "threshold": 0.5},
+        "features": {"engine": "openvino", "precision": "float32", "reason": "there are none"},
+        "preprocessing": {},
+        "novelty": None,
+        "created": "2025-11-22T21:14:00+00:00",
+    }
+    write_sheet(root / "run" / "sheet.html", PredictionSheet("0001", facts, table, ()))
+
+
+STEPS: Final[tuple[Callable[[Path], None], ...]] = (
+    plan, group, search_copies, split, write_scores, measure, report, show_batch
+)  # fmt: skip
+
+
+def measure_step(step: Callable[[Path], None], root: Path) -> dict[str, float]:
+    """Run a step in this process; its time, and the most memory beyond what the imports take.
+
+    The seconds of all processors tell the same on a busy machine as on an idle one.
+    """
+    with MemoryWatch(os.getpid(), lambda: step.__name__, interval_seconds=0.05) as watch:
+        time.sleep(0.2)
+        before, start, start_of_work = float(watch.samples[0]["main_mb"]), time.perf_counter(), time.process_time()
+        step(root)
+        seconds, worked = time.perf_counter() - start, time.process_time() - start_of_work
+        time.sleep(0.2)
+    more = float(watch.summarize()["main_mb"].iloc[0]) - before
+    return {"seconds": round(seconds, 2), "processor_seconds": round(worked, 2), "main_mb": round(more, 1)}
+
+
+def measure_rows(root: Path, num_rows: int, steps: tuple[Callable[[Path], None], ...]) -> dict[str, Any]:
+    """Take so many rows through the steps; each in a fresh process."""
+    make_workspace(root, num_rows)
+    measured = {}
+    for step in steps:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            measured[step.__name__] = fresh.submit(measure_step, step, root).result()
+        logging.warning("%d rows, %s: %s", num_rows, step.__name__, measured[step.__name__])
+    sizes = {f"{file.stem}_kb": file.stat().st_size // 1000 for file in sorted((root / "run").glob("*.html"))}
+    shutil.rmtree(root)
+    return {"images": num_rows, **sizes, "steps": measured}
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="4 kB of disk per row are needed")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--without", nargs="*", default=[], help="steps to leave out, such as search_copies")
+    given = parser.parse_args()
+    steps = tuple(step for step in STEPS if step.__name__ not in given.without)
+    runs = [measure_rows(given.folder / f"rows-{num_rows}", num_rows, steps) for num_rows in given.rows]
+    print(json.dumps({"runs": runs, "compared": compare_runs(runs[0], runs[-1]) if len(runs) > 1 else {}}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

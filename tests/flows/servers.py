@@ -1,0 +1,124 @@
+"""A Prefect server with a database, a profile and a port of its own, and the commands of the README against it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).parents[2]
+PREFECT = str(Path(sys.executable).with_name("prefect"))
+SECONDS_TO_START = 120.0
+
+
+@dataclass(frozen=True)
+class Prefect:
+    """A Prefect of its own; nothing of the test harness reaches it.
+
+    Attributes:
+        folder: Database, profile and logs.
+        port: Of the server, on this machine.
+    """
+
+    folder: Path
+    port: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a person's shell has who works with it."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        return inherited | {
+            "PREFECT_HOME": str(self.folder),
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "PREFECT_API_URL": self._api,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        }
+
+    @contextmanager
+    def serve(self, settings: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen]:
+        """Start the server, wait until it answers, and stop it at the end."""
+        with self.keep_running([PREFECT, "server", "start"], "server", settings) as server:
+            self._wait_until_healthy()
+            yield server
+
+    @contextmanager
+    def keep_running(
+        self, command: list[str], name: str, settings: Mapping[str, str] | None = None
+    ) -> Iterator[subprocess.Popen]:
+        """Start a program and stop it, with all its children, at the end; its words go to `NAME.log`."""
+        with self.log(name).open("ab") as stream:
+            process = subprocess.Popen(
+                command,
+                env={**self.environment, **(settings or {})},
+                cwd=PROJECT,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def log(self, name: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{name}.log"
+
+    def run(self, arguments: list[str], timeout_seconds: int = 120) -> str:
+        """A command of `prefect`, to its end; returns its standard output."""
+        done = subprocess.run(
+            [PREFECT, *arguments],
+            env=self.environment,
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(self, path: str, question: dict | None = None) -> Any:
+        request = urllib.request.Request(
+            self._api + path,
+            data=None if question is None else json.dumps(question).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    @property
+    def _api(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def _wait_until_healthy(self) -> None:
+        end = time.monotonic() + SECONDS_TO_START
+        while True:
+            try:
+                self.ask("/health")
+                return
+            except OSError:
+                assert time.monotonic() < end, "the server does not answer\n" + self.log("server").read_text()
+                time.sleep(0.5)
+
+
+def make_prefect(folder: Path) -> Prefect:
+    """On a port that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return Prefect(folder, free.getsockname()[1])
