@@ -93,13 +93,13 @@ class Prefect:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def ask(self, path: str, question: dict | None = None) -> Any:
+    def ask(self, path: str, question: dict | None = None, timeout_seconds: float = 30) -> Any:
         request = urllib.request.Request(
             self._api + path,
             data=None if question is None else json.dumps(question).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
             return json.load(answer)
 
     @property
