@@ -80,13 +80,15 @@ class Archive:
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
         content = bytearray()
         for packed in self._read_packed(position):
+            if stream.eof:  # zlib would keep what follows, and copy all that it keeps for each new piece
+                raise zlib.error("bytes follow the end of the stream")
             content += stream.decompress(packed, _bound(size) + 1 - len(content))
             while stream.unconsumed_tail and len(content) <= _bound(size):
                 content += stream.decompress(stream.unconsumed_tail, _bound(size) + 1 - len(content))
             if len(content) > _bound(size):
                 return bytes(content)
         if not stream.eof or stream.unused_data:
-            raise zlib.error("the stream ends too early or too late")
+            raise zlib.error("the stream ends too early, or bytes follow its end")
         return bytes(content)
 
     def _read_packed(self, position: int) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ def find_clashes(names: Sequence[str], most_folders: int, faults: ZipFaults) -> 
         if folded in seen:
             faults.add(_name_clash(seen[folded], name), position + 1)
         seen.setdefault(folded, name)
-    folders = {hash(fold_name(folder)) for folder in _list_folders(names, most_folders, faults)}
+    folders = _hash_folders(names, most_folders, faults)
     suspects = np.flatnonzero(np.isin(hashes, np.fromiter(folders, np.int64, len(folders)))).tolist()
     for position in suspects:
         if not names[position].endswith("/"):
@@ -40,15 +40,20 @@ def _name_clash(first: str, second: str) -> str:
     return "duplicate" if first == second else "same_name_elsewhere"
 
 
-def _list_folders(names: Sequence[str], most_folders: int, faults: ZipFaults) -> set[str]:
-    """Every folder that a name stands in, without the last slash; at most `most_folders` and those of one name."""
-    folders: set[str] = set()
+def _hash_folders(names: Sequence[str], most_folders: int, faults: ZipFaults) -> set[int]:
+    """Hashes of every folder that a name stands in, folded, until there are more than `most_folders`.
+
+    No folder's own name is kept: a long path has as many of its length as it has levels.
+    """
+    seen: set[int] = set()
+    folded: set[int] = set()
     for position, name in enumerate(names, start=1):
         folder = name.removesuffix("/").rpartition("/")[0]
-        while folder and folder not in folders:
-            folders.add(folder)
+        while folder and hash(folder) not in seen:
+            if len(seen) == most_folders:
+                faults.add("too_many_folders", position)
+                return folded
+            seen.add(hash(folder))
+            folded.add(hash(fold_name(folder)))
             folder = folder.rpartition("/")[0]
-        if len(folders) > most_folders:
-            faults.add("too_many_folders", position)
-            break
-    return folders
+    return folded

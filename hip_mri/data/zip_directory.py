@@ -34,6 +34,9 @@ from hip_mri.errors import ArchiveError
 SMALL_ENTRY_BYTES: Final = 2**20
 """Entries up to this size may be packed as tightly as they are: an empty picture is, and does no harm."""
 
+_LOOSE_BYTES: Final = 2**16
+"""What an entry may take, packed, beyond twice its size; the worst programs add half, or some bytes."""
+
 _HIGHEST_VERSION: Final = 63
 """6.3, the last version of the format."""
 
@@ -47,8 +50,9 @@ def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) 
         limits: How much it may hold.
 
     Raises:
-        ArchiveError: An entry cannot be trusted, or there is too much. All offenders are told at once, by position;
-            what is over a limit ends the reading.
+        ArchiveError: An entry cannot be trusted, or there is too much. Offenders are told together, by position: those
+            that are faulty by themselves, then those that clash, then those that lie elsewhere than they say. What is
+            over a limit ends the reading.
     """
     _check_number(file, place, limits)
     faults = ZipFaults(file.name)
@@ -59,6 +63,7 @@ def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) 
         total += directory.sizes[-1]
         _check_total(file, total, limits)
     _find_tight(directory, limits, faults)
+    faults.refuse()  # before names are compared: what that takes grows with their depth, which is bounded only now
     find_clashes(directory.names, limits.most_entries, faults)
     faults.refuse()
     check_extents(file, place, directory, faults)
@@ -132,7 +137,9 @@ def _find_method_fault(version: int, flags: int, method: int, size: int, packed:
         return "encrypted"
     if version > _HIGHEST_VERSION or flags & PATCHED or method not in (STORED, DEFLATED):
         return "unsupported_compression"
-    return "wrong_size" if method == STORED and size != packed else None
+    if method == STORED:
+        return "wrong_size" if size != packed else None
+    return "too_loose" if packed > 2 * size + _LOOSE_BYTES else None
 
 
 def _find_tight(directory: Directory, limits: SourceLimits, faults: ZipFaults) -> None:

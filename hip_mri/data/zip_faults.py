@@ -20,6 +20,7 @@ _MEANINGS: Final = {
     "unsupported_compression": "entries packed in another way than deflate",
     "wrong_size": "entries whose size is not the one that is told",
     "too_tight": "entries that unpack to more than --limits.most-ratio times their size",
+    "too_loose": "entries that take far more room packed than unpacked, as no program packs them",
     "headers_differ": "entries that tell one thing in the directory and another where they stand",
     "overlapping": "entries that share bytes with another",
     "gap": "bytes of no entry before the entry, as in a zip file behind or inside another file",

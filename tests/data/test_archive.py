@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from hip_mri.config import SourceLimits
+from hip_mri.data import archive as archive_module
 from hip_mri.data.archive import open_archive
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import ingest_images
+from hip_mri.data.name_clashes import find_clashes
 from hip_mri.data.names import read_named_manifest
 from hip_mri.data.source import Entry, Source, open_source, open_unlabelled, read_patients_table
+from hip_mri.data.zip_faults import ZipFaults
 from hip_mri.errors import ArchiveError, ImageError, SourceError
 from tests.data.zips import DEFLATED, STORED, UNKNOWN, Member, build_zip, build_zip64_end, images
 
@@ -390,6 +393,50 @@ def test_fault_21_a_stream_that_is_damaged_is_no_lie(file, packed):
     assert take(file, build_zip(images(member)))["normal/a.png"] == "damaged_entry"
 
 
+def test_fault_21_nothing_is_fed_to_a_stream_that_has_ended(file, monkeypatch):
+    """zlib would keep it, and copy all that it keeps for each further piece: 18 s for 128 MB, in the main process.
+
+    Here the stream ends with a piece, so that nothing seems to be left over.
+    """
+    packed, fed = deflate(b"content"), []
+
+    class Stream:
+        def __init__(self, stream):
+            self._stream = stream
+
+        def __getattr__(self, name):
+            return getattr(self._stream, name)
+
+        def decompress(self, piece, most):
+            fed.append(len(piece))
+            return self._stream.decompress(piece, most)
+
+    make = zlib.decompressobj
+    monkeypatch.setattr(archive_module, "_CHUNK_BYTES", len(packed))
+    monkeypatch.setattr(archive_module.zlib, "decompressobj", lambda *arguments: Stream(make(*arguments)))
+    member = Member(b"normal/a.png", b"content", DEFLATED, packed=packed + bytes(1000))
+    assert take(file, build_zip(images(member)))["normal/a.png"] == "damaged_entry"
+    assert fed == [len(packed)]
+
+
+def test_fault_21_an_entry_that_takes_more_room_packed_than_any_program_makes_it(file):
+    member = Member(b"normal/a.png", b"x", DEFLATED, packed=deflate(b"x") + bytes(2**16))
+    message = refuse(file, build_zip(images(member)))
+    assert "entries that take far more room packed than unpacked, as no program packs them (entry 3)" in message
+
+
+@pytest.mark.parametrize("strategy", [zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY])
+@pytest.mark.parametrize("num_bytes", [0, 1, 100, 300_000])
+def test_fault_21_noise_that_grows_by_packing_is_taken(file, strategy, num_bytes):
+    content = os.urandom(num_bytes // 2) + b"\xff" * (num_bytes - num_bytes // 2)
+    stream = zlib.compressobj(0, wbits=-15, memLevel=1, strategy=strategy)
+    packed = b"".join(
+        stream.compress(content[at : at + 9]) + stream.flush(zlib.Z_SYNC_FLUSH) for at in range(0, num_bytes, 9)
+    )
+    member = Member(b"normal/a.png", content, DEFLATED, packed=packed + stream.flush())
+    assert take(file, build_zip(images(member)))["normal/a.png"] == content
+
+
 # Bombs, and what hides in a file
 
 
@@ -441,6 +488,34 @@ def test_fault_22_too_many_folders(file):
     members = [Member(b"normal/%d/a/b/c/d/x.png" % number) for number in range(5)]
     message = refuse(file, build_zip(images(*members)), SourceLimits(most_entries=10))
     assert "more folders than entries are allowed (entry " in message
+
+
+def test_fault_22_a_path_of_endless_depth_takes_little_memory(file):
+    """Each of its 32,000 levels is a folder of its own, and the longest of their names have 64 KB."""
+    content = build_zip(images(Member(b"a/" * 32_000 + b"x.png")))
+    file.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match="paths of more than 16 parts"), open_source(file):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_fault_22_folders_are_counted_one_by_one():
+    names = ["a/" * 15 + "x.png", "b/" * 15 + "x.png"]
+    faults = ZipFaults("the file")
+    find_clashes(names, 14, faults)
+    with pytest.raises(ArchiveError, match=r"more folders than entries are allowed \(entry 1\)"):
+        faults.refuse()
+    for most_folders, position in ((15, 2), (29, 2), (30, None)):
+        faults = ZipFaults("the file")
+        find_clashes(names, most_folders, faults)
+        if position:
+            with pytest.raises(ArchiveError, match=rf"more folders than entries are allowed \(entry {position}\)"):
+                faults.refuse()
+        else:
+            faults.refuse()
 
 
 def overlap(num_entries: int) -> bytes:
