@@ -28,8 +28,11 @@ _ONLY_DOTS: Final = re.compile(r"[. ]*")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What moves the cursor, colours the terminal or turns the direction of writing."""
 
-_LOOSE_END: Final = re.compile(r"[. ]+(?=/|$)")
+_LOOSE_END: Final = ". "
 """What Windows drops at the end of a part."""
+
+_MOST_MARKS: Final = 30
+"""Accents on one letter; every language does with fewer. Source: Unicode Standard Annex 15, Stream-Safe Text Format."""
 
 _JAPANESE_RUN: Final = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uff66-\uff9f]{2,}")
 _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
@@ -120,11 +123,30 @@ def fold_name(name: str) -> str:
 
     Case, composition of accents, and dots and spaces at the end of a part make no difference.
     """
-    if name.isascii():
-        folded = name.lower()
-    else:
-        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-    return _LOOSE_END.sub("", folded) if "." in folded or " " in folded else folded
+    folded = name.lower() if name.isascii() else compose_accents(compose_accents(name).casefold())
+    if "." not in folded and " " not in folded:
+        return folded
+    return "/".join(part.rstrip(_LOOSE_END) for part in folded.split("/"))
+
+
+def compose_accents(text: str) -> str:
+    """Unicode's composed form (NFC) of a text, in which each letter is written in one way.
+
+    A text with more accents on a letter than any language has is left as it is: Python sorts them in time that grows
+    with the square of their number, minutes for a name and days for a table.
+    """
+    return text if _has_endless_accents(text) else unicodedata.normalize("NFC", text)
+
+
+def _has_endless_accents(text: str) -> bool:
+    if text.isascii() or len(text) <= _MOST_MARKS:
+        return False
+    num_marks = 0
+    for character in text:
+        num_marks = num_marks + 1 if unicodedata.category(character).startswith("M") else 0
+        if num_marks > _MOST_MARKS:
+            return True
+    return False
 
 
 def escape_name(name: str) -> str:

@@ -25,8 +25,9 @@ _APPLICATIONS: Final = range(0xE0, 0xF0)
 _PLAIN_JFIF: Final = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 """Says that three components are YCbCr, and nothing else: square pixels, no thumbnail."""
 
-_END_OF_SCAN: Final = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
-"""In coded data, 0xFF is followed by 0, or by the number of a restart."""
+_END_OF_SCAN: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""In coded data, 0xFF is followed by 0, or by the number of a restart. Fill bytes before it are left to the caller: an
+expression that takes them along starts anew at each of a million."""
 
 _MAX_NUM_SCANS: Final = 100
 """Progressive files have some ten; each passes over all coefficients, so thousands would take hours."""
@@ -125,9 +126,10 @@ def _take_scan(walk: _Walk, whole: bytes, content: bytes, position: int) -> int:
     end = _END_OF_SCAN.search(content, position)
     if end is None:
         raise ImageError("truncated", "the JPEG file ends early")
-    walk.kept += [whole, content[position : end.start()]]
-    walk.num_coded_bytes += end.start() - position
-    return end.start()
+    coded = content[position : end.start()].rstrip(b"\xff")
+    walk.kept += [whole, coded]
+    walk.num_coded_bytes += len(coded)
+    return position + len(coded)
 
 
 def _take_application(walk: _Walk, marker: int, data: bytes) -> None:

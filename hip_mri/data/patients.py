@@ -6,7 +6,6 @@ import hmac
 import io
 import logging
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
+from hip_mri.data.entry_names import compose_accents
 from hip_mri.data.names import read_key
 from hip_mri.errors import SettingsError, list_offenders
 from hip_mri.workspace import Workspace
@@ -65,7 +65,7 @@ def parse_patient_table(content: bytes, name: str) -> PatientTable:
             repeats a patient's identity.
     """
     try:
-        text = unicodedata.normalize("NFC", content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
         heading = text.partition("\n")[0]
         delimiter = ";" if heading.count(";") > heading.count(",") else ","
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
@@ -73,7 +73,9 @@ def parse_patient_table(content: bytes, name: str) -> PatientTable:
         raise SettingsError(
             f"{name} is no CSV file in UTF-8. Save it as one with a heading for each column."
         ) from error
-    lines = [[field.strip() for field in line] for line in lines if any(field.strip() for field in line)]
+    lines = [
+        [compose_accents(field.strip()) for field in line] for line in lines if any(field.strip() for field in line)
+    ]
     columns = lines[0] if lines else []
     missing = [column for column in NEEDED if column not in columns]
     if missing:
@@ -129,7 +131,7 @@ def match_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
     Raises:
         SettingsError: No row fits any image, or one fits several.
     """
-    source_names = source_names.map(lambda name: unicodedata.normalize("NFC", name))
+    source_names = source_names.map(compose_accents)
     rows = table.rows.set_index("source_name", drop=False)
     exact = rows.reindex(source_names).set_axis(source_names.index)
     short_names = source_names.map(_cut_above_class)
