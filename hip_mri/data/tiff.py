@@ -36,6 +36,15 @@ _TELLING: Final = {
 }
 """Fields whose values are read; of the others, which may point at the same megabytes again and again, none is."""
 
+_SINGLE: Final = {
+    *(WIDTH, HEIGHT, COMPRESSION, PHOTOMETRIC, ORIENTATION, NUM_SAMPLES, ROWS_PER_STRIP, PLANES),
+    *(TILE_WIDTH, TILE_HEIGHT),
+}
+"""Those of one value, which stands in the field itself."""
+
+_PLAIN_VALUES: Final = {ORIENTATION: 1, EXTRA_SAMPLES: _ASSOCIATED_ALPHA}
+"""What is written over the first value of a field for the decoder."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -44,11 +53,13 @@ class Field:
     Attributes:
         values: Its numbers; empty where nobody asks for them or the type is none of whole numbers.
         place: Where its first value stands in the file.
+        is_inside: Whether the values stand in the field itself, not elsewhere in the file.
         type_code: How `struct` writes one value.
     """
 
     values: tuple[int, ...]
     place: int
+    is_inside: bool
     type_code: str
 
 
@@ -68,18 +79,16 @@ def examine_tiff(content: bytes) -> Structure:
     """
     order = SIGNATURES[content[:4]]
     fields, next_directory = _read_directory(content, order, 4)
+    _check_counts(fields)
     if next_directory or INNER_DIRECTORIES in fields:
         raise ImageError("several_pictures", "the TIFF file holds several pictures")
     width, height = _get_one(fields, WIDTH, 0), _get_one(fields, HEIGHT, 0)
     check_size(width, height)
     num_row_bits = width * _check_samples(fields)
     _check_data(content, fields, (num_row_bits + 7) // 8 * height)
-    patched = bytearray(content)
-    for tag, value in ((ORIENTATION, 1), (EXTRA_SAMPLES, _ASSOCIATED_ALPHA)):
-        if (field := fields.get(tag)) and field.values:
-            struct.pack_into(order + field.type_code, patched, field.place, value)
+    patched = _write_plain_values(content, order, fields)
     is_inverted = _get_one(fields, PHOTOMETRIC, 1) == 0 and _get_one(fields, DEPTH, 1) > 8  # OpenCV leaves those so
-    return Structure(bytes(patched), orientation=_get_orientation(fields), is_inverted=is_inverted)
+    return Structure(patched, orientation=_get_orientation(fields), is_inverted=is_inverted)
 
 
 def read_orientation(exif: bytes) -> int:
@@ -119,11 +128,36 @@ def _read_directory(content: bytes, order: str, pointer: int) -> tuple[dict[int,
 
 def _read_field(content: bytes, order: str, place: int, code: str, count: int, num_value_bytes: int) -> Field:
     length = count * num_value_bytes
-    if length > 4:
+    is_inside = length <= 4
+    if not is_inside:
         (place,) = struct.unpack_from(order + "I", content, place)
     if place + length > len(content):
         raise ImageError("truncated", "the values of a field lie outside the file")
-    return Field(struct.unpack_from(f"{order}{count}{code}", content, place) if code else (), place, code)
+    values = struct.unpack_from(f"{order}{count}{code}", content, place) if code else ()
+    return Field(values, place, is_inside, code)
+
+
+def _check_counts(fields: Mapping[int, Field]) -> None:
+    """See that the fields that matter have as many numbers as they should: decoders differ in what they make of others.
+
+    Values that are written over stand in their field. Elsewhere, the file could have them written over its width.
+    """
+    for tag in _TELLING & fields.keys():
+        if not (fields[tag].values if tag not in _SINGLE else len(fields[tag].values) == 1):
+            raise ImageError("damaged", f"field {tag} of the TIFF file has {len(fields[tag].values)} whole numbers")
+    if EXTRA_SAMPLES in fields and not fields[EXTRA_SAMPLES].is_inside:
+        raise ImageError("unsupported_color", "the TIFF file has too many channels beside its colors")
+
+
+def _write_plain_values(content: bytes, order: str, fields: Mapping[int, Field]) -> bytes:
+    """Write `_PLAIN_VALUES` into the fields that are there, and see that this changed no other field's values."""
+    patched = bytearray(content)
+    for tag in _PLAIN_VALUES.keys() & fields.keys():
+        struct.pack_into(order + fields[tag].type_code, patched, fields[tag].place, _PLAIN_VALUES[tag])
+    found, _ = _read_directory(bytes(patched), order, 4)
+    if any(found.get(tag) != field for tag, field in fields.items() if tag not in _PLAIN_VALUES):
+        raise ImageError("damaged", "fields of the TIFF file share their bytes")
+    return bytes(patched)
 
 
 def _get_one(fields: Mapping[int, Field], tag: int, default: int) -> int:
