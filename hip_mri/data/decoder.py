@@ -33,6 +33,10 @@ ANSWER: Final = struct.Struct(">IQQ")
 MAX_NUM_MEMORY_BYTES: Final = 2 * 2**30
 """Memory that one image may take, on top of what the program has when it starts."""
 
+MOST_SECONDS: Final = 300.0
+"""Longest time over one image. Far longer than any process that asks would wait, so that it ends only those whose
+process is no more: it can be killed, and a decoder that hangs does not see that its connection is closed."""
+
 
 def receive(connection: socket.socket, num_bytes: int, deadline: float | None = None) -> bytes:
     """Receive so many bytes; `EOFError` where the other side ends before, `TimeoutError` after the deadline.
@@ -54,14 +58,24 @@ def receive(connection: socket.socket, num_bytes: int, deadline: float | None = 
     return bytes(buffer)
 
 
-def serve(connection: socket.socket, read: Callable[[bytes], Picture] = read_picture) -> None:
-    """Answer questions until the other side closes the connection."""
+def serve(
+    connection: socket.socket, read: Callable[[bytes], Picture] = read_picture, most_seconds: float = MOST_SECONDS
+) -> None:
+    """Answer questions until the other side closes the connection.
+
+    Args:
+        connection: Where they come from.
+        read: Reads an image file.
+        most_seconds: After so long over one image the system ends this process, whatever it does.
+    """
     with contextlib.suppress(EOFError, ConnectionError):
         connection.sendall(READY)
         while True:
             num_bytes, wants_levels = QUESTION.unpack(receive(connection, QUESTION.size))
             content = receive(connection, num_bytes)
+            signal.setitimer(signal.ITIMER_REAL, most_seconds)
             head, stripped, levels = _answer(content, wants_levels, read)
+            signal.setitimer(signal.ITIMER_REAL, 0)
             told = json.dumps(head).encode()
             # In one piece: each piece would wake the other side, for nothing as long as the rest is on its way.
             connection.sendall(ANSWER.pack(len(told), len(stripped), len(levels)) + told + stripped + levels)
@@ -82,9 +96,15 @@ def _answer(
 
 
 def limit_resources(num_memory_bytes: int = MAX_NUM_MEMORY_BYTES) -> None:
-    """Bound the memory of this process, leave no core files, and leave Ctrl-C to the process that asks."""
+    """Bound the memory of this process, leave no core files, and leave Ctrl-C to the process that asks.
+
+    The alarm of `serve` must end the process by itself: a handler in Python would wait for the decoder, and what the
+    process was started with could ignore it.
+    """
     cv2.setNumThreads(1)  # one decoder for each thread that asks keeps the cores busy
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, ValueError):  # not every system counts or bounds it
         num_pages = int(Path("/proc/self/statm").read_text().split()[0])

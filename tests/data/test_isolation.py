@@ -1,5 +1,7 @@
 """Decoders that crash, hang or take all memory, for real, each over one image of many."""
 
+import contextlib
+import signal
 import sys
 import threading
 import time
@@ -182,13 +184,65 @@ def test_a_decoder_ends_when_the_run_is_killed(content, tmp_path):
     finished = isolation.subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "image.png")], capture_output=True, text=True, check=False
     )
-    pid = int(finished.stdout)
+    assert is_gone_soon(int(finished.stdout))
+
+
+def is_gone_soon(pid: int) -> bool:
+    """Whether a process ends within ten seconds; one that nobody has asked for its end counts as gone."""
     for _ in range(200):
-        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2]:
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("the decoder lives on")
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+                time.sleep(0.05)
+                continue
+        return True
+    return False
+
+
+ORPHAN = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from hip_mri.data.isolation import IsolatedReader
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+marker = Path(sys.argv[1])
+reader = IsolatedReader(command=(sys.executable, "-c", sys.argv[2]))
+threading.Thread(target=reader.check, args=(sys.argv[3].encode(),), daemon=True).start()
+while not marker.exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "spin"])
+def test_fault_54_a_decoder_that_hangs_ends_when_the_run_is_killed(behaviour, tmp_path):
+    """It does not see that its connection is closed. The process that asks ignores and blocks its alarm, in vain."""
+    marker = tmp_path / "pid"
+    hanging = f"""
+def announce(content):
+    with open({str(marker) + ".new"!r}, "w") as file:
+        file.write(str(os.getpid()))
+    os.replace({str(marker) + ".new"!r}, {str(marker)!r})
+    return read(content)
+
+limit_resources()
+serve(socket.socket(fileno=0), announce, most_seconds=1.5)
+"""
+    decoder = STAND_IN.replace("\nlimit_resources()\nserve(socket.socket(fileno=0), read)\n", hanging)
+    command = [sys.executable, "-c", ORPHAN, str(marker), decoder, behaviour]
+    assert isolation.subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert is_gone_soon(int(marker.read_text()))
+
+
+def test_fault_51_the_alarm_is_for_one_image_alone(content):
+    """Many images may take longer together, and so may the wait between two."""
+    unhurried = STAND_IN.replace("read)\n", "read, most_seconds=1.0)\n")
+    with IsolatedReader(command=(sys.executable, "-c", unhurried)) as reader:
+        for _ in range(3):
+            assert reader.check(content) == (content, "")
+            time.sleep(0.6)
+        process = reader._idle.queue[0]._process
+        assert process is not None
+        assert process.poll() is None
 
 
 def test_passwords_do_not_reach_the_decoder(content, monkeypatch, tmp_path):
