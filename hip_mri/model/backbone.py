@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hip_mri.config import BackboneName, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
 from hip_mri.errors import WeightsError, WorkspaceError
-from hip_mri.model.weights import Weights
+from hip_mri.model.weights import UNREADABLE, Weights, tell_cause
 from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace
 
@@ -198,9 +198,9 @@ def _check_hash(file: Path, sha256: str) -> None:
 def _load_weights(network: "keras.Model", file: Path) -> None:
     try:
         network.load_weights(str(file))
-    except (ValueError, OSError, KeyError) as error:
+    except UNREADABLE as error:
         raise WeightsError(
-            f"model.weights: {file} does not fit {network.name} ({str(error).splitlines()[0]}). "
+            f"model.weights: {file} does not fit {network.name} ({tell_cause(error)}). "
             "Give a file that Keras saved for this architecture with include_top=False."
         ) from error
 

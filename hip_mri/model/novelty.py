@@ -17,7 +17,6 @@ Analysis", Technometrics 21, 1979.
 
 import logging
 import math
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows
 from hip_mri.model.fitting import Rows
 from hip_mri.model.network import TrainedModel, load_feature_network
+from hip_mri.model.weights import UNREADABLE
 from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
 
@@ -115,7 +115,7 @@ def load_novelty(file: Path) -> Novelty:
                 num_training,
                 num_validation,
             )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise WorkspaceError(
             f"{file} cannot be read. Restore it from a backup, or train again: a run writes it anew."
         ) from error

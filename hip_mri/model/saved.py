@@ -16,7 +16,7 @@ import h5py
 from hip_mri.config import BackboneName
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.model.head import build_head, build_network
-from hip_mri.model.weights import check_numbers_only
+from hip_mri.model.weights import UNREADABLE, check_numbers_only, tell_cause
 
 if TYPE_CHECKING:
     import keras
@@ -30,9 +30,6 @@ MOST_DESCRIPTION_BYTES: Final = 20_000_000
 
 LARGEST_IMAGE: Final = 4096
 MOST_HIDDEN_UNITS: Final = 65_536
-
-_UNREADABLE: Final = (ValueError, OSError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
-"""What zipfile, JSON, HDF5 and Keras raise for files that are none of theirs."""
 
 Layer = tuple[str, str, str | None]
 """Class, module and registered name of a layer."""
@@ -52,7 +49,7 @@ def load_network(file: Path) -> "keras.Model":
         built = _build(description)
         _check_layers(file, _list_layers(description), built)
         load_weights(built, file)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _refuse(file, error) from error
     return built
 
@@ -64,7 +61,7 @@ def load_head(file: Path) -> "keras.Model":
         built = build_head(_find_units(description), seed=0)
         _check_layers(file, _list_layers(description), built)
         load_weights(built, file)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _refuse(file, error) from error
     return built
 
@@ -79,21 +76,18 @@ def load_weights(network: "keras.Model", file: Path) -> None:
         with zipfile.ZipFile(file) as archive, archive.open(WEIGHTS) as content, h5py.File(content, "r") as weights:
             check_numbers_only(weights, file)
         network.load_weights(str(file))
-    except (*_UNREADABLE, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise _refuse(file, error) from error
 
 
 def _read_description(file: Path) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            foreign = {entry.filename for entry in archive.infolist()} ^ MEMBERS
-            if foreign:
-                raise WeightsError(f"model: {file} is not loaded: {list_offenders(sorted(foreign))} {_OTHER}")
-            if archive.getinfo("config.json").file_size > MOST_DESCRIPTION_BYTES:
-                raise ValueError("its description is too large")
-            return json.loads(archive.read("config.json"))
-    except zipfile.BadZipFile as error:
-        raise _refuse(file, error) from error
+    with zipfile.ZipFile(file) as archive:
+        foreign = {entry.filename for entry in archive.infolist()} ^ MEMBERS
+        if foreign:
+            raise WeightsError(f"model: {file} is not loaded: {list_offenders(sorted(foreign))} {_OTHER}")
+        if archive.getinfo("config.json").file_size > MOST_DESCRIPTION_BYTES:
+            raise ValueError("its description is too large")
+        return json.loads(archive.read("config.json"))
 
 
 def _build(description: dict[str, Any]) -> "keras.Model":
@@ -137,5 +131,4 @@ _OTHER: Final = "is not what a network of this pipeline consists of. Give the mo
 
 
 def _refuse(file: Path, error: Exception) -> WeightsError:
-    told = (str(error).splitlines() or [type(error).__name__])[0]
-    return WeightsError(f"model: {file} cannot be loaded ({told}). Give the model of a finished run.")
+    return WeightsError(f"model: {file} cannot be loaded ({tell_cause(error)}). Give the model of a finished run.")

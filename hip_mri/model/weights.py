@@ -3,7 +3,10 @@
 import contextlib
 import logging
 import socket
+import struct
 import sys
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +41,21 @@ RANDOM_NOTICE: Final = (
     "RANDOM WEIGHTS: the backbone was given random weights, as asked. Its figures say nothing about what a "
     "pretrained network can do."
 )
+
+UNREADABLE: Final = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(OSError, EOFError, RuntimeError, zlib.error, struct.error, zipfile.BadZipFile),
+)
+"""What HDF5, zipfile, zlib, JSON, NumPy and Keras raise over files that are damaged or none of theirs."""
+
+_MOST_LEVELS: Final = 32
+"""Groups inside groups; Keras writes four, and more for networks inside networks."""
+
+_MOST_RATIO: Final = 100
+"""Bytes that numbers may take for each byte in the file: trained ones can hardly be compressed."""
+
+_SMALL_BYTES: Final = 2**20
+"""Numbers up to this size may be packed as tightly as they are: zeros are, and do no harm."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +148,9 @@ def _check_file(file: Path, backbone: BackboneName) -> None:
         with h5py.File(file, "r") as content:
             check_numbers_only(content, file)
             num_parameters = _count_parameters(content)
-    except OSError as error:
+    except UNREADABLE as error:
         raise WeightsError(
-            f"model.weights: {file.name} is not a readable HDF5 file ({error}). Fetch it again."
+            f"model.weights: {file.name} is not a readable HDF5 file ({tell_cause(error)}). Fetch it again."
         ) from error
     if num_parameters != NUM_PARAMETERS[backbone]:
         fitting = [name for name, count in NUM_PARAMETERS.items() if count == num_parameters]
@@ -151,22 +169,24 @@ def check_numbers_only(content: h5py.File, file: Path) -> None:
         file: What the message calls it.
 
     Raises:
-        WeightsError: It points to other files or places, or holds objects; these are named.
+        WeightsError: It points to other files or places, is nested too deeply, holds objects, or numbers that are
+            hardly there; these are named. Of damaged files, any of `UNREADABLE` may be raised.
     """
     foreign: list[str] = []
-
-    def look(group: h5py.Group) -> None:
+    seen = {_find_address(content)}
+    unseen: list[tuple[str, h5py.Group]] = [("", content)]
+    while unseen:
+        above, group = unseen.pop()
         for name in group:
-            path = f"{group.name.rstrip('/')}/{name}"
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                foreign.append(f"{path} ({type(link).__name__})")
-            elif isinstance(item := group[name], h5py.Group):
-                look(item)
-            elif not _is_plain(item):
-                foreign.append(f"{path} (no plain numbers)")
-
-    look(content)
+            path = f"{above}/{name}"
+            fault = _find_fault(group, name, seen)
+            if fault is None and isinstance(item := group[name], h5py.Group):
+                if path.count("/") < _MOST_LEVELS:
+                    unseen.append((path, item))
+                else:
+                    fault = "too deep"
+            if fault is not None:
+                foreign.append(f"{path} ({fault})")
     if foreign:
         raise WeightsError(
             f"model.weights: {file} is not loaded: it holds {list_offenders(foreign)}. Give a file that holds its "
@@ -174,9 +194,34 @@ def check_numbers_only(content: h5py.File, file: Path) -> None:
         )
 
 
+def _find_fault(group: h5py.Group, name: str, seen: set[int]) -> str | None:
+    """What is wrong with a member of a group; where nothing is, its address is added to those that were seen."""
+    link = group.get(name, getlink=True)
+    if not isinstance(link, h5py.HardLink):
+        return type(link).__name__
+    item = group[name]
+    address = _find_address(item)
+    if address in seen:  # a group can hold itself, or the one above it
+        return "another name of what stands elsewhere"
+    seen.add(address)
+    return None if isinstance(item, h5py.Group) or _is_plain(item) else "no plain numbers"
+
+
+def _find_address(item: Any) -> int:
+    """Where an object begins in its file."""
+    return h5py.h5o.get_info(item.id).addr
+
+
 def _is_plain(item: Any) -> bool:
-    """Whether the numbers of a dataset lie in the file itself."""
-    return isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and not item.is_virtual and not item.external
+    """Whether the numbers of a dataset lie in the file itself, as many as it says."""
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub" or item.is_virtual or item.external:
+        return False
+    return item.nbytes <= max(_SMALL_BYTES, _MOST_RATIO * item.id.get_storage_size())
+
+
+def tell_cause(error: Exception) -> str:
+    """First line of what an error says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _count_parameters(content: h5py.File) -> int:

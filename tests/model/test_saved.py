@@ -148,7 +148,29 @@ def store_objects(content: h5py.File) -> None:
     content.create_dataset("layers/text", data=[b"code"], dtype=h5py.special_dtype(vlen=bytes))
 
 
-FOREIGN = [link_outside, link_inside, store_outside, store_virtually, store_objects]
+def link_back(content: h5py.File) -> None:
+    content["layers/loop"] = content["/"]
+
+
+def name_twice(content: h5py.File) -> None:
+    content.create_dataset("layers/first", data=np.zeros(3))
+    content["layers/second"] = content["layers/first"]
+
+
+def nest_deeply(content: h5py.File) -> None:
+    group = content["layers"]
+    for _ in range(5000):
+        group = group.create_group("x")
+
+
+def store_nothing(content: h5py.File) -> None:
+    content.create_dataset("layers/hollow", (10**12,), "u1")
+
+
+FOREIGN = [
+    *(link_outside, link_inside, store_outside, store_virtually, store_objects),
+    *(link_back, name_twice, nest_deeply, store_nothing),
+]
 
 
 @pytest.mark.parametrize("spoil", FOREIGN)
@@ -171,6 +193,28 @@ def test_fault_65_so_are_those_inside_a_network(saved, tmp_path, never_built, sp
     file = change(saved, tmp_path / "model.keras", model__weights__h5=content.getvalue())
     with pytest.raises(WeightsError, match="is not loaded: it holds /layers/"):
         load_network(file)
+
+
+def test_fault_65_zeros_that_were_compressed_are_plain_numbers(tmp_path):
+    with h5py.File(tmp_path / "x.weights.h5", "w") as content:
+        content.create_dataset("layers/zeros", data=np.zeros(2**17), compression="gzip")
+        content.create_dataset("layers/empty", data=np.zeros(0))
+        check_numbers_only(content, tmp_path / "x.weights.h5")
+
+
+@pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
+def test_fault_65_packed_members_that_are_damaged_are_refused(tmp_path, never_built, member):
+    build_head(4, seed=0).save(tmp_path / "sound.keras")
+    file = tmp_path / "model.keras"
+    with zipfile.ZipFile(tmp_path / "sound.keras") as sound, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in sound.namelist():
+            packed.writestr(name, sound.read(name))
+        start = packed.getinfo(member).header_offset + 30 + len(member)
+    content = bytearray(file.read_bytes())
+    content[start : start + 40] = b"\xff" * 40
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"cannot be loaded \(Error -3 while decompressing data"):
+        load_head(file)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
