@@ -25,7 +25,7 @@ from tests.data.image_files import encode_image
 @pytest.fixture(autouse=True)
 def _one_key(monkeypatch) -> None:
     """Pseudonyms of names follow from a random key; here from the same one in every workspace."""
-    monkeypatch.setattr(naming, "read_key", lambda workspace: bytes(32))
+    monkeypatch.setattr("hip_mri.data.names.read_key", lambda workspace: bytes(32))
 
 
 @pytest.fixture
