@@ -11,6 +11,7 @@ from typing import Final
 
 import pandas as pd
 
+from hip_mri.data.delivered_table import read_patients_table
 from hip_mri.data.delivery import Delivery, tell_which
 from hip_mri.data.entries import list_entries
 from hip_mri.data.manifest import UNREADABLE, digest_table
@@ -23,7 +24,6 @@ from hip_mri.data.patients import (
     parse_patient_table,
     read_patient_file,
 )
-from hip_mri.data.source import read_patients_table
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
