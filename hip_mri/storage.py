@@ -1,8 +1,8 @@
 """Writing so that nothing is lost: readers see the old content or the new one, whatever ends the process.
 
 A single file is written beside its place, brought to the disk and renamed; a folder is filled beside its place and
-renamed as a whole. What a killed process leaves half-written has a name that begins with a dot, and is swept away by
-`remove_leftovers` at the next start.
+renamed as a whole. What a killed process leaves half-written has a name that begins with `UNFINISHED`, and is swept away
+by `remove_leftovers` at the next start; nothing else ever is.
 """
 
 import contextlib
@@ -26,7 +26,10 @@ HOPELESS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 FULL_BELOW_BYTES: Final = 1 << 20
 """A disk with less room counts as full where a library lost the error's number."""
 
-_NUMBERED_FOLDER: Final = re.compile(r"(\d+)|\.(\d+)-.+")
+UNFINISHED: Final = ".hip-mri-"
+"""What the names of temporary files and folders begin with."""
+
+_NUMBERED_FOLDER: Final = re.compile(rf"(\d+)|{re.escape(UNFINISHED)}(\d+)-.+")
 """A finished run or its like, or one that `publish_folder` is filling."""
 
 _FORMER: Final = ".old"
@@ -49,7 +52,7 @@ def replace_file(file: Path, *, is_private: bool = False) -> Iterator[Path]:
         DiskError: The disk is full, read-only or broken.
         WorkspaceError: The file cannot be written for another reason.
     """
-    temporary = file.with_name(f".{os.getpid()}-{os.urandom(4).hex()}{''.join(file.suffixes[-2:])}")
+    temporary = file.with_name(f"{UNFINISHED}{os.getpid()}-{os.urandom(4).hex()}{''.join(file.suffixes[-2:])}")
     try:
         with explain_refusal(file):
             _make_folder(file.parent)
@@ -109,7 +112,7 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     """
     with explain_refusal(folder):
         _make_folder(folder.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent))
     try:
         with explain_refusal(folder):
             _reached("fill", folder)
@@ -134,7 +137,7 @@ def write_small_file(file: Path, content: bytes) -> None:
         DiskError: The disk is full, read-only or broken.
         WorkspaceError: The file cannot be written for another reason.
     """
-    temporary = file.parent.with_name(f".{os.urandom(8).hex()}-{file.name}")
+    temporary = file.parent.with_name(f"{UNFINISHED}{os.urandom(8).hex()}-{file.name}")
     try:
         with explain_refusal(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +209,7 @@ def find_next_number(parent: Path) -> int:
 
 
 def remove_leftovers(folders: Iterable[Path]) -> None:
-    """Remove what killed processes left half-written: temporary files and folders begin with a dot.
+    """Remove what killed processes left half-written, and nothing that others put there.
 
     A folder that had made way for a new one, which then never came, is put back.
 
@@ -214,9 +217,8 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
         DiskError: The disk is read-only or broken.
         WorkspaceError: A leftover cannot be removed for another reason.
     """
-    hidden = (path for folder in folders for path in folder.glob(".*"))
-    for leftover in [path for path in hidden if path.name not in (".lock", ".gitignore")]:
-        former_place = leftover.with_name(leftover.name[1:].rpartition("-")[0])
+    for leftover in [path for folder in folders for path in folder.glob(f"{UNFINISHED}?*-?*")]:
+        former_place = leftover.with_name(leftover.name.removeprefix(UNFINISHED).rpartition("-")[0])
         with explain_refusal(leftover):
             if leftover.suffix == _FORMER and not former_place.exists():
                 os.replace(leftover, former_place)

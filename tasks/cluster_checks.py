@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import ClusterError, WorkspaceError, list_offenders
-from hip_mri.storage import digest, digest_file
+from hip_mri.storage import UNFINISHED, digest, digest_file
 from hip_mri.workspace import Workspace
 
 SAME_CODE: Final = ("hip_mri", "tasks", "flows")
@@ -100,7 +100,7 @@ def check_workers(client: Client, workspace: Workspace, server_address: str) -> 
     """
     with temporary_settings({PREFECT_API_URL: server_address}):
         server = SettingsContext.get().serialize()  # pyright: ignore[reportOptionalMemberAccess]
-    with tempfile.TemporaryDirectory(prefix=".shared-", dir=workspace.root, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{UNFINISHED}shared-", dir=workspace.root, ignore_cleanup_errors=True) as folder:
         token = Path(folder, "token")
         token.write_text(os.urandom(16).hex())
         questions = (token, token.read_text(), server, server_address, str(flow_run.id))

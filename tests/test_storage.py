@@ -368,21 +368,22 @@ def test_other_refusals_may_be_tried_again(tmp_path, number):
 
 
 def test_fault_61_leftovers_go_and_everything_else_stays(tmp_path):
-    for name in (".12-ab.json", ".0002-x1y2z3ab", "kept", ".lock", ".gitignore"):
+    kept = {"kept", ".lock", ".gitignore", ".DS_Store", ".nfs000000000001", ".env-prod", ".git", ".12-ab.json", ".hip-mri"}
+    for name in (".hip-mri-12-ab.json", ".hip-mri-0002-x1y2z3ab", *kept):
         (tmp_path / name).touch()
-    (tmp_path / ".0003-a1b2c3d4" / "figures").mkdir(parents=True)
+    (tmp_path / ".hip-mri-0003-a1b2c3d4" / "figures").mkdir(parents=True)
     remove_leftovers([tmp_path])
-    assert {path.name for path in tmp_path.iterdir()} == {"kept", ".lock", ".gitignore"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_fault_55_a_folder_that_made_way_for_nothing_comes_back(tmp_path):
     """Killed between the two renames of an exchange: the old one or the new one, never neither."""
-    for name in (".0001-abcdefgh.old", ".0002-abcdefgh.old", "0002"):
+    for name in (".hip-mri-0001-abcdefgh.old", ".hip-mri-0002-abcdefgh.old", "0002"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "from").write_text(name)
     remove_leftovers([tmp_path])
     assert {path.name: (path / "from").read_text() for path in tmp_path.iterdir()} == {
-        "0001": ".0001-abcdefgh.old",
+        "0001": ".hip-mri-0001-abcdefgh.old",
         "0002": "0002",
     }
 

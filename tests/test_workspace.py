@@ -81,7 +81,7 @@ def test_a_root_without_permission_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "number"),
     [([], 1), (["0001"], 2), (["0001", "0002"], 3), (["0003"], 4), (["0009", "0010"], 11), (["9999"], 10_000),
-     (["0001", ".0002-x1y2z3"], 3), (["0004", "latest", ".hidden"], 5)],
+     (["0001", ".hip-mri-0002-x1y2z3"], 3), (["0004", "latest", ".hidden"], 5)],
 )  # fmt: skip
 def test_runs_are_numbered_on(tmp_path, folders, number):
     for folder in folders:
@@ -163,7 +163,7 @@ def test_fault_61_every_folder_is_swept(tmp_path: Path) -> None:
     small = [workspace.image_file(sha256), workspace.preprocessed_file("set", sha256)]
     for folder in [*folders, *(file.parent.parent for file in small)]:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".1-ab.tmp").touch()
+        (folder / ".hip-mri-1-ab.tmp").touch()
     with workspace.hold():
         assert [path for path in tmp_path.rglob(".*") if path.name not in (".lock", ".gitignore")] == []
 
@@ -171,7 +171,7 @@ def test_fault_61_every_folder_is_swept(tmp_path: Path) -> None:
 def test_holding_sweeps_what_killed_runs_left(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     sets = [workspace.features_folder / "set", workspace.fingerprints_folder / "1"]
-    for leftover in (workspace.runs_folder / ".0002-abc", *(folder / ".1-2.npy" for folder in sets)):
+    for leftover in (workspace.runs_folder / ".hip-mri-0002-abc", *(folder / ".hip-mri-1-2.npy" for folder in sets)):
         leftover.mkdir(parents=True)
         (leftover / "file").touch()
     kept = workspace.runs_folder / "0001"
@@ -213,8 +213,8 @@ def test_only_one_changes_releases(tmp_path):
 
 def test_releases_are_swept_of_what_killed_processes_left(tmp_path):
     workspace = Workspace(tmp_path)
-    (workspace.versions_folder / ".0001-abc").mkdir(parents=True)
-    (workspace.versions_folder / ".0001-abc" / "model.keras").touch()
-    (workspace.releases_folder / ".1-ab.json").touch()
+    (workspace.versions_folder / ".hip-mri-0001-abc").mkdir(parents=True)
+    (workspace.versions_folder / ".hip-mri-0001-abc" / "model.keras").touch()
+    (workspace.releases_folder / ".hip-mri-1-ab.json").touch()
     with workspace.hold_releases():
         assert {path.name for path in workspace.releases_folder.rglob("*")} == {".lock", "versions"}

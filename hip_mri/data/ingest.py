@@ -81,10 +81,9 @@ def ingest_images(
     lists = [reading.entries.assign(delivery=name) for name, reading in readings.items()]
     rows = pd.concat([*lists, list_entries(sorted(earlier - set(readings)), workspace)], ignore_index=True)
     names = {name: text for reading in readings.values() for name, text in reading.names.items()}
-    rows["source_name"] = rows["entry"].map(names)
-    is_remembered = rows["source_name"].isna()
-    if is_remembered.any():
-        rows.loc[is_remembered, "source_name"] = reveal_names(rows.loc[is_remembered, "entry"], workspace)
+    is_new = rows["entry"].isin(names)
+    remembered = reveal_names(rows.loc[~is_new, "entry"], workspace) if not is_new.all() else None
+    rows["source_name"] = pd.concat([rows.loc[is_new, "entry"].map(names).astype("str"), remembered])
     manifest = mark_set_aside(_settle_copies(rows), workspace)
     counts = Counter(manifest["state"])
     if not counts["ready"]:

@@ -17,10 +17,15 @@ from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
 from hip_mri.data.names import read_named_manifest
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
-from hip_mri.storage import write_bytes
 from hip_mri.workspace import Workspace
 from tests.data.dicom_files import write_dicom
 from tests.data.image_files import encode_image
+
+
+@pytest.fixture(autouse=True)
+def _one_key(monkeypatch) -> None:
+    """Pseudonyms of names follow from a random key; here from the same one in every workspace."""
+    monkeypatch.setattr("hip_mri.data.names.read_key", lambda workspace: bytes(32))
 
 
 @pytest.fixture
@@ -186,7 +191,6 @@ def test_order_of_entries_and_number_of_threads_do_not_matter(mixed, pack, tmp_p
         names = list(mixed)
         random.Random(seed).shuffle(names)
         workspace = Workspace(tmp_path / str(seed))
-        write_bytes(workspace.pseudonym_key_file, bytes(32))  # pseudonyms follow from the key
         take_in(pack({name: mixed[name] for name in names}), workspace, num_threads=num_threads)
         contents.append((workspace.manifest_file.read_bytes(), workspace.quarantine_file.read_bytes()))
     assert contents[0] == contents[1] == contents[2]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 SECONDS_TO_START = 90.0
 
-_TEMPORARY = re.compile(r"/\.([^/]+)-[a-z0-9_]{8}(?=/|$)")
+_TEMPORARY = re.compile(r"/\.hip-mri-([^/]+)-[a-z0-9_]{8}(?=/|$)")
 """A folder that `publish_folder` is filling; its name is random."""
 
 

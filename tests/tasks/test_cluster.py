@@ -77,7 +77,7 @@ def test_members_are_described_in_a_phrase() -> None:
 def test_slots_and_resources_come_from_the_scheduler(workspace: Workspace) -> None:
     (member,) = check_workers(Answers(make_member()), workspace, "http://127.0.0.1:9/api")
     assert (member.num_slots, member.resources) == (2, {"CPU"})
-    assert not list(workspace.root.glob(".shared-*"))
+    assert not list(workspace.root.glob(".hip-mri-*"))
 
 
 @pytest.mark.parametrize(
