@@ -9,7 +9,7 @@ from typing import Final
 
 from hip_mri.config import SourceLimits
 from hip_mri.data.entry_names import MOST_LEVELS
-from hip_mri.errors import SourceError
+from hip_mri.errors import LimitError, SourceError
 
 _MEANINGS: Final = {
     "link": "links that lead out of it, to folders or nowhere (find all links with `find . -type l`)",
@@ -134,12 +134,12 @@ def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
 
 def _check_limits(num_files: int, num_bytes: int, limits: SourceLimits) -> None:
     if num_files > limits.most_entries:
-        raise SourceError(
+        raise LimitError(
             f"source: the folder holds more than {limits.most_entries:,} files. "
             "Divide it, or allow more with --limits.most-entries."
         )
     if num_bytes > limits.most_bytes:
-        raise SourceError(
+        raise LimitError(
             f"source: the folder holds more than {limits.most_bytes:,} bytes. "
             "Divide it, or allow more with --limits.most-bytes."
         )

@@ -12,7 +12,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.data.delivered_table import read_patients_table
-from hip_mri.data.delivery import Delivery, tell_which
+from hip_mri.data.delivery import Delivery, drop_damaged, tell_which
 from hip_mri.data.entries import list_entries
 from hip_mri.data.manifest import UNREADABLE, digest_table
 from hip_mri.data.names import hide_names, remember_names, reveal_names
@@ -141,7 +141,8 @@ def _read(name: str, workspace: Workspace) -> pd.DataFrame:
 
 def read_delivered_table(delivery: Delivery) -> PatientTable | None:
     """Read the table of patients beside the class folders of a delivery; `None` where there is none."""
-    found = read_patients_table(delivery.path, delivery.limits)
+    with drop_damaged(delivery):
+        found = read_patients_table(delivery.path, delivery.limits)
     return None if found is None else parse_patient_table(found, "source: its table of patients")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from hip_mri.config import SourceLimits
-from hip_mri.data.archive import Archive, check_archive, open_archive
+from hip_mri.data.archive import Archive, open_archive
 from hip_mri.data.class_folders import NEEDED, NEEDED_WITHOUT_LABELS, label_names, list_names
 from hip_mri.data.entry_names import escape_name, find_name_fault
 from hip_mri.data.folder_listing import list_folder
@@ -140,17 +140,20 @@ def explain_unreadable() -> Iterator[None]:
         ) from None  # the error names the file
 
 
-def check_zip(file: Path, name: str) -> None:
-    """See that a file is a zip file, without looking at its entries.
+def check_zip(file: Path, name: str, limits: SourceLimits) -> None:
+    """Judge the whole directory of a zip file, as at its opening; class folders do not matter, nothing is unpacked.
 
     Args:
         file: The file.
         name: What the user knows it by.
+        limits: How much it may hold.
 
     Raises:
-        ArchiveError: The file is not a zip file, or one that cannot be read.
+        ArchiveError: The file is not a zip file, or one that cannot be trusted.
+        LimitError: It holds too much.
     """
-    check_archive(file, name, NEEDED)
+    with open_archive(file, name, limits, NEEDED):
+        pass
 
 
 def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
