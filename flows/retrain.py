@@ -74,5 +74,6 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         run = train_and_report(steps, config, workspace, weights, images, features)
         challenge = steps.run(challenge_champion)(workspace, run, config.release, config.evaluation)
     answer = ask_for_approval(challenge, retrain)
-    with hold_workspace(config.workspace) as workspace:
+    patience = 3600 * retrain.approval_timeout_hours  # another run may work by now; the answer must not be lost for it
+    with hold_workspace(config.workspace, patience) as workspace:
         return end_by(conclude_retraining(workspace, arrivals, check, challenge, answer, config.release))

@@ -1,8 +1,8 @@
 """Writing so that nothing is lost: readers see the old content or the new one, whatever ends the process.
 
 A single file is written beside its place, brought to the disk and renamed; a folder is filled beside its place and
-renamed as a whole. What a killed process leaves half-written has a name that begins with `UNFINISHED`, and is swept away
-by `remove_leftovers` at the next start; nothing else ever is.
+renamed as a whole. What a killed process leaves half-written has a name that begins with `UNFINISHED`, and is swept
+away by `remove_leftovers` at the next start; nothing else ever is.
 """
 
 import contextlib

@@ -4,6 +4,7 @@ workspace/
 ├── DATA/<split>/<label>/<image id>.png   the images as the network sees them (hard links into preprocessed/)
 ├── manifest.parquet                      one row per image
 ├── quarantine.csv                        what could not be used, and why
+├── deliveries.json                       names of the deliveries that the manifest lists
 ├── splits.parquet                        which split each image was given, for good
 ├── test_set.json                         hash of the test set, locked at its first use
 ├── ties.parquet                          what ties images together: patients, equal and nearly equal images
@@ -105,6 +106,10 @@ class Workspace:
     @property
     def names_file(self) -> Path:
         return self.root / "names.parquet"
+
+    @property
+    def deliveries_file(self) -> Path:
+        return self.root / "deliveries.json"
 
     @property
     def batch_names_file(self) -> Path:
@@ -227,16 +232,19 @@ class Workspace:
             ) from error
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self, timeout_seconds: float = SECONDS_TO_WAIT) -> Iterator[None]:
         """Keep every other run out of this workspace, and remove what killed runs left half-written.
 
         The hold ends with the block or with the process, however it ends.
+
+        Args:
+            timeout_seconds: How long to wait for another run to end.
 
         Raises:
             WorkspaceError: Another process holds it, or the folder cannot be written.
         """
         self.prepare()
-        with _lock(self._lock_file, SECONDS_TO_WAIT, f"workspace: {self.root} is in use by", ELSEWHERE):
+        with _lock(self._lock_file, timeout_seconds, f"workspace: {self.root} is in use by", ELSEWHERE):
             remove_leftovers(self._list_folders())
             yield
 

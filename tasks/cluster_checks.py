@@ -100,7 +100,9 @@ def check_workers(client: Client, workspace: Workspace, server_address: str) -> 
     """
     with temporary_settings({PREFECT_API_URL: server_address}):
         server = SettingsContext.get().serialize()  # pyright: ignore[reportOptionalMemberAccess]
-    with tempfile.TemporaryDirectory(prefix=f"{UNFINISHED}shared-", dir=workspace.root, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{UNFINISHED}shared-", dir=workspace.root, ignore_cleanup_errors=True
+    ) as folder:
         token = Path(folder, "token")
         token.write_text(os.urandom(16).hex())
         questions = (token, token.read_text(), server, server_address, str(flow_run.id))

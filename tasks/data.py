@@ -12,7 +12,7 @@ from hip_mri.config import SourceLimits
 from hip_mri.data import delivery, fingerprint, folders, groups, identities, ingest, preprocess, shards, split
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport
-from hip_mri.workspace import Workspace
+from hip_mri.workspace import SECONDS_TO_WAIT, Workspace
 from tasks.progress import show_progress
 from tasks.retries import NETWORK_RETRIES
 from tasks.secrets import resolve_source
@@ -20,10 +20,10 @@ from tasks.shards import shard_options
 
 
 @contextmanager
-def hold_workspace(folder: Path) -> Iterator[Workspace]:
+def hold_workspace(folder: Path, timeout_seconds: float = SECONDS_TO_WAIT) -> Iterator[Workspace]:
     """Open the workspace for this run alone; a context rather than a task, since it lasts for the whole flow."""
     workspace = Workspace(folder.expanduser().resolve())
-    with workspace.hold():
+    with workspace.hold(timeout_seconds):
         yield workspace
 
 

@@ -368,7 +368,17 @@ def test_other_refusals_may_be_tried_again(tmp_path, number):
 
 
 def test_fault_61_leftovers_go_and_everything_else_stays(tmp_path):
-    kept = {"kept", ".lock", ".gitignore", ".DS_Store", ".nfs000000000001", ".env-prod", ".git", ".12-ab.json", ".hip-mri"}
+    kept = {
+        "kept",
+        ".lock",
+        ".gitignore",
+        ".DS_Store",
+        ".nfs000000000001",
+        ".env-prod",
+        ".git",
+        ".12-ab.json",
+        ".hip-mri",
+    }
     for name in (".hip-mri-12-ab.json", ".hip-mri-0002-x1y2z3ab", *kept):
         (tmp_path / name).touch()
     (tmp_path / ".hip-mri-0003-a1b2c3d4" / "figures").mkdir(parents=True)

@@ -16,7 +16,7 @@ from hip_mri.data.manifest import UNREADABLE
 from hip_mri.data.names import hide_names
 from hip_mri.data.patients import hash_identities
 from hip_mri.data.source import Entry, Source, open_source
-from hip_mri.errors import ImageError, WorkspaceError
+from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.storage import replace_file, write_small_file
 from hip_mri.workspace import Workspace
 
@@ -129,6 +129,23 @@ def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
         return pd.read_parquet(file)[list(COLUMNS)]
     except UNREADABLE as error:
         raise WorkspaceError(f"{file} cannot be read. Remove it and start again: the delivery is read anew.") from error
+
+
+def check_stored(entries: pd.DataFrame, workspace: Workspace) -> None:
+    """See that the images of entries, which no delivery at hand may hold any more, are still stored in full.
+
+    Raises:
+        WorkspaceError: Some are not.
+    """
+    usable = entries[entries["reason"] == ""]
+    stored = zip(usable["sha256"], usable["num_stored_bytes"], strict=True)
+    lost = [sha256[:16] for sha256, num_bytes in stored if not _is_stored(sha256, num_bytes, workspace)]
+    if lost:
+        raise WorkspaceError(
+            f"{len(lost)} images of earlier deliveries are no longer in {workspace.images_folder}: "
+            f"{list_offenders(lost)}. Restore the folder from a backup, or deliver them again; `python -m "
+            f"hip_mri.data.names {workspace.root} {lost[0]}` says which file it was."
+        )
 
 
 def _tabulate(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

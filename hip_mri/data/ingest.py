@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -11,11 +11,11 @@ import pandas as pd
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.data.admission import mark_set_aside
 from hip_mri.data.delivery import Delivery, drop_damaged, is_synthetic, tell_which
-from hip_mri.data.entries import keep_entries, list_entries, read_delivery
+from hip_mri.data.entries import Reading, check_stored, keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.data.names import remember_names, reveal_names
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
-from hip_mri.storage import digest, flush_file_system
+from hip_mri.storage import digest, flush_file_system, read_json, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ def ingest_images(
     Raises:
         SourceError: A delivery as a whole cannot be used. Where that shows only after reading, because every image
             contradicts another, images may have been stored; manifest and `quarantine.csv` are as they were.
+        WorkspaceError: An image that earlier deliveries held is no longer stored.
     """
     readings = {}
     for delivery in deliveries:
@@ -77,13 +78,9 @@ def ingest_images(
             readings[delivery.name] = read_delivery(
                 delivery, workspace, num_threads, on_progress, keep_earlier=keep_earlier
             )
-    earlier = _find_earlier(workspace) if keep_earlier else set()
-    lists = [reading.entries.assign(delivery=name) for name, reading in readings.items()]
-    rows = pd.concat([*lists, list_entries(sorted(earlier - set(readings)), workspace)], ignore_index=True)
+    earlier = _find_earlier(workspace) - set(readings) if keep_earlier else set()
     names = {name: text for reading in readings.values() for name, text in reading.names.items()}
-    is_new = rows["entry"].isin(names)
-    remembered = reveal_names(rows.loc[~is_new, "entry"], workspace) if not is_new.all() else None
-    rows["source_name"] = pd.concat([rows.loc[is_new, "entry"].map(names).astype("str"), remembered])
+    rows = _gather(readings, list_entries(sorted(earlier), workspace), names, workspace)
     manifest = mark_set_aside(_settle_copies(rows), workspace)
     counts = Counter(manifest["state"])
     if not counts["ready"]:
@@ -97,6 +94,7 @@ def ingest_images(
     remember_names(names, workspace)
     for name, reading in readings.items():
         keep_entries(name, reading.entries, workspace)
+    write_json(workspace.deliveries_file, sorted({*earlier, *readings}))
     write_manifest(workspace.manifest_file, manifest)
     write_quarantine(workspace.quarantine_file, manifest)
     report = IngestReport(
@@ -114,14 +112,26 @@ def ingest_images(
 
 
 def _find_earlier(workspace: Workspace) -> set[str]:
-    """Names of the deliveries that the present manifest lists; of all that are kept where it cannot be read."""
-    if not workspace.manifest_file.exists():
-        return set()
+    """Names of the deliveries that the present manifest lists, also where it is gone or cannot be read."""
     try:
-        return set(read_manifest(workspace.manifest_file)["delivery"])
+        if workspace.manifest_file.exists():
+            return set(read_manifest(workspace.manifest_file)["delivery"])
     except WorkspaceError as error:
-        logger.warning("%s It is rebuilt now, from the lists of all deliveries.", str(error).partition(". ")[0] + ".")
-        return {file.stem for file in workspace.entries_folder.glob("[!.]*.parquet")}
+        logger.warning("%s It is rebuilt now, from the lists of deliveries.", str(error).partition(". ")[0] + ".")
+    return set(read_json(workspace.deliveries_file)) if workspace.deliveries_file.exists() else set()
+
+
+def _gather(
+    readings: Mapping[str, Reading], kept: pd.DataFrame, names: Mapping[str, str], workspace: Workspace
+) -> pd.DataFrame:
+    """The entries of all deliveries, with their names, once all that is only remembered is seen to be stored."""
+    lists = [reading.entries.assign(delivery=name) for name, reading in readings.items()]
+    rows = pd.concat([*lists, kept], ignore_index=True)
+    is_new = rows["entry"].isin(names)
+    remembered = rows[~is_new]
+    check_stored(remembered, workspace)
+    told = reveal_names(remembered["entry"], workspace) if len(remembered) else None
+    return rows.assign(source_name=pd.concat([rows.loc[is_new, "entry"].map(names).astype("str"), told]))
 
 
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """From a source image to the picture that the network sees: gray, contrast, size."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,9 @@ from hip_mri.data.shards import Shard, read_shard
 from hip_mri.errors import ImageError, WorkspaceError
 from hip_mri.storage import digest, flush_file_system, write_small_file
 from hip_mri.workspace import Workspace
+
+NUM_READS: Final = 2
+"""A single wrong read may be the memory's fault, or the network's; the file is condemned after this many."""
 
 RECIPE: Final = 1
 """Number of this way to preprocess; a change that alters pixels raises it, so that old images are not taken for new."""
@@ -115,18 +119,20 @@ def read_stored_image(sha256: str, workspace: Workspace) -> bytes:
     """Read a source image from the store and check it.
 
     Raises:
-        WorkspaceError: The file is missing, or its bytes are not the ones that were stored; a damaged file is
-            removed, so that the next run restores it from the source.
+        WorkspaceError: The file is missing, or its bytes are not the ones that were stored, twice; a damaged file is
+            set aside, so that the next run restores it from the source.
     """
     file = workspace.image_file(sha256)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise WorkspaceError(f"{file} is missing. Start again: it is restored from the source.") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        file.unlink(missing_ok=True)
-        raise WorkspaceError(f"{file} was damaged and is removed. Start again: it is restored from the source.")
-    return content
+    advice = "Start again: it is restored from the source, where that still holds it."
+    for _ in range(NUM_READS):
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise WorkspaceError(f"{file} is missing. {advice}") from error
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
+    os.replace(file, file.with_name(f"{file.name}.damaged"))
+    raise WorkspaceError(f"{file} was damaged, and is set aside with the ending .damaged. {advice}")
 
 
 def preprocess_stored(sha256: str, workspace: Workspace, settings: PreprocessingSettings) -> bytes:

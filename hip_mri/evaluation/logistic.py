@@ -118,7 +118,7 @@ def _find_gradients(
         num_coefficients).
     """
     with np.errstate(over="ignore"):  # the exponential of a far point may be infinite: the probability is 0
-        probabilities = 1 / (1 + np.exp(-(offsets[:, None] + design.T @ coefficients)))
+        probabilities = 1 / (1 + np.exp(-(offsets[:, None] + np.einsum("kn,kc->nc", design, coefficients))))
     expected = (lesions + normals) * probabilities
     products = (design[:, None] * design).reshape(len(design) ** 2, -1)
     curvatures = np.einsum("pn,nc->pc", products, expected * (1 - probabilities))

@@ -68,7 +68,7 @@ def draw_group_weights(sample: Sample, generator: np.random.Generator, num_colum
     images = [np.bincount(sample.groups[sample.labels == label], minlength=sample.num_groups) for label in (0, 1)]
     presence = np.stack(images) > 0
     weights = _draw_columns(sample.num_groups, generator, num_columns)
-    while (lacking := np.flatnonzero(((presence @ weights) == 0).any(axis=0))).size:
+    while (lacking := np.flatnonzero((np.einsum("pg,gc->pc", presence, weights) == 0).any(axis=0))).size:
         weights[:, lacking] = _draw_columns(sample.num_groups, generator, lacking.size)
     return weights
 

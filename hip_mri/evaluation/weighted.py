@@ -88,8 +88,10 @@ def measure_probabilities(tally: Tally) -> dict[str, Floats]:
     totals = (tally.lesions + tally.normals).sum(axis=0)
     logits = find_logits(tally.scores)
     slopes, _ = fit_logistic(logits, tally.lesions, tally.normals)
+    squares = np.einsum("s,sc->c", (1 - tally.scores) ** 2, tally.lesions)  # not `@`: see `logistic._find_gradients`
+    squares += np.einsum("s,sc->c", tally.scores**2, tally.normals)
     return {
-        "brier": divide((1 - tally.scores) ** 2 @ tally.lesions + tally.scores**2 @ tally.normals, totals),
+        "brier": divide(squares, totals),
         "expected_calibration_error": _find_calibration_error(tally),
         "calibration_slope": slopes,
         "calibration_intercept": fit_intercept(logits, tally.lesions, tally.normals),

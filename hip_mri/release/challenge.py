@@ -11,9 +11,9 @@ import pandas as pd
 from hip_mri.config import ReleaseSettings
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.evaluation.tables import read_attributes, read_table
-from hip_mri.release.champion import promote, read_champion
+from hip_mri.release.champion import promote_over, read_champion
 from hip_mri.release.gate import Decision, compare_versions, judge_first_version
-from hip_mri.release.ledger import record_look, record_outcome
+from hip_mri.release.ledger import Look, record_look, record_outcome
 from hip_mri.release.registry import register_version
 from hip_mri.release.versions import Version, read_version
 from hip_mri.workspace import Workspace
@@ -32,6 +32,7 @@ class Challenge:
         measures: Figures of the locked test images at each version's own threshold, by `challenger` and `champion`.
         notices: What every output of the challenger must say.
         is_serving: Whether the challenger is champion by now: the run that promoted it was killed before it said so.
+        look: The look at the test set that it took; `None` where nothing was compared.
     """
 
     challenger: Version
@@ -40,6 +41,7 @@ class Challenge:
     measures: Mapping[str, Mapping[str, Any]]
     notices: tuple[str, ...] = ()
     is_serving: bool = False
+    look: Look | None = None
 
 
 def challenge_champion(
@@ -70,7 +72,7 @@ def challenge_champion(
     scores = read_test_scores(challenger, workspace)
     threshold, name = metrics["threshold"], metrics["grouping"]["attributes"]
     attributes = None if name is None else read_attributes(scores, workspace, name)
-    measures = {"challenger": metrics["test"]}
+    measures, look = {"challenger": metrics["test"]}, None
     if champion is None:
         decision = judge_first_version(scores, settings, threshold, attributes, minimum_size)
     elif champion.model_sha256 == challenger.model_sha256:
@@ -81,12 +83,11 @@ def challenge_champion(
         )
         former = read_test_scores(champion, workspace)
         decision = compare_versions(former, scores, settings, look, threshold, attributes, minimum_size)
-        record_outcome(workspace, look, is_promoted=decision.promote)
     if champion is not None:
         measures["champion"] = champion.read_metrics()["test"]
     for reason in decision.reasons:
         logger.info("Gate: %s", reason)
-    return Challenge(challenger, champion, decision, measures, tuple(metrics["notices"]), is_serving)
+    return Challenge(challenger, champion, decision, measures, tuple(metrics["notices"]), is_serving, look)
 
 
 def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
@@ -131,14 +132,21 @@ def conclude_retraining(workspace: Workspace, challenge: Challenge, answer: Answ
     Raises:
         ReleaseError: A file of the challenger is not the one that was registered; the champion stays.
     """
+    verdict = _settle(workspace, challenge, answer)
+    if challenge.look is not None:
+        record_outcome(workspace, challenge.look, is_promoted=verdict == "promoted")
+    return verdict
+
+
+def _settle(workspace: Workspace, challenge: Challenge, answer: Answer) -> Verdict:
     if challenge.is_serving:
         return "promoted"
     if not challenge.decision.promote:
         return "kept"
     if not answer.promote:
         return "unanswered" if answer.promote is None else "declined"
-    if read_champion(workspace) != challenge.champion:
+    reason = answer.words or challenge.decision.reasons[0]
+    if not promote_over(workspace, challenge.champion, challenge.challenger, reason):
         return "overtaken"
-    promote(workspace, challenge.challenger, answer.words or challenge.decision.reasons[0])
     logger.info("Version %s is the champion", challenge.challenger.name)
     return "promoted"

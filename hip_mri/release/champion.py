@@ -88,17 +88,36 @@ def promote(workspace: Workspace, version: Version, reason: str) -> Version:
         ReleaseError: The version is not registered there, or a file of it is not the one that was registered; the
             champion stays.
     """
+    _check_registered(workspace, version)
+    with workspace.hold_releases():
+        history = read_history(workspace)
+        if not history or history[-1].version != version.number:
+            _write(workspace, history, _note(history, "promotion", version, reason))
+    return version
+
+
+def promote_over(workspace: Workspace, champion: Version | None, version: Version, reason: str) -> bool:
+    """Make a version the champion in the place of the one that it was compared with; see `promote`.
+
+    Returns:
+        Whether it is: not where another one serves by now.
+    """
+    _check_registered(workspace, version)
+    with workspace.hold_releases():
+        if read_champion(workspace) != champion:
+            return False
+        history = read_history(workspace)
+        _write(workspace, history, _note(history, "promotion", version, reason))
+    return True
+
+
+def _check_registered(workspace: Workspace, version: Version) -> None:
     if read_version(workspace, version.number).files != version.files:
         raise ReleaseError(
             f"release: version {version.name} of {workspace.versions_folder} is another one than was to be promoted. "
             "Read it again from the workspace that it shall serve in."
         )
     check_version(version)
-    with workspace.hold_releases():
-        history = read_history(workspace)
-        if not history or history[-1].version != version.number:
-            _write(workspace, history, _note(history, "promotion", version, reason))
-    return version
 
 
 def roll_back(workspace: Workspace, version: int | None = None, reason: str = "rolled back by hand") -> Version:

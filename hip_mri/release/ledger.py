@@ -30,7 +30,7 @@ class Look:
         champion_sha256: Of the model that serves.
         challenger_sha256: Of the model that would take its place.
         looked_at: Time in UTC, for people.
-        is_promoted: What came of it; `None` where that was never noted.
+        is_promoted: Whether the challenger became champion by it; `None` where that was never noted.
     """
 
     number: int

@@ -183,6 +183,6 @@ def test_missing_fingerprints_are_counted(filled, shard):
 
 def test_a_damaged_image_stops_the_shard_and_nothing_is_stored(filled, shard):
     filled.image_file(read_shard(shard)["sha256"][2]).write_bytes(b"damaged")
-    with pytest.raises(WorkspaceError, match="was damaged and is removed"):
+    with pytest.raises(WorkspaceError, match="was damaged, and is set aside"):
         fingerprint_images(shard, filled, 2)
     assert list_parts(filled) == []

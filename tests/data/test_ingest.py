@@ -442,13 +442,33 @@ def test_fault_62_a_partial_or_foreign_manifest_is_refused_and_rebuilt(source_fi
     assert workspace.manifest_file.read_bytes() == whole
 
 
-def test_fault_62_a_rebuilt_manifest_lists_earlier_deliveries_too(entries, pack, workspace, source_file):
+@pytest.mark.parametrize("lose", [lambda file: file.unlink(), lambda file: file.write_bytes(b"PAR1")])
+def test_fault_62_a_rebuilt_manifest_lists_the_deliveries_of_the_lost_one(entries, pack, workspace, source_file, lose):
+    """Those that were taken in earlier, and none that was given up since."""
+    former = Delivery("former", pack(dict(list(entries.items())[1:]), "former.zip"))
     later = Delivery("later", pack(dict(list(entries.items())[::2]), "later.zip"))
+    ingest_images([former], workspace, 2)
     take_in(source_file, workspace)
     for _ in range(2):
         ingest_images([later], workspace, 2, keep_earlier=True)
     whole = workspace.manifest_file.read_bytes()
     assert set(read_manifest(workspace.manifest_file)["delivery"]) == {"source", "later"}
-    workspace.manifest_file.write_bytes(whole[:100])
+    lose(workspace.manifest_file)
     ingest_images([later], workspace, 2, keep_earlier=True)
     assert workspace.manifest_file.read_bytes() == whole
+
+
+def test_fault_38_an_image_that_nobody_delivers_any_more_is_missed(entries, pack, workspace, source_file):
+    """It cannot come back by itself, and must not vanish from the manifest in silence either."""
+    take_in(source_file, workspace)
+    later = Delivery("later", pack(dict(list(entries.items())[:2]), "later.zip"))
+    ingest_images([later], workspace, 2, keep_earlier=True)
+    whole = workspace.manifest_file.read_bytes()
+    manifest = read_manifest(workspace.manifest_file)
+    sha256 = manifest.loc[manifest["delivery"] == "source", "sha256"].iloc[-1]
+    workspace.image_file(sha256).unlink()
+    with pytest.raises(WorkspaceError, match=rf"1 images of earlier deliveries are no longer in .*: {sha256[:16]}"):
+        ingest_images([later], workspace, 2, keep_earlier=True)
+    assert workspace.manifest_file.read_bytes() == whole
+    ingest_images([Delivery("source", source_file), later], workspace, 2, keep_earlier=True)
+    pd.testing.assert_frame_equal(read_manifest(workspace.manifest_file), manifest)

@@ -8,6 +8,7 @@ left behind, until one comes to its end; its results are then held against those
 import argparse
 import json
 import random
+import re
 import shutil
 import sys
 from collections import Counter
@@ -133,6 +134,17 @@ class Killer:
         self.told.most_images_repeated = max(self.told.most_images_repeated, sum(done[step] > 1 for step in images))
 
 
+def choose_steps(steps: list[str], count: int, draw: random.Random) -> list[str]:
+    """Some steps, by chance; one of every kind before a second one, as of the images that are written one by one."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for step in draw.sample(steps, len(steps)):
+        kind = re.sub(r"[0-9a-f]{16,}|\d{4}", "*", step)
+        ranked.append((seen[kind], step))
+        seen[kind] += 1
+    return [step for _, step in sorted(ranked, key=lambda one: one[0])[:count]]
+
+
 def make_config(source: Path, workspace: Path, **settings: object) -> dict[str, object]:
     return {
         "source": str(source),
@@ -208,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
         nursery.load_everything()
         for name, killer in open_killers(folder, given.kinds):
             count = len(killer.steps) if given.all else given.steps
-            killer.kill_at(draw.sample(killer.steps, min(count, len(killer.steps))))
+            killer.kill_at(choose_steps(killer.steps, count, draw))
             killer.kill_after(100 if given.all else given.moments, draw)
             print(json.dumps({name: vars(killer.told)}), flush=True)
             is_good = is_good and not killer.told.wrong and not killer.told.never_reached

@@ -13,8 +13,8 @@ import numpy as np
 DIFFERING = frozenset(
     {"created", "seconds", "looked_at", "registered_at", "changed_at"}
     | {"num_taken_over", "num_kept", "largest_deviation"}  # what an earlier run had read, split or locked
-    | {"version", "number", "run", "parent", "name"}  # numbers, see `hash_results`
-    | {"model_sha256", "champion_sha256", "challenger_sha256"}  # Keras writes the time into its files
+    | {"run", "name"}  # numbers of runs, see `hash_results`
+    | {"model_sha256", "champion_sha256", "challenger_sha256", "files"}  # Keras writes the time into its files
 )
 """Entries of JSON files that tell of the clock or of earlier runs."""
 
@@ -24,6 +24,7 @@ PLACES = (
     "test_set.json",
     "ties.parquet",
     "quarantine.csv",
+    "deliveries.json",
     "entries/*",
     "images/*/*",
     "fingerprints/*/*",
@@ -44,19 +45,19 @@ PLACES = (
     "retrainings/*/*.json",
 )
 
-NOT_COMPARED = ("files.json", "report.html", "model_card.md", "checklist.md", "version.json")
+NOT_COMPARED = ("files.json", "report.html", "model_card.md", "checklist.md")
 """They repeat the other files, with times and hashes of files that hold times."""
 
 
 def hash_results(workspace: Path) -> dict[str, str]:
     """SHA-256 of every result, by its path in the workspace.
 
-    Of numbered folders the last stands for all: a run that was killed after it had published is started again, and
-    publishes under the next number.
+    Of runs the last stands for all: one that was killed after it had published is started again, and publishes under
+    the next number. Versions, the champion and the reports of retrainings keep their numbers.
     """
     hashes = {}
     for file in sorted(file for place in PLACES for file in workspace.glob(place) if file.is_file()):
-        name = _NUMBER.sub("/last/", f"/{file.relative_to(workspace)}")[1:]
+        name = _NUMBER.sub("runs/last/", str(file.relative_to(workspace)))
         if file.name not in NOT_COMPARED:
             hashes[name] = hashlib.sha256(_read(file)).hexdigest()
     return hashes
@@ -74,7 +75,7 @@ def find_leftovers(workspace: Path) -> list[str]:
     return [str(path.relative_to(workspace)) for path in (*hidden, *pickles)]
 
 
-_NUMBER = re.compile(r"/\d{4}/")
+_NUMBER = re.compile(r"^runs/\d{4}/")
 _PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
