@@ -50,9 +50,7 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
         model = steps.run(find_model)(workspace, config.model)
 
         (delivery,) = steps.run(fetch_source)(config.source, config.source_sha256, serving, config.limits)
-        intake = steps.run(take_in_images)(
-            delivery.path, serving, model.network.preprocessing, threads, delivery.limits
-        )
+        intake = steps.run(take_in_images)(delivery, serving, model.network.preprocessing, threads)
         shards = steps.run(plan_shards)(serving, config.runner.shard_size)
 
         choice = steps.run(choose_serving_engine)(config.engine, config.precision, model.precision)

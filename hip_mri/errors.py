@@ -4,6 +4,7 @@
     ├── SettingsError           a setting has a value that cannot work
     ├── SourceError             the source of the images cannot be used
     │   ├── FetchError          a remote source could not be fetched (trying again can help)
+    │   ├── LimitError          the source holds or takes more than the settings allow
     │   └── ArchiveError        the file is not an archive that can be read safely
     ├── ImageError              one image cannot be used; in a batch this becomes a quarantine entry
     ├── SplitError              the images cannot be split as asked
@@ -38,6 +39,10 @@ class SourceError(HipMriError):
 
 class FetchError(SourceError):
     """A remote source could not be fetched; trying again can help."""
+
+
+class LimitError(SourceError):
+    """The source holds or takes more than the settings allow; they can allow more."""
 
 
 class ArchiveError(SourceError):

@@ -8,8 +8,9 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.config import PreprocessingSettings, SheetSettings, SourceLimits
+from hip_mri.config import PreprocessingSettings, SheetSettings
 from hip_mri.data import intake
+from hip_mri.data.delivery import Delivery, drop_damaged
 from hip_mri.data.intake import IntakeReport
 from hip_mri.evaluation.prediction_sheet import compose_prediction_markdown, tabulate_counts
 from hip_mri.model import serving
@@ -31,15 +32,11 @@ def hold_serving(folder: Path) -> Iterator[Workspace]:
 
 @task(task_run_name="take in the images", cache_policy=NO_CACHE)
 def take_in_images(
-    source_file: Path,
-    workspace: Workspace,
-    settings: PreprocessingSettings,
-    num_threads: int,
-    limits: SourceLimits = SourceLimits(),
+    delivery: Delivery, workspace: Workspace, settings: PreprocessingSettings, num_threads: int
 ) -> IntakeReport:
     """See `hip_mri.data.intake.take_in_images`; shows the files that were read."""
-    with show_progress("take-in-images", "take_in_images: files") as update:
-        return intake.take_in_images(source_file, workspace, settings, num_threads, update, limits)
+    with show_progress("take-in-images", "take_in_images: files") as update, drop_damaged(delivery):
+        return intake.take_in_images(delivery.path, workspace, settings, num_threads, update, delivery.limits)
 
 
 find_model = task(task_run_name="find the model", cache_policy=NO_CACHE)(served_model.find_model)

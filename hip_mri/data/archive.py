@@ -127,19 +127,10 @@ def open_archive(path: Path, name: str, limits: SourceLimits, needed: str) -> It
 
     Raises:
         ArchiveError: The file is no zip file, or one that cannot be trusted.
+        LimitError: It holds too much.
     """
     with _open(path, name) as file:
         yield Archive(file, read_directory(file, find_directory(file, needed), limits))
-
-
-def check_archive(path: Path, name: str, needed: str) -> None:
-    """See that a file is a zip file from its first byte to its last, without looking at its entries.
-
-    Raises:
-        ArchiveError: It is none.
-    """
-    with _open(path, name) as file:
-        find_directory(file, needed)
 
 
 @contextlib.contextmanager

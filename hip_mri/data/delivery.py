@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from hip_mri.config import LABELS, SourceLimits
-from hip_mri.data.fetch import ProgressReport, fetch_source, strip_secrets
+from hip_mri.data.fetch import fetch_source, is_remote, strip_secrets
+from hip_mri.data.fetch_limits import ProgressReport
 from hip_mri.data.folder_listing import holds_files
 from hip_mri.data.names import hide_names
 from hip_mri.data.references import resolve_reference
 from hip_mri.data.source import says_synthetic
-from hip_mri.errors import HipMriError
+from hip_mri.errors import ArchiveError, HipMriError
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ class Delivery:
             `synthetic-` where the delivery says by a file `SYNTHETIC.txt` that no patient is in it.
         path: Where it lies.
         limits: How much of it is taken.
+        is_fetched: Whether it is this program's own copy, which can be had again.
     """
 
     name: str
     path: Path
     limits: SourceLimits = field(default_factory=SourceLimits)
+    is_fetched: bool = False
 
     @property
     def is_synthetic(self) -> bool:
@@ -64,6 +67,22 @@ def tell_which(delivery: Delivery, deliveries: Sequence[Delivery]) -> Iterator[N
         raise
 
 
+@contextlib.contextmanager
+def drop_damaged(delivery: Delivery) -> Iterator[None]:
+    """Remove a fetched file that a block finds damaged, so that the next run fetches it again and not the same error.
+
+    A file of the user's own stays.
+    """
+    try:
+        yield
+    except ArchiveError as error:
+        if delivery.is_fetched:
+            with contextlib.suppress(OSError):
+                delivery.path.unlink(missing_ok=True)
+                error.args = (f"{error} What was fetched is removed: start again, and it is fetched anew.",)
+        raise
+
+
 def fetch_delivery(
     source: str | None,
     sha256: str | None,
@@ -82,8 +101,9 @@ def fetch_delivery(
     """
     source = resolve_reference(source)
     path = fetch_source(source, sha256, workspace.sources_folder, on_progress, limits)
-    is_local = source is not None and path.parent != workspace.sources_folder
-    return _describe(path, str(path) if is_local else strip_secrets(source or "demo"), workspace, limits)
+    is_fetched = source is None or is_remote(source)
+    origin = strip_secrets(source or "demo") if is_fetched else str(path)
+    return _describe(path, origin, workspace, limits, is_fetched=is_fetched)
 
 
 def fetch_deliveries(
@@ -128,6 +148,9 @@ def _open_drop_folder(delivery: Delivery, workspace: Workspace) -> Iterator[Deli
         logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
 
 
-def _describe(path: Path, origin: str, workspace: Workspace, limits: SourceLimits) -> Delivery:
+def _describe(
+    path: Path, origin: str, workspace: Workspace, limits: SourceLimits, *, is_fetched: bool = False
+) -> Delivery:
     (pseudonym,) = hide_names([origin], workspace)
-    return Delivery((_SYNTHETIC if says_synthetic(path, limits) else "") + pseudonym[:16], path, limits)
+    mark = _SYNTHETIC if says_synthetic(path, limits) else ""
+    return Delivery(mark + pseudonym[:16], path, limits, is_fetched)

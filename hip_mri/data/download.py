@@ -67,9 +67,14 @@ class RemoteFile:
     takes_ranges: bool
 
     @property
+    def has_strong_tag(self) -> bool:
+        """Whether the server tells a tag that changes with every byte of the file."""
+        return not self.version.get("ETag", "W/").startswith("W/")
+
+    @property
     def can_resume(self) -> bool:
         """Whether a part and the rest, fetched later, are known to belong together."""
-        return self.takes_ranges and not self.version.get("ETag", "W/").startswith("W/")
+        return self.takes_ranges and self.has_strong_tag
 
 
 def ask_for_file(address: Address, limits: SourceLimits) -> RemoteFile:

@@ -1,7 +1,6 @@
 """Bringing the source here: from an address, from Google Drive, from the demo; local files stay where they are."""
 
 import contextlib
-import errno
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +11,15 @@ from typing import Any, Final
 import fsspec
 
 from hip_mri.config import SourceLimits
-from hip_mri.data.fetch_limits import limit_progress, tell_changed
-from hip_mri.data.partial_files import continue_part, copy_ranges
+from hip_mri.data.drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
+from hip_mri.data.fetch_limits import ProgressReport, tell_changed
+from hip_mri.data.partial_files import continue_part, copy_ranges, remove_old_parts
 from hip_mri.data.references import SECRET, resolve_reference
-from hip_mri.data.source import check_zip
-from hip_mri.errors import FetchError, HipMriError, SourceError
-from hip_mri.storage import digest, digest_file, replace_file
+from hip_mri.data.source import check_zip, explain_unreadable
+from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
+from hip_mri.storage import digest, digest_file, explain_refusal, is_hopeless, replace_file
 
 logger = logging.getLogger(__name__)
-
-ProgressReport = Callable[[int, int], None]
-"""Receives the bytes that have come and the bytes of all, 0 where that is unknown."""
 
 DEMO_VERSION: Final = 1
 """Raised when the drawing changes, so that an older demo is not taken for the present one."""
@@ -32,12 +29,10 @@ DEMO_SEED: Final = 0
 
 _STORAGES: Final = ("s3://", "gs://")
 _REMOTE: Final = ("https://", *_STORAGES)
-_DRIVE_ID: Final = re.compile(r"[A-Za-z0-9_-]{25,60}")
-_DRIVE_LINK: Final = re.compile(r"https://(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([A-Za-z0-9_-]{25,60})")
-_SECRETS: Final = re.compile(r"(?<=://)[^/]*@|[?#].*")
+_SECRETS: Final = re.compile(r"(?<=://)[^/?#]*@|[?#].*")
 """What opens an address to whoever reads it: user and password, tokens in the query."""
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+_ID_IN_QUERY: Final = re.compile(r"\?(?:[^#]*&)?(id=[^&#]*)")
 _VERSION_FIELDS: Final = ("ETag", "etag", "generation", "size", "mtime", "LastModified", "Last-Modified", "md5Hash")
 
 
@@ -49,13 +44,7 @@ def check_source(source: str | None) -> None:
             reference to what is not there.
     """
     source = resolve_reference(source)
-    if (
-        source is None
-        or source.startswith(SECRET)
-        or _find_drive_id(source)
-        or source.startswith(_REMOTE)
-        or _is_path(source)
-    ):
+    if source is None or source.startswith(SECRET) or is_remote(source) or _is_path(source):
         return
     if "://" in source:
         raise SourceError(
@@ -80,8 +69,9 @@ def fetch_source(
     Args:
         source: Path, address, Drive link or id; `None` draws the synthetic demo.
         sha256: Expected SHA-256 of the file, or `None`.
-        sources_folder: Where fetched files are kept. A remote file that has not changed, by its size, time and tag,
-            is not fetched again.
+        sources_folder: Where fetched files are kept. A remote file that has not changed, by its size, time and tag
+            (on Google Drive: by its size and first bytes), is not fetched again. Parts that nobody has gone on with for
+            a week are removed.
         on_progress: Called while bytes come.
         limits: How many bytes may come, and how long that may take.
 
@@ -89,20 +79,21 @@ def fetch_source(
         A zip file or a folder on this machine.
 
     Raises:
-        SourceError: The source does not exist, is refused, is not the file that `sha256` names, leads to a private
-            address, is over a limit, or changed between two tries.
-        ArchiveError: What was fetched is not a zip file; it is not kept.
+        SourceError: The source does not exist, cannot be read, is refused, is not the file that `sha256` names, leads
+            to a private address, is over a limit, or changed between two tries.
+        ArchiveError: What was fetched is not a zip file, or one that cannot be trusted; it is not kept.
         FetchError: The network failed; trying again can help.
-        WorkspaceError: The disk is full or not writable.
+        DiskError: The disk is full, read-only or broken.
+        WorkspaceError: The folder cannot be written.
     """
     check_source(source)
+    remove_old_parts(sources_folder)
     if source is None:
         from hip_mri.data.demo import write_demo_zip  # noqa: PLC0415 - loads OpenCV, `check_source` needs none
 
         file = sources_folder / f"synthetic-demo-{DEMO_VERSION}.zip"
         return file if file.exists() else write_demo_zip(file, seed=DEMO_SEED)
-    drive_id = _find_drive_id(source)
-    if drive_id:
+    if drive_id := find_drive_id(source):
         path = _fetch_from_drive(drive_id, sources_folder, on_progress, limits)
     elif source.startswith(_STORAGES):
         path = _fetch_from_storage(source, sources_folder, on_progress, limits)
@@ -111,13 +102,24 @@ def fetch_source(
     else:
         path = Path(source).expanduser().resolve()
     if sha256:
-        _check_sha256(path, sha256.lower(), is_fetched=bool(drive_id) or source.startswith(_REMOTE))
+        _check_sha256(path, sha256.lower(), is_fetched=is_remote(source))
     return path
 
 
+def is_remote(source: str) -> bool:
+    """Whether a source is fetched from elsewhere."""
+    return find_drive_id(source) is not None or source.startswith(_REMOTE)
+
+
 def strip_secrets(source: str) -> str:
-    """An address without user, password, query and fragment, which can hold tokens; a path as it is."""
-    return _SECRETS.sub("", source) if source.startswith(_REMOTE) and not _find_drive_id(source) else source
+    """What stays the same of a source when a token does not: an address without user, password, query and fragment.
+
+    The query's `id`, which says which file is meant, stays; so do paths and what leads to Google Drive.
+    """
+    if not source.startswith(_REMOTE) or find_drive_id(source):
+        return source
+    found = _ID_IN_QUERY.search(source)
+    return _SECRETS.sub("", source) + (f"?{found[1]}" if found else "")
 
 
 def show_place(address: str) -> str:
@@ -125,13 +127,6 @@ def show_place(address: str) -> str:
     scheme, _, rest = address.partition("://")
     host = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
     return f"{scheme}://{host}/..."
-
-
-def _find_drive_id(source: str) -> str | None:
-    link = _DRIVE_LINK.match(source)
-    if link:
-        return link.group(1)
-    return source if _DRIVE_ID.fullmatch(source) and not Path(source).exists() else None
 
 
 def _is_path(source: str) -> bool:
@@ -148,14 +143,16 @@ def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressRep
     explain = partial(_explain_failure, shown)
     schemes = tuple(start for start in _REMOTE if start.startswith("http"))
     place = Address(address, shown, schemes)
-    with _explained(explain):
+    with explain_refusal(sources_folder), _explained(explain):
         remote = ask_for_file(place, limits)
-    file = _name_file(address, remote.version, sources_folder)
+    # Each new link to a file carries another signature; without a tag, another query may stand for another file.
+    origin = strip_secrets(address) if remote.has_strong_tag else address
+    file = _name_file(origin, remote.version, sources_folder)
     if not file.exists():
         logger.info("Fetching %s", shown)
-        with _receive(file, explain) as temporary:
+        with _receive(file, explain, limits) as temporary:
             if remote.can_resume:
-                with continue_part(address, shown, remote.version, sources_folder, temporary) as part:
+                with continue_part(origin, shown, remote.version, sources_folder, temporary) as part:
                     download_file(place, remote, part, limits, on_progress)
             else:
                 download_file(place, remote, temporary, limits, on_progress)
@@ -166,14 +163,14 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
     """Fetch from `s3://` or `gs://`, range by range."""
     shown = show_place(address)
     explain = partial(_explain_failure, shown)
-    with _explained(explain):
+    with explain_refusal(sources_folder), _explained(explain):
         filesystem, path = fsspec.url_to_fs(address)
         version = _tell_version(filesystem.info(path))
     file = _name_file(address, version, sources_folder)
     if not file.exists():
         logger.info("Fetching %s", shown)
         with (
-            _receive(file, explain) as temporary,
+            _receive(file, explain, limits) as temporary,
             continue_part(address, shown, version, sources_folder, temporary) as part,
         ):
             read = partial(filesystem.cat_file, path)
@@ -183,9 +180,9 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
     return file
 
 
-def _name_file(address: str, version: Mapping[str, str], sources_folder: Path) -> Path:
+def _name_file(origin: str, version: Mapping[str, str], sources_folder: Path) -> Path:
     """Nothing of the address, which can name people."""
-    return sources_folder / f"{digest([address, version])[:16]}.zip"
+    return sources_folder / f"{digest([origin, version])[:16]}.zip"
 
 
 def _tell_version(info: Mapping[str, Any]) -> dict[str, str]:
@@ -193,25 +190,22 @@ def _tell_version(info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _fetch_from_drive(drive_id: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
-    import gdown  # noqa: PLC0415 - slow to import, rarely used
-
     file = sources_folder / f"drive-{digest(drive_id)[:16]}.zip"
-    if not file.exists():
-        with _receive(file, _explain_drive_failure) as temporary, temporary.open("wb") as stream:
-            report = limit_progress(on_progress, "the Google Drive file", limits)
-            stall = limits.stall_timeout_seconds
-            # Given a path in the place of a stream, it would leave parts of files behind.
-            gdown.download(id=drive_id, output=stream, quiet=True, timeout=stall, progress=report)
+    if not file.exists() or not is_unchanged(drive_id, file, limits):
+        logger.info("Fetching a file from Google Drive")
+        with _receive(file, explain_drive_failure, limits) as temporary, temporary.open("wb") as stream:
+            download_from_drive(drive_id, stream, limits, on_progress)
     return file
 
 
 @contextlib.contextmanager
-def _receive(file: Path, explain: Callable[[Exception], SourceError]) -> Iterator[Path]:
-    """Let a block fetch a zip file, which appears whole or not at all.
+def _receive(file: Path, explain: Callable[[Exception], SourceError], limits: SourceLimits) -> Iterator[Path]:
+    """Let a block fetch a zip file, which appears whole and sound or not at all.
 
     Args:
         file: The file to write.
         explain: Makes an error of the block one that tells the user what to do.
+        limits: How much the zip file may hold. One that holds more is kept, since they can be raised; opening it tells.
 
     Yields:
         The path that the block writes to.
@@ -220,18 +214,19 @@ def _receive(file: Path, explain: Callable[[Exception], SourceError]) -> Iterato
         temporary.touch()  # where the folder cannot be written, it shows here and not as an error of the network
         with _explained(explain):
             yield temporary
-        check_zip(temporary, "what was fetched")
+        with contextlib.suppress(LimitError):
+            check_zip(temporary, "what was fetched", limits)
 
 
 @contextlib.contextmanager
 def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
-    """Raise what an error of the network means to the user; a full disk is left to `replace_file`."""
+    """Raise what an error of the network means to the user; one of the disk is left to `explain_refusal`."""
     try:
         yield
     except HipMriError:
         raise
     except Exception as error:  # each storage has network errors of its own, without a common base
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if is_hopeless(error):
             raise
         raise explain(error) from None  # its text can hold the whole address, and tracebacks reach logs
 
@@ -263,17 +258,13 @@ def _find_cause(error: Exception) -> Exception:
     return error
 
 
-def _explain_drive_failure(error: Exception) -> FetchError:
-    return FetchError(
-        f"source: the Google Drive file could not be fetched ({type(error).__name__}). Share it with 'anyone "
-        "with the link', wait where Google's quota is used up, or fetch it by hand and give the file."
-    )
-
-
 def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
     if path.is_dir():
         raise SourceError("source_sha256: the source is a folder, which has no SHA-256. Give a zip file, or leave it.")
-    found = digest_file(path)
+    with explain_unreadable():
+        if not path.is_file():
+            raise SourceError("source: it is a pipe or a device. Give the path of a zip file.")
+        found = digest_file(path)
     if found != expected:
         if is_fetched:
             path.unlink(missing_ok=True)

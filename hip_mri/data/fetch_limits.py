@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 
 from hip_mri.config import SourceLimits
-from hip_mri.errors import SourceError
+from hip_mri.errors import LimitError, SourceError
+
+ProgressReport = Callable[[int, int], None]
+"""Receives the bytes that have come and the bytes of all, 0 where that is unknown."""
 
 
-def limit_progress(
-    on_progress: Callable[[int, int], None], shown: str, limits: SourceLimits
-) -> Callable[[int, int | None], None]:
+def limit_progress(on_progress: ProgressReport, shown: str, limits: SourceLimits) -> Callable[[int, int | None], None]:
     """Hold a report of progress against the limits on bytes and time, which runs from now.
 
     Args:
@@ -18,7 +19,7 @@ def limit_progress(
         limits: What it may take.
 
     Returns:
-        A function of the same form, which raises `SourceError` above a limit.
+        A function of the same form, which raises `LimitError` above a limit.
     """
     end = time.monotonic() + limits.fetch_timeout_seconds
 
@@ -32,17 +33,17 @@ def limit_progress(
 
 
 def refuse_too_large(shown: str, num_bytes: int, limits: SourceLimits) -> None:
-    """Raise `SourceError` for a file, or a part of one, that is over the limit."""
+    """Raise `LimitError` for a file, or a part of one, that is over the limit."""
     if num_bytes > limits.most_bytes:
-        raise SourceError(
+        raise LimitError(
             f"source: {shown} holds more than {limits.most_bytes:,} bytes. "
             "Check the address, or allow more with --limits.most-bytes."
         )
 
 
-def tell_too_slow(shown: str, limits: SourceLimits) -> SourceError:
+def tell_too_slow(shown: str, limits: SourceLimits) -> LimitError:
     """The error for a file that does not come in the time that is allowed."""
-    return SourceError(
+    return LimitError(
         f"source: {shown} did not come within {limits.fetch_timeout_seconds:g} seconds. "
         "Check the address, fetch it by hand and give the file, or allow more with --limits.fetch-timeout-seconds."
     )

@@ -3,17 +3,18 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from hip_mri.config import SourceLimits
 from hip_mri.data.entry_names import MOST_LEVELS
-from hip_mri.errors import SourceError
+from hip_mri.errors import LimitError, SourceError
 
 _MEANINGS: Final = {
     "link": "links that lead out of it, to folders or nowhere (find all links with `find . -type l`)",
     "special": "pipes, sockets or devices (find them with `find . ! -type f ! -type d ! -type l`)",
+    "folder": "folders under the name of a file",
     "gone": "files that went away while it was listed, or that nobody may look at",
     "deep": f"files or folders below more than {MOST_LEVELS - 1} others (see `find . -mindepth {MOST_LEVELS + 1}`)",
 }
@@ -35,10 +36,45 @@ def list_folder(folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]
         SourceError: A folder cannot be read, there is too much, or there are links that lead out of the folder,
             pipes, devices or too many levels.
     """
+    return _look_at_all(_walk(folder), folder, limits)
+
+
+def list_near_top(folder: Path, is_wanted: Callable[[str], bool], limits: SourceLimits) -> dict[str, os.stat_result]:
+    """List what stands at the top of a folder, or one folder below, under certain names.
+
+    A look at two levels is cheap where `list_folder` asks for the size of a million images.
+
+    Args:
+        folder: The folder.
+        is_wanted: Says of a name, without folders, whether it is one of them.
+        limits: How much may be found.
+
+    Returns:
+        As `list_folder`.
+
+    Raises:
+        SourceError: As `list_folder`, about what is found; it is also raised for a folder under such a name.
+    """
+    unreadable: list[OSError] = []
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        found += [Path(place, name) for name in sorted([*folders, *files]) if is_wanted(name)]
+        if Path(place) != folder:
+            folders.clear()
+    _refuse_unreadable(unreadable)
+    return _look_at_all(found, folder, limits)
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether there is anything below a folder that `list_folder` takes or refuses, but for what cannot be read."""
+    return folder.is_dir() and any(_descend(folder, lambda error: None))
+
+
+def _look_at_all(paths: Iterable[Path], folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]:
     files: dict[str, os.stat_result] = {}
     faults: Counter[str] = Counter()
     root, num_bytes = folder.resolve(), 0
-    for path in _walk(folder):
+    for path in paths:
         found = _look_at(path, root, folder)
         if isinstance(found, str):
             faults[found] += 1
@@ -52,15 +88,14 @@ def list_folder(folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]
     return files
 
 
-def holds_files(folder: Path) -> bool:
-    """Whether there is anything below a folder that `list_folder` takes or refuses, but for what cannot be read."""
-    return folder.is_dir() and any(_descend(folder, lambda error: None))
-
-
 def _walk(folder: Path) -> Iterator[Path]:
     """What `_descend` finds; `SourceError` where a folder cannot be read."""
     unreadable: list[OSError] = []
     yield from _descend(folder, unreadable.append)
+    _refuse_unreadable(unreadable)
+
+
+def _refuse_unreadable(unreadable: Sequence[OSError]) -> None:
     if unreadable:
         raise SourceError(
             f"source: {len(unreadable)} of its folders cannot be read ({unreadable[0].strerror}). "
@@ -92,17 +127,19 @@ def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
             status = target.stat()
     except OSError:  # it names the file
         return "gone"
+    if stat.S_ISDIR(status.st_mode):
+        return "folder"
     return status if stat.S_ISREG(status.st_mode) else "special"
 
 
 def _check_limits(num_files: int, num_bytes: int, limits: SourceLimits) -> None:
     if num_files > limits.most_entries:
-        raise SourceError(
+        raise LimitError(
             f"source: the folder holds more than {limits.most_entries:,} files. "
             "Divide it, or allow more with --limits.most-entries."
         )
     if num_bytes > limits.most_bytes:
-        raise SourceError(
+        raise LimitError(
             f"source: the folder holds more than {limits.most_bytes:,} bytes. "
             "Divide it, or allow more with --limits.most-bytes."
         )

@@ -11,7 +11,8 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.data.delivery import Delivery, tell_which
+from hip_mri.data.delivered_table import read_patients_table
+from hip_mri.data.delivery import Delivery, drop_damaged, tell_which
 from hip_mri.data.entries import list_entries
 from hip_mri.data.manifest import UNREADABLE, digest_table
 from hip_mri.data.names import hide_names, remember_names, reveal_names
@@ -23,7 +24,6 @@ from hip_mri.data.patients import (
     parse_patient_table,
     read_patient_file,
 )
-from hip_mri.data.source import read_patients_table
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
@@ -141,7 +141,8 @@ def _read(name: str, workspace: Workspace) -> pd.DataFrame:
 
 def read_delivered_table(delivery: Delivery) -> PatientTable | None:
     """Read the table of patients beside the class folders of a delivery; `None` where there is none."""
-    found = read_patients_table(delivery.path, delivery.limits)
+    with drop_damaged(delivery):
+        found = read_patients_table(delivery.path, delivery.limits)
     return None if found is None else parse_patient_table(found, "source: its table of patients")
 
 

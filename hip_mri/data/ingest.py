@@ -10,7 +10,7 @@ import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.data.admission import mark_set_aside
-from hip_mri.data.delivery import Delivery, is_synthetic, tell_which
+from hip_mri.data.delivery import Delivery, drop_damaged, is_synthetic, tell_which
 from hip_mri.data.entries import Reading, check_stored, keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.data.names import remember_names, reveal_names
@@ -74,7 +74,7 @@ def ingest_images(
     """
     readings = {}
     for delivery in deliveries:
-        with tell_which(delivery, deliveries):
+        with tell_which(delivery, deliveries), drop_damaged(delivery):
             readings[delivery.name] = read_delivery(
                 delivery, workspace, num_threads, on_progress, keep_earlier=keep_earlier
             )

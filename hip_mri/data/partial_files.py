@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -9,21 +11,39 @@ from typing import Final
 from hip_mri.config import SourceLimits
 from hip_mri.data.fetch_limits import limit_progress, tell_changed
 from hip_mri.errors import SourceError
-from hip_mri.storage import digest
+from hip_mri.storage import digest, explain_refusal
 
 _RANGE_BYTES: Final = 32 * 2**20
 """What is asked of a cloud's storage at a time: what a lost connection costs at most."""
 
+_NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.part")
+
+_KEPT_SECONDS: Final = 7 * 24 * 3600
+"""How long a part waits for the next run. A clock that is off costs no more than fetching it again."""
+
+
+def remove_old_parts(sources_folder: Path) -> None:
+    """Remove the parts of files that no run has gone on with for a week: of addresses that nobody asks for any more.
+
+    Raises:
+        DiskError: The disk is read-only or broken.
+        WorkspaceError: A part cannot be removed for another reason.
+    """
+    for part in sources_folder.glob("*.part"):
+        with explain_refusal(part):
+            if _NAME.fullmatch(part.name) and time.time() - part.stat().st_mtime > _KEPT_SECONDS:
+                part.unlink()
+
 
 @contextlib.contextmanager
 def continue_part(
-    address: str, shown: str, version: Mapping[str, str], sources_folder: Path, temporary: Path
+    origin: str, shown: str, version: Mapping[str, str], sources_folder: Path, temporary: Path
 ) -> Iterator[Path]:
     """Keep the part of a file that has come when the network fails, for the next try and the next run.
 
     Args:
-        address: Where the file is.
-        shown: As much of it as messages say.
+        origin: Which file is meant, as it stays from one try to the next.
+        shown: As much of its address as messages say.
         version: Which file it is now.
         sources_folder: Where parts are kept, under names that runs do not sweep away.
         temporary: What the part becomes when it is whole.
@@ -34,9 +54,9 @@ def continue_part(
     Raises:
         SourceError: There is a part of another version; it is removed.
     """
-    origin = digest(address)[:16]
-    part = sources_folder / f"{origin}-{digest(version)[:16]}.part"
-    others = [other for other in sources_folder.glob(f"{origin}-*.part") if other != part]
+    beginning = digest(origin)[:16]
+    part = sources_folder / f"{beginning}-{digest(version)[:16]}.part"
+    others = [other for other in sources_folder.glob(f"{beginning}-*.part") if other != part]
     for other in others:
         other.unlink()
     if others:

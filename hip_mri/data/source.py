@@ -2,23 +2,18 @@
 
 import contextlib
 import os
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, Protocol
 
-from hip_mri.config import LABELS, SourceLimits
-from hip_mri.data.archive import Archive, check_archive, open_archive
-from hip_mri.data.entry_names import escape_name, find_name_fault, show_name
+from hip_mri.config import SourceLimits
+from hip_mri.data.archive import Archive, open_archive
+from hip_mri.data.class_folders import NEEDED, NEEDED_WITHOUT_LABELS, label_names, list_names
+from hip_mri.data.entry_names import escape_name, find_name_fault
 from hip_mri.data.folder_listing import list_folder
-from hip_mri.errors import ImageError, SourceError, list_offenders
-
-_LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.IGNORECASE)
-"""What operating systems leave in archives and folders."""
-
-_PATIENTS_TABLE = re.compile(r"(.*-)?patients\.csv", re.IGNORECASE)
+from hip_mri.errors import ImageError, SourceError
 
 SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
 """File at the top of a delivery, or one folder below, by which it says that no patient is in it."""
@@ -26,20 +21,8 @@ SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
 SHOWN: Final = "the file"
 """What messages call a zip file: its name, like those in it, can identify a patient, and messages reach logs."""
 
-_NEEDED = f"Needed are two class folders with images, {LABELS[0]} and {LABELS[1]}, at the same depth, and no third."
-
-_HIDDEN = "Names of other folders are not shown, since they can identify patients: look at them in the source."
-
-_TOP = "(top)"
-"""Stands for the top of a source."""
-
-_NEEDED_WITHOUT_LABELS = "Needed are images, in folders of any kind, in a zip file, or a single one."
-
 _ZIP_STARTS: Final = (b"PK\3\4", b"PK\5\6")
 """First bytes of a zip file with entries, and of an empty one."""
-
-_MOST_TABLE_BYTES: Final = 2**27
-"""Largest table of patients: a hundred bytes for each of a million images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +85,7 @@ def open_source(
     if path.is_dir():
         yield _FolderSource(path, list_folder(path, limits), read_names)
     elif path.is_file():
-        with open_archive(path, SHOWN, limits, _NEEDED) as archive:
+        with open_archive(path, SHOWN, limits, NEEDED) as archive:
             yield _ZipSource(archive, read_names)
     else:
         raise SourceError(
@@ -128,98 +111,49 @@ def open_unlabelled(path: Path, limits: SourceLimits = SourceLimits()) -> Iterat
     """
     if path.is_dir():
         yield _FolderSource(path, list_folder(path, limits), list_names)
-    elif _looks_like_zip(path):
-        with open_archive(path, SHOWN, limits, _NEEDED_WITHOUT_LABELS) as archive:
-            yield _ZipSource(archive, list_names)
     elif path.is_file():
-        yield _FolderSource(path.parent, {path.name: path.stat()}, list_names)
+        status, is_zip = _look_into(path)
+        if is_zip:
+            with open_archive(path, SHOWN, limits, NEEDED_WITHOUT_LABELS) as archive:
+                yield _ZipSource(archive, list_names)
+        else:
+            yield _FolderSource(path.parent, {path.name: status}, list_names)
     else:
-        raise SourceError(f"source: there is no file or folder at the given path. {_NEEDED_WITHOUT_LABELS}")
+        raise SourceError(f"source: there is no file or folder at the given path. {NEEDED_WITHOUT_LABELS}")
 
 
-def list_names(names: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
-    """Take all paths of a source but litter; see `label_names`, whose form this has with empty labels.
-
-    Raises:
-        SourceError: There are no files.
-    """
-    kept = [name for name in names if not _LITTER.search(name)]
-    if not kept:
-        raise SourceError(f"source: it holds no files. {_NEEDED_WITHOUT_LABELS}")
-    return [(name, "") for name in kept], len(names) - len(kept)
+def _look_into(file: Path) -> tuple[os.stat_result, bool]:
+    """What the system tells of a file, and whether it is meant for a zip file by its ending or its first bytes."""
+    with explain_unreadable(), file.open("rb") as stream:
+        is_zip = file.suffix.lower() == ".zip" or stream.read(4) in _ZIP_STARTS
+        return os.fstat(stream.fileno()), is_zip
 
 
-def _looks_like_zip(file: Path) -> bool:
-    if not file.is_file():
-        return False
-    with file.open("rb") as stream:
-        return file.suffix.lower() == ".zip" or stream.read(4) in _ZIP_STARTS
+@contextlib.contextmanager
+def explain_unreadable() -> Iterator[None]:
+    """Make an error of the system in a block that reads the file of a source one that tells the user what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(
+            f"source: {SHOWN} cannot be read ({error.strerror}). Give a file on a sound disk that you may read."
+        ) from None  # the error names the file
 
 
-def check_zip(file: Path, name: str) -> None:
-    """See that a file is a zip file, without looking at its entries.
+def check_zip(file: Path, name: str, limits: SourceLimits) -> None:
+    """Judge the whole directory of a zip file, as at its opening; class folders do not matter, nothing is unpacked.
 
     Args:
         file: The file.
         name: What the user knows it by.
+        limits: How much it may hold.
 
     Raises:
-        ArchiveError: The file is not a zip file, or one that cannot be read.
+        ArchiveError: The file is not a zip file, or one that cannot be trusted.
+        LimitError: It holds too much.
     """
-    check_archive(file, name, _NEEDED)
-
-
-def read_patients_table(path: Path, limits: SourceLimits = SourceLimits()) -> bytes | None:
-    """Read the table of patients that lies beside the class folders or one folder above: `...patients.csv`.
-
-    Args:
-        path: A zip file or a folder.
-        limits: How much the source may hold.
-
-    Returns:
-        The file's content; `None` where there is none.
-
-    Raises:
-        SourceError: There are several, or the file cannot be read.
-    """
-    if path.is_dir():
-        tables = sorted([*path.glob("*patients.csv"), *path.glob("*/*patients.csv")])
-        names = [file.relative_to(path).as_posix() for file in tables if _PATIENTS_TABLE.fullmatch(file.name)]
-        if not _is_one(names):
-            return None
-        return _read_table(path / names[0])
-    with open_archive(path, SHOWN, limits, _NEEDED) as archive:
-        names = [name for name in archive.names if _PATIENTS_TABLE.fullmatch(name.rpartition("/")[2])]
-        names = sorted(name for name in names if name.count("/") <= 1)
-        if not _is_one(names):
-            return None
-        _check_table_size(archive.tell_size(names[0]))
-        try:
-            return archive.read(names[0])
-        except ImageError as error:
-            raise SourceError(
-                "source: the table of patients in it is damaged. Pack the folders again, or give the table with "
-                "--data.patients-file."
-            ) from error
-
-
-def _read_table(file: Path) -> bytes:
-    try:
-        _check_table_size(file.stat().st_size)
-        return file.read_bytes()
-    except OSError as error:
-        raise SourceError(
-            f"source: its table of patients cannot be read ({error.strerror}). Give yourself the right to read it, or "
-            "give the table with --data.patients-file."
-        ) from None  # the error names the file
-
-
-def _check_table_size(num_bytes: int) -> None:
-    if num_bytes > _MOST_TABLE_BYTES:
-        raise SourceError(
-            f"source: its table of patients has {num_bytes:,} bytes, above {_MOST_TABLE_BYTES:,}. "
-            "Keep the rows of its images alone."
-        )
+    with open_archive(file, name, limits, NEEDED):
+        pass
 
 
 def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
@@ -227,19 +161,10 @@ def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
     if path.is_dir():
         return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
     try:
-        with open_archive(path, SHOWN, limits, _NEEDED) as archive:
+        with open_archive(path, SHOWN, limits, NEEDED) as archive:
             return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in archive.names)
     except SourceError:
         return False  # a single image, or a file of which its reader says what is wrong
-
-
-def _is_one(names: Sequence[str]) -> bool:
-    if len(names) > 1:
-        raise SourceError(
-            f"source: it holds {len(names)} tables of patients, files whose names end in patients.csv. Keep one, or "
-            "give the right one with --data.patients-file."
-        )
-    return bool(names)
 
 
 class _FolderSource:
@@ -290,64 +215,3 @@ def _refuse_nested(content: bytes) -> bytes:
     if content.startswith(_ZIP_STARTS):
         raise ImageError("nested_archive", "the file is a zip file inside the source")
     return content
-
-
-def label_names(names: Sequence[str], *, needs_all_classes: bool = True) -> tuple[list[tuple[str, str]], int]:
-    """Find the class folders among the paths of a source.
-
-    The class folders may stand at any depth that is the same for both. Every folder at that depth must be one.
-
-    Args:
-        names: Paths with forward slashes.
-        needs_all_classes: Whether one class folder is too few.
-
-    Returns:
-        Path and label of each file below a class folder, and the number of files that were ignored: litter of
-        operating systems and files above the class folders.
-
-    Raises:
-        SourceError: A class folder is missing or unknown, or there are no files.
-    """
-    kept = [name for name in names if not _LITTER.search(name)]
-    if not kept:
-        raise SourceError(f"source: it holds no images. {_NEEDED}")
-    parts = [PurePosixPath(name).parts for name in kept]
-    depth = _find_depth(parts)
-    below = [(name, part[depth]) for name, part in zip(kept, parts, strict=True) if len(part) > depth + 1]
-    unknown = {label for _, label in below} - set(LABELS)
-    missing = [label for label in LABELS if label not in {label for _, label in below}]
-    if unknown or (missing and needs_all_classes) or not below:
-        raise SourceError(
-            f"source: found the folders {_show_folders({label for _, label in below})}"
-            + (f"; unknown: {_show_folders(unknown)}" if unknown else "")
-            + (f"; missing or empty: {', '.join(missing)}" if missing else "")
-            + f". {_NEEDED}"
-            + (f" {_HIDDEN}" if not all(map(_looks_like_label, unknown)) else "")
-        )
-    return below, len(names) - len(below)
-
-
-def _find_depth(parts: Sequence[tuple[str, ...]]) -> int:
-    """Depth at which class folders stand; the shallowest where any stands."""
-    depths = [part[:-1].index(label) for part in parts for label in LABELS if label in part[:-1]]
-    if depths:
-        return min(depths)
-    found = {"/".join(part[:-1]) or _TOP for part in parts}
-    hidden = f" {_HIDDEN}" if not all(map(_looks_like_label, found - {_TOP})) else ""
-    raise SourceError(f"source: found no class folder, but files in {_show_folders(found)}. {_NEEDED}{hidden}")
-
-
-def _show_folders(names: Collection[str]) -> str:
-    """Those that are meant for class folders by their names, which differ in spelling alone, and the others' number."""
-    shown = sorted(name for name in names if name == _TOP or _looks_like_label(name))
-    num_others = len(names) - len(shown)
-    others = [f"{num_others} of {'another name' if num_others == 1 else 'other names'}"] if num_others else []
-    return " and ".join([part for part in (list_offenders([show_name(name) for name in shown]),) if part] + others)
-
-
-def _looks_like_label(name: str) -> bool:
-    return _spell_plainly(name) in map(_spell_plainly, LABELS)
-
-
-def _spell_plainly(name: str) -> str:
-    return re.sub("[^a-z]", "", name.lower()).removesuffix("s")

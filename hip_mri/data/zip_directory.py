@@ -29,7 +29,7 @@ from hip_mri.data.zip_records import (
     read_zip64,
     split_extra,
 )
-from hip_mri.errors import ArchiveError
+from hip_mri.errors import ArchiveError, LimitError
 
 SMALL_ENTRY_BYTES: Final = 2**20
 """Entries up to this size may be packed as tightly as they are: an empty picture is, and does no harm."""
@@ -50,9 +50,9 @@ def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) 
         limits: How much it may hold.
 
     Raises:
-        ArchiveError: An entry cannot be trusted, or there is too much. Offenders are told together, by position: those
-            that are faulty by themselves, then those that clash, then those that lie elsewhere than they say. What is
-            over a limit ends the reading.
+        ArchiveError: An entry cannot be trusted. Offenders are told together, by position: those that are faulty by
+            themselves, then those that clash, then those that lie elsewhere than they say.
+        LimitError: There is too much; this ends the reading.
     """
     _check_number(file, place, limits)
     faults = ZipFaults(file.name)
@@ -73,7 +73,7 @@ def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) 
 
 def _check_number(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) -> None:
     if place.num_entries > limits.most_entries or place.num_bytes > 1024 * limits.most_entries:
-        raise ArchiveError(
+        raise LimitError(
             f"source: {file.name} holds {place.num_entries:,} entries, above {limits.most_entries:,}. "
             "Divide it, or allow more with --limits.most-entries."
         )
@@ -81,7 +81,7 @@ def _check_number(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) -
 
 def _check_total(file: OpenFile, total: int, limits: SourceLimits) -> None:
     if total > limits.most_bytes:
-        raise ArchiveError(
+        raise LimitError(
             f"source: {file.name} would unpack to more than {limits.most_bytes:,} bytes. "
             "Divide it, or allow more with --limits.most-bytes."
         )

@@ -15,13 +15,14 @@ import pytest
 from hip_mri.config import SourceLimits
 from hip_mri.data import archive as archive_module
 from hip_mri.data.archive import open_archive
+from hip_mri.data.delivered_table import read_patients_table
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.name_clashes import find_clashes
 from hip_mri.data.names import read_named_manifest
-from hip_mri.data.source import Entry, Source, open_source, open_unlabelled, read_patients_table
+from hip_mri.data.source import Entry, Source, open_source, open_unlabelled
 from hip_mri.data.zip_faults import ZipFaults
-from hip_mri.errors import ArchiveError, ImageError, SourceError
+from hip_mri.errors import ArchiveError, ImageError, LimitError, SourceError
 from tests.data.zips import DEFLATED, STORED, UNKNOWN, Member, build_zip, build_zip64_end, images
 
 COUNTED = "Entries are counted in the order in which `zipinfo -1` lists them."
@@ -38,7 +39,7 @@ def refuse(file: Path, content: bytes, limits: SourceLimits = SourceLimits()) ->
     file.write_bytes(content)
     messages = []
     for open_it in (open_source, open_unlabelled):
-        with pytest.raises(ArchiveError) as caught, open_it(file, limits) as source:
+        with pytest.raises((ArchiveError, LimitError)) as caught, open_it(file, limits) as source:
             read_all(source)
         messages.append(str(caught.value).partition(" Needed are ")[0])
     assert messages[0] == messages[1]
@@ -161,7 +162,7 @@ def test_fault_09_control_characters(file, text, tmp_path, entries, capfd, caplo
     assert take(file, build_zip(images(member)))[f"normal/{text}.png"] == "control_characters_in_name"
     assert Entry(f"normal/{text}", "normal", 1, "").storable_name.isprintable()
     message = refuse_labels(file, build_zip([Member(f"{text}/x.png".encode(), flags=UTF8)]))
-    assert "but files in 1 of another name" in message
+    assert "but files in 1 folder at level 1. " in message
     assert message.isprintable()
     assert text not in capfd.readouterr().out + caplog.text
 
@@ -755,7 +756,7 @@ def test_a_table_of_patients_is_read_within_bounds(file, monkeypatch):
         read_patients_table(file)
     file.write_bytes(build_zip(images(Member(b"patients.csv", b"source_name,patient_id\n"))))
     assert read_patients_table(file) == b"source_name,patient_id\n"
-    monkeypatch.setattr("hip_mri.data.source._MOST_TABLE_BYTES", 10)
+    monkeypatch.setattr("hip_mri.data.delivered_table._MOST_BYTES", 10)
     with pytest.raises(SourceError, match="its table of patients has 23 bytes, above 10"):
         read_patients_table(file)
 

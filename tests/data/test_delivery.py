@@ -1,9 +1,13 @@
 """Several deliveries, one after the other: what is new is read, what came before stays, what was told is remembered."""
 
+import zipfile
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from hip_mri.config import DataSettings
+from hip_mri.data import fetch
 from hip_mri.data.admission import admit_all, set_aside
 from hip_mri.data.delivery import Delivery, fetch_deliveries, fetch_delivery
 from hip_mri.data.groups import group_images
@@ -12,7 +16,7 @@ from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.names import read_named_manifest, reveal_names
 from hip_mri.data.source import open_source
 from hip_mri.data.split import split_manifest
-from hip_mri.errors import HipMriError, SourceError
+from hip_mri.errors import ArchiveError, HipMriError, SourceError
 from hip_mri.workspace import Workspace
 
 
@@ -70,6 +74,48 @@ def test_a_delivery_that_says_so_is_synthetic(entries, pack, spread, workspace):
         assert ingest_images([delivery], workspace, 1).is_synthetic
         assert ingest_images([], workspace, 1, keep_earlier=True).is_synthetic
     assert not add(workspace, pack(entries, "real.zip"), keep_earlier=False).is_synthetic
+
+
+def damage(file: Path) -> None:
+    """Flip a bit in each of the images in a zip file, as an upload may have: its directory stays sound."""
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            content[entry.header_offset + 30 + len(entry.filename) + entry.compress_size // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("is_fetched", [True, False])
+def test_a_damaged_delivery_is_removed_if_it_can_be_fetched_again(source_file, workspace, is_fetched):
+    damage(source_file)
+    delivered = [Delivery("source", source_file, is_fetched=is_fetched)]
+    with pytest.raises(ArchiveError, match="the file is damaged: ") as caught:
+        ingest_images(delivered, workspace, 1)
+    assert source_file.exists() != is_fetched
+    told = " What was fetched is removed: start again, and it is fetched anew."
+    assert str(caught.value).endswith(told) == is_fetched
+
+
+def test_a_fetched_delivery_with_other_folders_is_kept(entries, pack, workspace):
+    file = pack({name.replace("normal", "sound"): content for name, content in entries.items()})
+    with pytest.raises(SourceError, match="missing or empty: normal"):
+        ingest_images([Delivery("source", file, is_fetched=True)], workspace, 1)
+    assert file.exists()
+
+
+def test_what_is_fetched_is_told_from_what_is_the_users(entries, pack, workspace, monkeypatch):
+    workspace.prepare()
+    local = fetch_delivery(str(pack(entries)), None, workspace)
+    inside = workspace.sources_folder / "mine.zip"
+    inside.write_bytes(pack(entries).read_bytes())
+    assert not local.is_fetched
+    assert not fetch_delivery(str(inside), None, workspace).is_fetched
+    monkeypatch.setattr(fetch, "_fetch_from_web", lambda *arguments: pack(entries))
+    fetched = [fetch_delivery(f"https://example.org/hip?id={number}", None, workspace) for number in (1, 2)]
+    assert all(delivery.is_fetched for delivery in fetched)
+    assert len({delivery.name for delivery in fetched}) == 2  # another id is another file
+    signed = [fetch_delivery(f"https://example.org/hip?id=1&sig={number}", None, workspace) for number in (1, 2)]
+    assert {delivery.name for delivery in signed} == {fetched[0].name}
 
 
 def test_fault_53_a_refused_delivery_is_told_by_its_place(entries, pack, workspace):

@@ -8,30 +8,31 @@ import os
 import re
 import socket
 import struct
-import sys
-import threading
 import traceback
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO
 
 import fsspec
 import pytest
 
+from hip_mri.config import SourceLimits
 from hip_mri.data import demo, fetch
 from hip_mri.data.fetch import check_source, fetch_source, show_place
-from hip_mri.errors import ArchiveError, FetchError, SourceError, WorkspaceError
+from hip_mri.data.source import open_unlabelled
+from hip_mri.errors import ArchiveError, DiskError, FetchError, LimitError, SourceError, WorkspaceError
+from tests.data.web_server import serve
 
 
-def pack(payload: bytes) -> bytes:
-    """A zip file with one entry."""
+def pack(payload: bytes, num_entries: int = 1) -> bytes:
+    """A zip file with entries of this content."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("entry", payload)
+        for number in range(num_entries):
+            archive.writestr(f"entry{number}", payload)
     return stream.getvalue()
 
 
@@ -39,7 +40,6 @@ CONTENT = pack(bytes(range(256)) * 40)
 OTHER_CONTENT = pack(bytes(range(255, -1, -1)) * 40)  # of the same size
 LONGER_CONTENT = pack(bytes(range(256)) * 41)
 WEB_PAGE = b"<!DOCTYPE html><html>Too many downloads</html>"
-DRIVE_ID = "1AbC_dEf-GhIjKlMnOpQrStUvWxYz0123"
 
 
 @dataclass
@@ -87,28 +87,10 @@ class Behavior:
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Behavior]:
     behavior = Behavior()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            behavior.answer(self)
-
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    class QuietServer(ThreadingHTTPServer):
-        def handle_error(self, request, client_address) -> None:
-            pass  # broken connections are part of the tests
-
-    with QuietServer(("127.0.0.1", 0), Handler) as listener:
-        behavior.address = f"http://127.0.0.1:{listener.server_address[1]}/data/Hip%20MRI.zip"
+    with serve(behavior.answer) as port:
+        behavior.address = f"http://127.0.0.1:{port}/data/Hip%20MRI.zip"
         monkeypatch.setattr(fetch, "_REMOTE", ("http://127.0.0.1:", *fetch._REMOTE))
-        thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
-        thread.start()
         yield behavior
-        listener.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -274,14 +256,23 @@ def test_a_file_that_goes_away_between_question_and_answer_is_no_full_disk(serve
     assert list_files(folder) == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_no_failing_network(server, folder, number):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_fault_57_a_full_or_broken_disk_is_no_failing_network(server, folder, number):
     def fill_the_disk(done: int, total: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    with pytest.raises(WorkspaceError, match="Make room on the disk"):
+    with pytest.raises(DiskError, match="Make room on the disk"):  # which is not tried again
         fetch_source(server.address, None, folder, fill_the_disk)
     assert list_files(folder) == []
+
+
+def test_fault_57_a_disk_that_fails_before_anything_comes_is_told_too(folder, monkeypatch):
+    def fail(address: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", fail)
+    with pytest.raises(DiskError, match="Input/output error"):
+        fetch_source("s3://bucket/hip.zip", None, folder)
 
 
 def test_a_folder_that_cannot_be_written_is_no_failing_network(server, tmp_path):
@@ -321,6 +312,37 @@ def test_neither_messages_nor_the_log_give_passwords_away(server, folder, caplog
     assert "secret" not in str(caught.value) + caplog.text
 
 
+def spoil_first_name(content: bytes) -> bytes:
+    """A zip file with a sound end, whose directory tells another name than stands where the entry is."""
+    return content.replace(b"entry", b"eNtry", 1)
+
+
+def test_fault_20_a_file_with_a_sound_end_and_a_bad_directory_is_not_kept(server, folder):
+    server.content = spoil_first_name(CONTENT)
+    with pytest.raises(
+        ArchiveError, match=r"^source: what was fetched is refused\. It has entries that tell one thing"
+    ):
+        fetch_source(server.address, None, folder)
+    assert list_files(folder) == []
+    server.content = CONTENT
+    assert fetch_source(server.address, None, folder).read_bytes() == CONTENT
+
+
+def test_a_file_above_a_limit_is_kept_since_the_limit_can_be_raised(server, folder):
+    server.content = pack(bytes(range(256)) * 40, num_entries=3)
+    few = SourceLimits(most_entries=2)
+    file = fetch_source(server.address, None, folder, limits=few)
+    with pytest.raises(LimitError, match="holds 3 entries, above 2"), open_unlabelled(file, few):
+        pass
+    assert fetch_source(server.address, None, folder) == file
+    assert server.requests.count("GET") == 1
+
+
+def test_a_long_address_gives_a_short_name(server, folder):
+    address = server.address.rpartition("/")[0] + "/" + "n" * 300 + ".zip"
+    assert len(fetch_source(address, None, folder).name) == 20
+
+
 # The checksum
 
 
@@ -349,6 +371,26 @@ def test_a_local_file_with_another_checksum_is_refused_and_kept(folder, tmp_path
     with pytest.raises(SourceError, match=r"^source_sha256: the file has the SHA-256 "):
         fetch_source(str(file), "ab" * 32, folder)
     assert file.read_bytes() == CONTENT
+
+
+def test_fault_5_a_pipe_has_no_checksum(folder, tmp_path):
+    os.mkfifo(tmp_path / "Smith.zip")
+    with pytest.raises(SourceError) as caught:
+        fetch_source(str(tmp_path / "Smith.zip"), "ab" * 32, folder)
+    assert str(caught.value) == "source: it is a pipe or a device. Give the path of a zip file."
+
+
+def test_a_local_file_on_a_broken_disk_is_refused_and_not_named(folder, tmp_path, monkeypatch):
+    def fail(file: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(file))
+
+    (tmp_path / "Smith.zip").write_bytes(CONTENT)
+    monkeypatch.setattr(fetch, "digest_file", fail)
+    with pytest.raises(SourceError) as caught:
+        fetch_source(str(tmp_path / "Smith.zip"), "ab" * 32, folder)
+    assert str(caught.value) == (
+        "source: the file cannot be read (Input/output error). Give a file on a sound disk that you may read."
+    )
 
 
 def test_a_folder_has_no_checksum(folder, tmp_path):
@@ -422,90 +464,3 @@ def test_without_a_source_the_demo_is_drawn_once(folder, monkeypatch):
     monkeypatch.setattr(demo, "write_demo_zip", draw)
     assert fetch_source(None, None, folder) == fetch_source(None, None, folder)
     assert len(drawn) == 1
-
-
-# Google Drive
-
-
-@pytest.fixture
-def drive(monkeypatch) -> list[str]:
-    """Ids that were asked for, from a `gdown` that does not leave this machine."""
-    asked: list[str] = []
-
-    def download(*, output: BinaryIO, quiet: bool, timeout: float, progress: object, **options: str) -> BinaryIO:
-        asked.append(options.pop("id"))
-        assert not options
-        output.write(CONTENT)
-        return output
-
-    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
-    return asked
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        DRIVE_ID,
-        f"https://drive.google.com/file/d/{DRIVE_ID}/view?usp=sharing",
-        f"https://drive.google.com/file/d/{DRIVE_ID}",
-        f"https://drive.google.com/open?id={DRIVE_ID}",
-        f"https://drive.google.com/uc?export=download&id={DRIVE_ID}",
-        f"https://drive.google.com/file/u/0/d/{DRIVE_ID}/edit",
-        f"https://docs.google.com/uc?id={DRIVE_ID}&export=download",
-    ],
-)
-def test_drive_links_and_ids_are_recognized(source, drive, folder):
-    check_source(source)
-    file = fetch_source(source, None, folder)
-    assert drive == [DRIVE_ID]
-    assert file.read_bytes() == CONTENT
-    assert list_files(folder) == [file]
-    assert fetch_source(DRIVE_ID, None, folder) == file
-    assert drive == [DRIVE_ID]
-
-
-def test_a_path_that_looks_like_an_id_is_a_path(drive, folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / DRIVE_ID).mkdir()
-    assert fetch_source(DRIVE_ID, None, folder) == tmp_path / DRIVE_ID
-    assert drive == []
-
-
-def test_a_failing_drive_leaves_nothing_and_can_be_tried_again(folder, monkeypatch):
-    def download(*, output: BinaryIO, **options: object) -> None:
-        output.write(CONTENT[:100])
-        raise ValueError(f"quota of {options}")
-
-    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
-    with pytest.raises(FetchError) as caught:
-        fetch_source(DRIVE_ID, None, folder)
-    assert str(caught.value) == (
-        "source: the Google Drive file could not be fetched (ValueError). Share it with 'anyone with the link', wait "
-        "where Google's quota is used up, or fetch it by hand and give the file."
-    )
-    assert list_files(folder) == []
-
-
-@pytest.mark.parametrize(("content", "found"), [(b"", "no zip file"), (WEB_PAGE, "a web page")])
-def test_what_drive_gives_in_the_place_of_the_file_is_not_kept(folder, monkeypatch, content, found):
-    download = SimpleNamespace(download=lambda *, output, **options: output.write(content))
-    monkeypatch.setitem(sys.modules, "gdown", download)
-    with pytest.raises(ArchiveError, match=f"what was fetched is {found}"):
-        fetch_source(DRIVE_ID, None, folder)
-    assert list_files(folder) == []
-
-
-def test_a_disk_that_drive_fills_is_no_failing_network(folder, monkeypatch):
-    def download(**options: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
-    with pytest.raises(WorkspaceError, match=r"could not be written \(No space left on device\)"):
-        fetch_source(DRIVE_ID, None, folder)
-    assert list_files(folder) == []
-
-
-def test_a_drive_file_is_checked_too(drive, folder):
-    with pytest.raises(SourceError, match="has the SHA-256"):
-        fetch_source(DRIVE_ID, "ab" * 32, folder)
-    assert list_files(folder) == []

@@ -6,9 +6,9 @@ import os
 import socket
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from hip_mri.config import SourceLimits
 from hip_mri.data import download, fetch, partial_files
 from hip_mri.data.fetch import fetch_source, show_place
 from hip_mri.errors import FetchError, HipMriError, SourceError
+from tests.data.web_server import Answer, serve
 
 
 def pack(payload: bytes) -> bytes:
@@ -31,7 +32,6 @@ def pack(payload: bytes) -> bytes:
 
 CONTENT = pack(os.urandom(300_000))
 OTHER_CONTENT = pack(os.urandom(300_000))
-Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 @dataclass
@@ -91,30 +91,12 @@ class Server:
 def server(monkeypatch) -> Iterator[Server]:
     served = Server()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            served.serve(self)
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        served.serve(handler)  # looked up late: tests put other answers in its place
 
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    class QuietServer(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, request, client_address) -> None:
-            pass  # broken connections are part of the tests
-
-    with QuietServer(("127.0.0.1", 0), Handler) as listener:
-        served.port = listener.server_address[1]
+    with serve(answer) as served.port:
         monkeypatch.setattr(fetch, "_REMOTE", ("http://", *fetch._REMOTE))
-        thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
-        thread.start()
         yield served
-        listener.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -223,6 +205,55 @@ def test_fault_31_a_storage_goes_on_where_it_broke(folder, monkeypatch):
     assert fetch_source("s3://bucket/hip.zip", None, folder).read_bytes() == CONTENT
     assert [start for start, _ in asked] == [0, 100_000, 100_000, 200_000, 300_000]
     assert len(list_files(folder)) == 1
+
+
+def sign(address: str, number: int) -> str:
+    return f"{address}?X-Amz-Date=2026112{number}&X-Amz-Signature=secret{number}"
+
+
+def test_fault_31_a_new_signature_goes_on_where_the_old_one_broke(server, folder):
+    server.breaks_after = 100_000
+    with pytest.raises(FetchError):
+        fetch_source(sign(server.address, 1), None, folder)
+    server.breaks_after = 0
+    file = fetch_source(sign(server.address, 2), None, folder)
+    assert server.ranges_asked == ["", "bytes=100000-"]
+    assert fetch_source(sign(server.address, 3), None, folder) == file
+    assert list_files(folder) == [file.name]
+    assert len(server.ranges_asked) == 2
+
+
+def test_an_id_in_the_query_is_another_file_of_the_same_tag(server, folder):
+    first = fetch_source(server.address + "?id=1", None, folder)
+    server.content = OTHER_CONTENT
+    assert fetch_source(server.address + "?token=a&id=2", None, folder).read_bytes() == OTHER_CONTENT
+    assert first.read_bytes() == CONTENT
+
+
+# 61: parts that nobody asks for any more
+
+
+def test_fault_61_old_parts_are_swept_and_nothing_else(server, folder):
+    server.breaks_after = 100_000
+    with pytest.raises(FetchError):
+        fetch_source(server.address, None, folder)
+    (fresh,) = list_files(folder)
+    old, foreign = f"{'0' * 16}-{'1' * 16}.part", "mine.part"
+    for name in (old, foreign):
+        (folder / name).write_bytes(b"part")
+        os.utime(folder / name, (1, 1))
+    with pytest.raises(FetchError):
+        fetch_source(server.address, None, folder)
+    assert list_files(folder) == [fresh, foreign]
+
+
+def test_fault_61_parts_are_swept_whatever_the_source(folder, tmp_path):
+    folder.mkdir()
+    part = folder / f"{'0' * 16}-{'1' * 16}.part"
+    part.write_bytes(b"part")
+    os.utime(part, (1, 1))
+    fetch_source(str(tmp_path), None, folder)
+    assert not part.exists()
 
 
 # 32: another file than meant

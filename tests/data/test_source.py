@@ -1,18 +1,15 @@
 import contextlib
 import os
 import random
-import traceback
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from hip_mri.data.source import label_names, open_source, read_patients_table
+from hip_mri.data.source import open_source, open_unlabelled
 from hip_mri.errors import ArchiveError, HipMriError, ImageError, SourceError
 
 NEEDED = "Needed are two class folders with images, normal and osseous_lesion, at the same depth, and no third."
-
-HIDDEN = "Names of other folders are not shown, since they can identify patients: look at them in the source."
 
 LITTER = [
     "__MACOSX/normal/._n0.png",
@@ -102,58 +99,6 @@ def test_a_folder_is_read_like_the_zip_of_it(entries, pack, spread):
                 spread_out.num_bytes,
             )
             assert zipped.read(packed) == folder.read(spread_out) == entries[packed.name]
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ([], f"source: it holds no images. {NEEDED}"),
-        (LITTER, f"source: it holds no images. {NEEDED}"),
-        (["normal/a.png"], f"source: found the folders normal; missing or empty: osseous_lesion. {NEEDED}"),
-        (
-            ["normal/a.png", "osseous_lesion/a.png", "fracture/a.png"],
-            "source: found the folders normal, osseous_lesion and 1 of another name; unknown: 1 of another name. "
-            f"{NEEDED} {HIDDEN}",
-        ),
-        (
-            ["normal/a.png", "Osseous_Lesion/a.png"],
-            "source: found the folders Osseous_Lesion, normal; unknown: Osseous_Lesion; "
-            f"missing or empty: osseous_lesion. {NEEDED}",
-        ),
-        (
-            ["a/normal/x.png", "osseous_lesion/x.png"],
-            "source: found the folders osseous_lesion and 1 of another name; unknown: 1 of another name; "
-            f"missing or empty: normal. {NEEDED} {HIDDEN}",
-        ),
-        (
-            ["a.png", "cats/b.png"],
-            f"source: found no class folder, but files in (top) and 1 of another name. {NEEDED} {HIDDEN}",
-        ),
-        (["normal.png", "osseous_lesion"], f"source: found no class folder, but files in (top). {NEEDED}"),
-    ],
-)
-def test_wrong_folders_are_named_where_they_are_meant_for_right_ones(names, message):
-    with pytest.raises(SourceError) as caught:
-        label_names(sorted(names))
-    assert str(caught.value) == message
-
-
-def test_fault_53_many_wrong_folders_are_counted_and_none_is_named():
-    names = [f"Müller {number:02}/a.png" for number in range(14)] + ["normal/a.png", "osseous_lesion/a.png"]
-    with pytest.raises(SourceError) as caught:
-        label_names(sorted(names))
-    assert "; unknown: 14 of other names. Needed" in str(caught.value)
-    assert "Müller" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "folder", ["Normal", "NORMALS", "normal ", "Osseous Lesion", "osseous-lesions", "osseouslesion"]
-)
-def test_a_class_folder_in_another_spelling_is_named(folder):
-    with pytest.raises(SourceError) as caught:
-        label_names(["normal/a.png", "osseous_lesion/a.png", f"{folder}/a.png"])
-    assert f"; unknown: {folder}. Needed" in str(caught.value)
-    assert HIDDEN not in str(caught.value)
 
 
 # Files that are no usable source
@@ -311,24 +256,6 @@ def test_folders_that_cannot_be_read_are_counted(entries, spread, monkeypatch):
 # What no message repeats
 
 
-def test_fault_53_tables_of_patients_are_counted_and_not_named(entries, pack, spread):
-    tables = dict.fromkeys(("Smith-patients.csv", "Jones-patients.csv"), b"x")
-    for path in (pack(entries | tables), spread(entries | tables)):
-        with pytest.raises(SourceError, match=r"^source: it holds 2 tables of patients, files whose names ") as caught:
-            read_patients_table(path)
-        assert "Smith" not in str(caught.value)
-
-
-def test_fault_53_a_table_that_cannot_be_read_is_not_named(entries, spread):
-    folder = spread(entries)
-    (folder / "Smith-patients.csv").mkdir()
-    with pytest.raises(
-        SourceError, match=r"^source: its table of patients cannot be read \(Is a directory\)\."
-    ) as caught:
-        read_patients_table(folder)
-    assert "Smith" not in "".join(traceback.format_exception(caught.value)).replace('"Smith', "")
-
-
 def test_fault_53_files_that_go_away_are_counted_and_not_named(entries, spread, monkeypatch):
     folder, lstat = spread(entries), Path.lstat
 
@@ -340,3 +267,31 @@ def test_fault_53_files_that_go_away_are_counted_and_not_named(entries, spread, 
     monkeypatch.setattr(Path, "lstat", fail)
     num_normal = sum(name.startswith("normal/") for name in entries)
     assert refuse(folder).startswith(f"source: the folder holds {num_normal} files that went away while it was listed")
+
+
+# Single files
+
+
+def test_a_single_file_on_a_broken_disk_is_refused_and_not_named(tmp_path, monkeypatch):
+    file = tmp_path / "Smith.png"
+    file.write_bytes(b"x")
+
+    def fail(*arguments, **options):
+        raise OSError(5, "Input/output error", str(file))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(SourceError) as caught, open_unlabelled(file):
+        pass
+    assert str(caught.value) == (
+        "source: the file cannot be read (Input/output error). Give a file on a sound disk that you may read."
+    )
+
+
+@pytest.mark.parametrize("open_it", [open_source, open_unlabelled])
+def test_fault_5_a_pipe_is_no_source(tmp_path, open_it):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with (
+        pytest.raises(SourceError, match="there is no file or folder at the given path"),
+        open_it(tmp_path / "pipe.zip"),
+    ):
+        pass

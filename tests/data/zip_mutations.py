@@ -12,7 +12,8 @@ from typing import Literal
 
 from hip_mri.config import SourceLimits
 from hip_mri.data.archive import open_archive
-from hip_mri.data.source import open_source, open_unlabelled, read_patients_table
+from hip_mri.data.delivered_table import read_patients_table
+from hip_mri.data.source import open_source, open_unlabelled
 from hip_mri.errors import ArchiveError, HipMriError, ImageError
 from tests.data.zips import DEFLATED, UNKNOWN, Member, build_zip, build_zip64_end, images
 
