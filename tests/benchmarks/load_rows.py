@@ -28,6 +28,7 @@ from hip_mri.data.entries import keep_entries
 from hip_mri.data.fingerprint import FINGERPRINT_RECIPE, ROW
 from hip_mri.data.groups import group_images
 from hip_mri.data.manifest import COLUMNS, read_manifest, write_manifest
+from hip_mri.data.names import hide_names, remember_names
 from hip_mri.data.shards import plan_shards
 from hip_mri.data.similarity import find_similar_images
 from hip_mri.data.split import split_manifest
@@ -49,16 +50,19 @@ DELIVERY: Final = "0123456789abcdef"
 SETTINGS: Final = EvaluationSettings()
 
 
-def make_entries(num_rows: int) -> pd.DataFrame:
-    """A list of entries as reading a delivery makes it; one patient in ten has lesions."""
+def make_entries(num_rows: int, workspace: Workspace) -> pd.DataFrame:
+    """A list of entries as reading a delivery makes it, its names remembered; one patient in ten has lesions."""
     generator = np.random.default_rng(0)
     sizes = generator.integers(1, MOST_IMAGES_PER_PATIENT + 1, num_rows)
     patients = np.repeat(np.arange(num_rows), sizes)[:num_rows]
     labels = np.array(LABELS)[(generator.random(num_rows) < LESION_FRACTION).astype(int)][patients]
-    names = zip(labels, patients, range(num_rows), strict=True)
+    numbered = zip(labels, patients, range(num_rows), strict=True)
+    names = [f"MR/hip/{label}/p{patient:07d}_{number:07d}.png" for label, patient, number in numbered]
+    pseudonyms = hide_names(names, workspace)
+    remember_names(dict(zip(pseudonyms, names, strict=True)), workspace)
     entries = pd.DataFrame(
         {
-            "source_name": [f"MR/hip/{label}/p{patient:07d}_{number:07d}.png" for label, patient, number in names],
+            "entry": pseudonyms,
             "version": [f"{number:08x}-1024" for number in range(num_rows)],
             "label": labels,
             "sha256": [hashlib.sha256(str(number).encode()).hexdigest() for number in range(num_rows)],
@@ -90,7 +94,7 @@ def make_workspace(root: Path, num_rows: int) -> None:
     """What ingest and fingerprinting leave behind, as far as the steps here read it."""
     workspace = Workspace(root)
     workspace.prepare()
-    entries = make_entries(num_rows)
+    entries = make_entries(num_rows, workspace)
     keep_entries(DELIVERY, entries, workspace)
     manifest = entries.assign(image_id=entries["sha256"].str[:16], delivery=DELIVERY, state="ready")
     manifest = manifest.assign(group=manifest["image_id"]).reindex(columns=list(COLUMNS), fill_value="")

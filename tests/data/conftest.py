@@ -135,7 +135,7 @@ def write_rows() -> Callable[..., pd.DataFrame]:
             {
                 "image_id": [sha256[:16] for sha256 in hashes],
                 "delivery": "source",
-                "source_name": [f"{label}/{number}.png" for number, label in enumerate(labels)],
+                "entry": [f"{label}/{number}.png" for number, label in enumerate(labels)],
                 "sha256": hashes,
                 "label": labels,
                 "patient": "",

@@ -65,7 +65,7 @@ def test_the_table_of_another_program_is_refused(workspace):
     with pytest.raises(WorkspaceError) as caught:
         read_manifest(workspace.manifest_file)
     assert str(caught.value) == (
-        f"{workspace.manifest_file} has no column delivery, source_name, sha256, patient, group, evidence, split, "
+        f"{workspace.manifest_file} has no column delivery, entry, sha256, patient, group, evidence, split, "
         "state, reason, num_bytes, version; "
         "it comes from another program or version. Remove it and start again, or give an empty folder with --workspace."
     )

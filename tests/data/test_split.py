@@ -39,7 +39,7 @@ def test_order_and_names_do_not_matter(tmp_path_factory, write_rows, num_normal,
     manifest = write_rows(first, num_normal, num_lesion)
     report = split_manifest(first, 0.15, 0.15, seed)
     renamed = manifest.iloc[shuffler.sample(range(len(manifest)), len(manifest))].assign(
-        source_name=[f"renamed {number}" for number in range(len(manifest))]
+        entry=[f"renamed {number}" for number in range(len(manifest))]
     )
     write_manifest(second.manifest_file, renamed)
     assert split_manifest(second, 0.15, 0.15, seed) == report
