@@ -1,7 +1,7 @@
 """From deliveries to stored, checked, pseudonymous images and their manifest."""
 
 import logging
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -79,7 +79,7 @@ def ingest_images(
                 delivery, workspace, num_threads, on_progress, keep_earlier=keep_earlier
             )
     earlier = _find_earlier(workspace) - set(readings) if keep_earlier else set()
-    names = {name: text for reading in readings.values() for name, text in reading.names.items()}
+    names = ChainMap(*(reading.names for reading in readings.values()))
     rows = _gather(readings, list_entries(sorted(earlier), workspace), names, workspace)
     manifest = mark_set_aside(_settle_copies(rows), workspace)
     counts = Counter(manifest["state"])

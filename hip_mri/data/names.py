@@ -52,12 +52,13 @@ def remember_names(names: Mapping[str, str], workspace: Workspace) -> None:
         workspace: Its file of names is written where any of them is new.
     """
     known = _read_names(workspace)
-    if all(known.get(pseudonym) == name for pseudonym, name in names.items() if pseudonym):
+    new = pd.DataFrame({"pseudonym": list(names), "name": list(names.values())}, dtype="str")
+    merged = pd.concat([known, new[new["pseudonym"] != ""]]).drop_duplicates("pseudonym", keep="last")
+    merged = merged.sort_values("pseudonym", ignore_index=True)
+    if merged.equals(known):
         return
-    merged = {pseudonym: name for pseudonym, name in (known | dict(names)).items() if pseudonym}
-    table = pd.DataFrame(sorted(merged.items()), columns=list(COLUMNS), dtype="str")
     with replace_file(workspace.names_file, is_private=True) as temporary:
-        table.to_parquet(temporary, index=False)
+        merged.to_parquet(temporary, index=False)
 
 
 def reveal_names(pseudonyms: pd.Series, workspace: Workspace) -> pd.Series:
@@ -66,8 +67,7 @@ def reveal_names(pseudonyms: pd.Series, workspace: Workspace) -> pd.Series:
     Raises:
         WorkspaceError: The file of names is missing, damaged or does not know one of them.
     """
-    known = _read_names(workspace) | {"": ""}
-    names = pseudonyms.map(known)
+    names = pseudonyms.map(_read_names(workspace).set_index("pseudonym")["name"]).where(pseudonyms != "", "")
     num_unknown = int(names.isna().sum())
     if num_unknown:
         raise WorkspaceError(
@@ -118,13 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read_names(workspace: Workspace) -> dict[str, str]:
+def _read_names(workspace: Workspace) -> pd.DataFrame:
+    """The columns of `COLUMNS`, as a table throughout: a million names are too many for Python's dictionaries."""
     file = workspace.names_file
     if not file.exists():
-        return {}
+        return pd.DataFrame({column: [] for column in COLUMNS}, dtype="str")
     try:
-        table = pd.read_parquet(file)
-        return dict(zip(table["pseudonym"], table["name"], strict=True))
+        return pd.read_parquet(file)[list(COLUMNS)].astype("str")
     except UNREADABLE as error:
         raise WorkspaceError(f"{file} cannot be read. Restore it from a backup.") from error
 
