@@ -9,17 +9,14 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 import traceback
-import urllib.request
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS_TO_START = 90.0
+from tests.flows.servers import make_prefect
 
 _TEMPORARY = re.compile(r"/\.hip-mri-([^/]+)-[a-z0-9_]{8}(?=/|$)")
 """A folder that `publish_folder` is filling; its name is random."""
@@ -46,43 +43,13 @@ class Outcome:
 
 @contextlib.contextmanager
 def serve_prefect(home: Path) -> Iterator[None]:
-    """One Prefect server for all runs, on a free port of this machine; to be opened before Prefect is imported."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", int(os.environ.get("KILL_SERVER_PORT", "0"))))
-        port = free.getsockname()[1]
-    os.environ |= {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_LOGGING_TO_API_ENABLED": "false",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    """One Prefect server for all runs; to be opened before Prefect is imported, which reads the environment then."""
+    prefect = make_prefect(home)
+    settings = {name: value for name, value in prefect.environment.items() if name.startswith("PREFECT_")}
+    os.environ |= settings | {"PREFECT_LOGGING_TO_API_ENABLED": "false", "DO_NOT_TRACK": "1"}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server must not outlive this process
-    try:
-        _wait_until_it_answers(f"http://127.0.0.1:{port}/api/health")
+    with prefect.serve():
         yield
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def _wait_until_it_answers(address: str) -> None:
-    end = time.monotonic() + SECONDS_TO_START
-    while True:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(address, timeout=2).close()
-            return
-        if time.monotonic() > end:
-            raise TimeoutError(f"no Prefect server answers at {address}")
-        time.sleep(0.3)
 
 
 def load_everything() -> None:
