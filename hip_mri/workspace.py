@@ -37,18 +37,13 @@ workspace/
 """
 
 import contextlib
-import fcntl
-import json
-import os
-import platform
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
 from hip_mri.errors import WorkspaceError
+from hip_mri.locks import hold_lock
 from hip_mri.storage import explain_refusal, find_next_number, remove_leftovers, write_bytes
 
 SECONDS_TO_WAIT: Final = 1.0
@@ -244,7 +239,7 @@ class Workspace:
             WorkspaceError: Another process holds it, or the folder cannot be written.
         """
         self.prepare()
-        with _lock(self._lock_file, timeout_seconds, f"workspace: {self.root} is in use by", ELSEWHERE):
+        with hold_lock(self._lock_file, timeout_seconds, f"workspace: {self.root} is in use by", ELSEWHERE):
             remove_leftovers(self._list_folders())
             yield
 
@@ -255,7 +250,7 @@ class Workspace:
             WorkspaceError: Another process holds it.
         """
         if self._lock_file.exists():
-            with _lock(self._lock_file, SECONDS_TO_WAIT, f"workspace: {self.root} is in use by", ELSEWHERE):
+            with hold_lock(self._lock_file, SECONDS_TO_WAIT, f"workspace: {self.root} is in use by", ELSEWHERE):
                 pass
 
     @contextlib.contextmanager
@@ -283,7 +278,7 @@ class Workspace:
         with explain_refusal(self.releases_folder):
             self.versions_folder.mkdir(parents=True, exist_ok=True)
         refusal = f"{self.releases_folder} has for {timeout_seconds:g} seconds been in use by"
-        with _lock(self.releases_folder / ".lock", timeout_seconds, refusal, "Wait for it to end, or end it"):
+        with hold_lock(self.releases_folder / ".lock", timeout_seconds, refusal, "Wait for it to end, or end it"):
             remove_leftovers((self.releases_folder, self.versions_folder))
             yield
 
@@ -314,64 +309,3 @@ class Workspace:
     def next_prediction_number(self) -> int:
         """Number of the next folder of predictions, counted like runs."""
         return find_next_number(self.predictions_folder)
-
-
-@contextlib.contextmanager
-def _lock(file: Path, timeout_seconds: float, refusal: str, advice: str) -> Iterator[None]:
-    """Hold a lock file; it falls free with the process, however that ends, and says who holds it meanwhile.
-
-    Raises:
-        WorkspaceError: Another process holds it; the message begins with the refusal and names the holder.
-    """
-    with contextlib.ExitStack() as stack:
-        with explain_refusal(file):
-            lock = stack.enter_context(file.open("a+"))
-            if not _wait_for_lock(lock, timeout_seconds):
-                raise WorkspaceError(f"{refusal} {_describe_holder(lock)}. {advice}, then start again.")
-            lock.truncate(0)
-            json.dump(_describe_this_process(), lock)
-            lock.flush()
-        yield
-
-
-def _describe_this_process() -> dict[str, Any]:
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"process": os.getpid(), "host": platform.node(), "boot": _read_boot_id(), "started_at": started_at}
-
-
-def _describe_holder(lock: IO[str]) -> str:
-    """Who wrote the lock file, in words for people."""
-    lock.seek(0)
-    try:
-        holder = json.loads(lock.read())
-        told = f"process {holder['process']} on {holder['host']} since {holder['started_at']}"
-        is_here = (holder["host"], holder["boot"]) == (platform.node(), _read_boot_id())
-    except (ValueError, KeyError, TypeError):
-        return "another process"
-    return told if is_here else f"{told}, which is another machine than this one ({platform.node()})"
-
-
-def _read_boot_id() -> str:
-    """Tells one start of a machine from the next, and machines of one name from each other; empty where not known."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _wait_for_lock(lock: IO[str], timeout_seconds: float) -> bool:
-    """Lock a file for this process alone; whether that came about in time.
-
-    Raises:
-        OSError: The file system knows no locks.
-    """
-    end = time.monotonic() + timeout_seconds
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.05)
-        else:
-            return True
