@@ -11,7 +11,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from hip_mri.data.delivery import Delivery
-from hip_mri.data.isolation import IsolatedReader
+from hip_mri.data.isolation import NUM_ASKING, IsolatedReader
 from hip_mri.data.manifest import UNREADABLE
 from hip_mri.data.names import hide_names
 from hip_mri.data.patients import hash_identities
@@ -73,7 +73,7 @@ def read_delivery(
     Args:
         delivery: What to read.
         workspace: Where images are stored, and the earlier list is.
-        num_threads: Threads that read and decode.
+        num_threads: Threads that read and decode at the same time, beside as many that wait for their decoders.
         on_progress: Called with the number of entries done and the number of all.
         keep_earlier: Whether files stay listed that the delivery no longer holds. One that was replaced under its
             name, or moved to the other class folder, counts as corrected and is not kept. One class folder is enough.
@@ -89,7 +89,7 @@ def read_delivery(
         unread = [named[place] for place in np.setdiff1d(np.arange(len(source.entries)), known.index)]
         parts, done = [known], len(known)
         on_progress(done, len(source.entries))
-        with IsolatedReader() as reader, Parallel(n_jobs=num_threads, backend="threading") as parallel:
+        with IsolatedReader() as reader, Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel:
             remaining = iter(unread)
             while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
                 taken_in = parallel(delayed(_take_in)(source, *pair, workspace, reader) for pair in batch)

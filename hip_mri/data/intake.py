@@ -21,7 +21,7 @@ from joblib import Parallel, delayed
 from hip_mri.config import PreprocessingSettings, SourceLimits
 from hip_mri.data.entries import ENTRIES_PER_BATCH, read_entry
 from hip_mri.data.images import encode_png
-from hip_mri.data.isolation import IsolatedReader
+from hip_mri.data.isolation import NUM_ASKING, IsolatedReader
 from hip_mri.data.manifest import COLUMNS, write_manifest
 from hip_mri.data.preprocess import name_set, preprocess_gray
 from hip_mri.data.source import Entry, Source, open_unlabelled
@@ -65,7 +65,7 @@ def take_in_images(
         source_file: A zip file, a folder or a single image, without class folders.
         workspace: Where preprocessed images and the manifest are written; an older manifest is replaced.
         settings: How the images reach the network.
-        num_threads: Threads that read and preprocess.
+        num_threads: Threads that read and preprocess at the same time, beside as many that wait for their decoders.
         on_progress: Called with the number of files done and the number of all.
         limits: How much the source may hold.
 
@@ -80,7 +80,7 @@ def take_in_images(
     with (
         open_unlabelled(source_file, limits) as source,
         IsolatedReader() as reader,
-        Parallel(n_jobs=num_threads, backend="threading") as parallel,
+        Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel,
     ):
         remaining = iter(source.entries)
         while part := list(islice(remaining, ENTRIES_PER_BATCH)):
