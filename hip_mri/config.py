@@ -9,7 +9,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hip_mri.addresses import SourceAddress, find_scheme
 
 LABELS: Final = ("normal", "osseous_lesion")
 """Class folders in the order of their label: `normal` = 0, `osseous_lesion` = 1."""
@@ -20,37 +22,6 @@ SPLITS: Final = ("train", "val", "test")
 BackboneName = Literal["ResNet50", "ResNet101", "ResNet152"]
 Engine = Literal["keras", "openvino"]
 Precision = Literal["float32", "bfloat16"]
-
-_ADDRESS: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
-"""How an address such as `s3://bucket/folder` begins, also after `Path` took one of its slashes; no drive `C:/`."""
-
-
-_HARMLESS: Final = (
-    "id|usp|export|confirm|authuser|resourcekey|ouid|rtpof|sd|hl|pli|dl|download|raw|versionId|generation"
-)
-"""What may stand in the query of an address: words of share links and choices of a version, none a credential."""
-
-_SECRET_ADDRESS: Final = rf"^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/?#]*@|[^?#]*[?#](?!(?:(?:{_HARMLESS})=[^&=#]*(?:&|$))*$))"
-"""An address with a user, or with a query or fragment that can hold a token or a signature."""
-
-
-def _check_address(source: str) -> str:
-    if re.search(_SECRET_ADDRESS, source):
-        raise ValueError(
-            "the address holds a user, a password, a token or a signature, and settings are kept and shown. Put the "
-            "whole address into a variable of the environment and give env:NAME, or into a Secret block of Prefect's "
-            "and give secret:NAME"
-        )
-    return source
-
-
-SourceAddress = Annotated[
-    str,
-    AfterValidator(_check_address),
-    # In the schema too, so that a Prefect server refuses it before it keeps it.
-    Field(json_schema_extra={"not": {"type": "string", "pattern": _SECRET_ADDRESS}}),
-]
-"""Where images come from; never with a secret in it."""
 
 
 class Settings(BaseModel):
@@ -353,9 +324,9 @@ class TrainingConfig(Settings):
     @field_validator("workspace")
     @classmethod
     def _check_workspace(cls, workspace: Path) -> Path:
-        if found := _ADDRESS.match(str(workspace)):
+        if scheme := find_scheme(str(workspace)):
             raise ValueError(
-                f"{found[1]}:// addresses hold no workspace, which needs hard links, locks and renaming in one step; "
+                f"{scheme}:// addresses hold no workspace, which needs hard links, locks and renaming in one step; "
                 "give a folder, for several machines one on a disk that all of them mount at the same path. "
                 "A source may be such an address"
             )

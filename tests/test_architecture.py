@@ -16,7 +16,14 @@ from hip_mri import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hip_mri", "tasks", "flows", "deployments")
-FOUNDATION = ("hip_mri.config", "hip_mri.errors", "hip_mri.locks", "hip_mri.storage", "hip_mri.workspace")
+FOUNDATION = (
+    "hip_mri.addresses",
+    "hip_mri.config",
+    "hip_mri.errors",
+    "hip_mri.locks",
+    "hip_mri.storage",
+    "hip_mri.workspace",
+)
 PREFECT = ("prefect",)
 NETWORKS = ("keras", "tensorflow", "tensorflow_hub", "openvino", "torch")
 VAGUE_NAMES = {"util", "utils", "utility", "utilities", "common", "helper", "helpers", "misc"}

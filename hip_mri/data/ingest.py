@@ -82,14 +82,7 @@ def ingest_images(
     names = ChainMap(*(reading.names for reading in readings.values()))
     rows = _gather(readings, list_entries(sorted(earlier), workspace), names, workspace)
     manifest = mark_set_aside(_settle_copies(rows), workspace)
-    counts = Counter(manifest["state"])
-    if not counts["ready"]:
-        reasons = manifest["reason"].value_counts().to_dict()
-        raise SourceError(
-            f"source: none of the {len(manifest)} files below the class folders is a usable image ({reasons}). "
-            "Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM images."
-        )
-    check_classes(manifest.loc[manifest["state"] == "ready", "label"])
+    _check_usable(manifest)
     flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them
     remember_names(names, workspace)
     for name, reading in readings.items():
@@ -97,12 +90,29 @@ def ingest_images(
     write_json(workspace.deliveries_file, sorted({*earlier, *readings}))
     write_manifest(workspace.manifest_file, manifest)
     write_quarantine(workspace.quarantine_file, manifest)
+    return _report(manifest, list(readings.values()))
+
+
+def _check_usable(manifest: pd.DataFrame) -> None:
+    is_ready = manifest["state"] == "ready"
+    if not is_ready.any():
+        raise SourceError(
+            f"source: none of the {len(manifest)} files below the class folders is a usable image "
+            f"({manifest['reason'].value_counts().to_dict()}). Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM "
+            "images."
+        )
+    check_classes(manifest.loc[is_ready, "label"])
+
+
+def _report(manifest: pd.DataFrame, readings: Sequence[Reading]) -> IngestReport:
+    """Count what came of the entries, and log it."""
+    counts = Counter(manifest["state"])
     report = IngestReport(
         num_images=counts["ready"],
         num_duplicates=counts["duplicate"],
         num_quarantined=counts["quarantined"],
-        num_ignored=sum(reading.num_ignored for reading in readings.values()),
-        num_taken_over=sum(reading.num_taken_over for reading in readings.values()),
+        num_ignored=sum(reading.num_ignored for reading in readings),
+        num_taken_over=sum(reading.num_taken_over for reading in readings),
         is_synthetic=any(map(is_synthetic, manifest["delivery"].unique())),
     )
     counted = {name.removeprefix("num_"): count for name, count in asdict(report).items() if name.startswith("num_")}
