@@ -33,6 +33,9 @@ _SECRETS: Final = re.compile(r"(?<=://)[^/?#]*@|[?#].*")
 """What opens an address to whoever reads it: user and password, tokens in the query."""
 
 _ID_IN_QUERY: Final = re.compile(r"\?(?:[^#]*&)?(id=[^&#]*)")
+_NAME: Final = re.compile(r"(?P<origin>[0-9a-f]{16})-[0-9a-f]{16}\.zip")
+"""What `_name_file` gives."""
+
 _VERSION_FIELDS: Final = ("ETag", "etag", "generation", "size", "mtime", "LastModified", "Last-Modified", "md5Hash")
 
 
@@ -70,8 +73,8 @@ def fetch_source(
         source: Path, address, Drive link or id; `None` draws the synthetic demo.
         sha256: Expected SHA-256 of the file, or `None`.
         sources_folder: Where fetched files are kept. A remote file that has not changed, by its size, time and tag
-            (on Google Drive: by its size and first bytes), is not fetched again. Parts that nobody has gone on with for
-            a week are removed.
+            (on Google Drive: by its size and first bytes), is not fetched again. Once a later version has come whole,
+            the earlier ones are removed; so are parts that nobody has gone on with for a week.
         on_progress: Called while bytes come.
         limits: How many bytes may come, and how long that may take.
 
@@ -103,6 +106,8 @@ def fetch_source(
         path = Path(source).expanduser().resolve()
     if sha256:
         _check_sha256(path, sha256.lower(), is_fetched=is_remote(source))
+    if is_remote(source):
+        _remove_earlier_versions(path)
     return path
 
 
@@ -181,8 +186,15 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
 
 
 def _name_file(origin: str, version: Mapping[str, str], sources_folder: Path) -> Path:
-    """Nothing of the address, which can name people."""
-    return sources_folder / f"{digest([origin, version])[:16]}.zip"
+    """Which file it is, then which version; nothing of the address, which can name people."""
+    return sources_folder / f"{digest(origin)[:16]}-{digest(version)[:16]}.zip"
+
+
+def _remove_earlier_versions(file: Path) -> None:
+    """Keep the latest version alone: images of the others are stored, and a source that grows daily fills the disk."""
+    if named := _NAME.fullmatch(file.name):
+        for version in set(file.parent.glob(f"{named['origin']}-*.zip")) - {file}:
+            version.unlink(missing_ok=True)
 
 
 def _tell_version(info: Mapping[str, Any]) -> dict[str, str]:

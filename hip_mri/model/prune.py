@@ -68,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         workspace = Workspace(given.workspace)
-        leftovers = find_leftovers(workspace)
+        _read_used(workspace)  # a folder that is no workspace is refused before it is made one
         with workspace.hold():
+            leftovers = find_leftovers(workspace)
             for leftover in leftovers:
                 print(f"{leftover.num_bytes / 1e6:10.1f} MB  {leftover.folder}")
                 if given.yes:

@@ -109,7 +109,7 @@ def test_an_address_is_fetched_once(server, folder):
     file = fetch_source(server.address, None, folder)
     assert file.read_bytes() == CONTENT
     assert file.parent == folder
-    assert re.fullmatch(r"[0-9a-f]{16}\.zip", file.name)
+    assert re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{16}\.zip", file.name)
     assert list_files(folder) == [file]
     assert fetch_source(server.address, None, folder) == file
     assert server.requests.count("GET") == 1
@@ -131,6 +131,31 @@ def test_another_size_is_fetched_again(server, folder):
     server.content = LONGER_CONTENT
     assert fetch_source(server.address, None, folder).read_bytes() == LONGER_CONTENT
     assert server.requests.count("GET") == 2
+
+
+def test_a_later_version_takes_the_place_of_the_earlier_ones(server, folder):
+    server.headers = {"ETag": '"one"'}
+    first = fetch_source(server.address, None, folder)
+    other = fetch_source(server.address.replace("data", "other"), None, folder)
+    mine = folder / f"{first.name[:16]}.zip"
+    mine.write_bytes(b"of somebody else")
+    server.headers, server.content = {"ETag": '"two"'}, OTHER_CONTENT
+    with pytest.raises(SourceError, match="SHA-256"):
+        fetch_source(server.address, hashlib.sha256(CONTENT).hexdigest(), folder)
+    assert first.exists()  # what was asked for is not given up for what is refused
+    second = fetch_source(server.address, None, folder)
+    assert sorted(list_files(folder)) == sorted([second, other, mine])
+
+
+def test_an_earlier_version_that_a_kill_left_goes_with_the_next_run(server, folder):
+    server.headers = {"ETag": '"one"'}
+    first = fetch_source(server.address, None, folder)
+    content = first.read_bytes()
+    server.headers = {"ETag": '"two"'}
+    second = fetch_source(server.address, None, folder)
+    first.write_bytes(content)  # as if the run had ended between the two steps
+    assert fetch_source(server.address, None, folder) == second
+    assert list_files(folder) == [second]
 
 
 def test_two_addresses_do_not_share_a_file(server, folder):
@@ -340,7 +365,7 @@ def test_a_file_above_a_limit_is_kept_since_the_limit_can_be_raised(server, fold
 
 def test_a_long_address_gives_a_short_name(server, folder):
     address = server.address.rpartition("/")[0] + "/" + "n" * 300 + ".zip"
-    assert len(fetch_source(address, None, folder).name) == 20
+    assert len(fetch_source(address, None, folder).name) < 50
 
 
 # The checksum
