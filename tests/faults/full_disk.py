@@ -61,7 +61,7 @@ def choose_sizes(workspace: Path, count: int) -> list[int]:
     for file in files:
         used += math.ceil(file.stat().st_size / PAGE) * PAGE
         places.setdefault(file.relative_to(workspace).parts[0], []).append(used)
-    sizes = [levels[len(levels) // 2] for levels in places.values()]
+    sizes = sorted({levels[len(levels) // 2] for levels in places.values()})  # empty files share one
     return [sizes[number * len(sizes) // count] for number in range(min(count, len(sizes)))]
 
 
