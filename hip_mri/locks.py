@@ -30,12 +30,12 @@ def hold_lock(file: Path, timeout_seconds: float, refusal: str, advice: str) -> 
     """
     with contextlib.ExitStack() as stack:
         with explain_refusal(file):
-            lock = stack.enter_context(file.open("a+"))
+            # Unbuffered: what a full disk refused would be written, and fail, once more when the file is closed.
+            lock = stack.enter_context(file.open("ab+", buffering=0))
             if not _wait_for_lock(lock, timeout_seconds):
                 raise WorkspaceError(f"{refusal} {_describe_holder(lock)}. {advice}, then start again.")
             lock.truncate(0)
-            json.dump(_describe_this_process(), lock)
-            lock.flush()
+            lock.write(json.dumps(_describe_this_process()).encode())
         yield
 
 
@@ -44,7 +44,7 @@ def _describe_this_process() -> dict[str, Any]:
     return {"process": os.getpid(), "host": platform.node(), "boot": _read_boot_id(), "started_at": started_at}
 
 
-def _describe_holder(lock: IO[str]) -> str:
+def _describe_holder(lock: IO[bytes]) -> str:
     """Who wrote the lock file, in words for people."""
     lock.seek(0)
     try:
@@ -64,7 +64,7 @@ def _read_boot_id() -> str:
         return ""
 
 
-def _wait_for_lock(lock: IO[str], timeout_seconds: float) -> bool:
+def _wait_for_lock(lock: IO[bytes], timeout_seconds: float) -> bool:
     """Lock a file for this process alone; whether that came about in time.
 
     Raises:

@@ -147,6 +147,28 @@ def test_fault_59_a_holder_that_cannot_be_read_still_holds(tmp_path: Path, holde
         Workspace(tmp_path).check_free()
 
 
+NO_ROOM = """
+import resource, sys
+from pathlib import Path
+from hip_mri.errors import HipMriError
+from hip_mri.workspace import Workspace
+workspace = Workspace(Path(sys.argv[1]))
+workspace.prepare()
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try:
+    with workspace.hold():
+        print("held", end="")
+except HipMriError as error:
+    print(error, end="")
+"""
+"""No file may take a byte, as on a full disk."""
+
+
+def test_fault_56_a_lock_without_room_for_its_holder_is_refused(tmp_path: Path) -> None:
+    told = subprocess.run([sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith(f"{tmp_path / '.lock'} could not be written")
+
+
 def test_a_workspace_that_is_not_there_is_free_and_stays_so(tmp_path: Path) -> None:
     Workspace(tmp_path / "new").check_free()
     assert not (tmp_path / "new").exists()

@@ -53,15 +53,15 @@ def can_mount(folder: Path) -> bool:
 
 
 def choose_sizes(workspace: Path, count: int) -> list[int]:
-    """Sizes that give out in the middle of what is written to each place of a finished workspace, or to some places."""
+    """Sizes that give out at the first and the middle file of each place of a finished workspace, or at some."""
     by_inode = {file.stat().st_ino: file for file in sorted(workspace.rglob("*")) if file.is_file()}
-    files = sorted(by_inode.values(), key=lambda file: file.stat().st_mtime_ns)
     places: dict[str, list[int]] = {}
     used = 0
-    for file in files:
-        used += math.ceil(file.stat().st_size / PAGE) * PAGE
-        places.setdefault(file.relative_to(workspace).parts[0], []).append(used)
-    sizes = sorted({levels[len(levels) // 2] for levels in places.values()})  # empty files share one
+    for file in sorted(by_inode.values(), key=lambda file: file.stat().st_mtime_ns):
+        if size := math.ceil(file.stat().st_size / PAGE) * PAGE:
+            places.setdefault(file.relative_to(workspace).parts[0], []).append(max(used, PAGE))  # 0 is no bound
+            used += size
+    sizes = sorted({level for levels in places.values() for level in (levels[0], levels[len(levels) // 2])})
     return [sizes[number * len(sizes) // count] for number in range(min(count, len(sizes)))]
 
 
