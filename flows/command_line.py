@@ -18,7 +18,7 @@ from pydantic_settings.exceptions import SettingsError as OptionError
 
 from hip_mri.config import Settings
 from hip_mri.data.fetch import check_source
-from hip_mri.errors import DeploymentError, HipMriError, SettingsError
+from hip_mri.errors import DeploymentError, HipMriError, SettingsError, SourceError
 from hip_mri.storage import is_hopeless
 from hip_mri.workspace import Workspace
 
@@ -90,7 +90,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     """
     try:
         config = read_config(command, sys.argv[1:] if arguments is None else arguments)
-        check_source(getattr(config, "source", None))  # these two before Prefect takes its seconds to start
+        _check_sources(config)  # these two before Prefect takes its seconds to start
         if folder := getattr(config, "workspace", None):
             command.find_held(Workspace(folder.expanduser().resolve())).check_free()
         print(run_flow(command.flow, config))
@@ -109,6 +109,15 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         print("Stopped. Start again with the same settings: finished work is kept.", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_sources(config: Settings) -> None:
+    """See that the sources are there; the terminal alone is told which is not."""
+    for source in (getattr(config, "source", None), *getattr(config, "sources", ())):
+        try:
+            check_source(source)
+        except SourceError as error:
+            raise SourceError(f"{error} It was given as {source!r}.") from error
 
 
 def read_config(command: Command, arguments: Sequence[str]) -> Settings:

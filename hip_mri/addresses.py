@@ -1,11 +1,11 @@
-"""Addresses of sources, as settings may hold them: never with a password, a token or a signature in them."""
+"""Addresses of sources: what settings may hold, what messages tell, and what stays the same when a token changes."""
 
 import re
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-_SCHEME: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/")
+_SCHEME: Final = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]+):/")
 """How an address such as `s3://bucket/folder` begins, also after `Path` took one of its slashes; no drive `C:/`."""
 
 _HARMLESS: Final = (
@@ -13,29 +13,60 @@ _HARMLESS: Final = (
 )
 """What may stand in the query of an address: words of share links and choices of a version, none a credential."""
 
-_SECRET: Final = rf"^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/?#]*@|[^?#]*[?#](?!(?:(?:{_HARMLESS})=[^&=#]*(?:&|$))*$))"
-"""An address with a user, or with a query or fragment that can hold a token or a signature."""
+_SECRET: Final = rf"^{_SCHEME.pattern}+(?:[^/?#]*@|[^?#]*[?#](?!(?:(?:{_HARMLESS})=[^&=#]*(?:&|$))*$))"
+"""An address with a user, or with a query or fragment that can hold a token or a signature; mistyped ones too."""
+
+_NAMELESS: Final = r"^\s*(?:env|secret):(?![A-Za-z0-9_-]+\s*$)"
+"""A reference to no name, such as one with the very address behind it."""
+
+_CREDENTIAL: Final = re.compile(
+    r"(?i)(?:x-amz-|x-goog-).*|awsaccesskeyid|googleaccessid|key-pair-id|policy|expires|signature"
+    r"|s(?:ig|v|e|p|r|t|s|rt|pr|ip|ks|ke|kv|kt|koid|ktid)|(?:.*[_-])?(?:token|auth|password|secret)|api[_-]?key"
+)
+"""Fields of a query that sign it or open it: those of S3, Google's storage, CloudFront and Azure, and common words."""
 
 
-def find_scheme(path: str) -> str | None:
-    """The scheme, such as `s3`, where a path is an address, also one that went through `Path`; else `None`."""
-    return found[1] if (found := _SCHEME.match(path)) else None
+def find_scheme(source: str) -> str | None:
+    """The scheme, such as `s3`, where a source is an address, also one that went through `Path`; else `None`."""
+    return found[1] if (found := _SCHEME.match(source)) else None
+
+
+def show_place(address: str) -> str:
+    """An address for messages, which reach logs: where it leads and not to what, such as `https://example.org/...`."""
+    scheme, _, rest = address.partition("://")
+    host = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    return f"{scheme}://{host}/..."
+
+
+def strip_credentials(address: str) -> str:
+    """What stays the same of an address when a token or a signature does not.
+
+    Fields of the query that are not known to sign it stay: they can say which file is meant.
+    """
+    place, _, query = re.sub(r"(?<=://)[^/?#]*@|#.*", "", address).partition("?")
+    kept = [field for field in query.split("&") if field and not _CREDENTIAL.fullmatch(field.partition("=")[0])]
+    return place + ("?" + "&".join(kept) if kept else "")
 
 
 def _check_secret(source: str) -> str:
+    if re.search(_NAMELESS, source):
+        raise ValueError(
+            "behind env: and secret: stands the name of a variable of the environment or of a Secret block of "
+            "Prefect's, of letters, digits, - and _, and never what it holds"
+        )
     if re.search(_SECRET, source):
         raise ValueError(
             "the address holds a user, a password, a token or a signature, and settings are kept and shown. Put the "
             "whole address into a variable of the environment and give env:NAME, or into a Secret block of Prefect's "
             "and give secret:NAME"
         )
-    return source
+    return source.strip()
 
 
 SourceAddress = Annotated[
     str,
     AfterValidator(_check_secret),
     # In the schema too, so that a Prefect server refuses it before it keeps it.
-    Field(json_schema_extra={"not": {"type": "string", "pattern": _SECRET}}),
+    Field(json_schema_extra={"not": {"type": "string", "pattern": f"{_SECRET}|{_NAMELESS}"}}),
 ]
 """Where images come from; never with a secret in it."""

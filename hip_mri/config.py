@@ -79,7 +79,7 @@ class SourceLimits(Settings):
     """How many times its packed size an entry of a zip file above 1 MiB, or all of them together, may unpack to."""
 
     fetch_timeout_seconds: float = Field(default=86_400, gt=0, le=604_800)
-    """Seconds that fetching a source may take."""
+    """Seconds that one try at fetching a source may take; the next goes on where it ended, if the server allows it."""
 
     stall_timeout_seconds: float = Field(default=60, gt=0, le=3600)
     """Seconds without a byte after which a connection counts as lost."""

@@ -329,6 +329,9 @@ def test_a_folder_may_have_any_name(workspace):
         "http://anna:secret@example.org/hip.zip",
         "https://www.googleapis.com/drive/v3/files/1?alt=media&key=secret",
         "https://drive.google.com/uc?id=1&key=secret",
+        " https://anna:secret@example.org/hip.zip",
+        "https:/anna:secret@example.org/hip.zip",
+        "https:///example.org/hip.zip?token=secret",
     ],
 )
 def test_an_address_with_a_secret_is_no_setting(address: str) -> None:
@@ -340,6 +343,13 @@ def test_an_address_with_a_secret_is_no_setting(address: str) -> None:
         with pytest.raises(ValidationError, match="give env:NAME, or into a Secret block of Prefect's") as caught:
             config.model_validate(values)
         assert "secret" not in str(caught.value).replace("secret:NAME", "")
+
+
+@pytest.mark.parametrize("source", ["env:https://example.org/secret.zip", " secret:https://u:p@h", "env:", "secret: "])
+def test_behind_a_reference_stands_a_name(source: str) -> None:
+    with pytest.raises(ValidationError, match="stands the name of a variable") as caught:
+        PipelineConfig(source=source)
+    assert "secret.zip" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from hip_mri.addresses import strip_credentials
 from hip_mri.config import LABELS, SourceLimits
-from hip_mri.data.fetch import fetch_source, is_remote, strip_secrets
+from hip_mri.data.fetch import fetch_source, is_remote
 from hip_mri.data.fetch_limits import ProgressReport
 from hip_mri.data.folder_listing import holds_files
 from hip_mri.data.names import hide_names
 from hip_mri.data.references import resolve_reference
 from hip_mri.data.source import says_synthetic
-from hip_mri.errors import ArchiveError, HipMriError
+from hip_mri.errors import ArchiveError, HipMriError, SourceError
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def fetch_delivery(
     source = resolve_reference(source)
     path = fetch_source(source, sha256, workspace.sources_folder, on_progress, limits)
     is_fetched = source is None or is_remote(source)
-    origin = strip_secrets(source or "demo") if is_fetched else str(path)
+    origin = strip_credentials(source or "demo") if is_fetched else str(path)
     return _describe(path, origin, workspace, limits, is_fetched=is_fetched)
 
 
@@ -131,19 +132,30 @@ def fetch_deliveries(
     """
     fetched = [fetch_delivery(source, None, workspace, on_progress, limits) for source in sources]
     opened = [part for delivery in fetched for part in _open_drop_folder(delivery, workspace)]
-    return tuple({delivery.name: delivery for delivery in opened}.values())
+    by_name = {delivery.name: delivery for delivery in opened}
+    for place, delivery in enumerate(opened, 1):
+        if delivery.path != by_name[delivery.name].path:
+            raise SourceError(
+                f"sources: delivery {place} of {len(opened)} differs from another one by a token or a signature alone. "
+                "Give each address once."
+            )
+    return tuple(by_name.values())
 
 
 def _open_drop_folder(delivery: Delivery, workspace: Workspace) -> Iterator[Delivery]:
     if delivery.path.is_file() or any(holds_files(delivery.path / label) for label in LABELS):
         yield delivery
         return
-    waiting = 0
+    waiting = ignored = 0
     for path in sorted(delivery.path.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() in _UNFINISHED:
             waiting += 1
         elif path.suffix.lower() == ".zip" or holds_files(path):
             yield _describe(path, str(path), workspace, delivery.limits)
+        else:
+            ignored += 1
+    if ignored:
+        logger.warning("%d in a drop folder are neither zip files nor folders with images, and are ignored", ignored)
     if waiting:
         logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
 

@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 SHOWN: Final = "the Google Drive file"
 
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{25,60}")
+_ID: Final = re.compile(r"1[A-Za-z0-9_-]{32}|0B[A-Za-z0-9_-]{26}")
+"""The two forms of an id of an uploaded file. Anything wider would take the name of a missing folder for one, which can
+be a patient's, and send it to Google."""
+
 _LINK: Final = re.compile(r"https://(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([A-Za-z0-9_-]{25,60})")
 
 _HEAD_BYTES: Final = 2**16

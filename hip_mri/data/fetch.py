@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import fsspec
 
+from hip_mri.addresses import find_scheme, show_place, strip_credentials
 from hip_mri.config import SourceLimits
 from hip_mri.data.drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
 from hip_mri.data.fetch_limits import ProgressReport, tell_changed
@@ -29,10 +30,6 @@ DEMO_SEED: Final = 0
 
 _STORAGES: Final = ("s3://", "gs://")
 _REMOTE: Final = ("https://", *_STORAGES)
-_SECRETS: Final = re.compile(r"(?<=://)[^/?#]*@|[?#].*")
-"""What opens an address to whoever reads it: user and password, tokens in the query."""
-
-_ID_IN_QUERY: Final = re.compile(r"\?(?:[^#]*&)?(id=[^&#]*)")
 _NAME: Final = re.compile(r"(?P<origin>[0-9a-f]{16})-[0-9a-f]{16}\.zip")
 """What `_name_file` gives."""
 
@@ -40,7 +37,7 @@ _VERSION_FIELDS: Final = ("ETag", "etag", "generation", "size", "mtime", "LastMo
 
 
 def check_source(source: str | None) -> None:
-    """See, without touching the network, that a source can be what it is said to be.
+    """See, without touching the network, that a source can be what it is said to be. No message repeats it.
 
     Raises:
         SourceError: There is no such local file or folder, the kind of address is not supported, or the source is a
@@ -49,14 +46,14 @@ def check_source(source: str | None) -> None:
     source = resolve_reference(source)
     if source is None or source.startswith(SECRET) or is_remote(source) or _is_path(source):
         return
-    if "://" in source:
+    if scheme := find_scheme(source):
         raise SourceError(
-            f"source: addresses like {source.partition('://')[0]}:// are not supported. "
+            f"source: an address that begins like this one, with {scheme}:, is not supported. "
             f"Give one that starts with {', '.join(_REMOTE)}, a Google Drive share link, a zip file or a folder."
         )
     raise SourceError(
-        f"source: there is no file or folder {source!r}. Give the path of a zip file or of a folder, an address, "
-        "or nothing for the synthetic demo."
+        "source: there is no such file or folder. Give the path of a zip file or of a folder, an address, or nothing "
+        "for the synthetic demo."
     )
 
 
@@ -116,24 +113,6 @@ def is_remote(source: str) -> bool:
     return find_drive_id(source) is not None or source.startswith(_REMOTE)
 
 
-def strip_secrets(source: str) -> str:
-    """What stays the same of a source when a token does not: an address without user, password, query and fragment.
-
-    The query's `id`, which says which file is meant, stays; so do paths and what leads to Google Drive.
-    """
-    if not source.startswith(_REMOTE) or find_drive_id(source):
-        return source
-    found = _ID_IN_QUERY.search(source)
-    return _SECRETS.sub("", source) + (f"?{found[1]}" if found else "")
-
-
-def show_place(address: str) -> str:
-    """An address for messages, which reach logs: where it leads and not to what, such as `https://example.org/...`."""
-    scheme, _, rest = address.partition("://")
-    host = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
-    return f"{scheme}://{host}/..."
-
-
 def _is_path(source: str) -> bool:
     try:
         return bool(source) and Path(source).expanduser().exists()
@@ -151,7 +130,7 @@ def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressRep
     with explain_refusal(sources_folder), _explained(explain):
         remote = ask_for_file(place, limits)
     # Each new link to a file carries another signature; without a tag, another query may stand for another file.
-    origin = strip_secrets(address) if remote.has_strong_tag else address
+    origin = strip_credentials(address) if remote.has_strong_tag else address
     file = _name_file(origin, remote.version, sources_folder)
     if not file.exists():
         logger.info("Fetching %s", shown)
@@ -244,7 +223,6 @@ def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
 
 
 def _explain_failure(shown: str, error: Exception) -> SourceError:
-    error = _find_cause(error)
     status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp, of Google's storage
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return SourceError(f"source: there is nothing at {shown}. Check the address.")
@@ -258,16 +236,6 @@ def _explain_failure(shown: str, error: Exception) -> SourceError:
         f"source: {shown} could not be fetched ({found}). "
         "Check address and network, or fetch it by hand and give the file."
     )
-
-
-def _find_cause(error: Exception) -> Exception:
-    """The error behind one of fsspec, which calls each failure of an `https://` address FileNotFoundError."""
-    import aiohttp  # noqa: PLC0415 - slow to import, and loaded by fsspec where it is needed
-
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, aiohttp.ClientError | OSError):
-        return cause
-    return error
 
 
 def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from hip_mri.config import SourceLimits
 from hip_mri.data.fetch_limits import limit_progress, tell_changed
-from hip_mri.errors import SourceError
+from hip_mri.errors import LimitError, SourceError
 from hip_mri.storage import digest, explain_refusal
 
 _RANGE_BYTES: Final = 32 * 2**20
@@ -39,7 +39,7 @@ def remove_old_parts(sources_folder: Path) -> None:
 def continue_part(
     origin: str, shown: str, version: Mapping[str, str], sources_folder: Path, temporary: Path
 ) -> Iterator[Path]:
-    """Keep the part of a file that has come when the network fails, for the next try and the next run.
+    """Keep the part of a file that has come when the network fails or a limit ends it, for the next try and run.
 
     Args:
         origin: Which file is meant, as it stays from one try to the next.
@@ -63,8 +63,10 @@ def continue_part(
         raise tell_changed(shown)
     try:
         yield part
-    except SourceError:
-        part.unlink(missing_ok=True)
+    except SourceError as error:
+        can_go_on = isinstance(error, LimitError) and part.exists() and part.stat().st_size > 0  # more can be allowed
+        if not can_go_on:
+            part.unlink(missing_ok=True)
         raise
     os.replace(part, temporary)
 

@@ -29,7 +29,7 @@ from hip_mri.data.zip_records import (
     read_zip64,
     split_extra,
 )
-from hip_mri.errors import ArchiveError, LimitError
+from hip_mri.errors import LimitError
 
 SMALL_ENTRY_BYTES: Final = 2**20
 """Entries up to this size may be packed as tightly as they are: an empty picture is, and does no harm."""
@@ -86,7 +86,7 @@ def _check_total(file: OpenFile, total: int, limits: SourceLimits) -> None:
             "Divide it, or allow more with --limits.most-bytes."
         )
     if total > max(SMALL_ENTRY_BYTES, limits.most_ratio * file.num_bytes):
-        raise ArchiveError(
+        raise LimitError(
             f"source: {file.name} would unpack to more than {limits.most_ratio:g} times its size, as no images do. "
             "Pack the folders again, or allow more with --limits.most-ratio."
         )

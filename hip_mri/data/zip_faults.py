@@ -3,7 +3,7 @@
 from collections import defaultdict
 from typing import Final
 
-from hip_mri.errors import ArchiveError, list_offenders
+from hip_mri.errors import ArchiveError, LimitError, list_offenders
 
 _MEANINGS: Final = {
     "nul_in_name": "names with a NUL",
@@ -27,7 +27,12 @@ _MEANINGS: Final = {
     "broken_record": "damaged records in the directory",
 }
 
-_ADVICE: Final = {"encrypted": "Unpack with the password, then give the folder."}
+_TIGHT: Final = "too_tight"
+
+_ADVICE: Final = {
+    "encrypted": "Unpack with the password, then give the folder.",
+    _TIGHT: "Pack the folders again, or allow more with --limits.most-ratio.",
+}
 _ADVICE_ELSE: Final = "Pack the folders again, with plain names and without these entries."
 
 
@@ -50,12 +55,13 @@ class ZipFaults:
             self._found[fault].append(str(position))
 
     def refuse(self) -> None:
-        """Raise `ArchiveError` if there is any fault."""
+        """Raise `ArchiveError` if there is any fault, or `LimitError` where a setting would allow them all."""
         if not self._found:
             return
         told = [f"{_MEANINGS[fault]} (entry {list_offenders(entries)})" for fault, entries in self._found.items()]
         advice = dict.fromkeys(_ADVICE.get(fault, _ADVICE_ELSE) for fault in self._found)
-        raise ArchiveError(
+        kind = LimitError if self._found.keys() == {_TIGHT} else ArchiveError
+        raise kind(
             f"source: {self._name} is refused. It has {'; '.join(told)}. Entries are counted in the order in which "
             f"`zipinfo -1` lists them. {' '.join(advice)}"
         )

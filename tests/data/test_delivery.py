@@ -1,5 +1,7 @@
 """Several deliveries, one after the other: what is new is read, what came before stays, what was told is remembered."""
 
+import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -55,8 +57,50 @@ def test_an_empty_drop_folder_delivers_nothing_and_a_missing_one_is_an_error(wor
     workspace.prepare()
     (tmp_path / "incoming" / "normal").mkdir(parents=True)
     assert fetch_deliveries([str(tmp_path / "incoming")], workspace) == ()
-    with pytest.raises(SourceError, match="there is no file or folder"):
+    with pytest.raises(SourceError, match="there is no such file or folder"):
         fetch_deliveries([str(tmp_path / "gone")], workspace)
+
+
+@pytest.fixture
+def portal(source_file, monkeypatch):
+    """Gives each address a file of its own, as a site does that tells no tag."""
+
+    def fetch(address, sha256, folder, on_progress, limits):
+        file = folder / f"{hashlib.sha256(address.encode()).hexdigest()}.zip"
+        shutil.copy(source_file, file)
+        return file
+
+    monkeypatch.setattr("hip_mri.data.delivery.fetch_source", fetch)
+    return "https://portal.example.org/download"
+
+
+def test_what_a_query_selects_is_a_delivery_of_its_own(portal, workspace):
+    workspace.prepare()
+    sources = [f"{portal}?file={month}.zip&token=1" for month in ("june", "july")]
+    first = fetch_deliveries(sources, workspace)
+    assert len(first) == 2
+    again = fetch_deliveries([source.replace("token=1", "token=2") for source in sources], workspace)
+    assert [delivery.name for delivery in again] == [delivery.name for delivery in first]
+
+
+def test_two_tokens_for_one_address_are_refused(portal, workspace):
+    workspace.prepare()
+    with pytest.raises(SourceError, match="delivery 1 of 2 differs from another one by a token or a signature alone"):
+        fetch_deliveries([f"{portal}?token=1", f"{portal}?token=2"], workspace)
+
+
+def test_what_is_no_delivery_is_counted_in_the_log(workspace, tmp_path, caplog):
+    caplog.set_level("INFO", "hip_mri")
+    workspace.prepare()
+    (tmp_path / "incoming" / "empty").mkdir(parents=True)
+    for name in ("june.tar.gz", "scan.png", "june.zip.bak", ".hidden", "july.zip.part"):
+        (tmp_path / "incoming" / name).write_bytes(b"x")
+    assert fetch_deliveries([str(tmp_path / "incoming")], workspace) == ()
+    told = [record.getMessage() for record in caplog.records if "drop folder" in record.getMessage()]
+    assert told == [
+        "4 in a drop folder are neither zip files nor folders with images, and are ignored",
+        "2 files or folders in a drop folder are hidden or unfinished and wait",
+    ]
 
 
 def test_one_source_twice_is_one_delivery(source_file, workspace):

@@ -19,9 +19,10 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
+from hip_mri.addresses import show_place
 from hip_mri.config import SourceLimits
 from hip_mri.data import demo, fetch
-from hip_mri.data.fetch import check_source, fetch_source, show_place
+from hip_mri.data.fetch import check_source, fetch_source
 from hip_mri.data.source import open_unlabelled
 from hip_mri.errors import ArchiveError, DiskError, FetchError, LimitError, SourceError, WorkspaceError
 from tests.data.web_server import serve
@@ -363,6 +364,20 @@ def test_a_file_above_a_limit_is_kept_since_the_limit_can_be_raised(server, fold
     assert server.requests.count("GET") == 1
 
 
+def test_a_file_packed_too_tightly_is_kept_since_that_limit_can_be_raised_too(server, folder):
+    with zipfile.ZipFile(packed := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("normal/a.png", bytes(2**22))
+    server.content = packed.getvalue()
+    file = fetch_source(server.address, None, folder)
+    with (
+        pytest.raises(LimitError, match=r"allow more with --limits\.most-ratio"),
+        open_unlabelled(file, SourceLimits()),
+    ):
+        pass
+    with open_unlabelled(file, SourceLimits(most_ratio=2000)) as source:
+        assert len(source.entries) == 1
+
+
 def test_a_long_address_gives_a_short_name(server, folder):
     address = server.address.rpartition("/")[0] + "/" + "n" * 300 + ".zip"
     assert len(fetch_source(address, None, folder).name) < 50
@@ -440,14 +455,14 @@ def test_local_files_and_folders_stay_where_they_are(folder, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("source", ["nothing.zip", "no/such/folder", "/no/such/file.zip"])
-def test_a_missing_path_is_named(source, folder, tmp_path, monkeypatch):
+def test_a_missing_path_is_refused_and_not_repeated(source, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for refuse in (check_source, lambda source: fetch_source(source, None, folder)):
         with pytest.raises(SourceError) as caught:
             refuse(source)
         assert str(caught.value) == (
-            f"source: there is no file or folder {source!r}. Give the path of a zip file or of a folder, an address, "
-            "or nothing for the synthetic demo."
+            "source: there is no such file or folder. Give the path of a zip file or of a folder, an address, or "
+            "nothing for the synthetic demo."
         )
 
 
@@ -456,8 +471,8 @@ def test_other_kinds_of_addresses_are_refused(scheme):
     with pytest.raises(SourceError) as caught:
         check_source(f"{scheme}://example.org/hip.zip")
     assert str(caught.value) == (
-        f"source: addresses like {scheme}:// are not supported. Give one that starts with https://, s3://, gs://, "
-        "a Google Drive share link, a zip file or a folder."
+        f"source: an address that begins like this one, with {scheme}:, is not supported. Give one that starts with "
+        "https://, s3://, gs://, a Google Drive share link, a zip file or a folder."
     )
 
 
@@ -467,13 +482,29 @@ def test_what_can_be_fetched_passes_without_network(source):
 
 
 @pytest.mark.parametrize("source", ["~no-such-user-here/hip.zip", "long/" * 2000], ids=["unknown user", "too long"])
-def test_impossible_paths_are_named_too(source):
-    with pytest.raises(SourceError, match="there is no file or folder '"):
+def test_impossible_paths_are_refused_too(source):
+    with pytest.raises(SourceError, match="there is no such file or folder"):
         check_source(source)
 
 
+@pytest.mark.parametrize(
+    "held", ["https:/host/x.zip?token=SECRET", "/data/SECRET.zip", "ftp://SECRET@host", "env:SECRET"]
+)
+def test_what_a_reference_leads_to_is_not_repeated(held, folder, monkeypatch):
+    monkeypatch.setenv("HIP_SOURCE", held)
+    with pytest.raises(SourceError) as caught:
+        check_source("env:HIP_SOURCE")
+    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["Mueller_Anna_1962-03-04_MRI_hip", "images_of_the_hospital_2026_november"])
+def test_the_name_of_a_missing_folder_is_not_sent_to_google(name):
+    with pytest.raises(SourceError, match="there is no such file or folder"):
+        check_source(name)
+
+
 def test_an_empty_source_is_not_the_current_folder():
-    with pytest.raises(SourceError, match="there is no file or folder ''"):
+    with pytest.raises(SourceError, match="there is no such file or folder"):
         check_source("")
 
 

@@ -16,10 +16,11 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
+from hip_mri.addresses import show_place
 from hip_mri.config import SourceLimits
 from hip_mri.data import download, fetch, partial_files
-from hip_mri.data.fetch import fetch_source, show_place
-from hip_mri.errors import FetchError, HipMriError, SourceError
+from hip_mri.data.fetch import fetch_source
+from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
 from tests.data.web_server import Answer, serve
 
 
@@ -558,6 +559,31 @@ def test_fault_34_drive_has_limits_too(folder, monkeypatch):
     with pytest.raises(SourceError, match="the Google Drive file did not come within"):
         fetch_source(drive_id, None, folder, limits=SourceLimits(fetch_timeout_seconds=1e-9))
     assert list_files(folder) == []
+
+
+def test_fault_34_what_came_in_time_is_kept_for_a_longer_limit(server, folder):
+    stop, half = threading.Event(), len(CONTENT) // 2
+
+    def stall(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        for name, value in {"Content-Length": len(CONTENT), "ETag": server.tag, "Accept-Ranges": "bytes"}.items():
+            handler.send_header(name, str(value))
+        handler.end_headers()
+        handler.wfile.write(CONTENT[:half])
+        stop.wait(5)
+
+    server.answer = stall
+    with pytest.raises(LimitError, match="did not come within"):
+        fetch_source(
+            server.address, None, folder, limits=SourceLimits(fetch_timeout_seconds=0.5, stall_timeout_seconds=5)
+        )
+    stop.set()
+    (part,) = folder.iterdir()
+    assert part.read_bytes() == CONTENT[:half]
+    server.answer = None
+    assert fetch_source(server.address, None, folder).read_bytes() == CONTENT
+    assert server.ranges_asked[-1] == f"bytes={half}-"
+    assert [file.suffix for file in folder.iterdir()] == [".zip"]
 
 
 def test_fault_34_a_storage_has_limits_too(folder, monkeypatch):

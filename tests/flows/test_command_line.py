@@ -120,7 +120,8 @@ def test_missing_source_is_told_at_once_with_exit_code_1(capsys: pytest.CaptureF
     assert main(COMMAND, ["--source", "/no/such.zip"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("error: source: there is no file or folder '/no/such.zip'.")
+    assert output.err.startswith("error: source: there is no such file or folder.")
+    assert output.err.endswith("It was given as '/no/such.zip'.\n")
     assert len(output.err.splitlines()) == 1
 
 
