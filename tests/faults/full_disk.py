@@ -62,7 +62,8 @@ def choose_sizes(workspace: Path, count: int) -> list[int]:
             places.setdefault(file.relative_to(workspace).parts[0], []).append(max(used, PAGE))  # 0 is no bound
             used += size
     sizes = sorted({level for levels in places.values() for level in (levels[0], levels[len(levels) // 2])})
-    return [sizes[number * len(sizes) // count] for number in range(min(count, len(sizes)))]
+    count = min(count, len(sizes))
+    return [sizes[number * len(sizes) // count] for number in range(count)]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -37,6 +37,7 @@ SETTINGS = {
     },
 }
 SECRET_ADDRESS = f"https://{TOKEN}user:{TOKEN}@127.0.0.1:9/{name_patient('ADDRESS')}.zip?X-Amz-Signature={TOKEN}"
+WORKSPACES = ("workspace", "refused", "env-HIP_SOURCE", "secret-hip-source", "secret-hip-mistyped")
 REFUSE_ALL = """
 import json, sys
 import keras  # which a flow loads in a thread that keeps standard error closed meanwhile
@@ -144,18 +145,25 @@ def _tell_secrets(clinic: Clinic, settings: Path) -> None:
     refused = clinic.start("token in the settings", [*command, "--source", SECRET_ADDRESS])
     assert refused.returncode == 1
     assert "give env:NAME" in refused.stderr
-    save = f"from prefect.blocks.system import Secret; Secret(value={SECRET_ADDRESS!r}).save('hip-source')"
+    mistyped = SECRET_ADDRESS.replace("://", ":/")
+    save = "from prefect.blocks.system import Secret; " + "; ".join(
+        f"Secret(value={address!r}).save({name!r})"
+        for name, address in (("hip-source", SECRET_ADDRESS), ("hip-mistyped", mistyped))
+    )
     assert clinic.start("block", [sys.executable, "-c", save]).returncode == 0
 
     def fetch(source: str) -> subprocess.CompletedProcess[str]:
-        workspace = clinic.folder / source.partition(":")[0]
+        workspace = clinic.folder / source.replace(":", "-")
         given = [*command, "--source", source, "--workspace", workspace]
         return clinic.start(source, given, HIP_SOURCE=SECRET_ADDRESS)
 
+    failed = "source: https://127.0.0.1:9/... could not be fetched (ClientConnectorError)"
+    told = {"env:HIP_SOURCE": failed, "secret:hip-source": failed}
+    told["secret:hip-mistyped"] = "source: an address that begins like this one, with https:, is not supported."
     with ThreadPoolExecutor() as threads:  # they wait between their tries
-        for done in threads.map(fetch, ("env:HIP_SOURCE", "secret:hip-source")):
+        for source, done in zip(told, threads.map(fetch, told), strict=True):
             assert done.returncode == 1
-            assert "source: https://127.0.0.1:9/... could not be fetched (ClientConnectorError)" in done.stderr
+            assert told[source] in done.stderr
 
 
 def _ask_for_a_run_with_a_token(prefect: Prefect) -> None:
@@ -166,9 +174,10 @@ def _ask_for_a_run_with_a_token(prefect: Prefect) -> None:
     schema = hip_pipeline.parameters.model_dump(exclude_unset=True, mode="json")
     deployment = {"name": "canary", "flow_id": flow["id"], "parameter_openapi_schema": schema}
     made = prefect.ask("/deployments/", deployment | {"enforce_parameter_schema": True})
-    for config in ({"source": SECRET_ADDRESS}, {"source": "https://example.org/a.zip?dl=1"}):
+    for source in (SECRET_ADDRESS, f" {SECRET_ADDRESS}", f"env:{SECRET_ADDRESS}", "https://example.org/a.zip?dl=1"):
+        config = {"source": source}
         place = f"/deployments/{made['id']}/create_flow_run"
-        if TOKEN in config["source"]:
+        if TOKEN in source:
             with pytest.raises(urllib.error.HTTPError, match="409"):
                 prefect.ask(place, {"parameters": {"config": config}})
         else:
@@ -176,7 +185,7 @@ def _ask_for_a_run_with_a_token(prefect: Prefect) -> None:
 
 
 def test_fault_53_a_workspace_holds_names_in_one_private_file(clinic: Clinic) -> None:
-    for workspace in (clinic.folder / name for name in ("workspace", "refused", "env", "secret")):
+    for workspace in (clinic.folder / name for name in WORKSPACES):
         mapping = workspace / "names.parquet"
         results = list(workspace.glob("predictions/*/names.csv"))
         assert find_words((*NAMES, GIVEN, TOKEN), list_files(workspace, {mapping, *results})) == []
