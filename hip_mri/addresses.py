@@ -1,9 +1,11 @@
 """Addresses of sources: what settings may hold, what messages tell, and what stays the same when a token changes."""
 
 import re
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
 
 from pydantic import AfterValidator, Field
+from pydantic.config import JsonDict
 
 _SCHEME: Final = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]+):/")
 """How an address such as `s3://bucket/folder` begins, also after `Path` took one of its slashes; no drive `C:/`."""
@@ -18,6 +20,8 @@ _SECRET: Final = rf"^{_SCHEME.pattern}+(?:[^/?#]*@|[^?#]*[?#](?!(?:(?:{_HARMLESS
 
 _NAMELESS: Final = r"^\s*(?:env|secret):(?![A-Za-z0-9_-]+\s*$)"
 """A reference to no name, such as one with the very address behind it."""
+
+_Local = TypeVar("_Local", str, Path)
 
 _CREDENTIAL: Final = re.compile(
     r"(?i)(?:x-amz-|x-goog-).*|awsaccesskeyid|googleaccessid|key-pair-id|policy|expires|signature"
@@ -48,6 +52,16 @@ def strip_credentials(address: str) -> str:
     return place + ("?" + "&".join(kept) if kept else "")
 
 
+def refuse_address(path: _Local) -> _Local:
+    """Raise `ValueError`, without repeating it, where an address stands for what has to be on this machine."""
+    if scheme := find_scheme(str(path)):
+        raise ValueError(
+            f"an address that begins with {scheme}: cannot stand here; give a path on this machine, for several "
+            "machines one on a disk that all of them mount at the same path. A source of images may be an address"
+        )
+    return path
+
+
 def _check_secret(source: str) -> str:
     if re.search(_NAMELESS, source):
         raise ValueError(
@@ -70,3 +84,11 @@ SourceAddress = Annotated[
     Field(json_schema_extra={"not": {"type": "string", "pattern": f"{_SECRET}|{_NAMELESS}"}}),
 ]
 """Where images come from; never with a secret in it."""
+
+_NO_ADDRESS: Final[JsonDict] = {"not": {"type": "string", "pattern": f"^{_SCHEME.pattern}"}}
+
+LocalPath = Annotated[Path, AfterValidator(refuse_address), Field(json_schema_extra=_NO_ADDRESS)]
+"""A path on this machine; refused by the schema too, since an address there can hold a password."""
+
+LocalName = Annotated[str, AfterValidator(refuse_address), Field(json_schema_extra=_NO_ADDRESS)]
+"""A path on this machine, or a word that stands for something else."""

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hip_mri.addresses import SourceAddress, find_scheme
+from hip_mri.addresses import LocalName, LocalPath, SourceAddress
 
 LABELS: Final = ("normal", "osseous_lesion")
 """Class folders in the order of their label: `normal` = 0, `osseous_lesion` = 1."""
@@ -35,7 +35,7 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     """Which images belong together, and how they are divided."""
 
-    patients_file: Path | None = None
+    patients_file: LocalPath | None = None
     """CSV file with the columns source_name and patient_id; optionally `split` (train, val or test) and columns that
     describe subgroups. Nothing: a file `patients.csv` beside the class folders, where there is one."""
 
@@ -107,7 +107,7 @@ class ModelSettings(Settings):
     backbone: BackboneName = "ResNet101"
     """The frozen network that turns an image into 2,048 features."""
 
-    weights: str = Field(default="imagenet", min_length=1)
+    weights: LocalName = Field(default="imagenet", min_length=1)
     """`imagenet` (downloaded by Keras), `random`, or the path of a Keras weights file without top
     (`*.weights.h5` or the older `*_notop.h5`)."""
 
@@ -229,7 +229,7 @@ class RunnerSettings(Settings):
     """`local` works on shards in threads of one process; `dask` on the workers of a Dask cluster, on one machine or
     many, whose workers share the workspace's disk. `dask` needs the extra `dask`."""
 
-    dask_address: str | None = Field(default=None, pattern=r"^(tcp|tls)://\S+:[0-9]+$")
+    dask_address: str | None = Field(default=None, pattern=r"^(tcp|tls)://[^\s@/?#]+:[0-9]+$")
     """Scheduler of a running Dask cluster, such as `tcp://10.0.0.5:8786`. Nothing: `dask` starts `num_workers`
     processes on this machine, for the run."""
 
@@ -306,7 +306,7 @@ class RetrainSettings(Settings):
 class TrainingConfig(Settings):
     """What every flow that trains is told."""
 
-    workspace: Path = Path("workspace")
+    workspace: LocalPath = Path("workspace")
     """Folder that holds everything the pipeline writes."""
 
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
@@ -320,17 +320,6 @@ class TrainingConfig(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     runner: RunnerSettings = RunnerSettings()
-
-    @field_validator("workspace")
-    @classmethod
-    def _check_workspace(cls, workspace: Path) -> Path:
-        if scheme := find_scheme(str(workspace)):
-            raise ValueError(
-                f"{scheme}:// addresses hold no workspace, which needs hard links, locks and renaming in one step; "
-                "give a folder, for several machines one on a disk that all of them mount at the same path. "
-                "A source may be such an address"
-            )
-        return workspace
 
 
 class _OneSource(Settings):
@@ -393,10 +382,10 @@ class PredictConfig(_OneSource):
     `gs://` or Google Drive address of a zip file, or `env:NAME` or `secret:NAME` where an address with a token
     stands. Nothing: the synthetic demo images."""
 
-    workspace: Path = Path("workspace")
+    workspace: LocalPath = Path("workspace")
     """Folder of the pipeline, where versions are found and results are written."""
 
-    model: str = Field(default="champion", min_length=1)
+    model: LocalName = Field(default="champion", min_length=1)
     """What scores: `champion`, the number of a version such as `0003`, or the folder of a run or of a version."""
 
     engine: Literal["auto"] | Engine = "auto"

@@ -1,8 +1,10 @@
 import math
 import os
+from functools import reduce
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ValidationError
 
 from hip_mri.config import (
@@ -307,9 +309,31 @@ def test_other_addresses_are_refused(address):
 
 @pytest.mark.parametrize("workspace", ["s3://bucket/hip", Path("s3://bucket/hip"), "gs://bucket", "https://host/x"])
 def test_a_workspace_is_a_folder(workspace):
-    with pytest.raises(ValidationError, match=r"addresses hold no workspace.*give a folder") as caught:
-        PipelineConfig(workspace=workspace)
-    assert caught.value.errors()[0]["loc"] == ("workspace",)
+    for config in (PipelineConfig, PredictConfig, RetrainConfig):
+        with pytest.raises(ValidationError, match="cannot stand here; give a path on this machine") as caught:
+            config(workspace=workspace)
+        assert caught.value.errors()[0]["loc"] == ("workspace",)
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        (PipelineConfig, ("workspace",)),
+        (PipelineConfig, ("data", "patients_file")),
+        (PipelineConfig, ("model", "weights")),
+        (PredictConfig, ("workspace",)),
+        (PredictConfig, ("model",)),
+    ],
+)
+def test_where_a_path_belongs_no_address_is_kept_or_repeated(config, place):
+    address = "https://anna:secret@example.org/x"
+    values = reduce(lambda value, name: {name: value}, reversed(place), address)
+    with pytest.raises(ValidationError, match="begins with https: cannot stand here") as caught:
+        config.model_validate(values)
+    assert "secret" not in str(caught.value)
+    schema = config.model_json_schema()
+    assert list(Draft202012Validator(schema).iter_errors(values))
+    assert not list(Draft202012Validator(schema).iter_errors({}))
 
 
 @pytest.mark.parametrize("workspace", ["C:/hip", "/mnt/hip", "hip", "a:b/c", "/mnt/s3:/x"])
