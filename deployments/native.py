@@ -14,8 +14,6 @@ DIR/
 """
 
 import argparse
-import contextlib
-import fcntl
 import os
 import pwd
 import signal
@@ -23,7 +21,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final
@@ -33,6 +32,7 @@ from deployments.postgres import HOST
 from deployments.processes import POLL_SECONDS, ProcessRegister, start_process, stop_process
 from deployments.topology import PROJECT, Ports, Program, Topology
 from hip_mri.errors import DeploymentError, HipMriError
+from hip_mri.locks import hold_lock
 from hip_mri.storage import read_json, write_json
 
 READY_SECONDS: Final = 180
@@ -47,10 +47,13 @@ def bring_up(topology: Topology) -> None:
 
     Raises:
         DeploymentError: A program is missing, its port is taken, it ends or does not answer in time.
+        WorkspaceError: The folder cannot be written, or another process brings it up or down.
     """
-    credentials = topology.prepare()
+    topology.create_folder()
     with _hold(topology.folder):
         _check_ports_are_kept(topology)
+        credentials = topology.prepare()
+        write_json(_find_ports_file(topology.folder), asdict(topology.ports))
         topology.postgres.create(credentials.database_password)
         _ensure(topology, [topology.database()])
         topology.postgres.create_database(credentials.database_password)
@@ -68,11 +71,13 @@ def take_down(folder: Path) -> list[str]:
 
     Returns:
         Names of what was stopped.
+
+    Raises:
+        WorkspaceError: Another process brings it up or down.
     """
-    register = _register_of(folder)
-    signals = {program.name: program.stop_signal for program in read_topology(folder).list_programs()}
-    stopped = []
+    register, stopped = _register_of(folder), []
     with _hold(folder):
+        signals = {program.name: program.stop_signal for program in read_topology(folder).list_programs()}
         for name, process in reversed(register.read().items()):
             stop_process(process, signals.get(name, signal.SIGTERM))
             register.remove(name)
@@ -99,7 +104,7 @@ def read_topology(folder: Path, database_user: str = "postgres", **ports: int | 
         database_user: Whose rights PostgreSQL runs with where the caller is root.
         **ports: By their names in `Ports`; those not given are as before, or the defaults.
     """
-    file = folder / "ports.json"
+    file = _find_ports_file(folder)
     known = read_json(file) if file.exists() else {}
     given = {name: port for name, port in ports.items() if port is not None}
     return Topology(folder, Ports(**(known | given)), database_user)
@@ -117,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bring_up(topology)
             print(_describe_access(topology))
             return 0
-        if not (folder / "ports.json").exists():
+        if not _find_ports_file(folder).exists():
             raise DeploymentError(f"{folder}: nothing was brought up here. Look at --folder.")
         if action == "down":
             print("Stopped:", ", ".join(take_down(folder)) or "nothing was running")
@@ -149,24 +154,21 @@ def _register_of(folder: Path) -> ProcessRegister:
     return ProcessRegister(folder / "processes.json")
 
 
-@contextlib.contextmanager
-def _hold(folder: Path) -> Iterator[None]:
+def _find_ports_file(folder: Path) -> Path:
+    return folder / "ports.json"
+
+
+def _hold(folder: Path) -> AbstractContextManager[None]:
     """Keep a second `up` or `down` out of the folder."""
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DeploymentError(f"{folder} is being brought up or down already. Wait for that to end.") from error
-        yield
+    return hold_lock(folder / ".lock", 0, f"{folder} is being brought up or down by", "Wait for that to end")
 
 
 def _check_ports_are_kept(topology: Topology) -> None:
     """Programs that run keep their ports; others must be stopped first."""
-    ports_file, register = topology.folder / "ports.json", _register_of(topology.folder)
+    register = _register_of(topology.folder)
     running = [name for name in register.read() if register.is_running(name)]
-    if running and read_json(ports_file) != asdict(topology.ports):
+    if running and read_json(_find_ports_file(topology.folder)) != asdict(topology.ports):
         raise DeploymentError(f"{', '.join(running)}: already running on other ports. Take them down first.")
-    write_json(ports_file, asdict(topology.ports))
 
 
 def _renew_certificate(topology: Topology) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from deployments.credentials import Credentials, make_credentials, read_environment, write_environment
 from deployments.dask_certificate import describe_certificate
 from deployments.postgres import HOST, NAME, Postgres
+from hip_mri.storage import explain_refusal
 
 PROJECT: Final = Path(__file__).parents[1]
 SETTINGS_FILE: Final = Path(__file__).with_name("settings.env")
@@ -102,10 +103,18 @@ class Topology:
     def postgres(self) -> Postgres:
         return Postgres(self.folder / "postgres", self.ports.database, self.database_user)
 
+    def create_folder(self) -> None:
+        """Create the folder, for a lock to lie in; nothing else.
+
+        Raises:
+            WorkspaceError: It cannot be created.
+        """
+        with explain_refusal(self.folder):
+            # PostgreSQL runs as another user where the caller is root, and must be able to pass.
+            self.folder.mkdir(mode=0o711 if self.postgres.owner else 0o700, parents=True, exist_ok=True)
+
     def prepare(self) -> Credentials:
-        """Create folders and secrets; what is there stays."""
-        # PostgreSQL runs as another user where the caller is root, and must be able to pass.
-        self.folder.mkdir(mode=0o711 if self.postgres.owner else 0o700, parents=True, exist_ok=True)
+        """Create what lies in the folder, and secrets, for one caller at a time; what is there stays."""
         for name in ("logs", "prefect", "dask"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         credentials = make_credentials(self.server_file)

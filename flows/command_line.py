@@ -92,7 +92,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         config = read_config(command, sys.argv[1:] if arguments is None else arguments)
         _check_sources(config)  # these two before Prefect takes its seconds to start
         if folder := getattr(config, "workspace", None):
-            command.find_held(Workspace(folder.expanduser().resolve())).check_free()
+            command.find_held(Workspace.at(folder)).check_free()
         print(run_flow(command.flow, config))
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -221,7 +221,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise SettingsError(f"config: {file} cannot be read ({reason}). Give a YAML file.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML lets through what Python says of a 45th day, of a tag that does not fit, and of deep nesting.
         raise SettingsError(f"config: {file} is not YAML ({error}).") from error
     if not isinstance(content, dict):
         raise SettingsError(f"config: {file} must hold names and values, as `training: {{epochs: 3}}`.")

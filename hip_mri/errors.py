@@ -16,7 +16,7 @@
     ├── WorkspaceError          the workspace cannot be written, or holds something foreign
     │   └── DiskError           the disk is full, read-only or broken (trying again cannot help)
     ├── ClusterError            the machines of a cluster cannot do the work
-    └── DeploymentError         a program of the team's set-up is missing, does not start or does not answer
+    └── DeploymentError         a program that the work needs is missing, does not start or does not answer
 
 Every message says what failed, on which file or setting, what was found, what is needed and the next step.
 """
@@ -102,7 +102,10 @@ class ClusterError(HipMriError):
 
 
 class DeploymentError(HipMriError):
-    """A program of the team's set-up is missing, does not start or does not answer."""
+    """A program that the work needs beside its own is missing, does not start or does not answer.
+
+    Such are those of the team's set-up, Prefect's server of a single run and the processes that decode images.
+    """
 
 
 def list_offenders(offenders: Sequence[str], most: int = 10) -> str:

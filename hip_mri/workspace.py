@@ -40,9 +40,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from hip_mri.errors import WorkspaceError
+from hip_mri.errors import SettingsError, WorkspaceError
 from hip_mri.locks import hold_lock
 from hip_mri.storage import explain_refusal, find_next_number, remove_leftovers, write_bytes
 
@@ -50,6 +50,22 @@ SECONDS_TO_WAIT: Final = 1.0
 """How long a run waits for a workspace: longer than `check_free` holds it, short enough for a quick answer."""
 
 ELSEWHERE: Final = "Wait for that run to end, or give another folder with --workspace"
+
+
+def find_place(path: str | Path, setting: str) -> Path:
+    """Full form of a path that a person wrote, with `~` or `~name` for a home folder; nothing need be there yet.
+
+    Args:
+        path: As it was written.
+        setting: What an error calls it.
+
+    Raises:
+        SettingsError: Nobody has that home folder, or links lead in a circle.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(f"{setting}: {str(path)!r} names no place ({error}). Give the path in full.") from error
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,11 @@ class Workspace:
     """
 
     root: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """The workspace that a setting names; see `find_place`."""
+        return cls(find_place(folder, "workspace"))
 
     @property
     def manifest_file(self) -> Path:

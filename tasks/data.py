@@ -22,7 +22,7 @@ from tasks.shards import shard_options
 @contextmanager
 def hold_workspace(folder: Path, timeout_seconds: float = SECONDS_TO_WAIT) -> Iterator[Workspace]:
     """Open the workspace for this run alone; a context rather than a task, since it lasts for the whole flow."""
-    workspace = Workspace(folder.expanduser().resolve())
+    workspace = Workspace.at(folder)
     with workspace.hold(timeout_seconds):
         yield workspace
 

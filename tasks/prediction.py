@@ -25,7 +25,7 @@ from tasks.runners import GPU_TAG
 @contextmanager
 def hold_serving(folder: Path) -> Iterator[Workspace]:
     """Open the part of a workspace where new images are scored; a run that trains meanwhile is not in the way."""
-    workspace = Workspace(folder.expanduser().resolve())
+    workspace = Workspace.at(folder)
     with workspace.hold_serving():
         yield workspace
 

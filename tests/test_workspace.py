@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hip_mri.errors import WorkspaceError
-from hip_mri.workspace import Workspace
+from hip_mri.errors import SettingsError, WorkspaceError
+from hip_mri.workspace import Workspace, find_place
 
 
 def private_folders(root: Path) -> set[str]:
@@ -38,6 +38,22 @@ def test_every_place_lies_below_the_root_and_none_is_another(tmp_path):
     assert len(places) == len(set(places)) >= 12
     assert all(place.is_relative_to(workspace.root) for place in places)
     assert not workspace.root.exists()
+
+
+def test_places_are_found_as_a_person_writes_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for written in ("~/here", "here", "there/../here", tmp_path / "here"):
+        assert find_place(written, "workspace") == tmp_path.resolve() / "here"
+        assert Workspace.at(Path(written)) == Workspace(tmp_path.resolve() / "here")
+
+
+@pytest.mark.parametrize("written", ["~no-such-user/x", "loop", "nul\0"])
+def test_what_names_no_place_is_told(written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(SettingsError, match=r"(?s)^model: '.*' names no place \(.*\)\. Give the path in full\.$"):
+        find_place(written, "model")
 
 
 def test_images_are_spread_over_folders_by_hash():

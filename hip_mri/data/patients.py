@@ -44,9 +44,10 @@ def read_patient_file(file: Path) -> PatientTable:
     """Read the table of patients that the user gives; see `parse_patient_table`."""
     try:
         content = file.expanduser().read_bytes()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter where nobody has the home folder
+        reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(
-            f"data.patients_file: the file cannot be read ({error.strerror}). Give the path of a CSV file with the "
+            f"data.patients_file: the file cannot be read ({reason}). Give the path of a CSV file with the "
             f"columns {', '.join(NEEDED)}."
         ) from None  # the error names the file, which is in the settings and need not be in a log
     return parse_patient_table(content, "data.patients_file")

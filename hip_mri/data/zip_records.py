@@ -39,7 +39,7 @@ class Directory:
         checksums: CRC-32 of the unpacked bytes.
         methods: How each is packed.
         flags: General purpose flags.
-        starts: Where the local header is; after `check_entries` where the data begin.
+        starts: Where the local header is; after `check_extents` where the data begin.
         raw_names: Hashes of the names as they stand in the file.
     """
 

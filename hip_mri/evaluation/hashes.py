@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from hip_mri.errors import WorkspaceError
 from hip_mri.storage import digest_file, read_json
 
 HASHES: Final = "files.json"
@@ -15,13 +16,28 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): digest_file(file) for file in files}
 
 
+def read_hashes(folder: Path) -> dict[str, str]:
+    """Recorded SHA-256 of every file of a run but the list itself, by its path in the run folder.
+
+    Raises:
+        WorkspaceError: The run has no readable list of hashes.
+    """
+    recorded = read_json(folder / HASHES)
+    if not isinstance(recorded, dict) or not all(isinstance(sha256, str) for sha256 in recorded.values()):
+        raise WorkspaceError(
+            f"{folder / HASHES} must hold the SHA-256 of each file by its name. Restore it from a backup, or train "
+            "again."
+        )
+    return recorded
+
+
 def compare_hashes(folder: Path) -> list[str]:
     """Name every file of a run folder that is missing, foreign or changed; empty where all is as recorded.
 
     Raises:
         WorkspaceError: The run has no readable list of hashes.
     """
-    recorded, found = read_json(folder / HASHES), hash_files(folder)
+    recorded, found = read_hashes(folder), hash_files(folder)
     return [
         sentence
         for name in sorted(recorded.keys() | found.keys())

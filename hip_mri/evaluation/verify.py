@@ -16,12 +16,12 @@ import yaml
 
 from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.data.split import count_images
-from hip_mri.errors import HipMriError, WorkspaceError
+from hip_mri.errors import HipMriError, SettingsError, WorkspaceError
 from hip_mri.evaluation.hashes import compare_hashes
 from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.tables import RunFiles, read_scores, read_table
 from hip_mri.storage import digest, digest_file, read_json
-from hip_mri.workspace import Workspace
+from hip_mri.workspace import Workspace, find_place
 
 TOLERANCE: Final = 1e-9
 """Largest relative difference of a figure; another processor may round sums differently, a changed digit is more."""
@@ -125,12 +125,13 @@ def _read_config(file: Path) -> TrainingConfig:
 
 def _compare_weights(config: TrainingConfig, metrics: Mapping[str, Any]) -> Iterator[str]:
     """A weights file that is still there must be the one that was used."""
-    file = Path(config.model.weights).expanduser()
-    if (
-        config.model.weights not in ("imagenet", "random")
-        and file.is_file()
-        and digest_file(file) != metrics["weights"]
-    ):
+    if config.model.weights in ("imagenet", "random"):
+        return
+    try:
+        file = find_place(config.model.weights, "model.weights")
+    except SettingsError:  # a home folder of the machine where the run was made
+        return
+    if file.is_file() and digest_file(file) != metrics["weights"]:
         yield "model.weights: the file has changed since the run"
 
 

@@ -228,10 +228,13 @@ def computes_bfloat16(engine: Engine) -> bool:
 
 
 def _gpu_compute_capability() -> float:
-    """Compute capability of the weakest NVIDIA GPU; 0 where there is none or it does not say."""
+    """Compute capability of the weakest NVIDIA GPU; 0 where there is none or one does not say."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return 0.0
     asked = [command, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout.split()
-    return min((float(capability) for capability in answer), default=0.0)
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.split()
+        return min((float(capability) for capability in answer), default=0.0)
+    except (OSError, subprocess.SubprocessError, ValueError):  # old drivers answer in words that they do not know
+        return 0.0

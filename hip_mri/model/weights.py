@@ -16,6 +16,7 @@ import h5py
 from hip_mri.config import BackboneName
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.storage import digest_file
+from hip_mri.workspace import find_place
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +90,12 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
 
     Raises:
         WeightsError: The file is missing or does not fit, or the download is not possible.
+        SettingsError: The path begins with a home folder that nobody has.
     """
     if weights == "random":
         return Weights("random", None, "", RANDOM_NOTICE)
     if weights != "imagenet":
-        file = Path(weights).expanduser().resolve()
+        file = find_place(weights, "model.weights")
         _check_file(file, backbone)
         sha256 = digest_file(file)
         return Weights(sha256, file, sha256)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from hip_mri.errors import HipMriError, ReleaseError, list_offenders
-from hip_mri.evaluation.hashes import HASHES, compare_hashes
+from hip_mri.evaluation.hashes import HASHES, compare_hashes, read_hashes
 from hip_mri.release.champion import promote, read_champion, read_history, roll_back
 from hip_mri.release.versions import (
     MODEL,
@@ -31,7 +31,7 @@ from hip_mri.release.versions import (
     name_version,
     read_version,
 )
-from hip_mri.storage import link_or_copy, publish_folder, read_json, write_json
+from hip_mri.storage import find_next_number, link_or_copy, publish_folder, read_json, write_json
 from hip_mri.workspace import Workspace
 
 FILES: Final = (MODEL, "metrics.json", "predictions.csv", "manifest.csv", "config.yaml")
@@ -69,7 +69,7 @@ def register_version(workspace: Workspace, run_folder: Path, *, is_challenger: b
         for unreported in list_unreported(workspace) if is_challenger else ():
             if all(unreported.files[name] == files[name] for name in RESULTS):
                 return unreported
-        number, history = _find_next_number(workspace), read_history(workspace)
+        number, history = find_next_number(workspace.versions_folder), read_history(workspace)
         version = Version(
             number=number,
             folder=workspace.versions_folder / name_version(number),
@@ -106,7 +106,7 @@ def _check_run(folder: Path) -> dict[str, str]:
         raise ReleaseError(
             f"release: {folder} is not as its run left it: {list_offenders(differences)}. Restore it, or train again."
         )
-    recorded = read_json(folder / HASHES)
+    recorded = read_hashes(folder)
     missing = [name for name in FILES if name not in recorded]
     if missing:
         raise ReleaseError(
@@ -122,12 +122,6 @@ def _publish(version: Version, run_folder: Path) -> None:
             place = link_or_copy if name == MODEL else shutil.copyfile
             place(run_folder / name, fresh / name)
         write_json(fresh / RECORD, describe_version(version))
-
-
-def _find_next_number(workspace: Workspace) -> int:
-    """One more than the highest folder, whether or not its record can be read."""
-    names = [folder.name for folder in workspace.versions_folder.glob("[0-9]*")]
-    return max((int(name) for name in names if name.isdigit()), default=0) + 1
 
 
 def _make_parser() -> argparse.ArgumentParser:

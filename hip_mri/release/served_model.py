@@ -9,12 +9,12 @@ import yaml
 
 from hip_mri.config import Precision, PreprocessingSettings
 from hip_mri.errors import ReleaseError, list_offenders
-from hip_mri.evaluation.hashes import HASHES
+from hip_mri.evaluation.hashes import HASHES, read_hashes
 from hip_mri.model.serving import SavedNetwork
 from hip_mri.release.champion import read_champion
-from hip_mri.release.versions import MODEL, RECORD, read_version
+from hip_mri.release.versions import MODEL, RECORD, read_record, read_version
 from hip_mri.storage import digest_file, read_json
-from hip_mri.workspace import Workspace
+from hip_mri.workspace import Workspace, find_place
 
 CHAMPION: Final = "champion"
 
@@ -57,6 +57,8 @@ def find_model(workspace: Workspace, model: str) -> ServedModel:
 
     Raises:
         ReleaseError: There is none of that name, or a file of it is not the recorded one.
+        SettingsError: The path begins with a home folder that nobody has.
+        WorkspaceError: Its record cannot be read.
     """
     if model == CHAMPION:
         champion = read_champion(workspace)
@@ -68,7 +70,7 @@ def find_model(workspace: Workspace, model: str) -> ServedModel:
         return load_served_model(champion.folder)
     if model.isdecimal():
         return load_served_model(read_version(workspace, int(model)).folder)
-    return load_served_model(Path(model).expanduser().resolve())
+    return load_served_model(find_place(model, "model"))
 
 
 def load_served_model(folder: Path) -> ServedModel:
@@ -82,6 +84,7 @@ def load_served_model(folder: Path) -> ServedModel:
 
     Raises:
         ReleaseError: The folder holds no run and no version, or a file of it is not the recorded one.
+        WorkspaceError: Its record cannot be read.
     """
     recorded, name = _read_record(folder)
     used = [file for file in (*NEEDED_FILES, NOVELTY) if file in recorded or file in NEEDED_FILES]
@@ -116,10 +119,10 @@ def load_served_model(folder: Path) -> ServedModel:
 def _read_record(folder: Path) -> tuple[Mapping[str, str], str]:
     """Recorded hash of each file by its name, and what to call the model."""
     if (folder / RECORD).is_file():
-        record = read_json(folder / RECORD)
-        return record["files"], f"version {record['version']}"
+        version = read_record(folder)
+        return version.files, f"version {version.name}"
     if (folder / HASHES).is_file():
-        return read_json(folder / HASHES), f"run {folder.name}"
+        return read_hashes(folder), f"run {folder.name}"
     raise ReleaseError(
         f"model: {folder} is neither a finished run nor a version: it has no {HASHES} and no {RECORD}. Give "
         f"`{CHAMPION}`, the number of a version, or a folder such as workspace/runs/0001."

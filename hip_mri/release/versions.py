@@ -103,13 +103,22 @@ def read_version(workspace: Workspace, number: int) -> Version:
             f"release: there is no version {folder.name} in {workspace.versions_folder}, only "
             f"{list_offenders(known) or 'none at all'}. Give one of these, or register a run first."
         )
-    record = read_json(folder / RECORD)
-    version = _parse(number, folder, record)
+    version = read_record(folder)
+    if version.number != number:
+        raise _contradict(folder)
+    return version
+
+
+def read_record(folder: Path) -> Version:
+    """Read the record of a version's folder, which may have been copied elsewhere, under any name.
+
+    Raises:
+        ReleaseError: It contradicts itself, or is no record of a version.
+        WorkspaceError: It cannot be read.
+    """
+    version = _parse(folder, read_json(folder / RECORD))
     if version is None:
-        raise ReleaseError(
-            f"release: {folder / RECORD} contradicts itself or its folder. Restore the folder from a backup, or "
-            "register the run again."
-        )
+        raise _contradict(folder)
     return version
 
 
@@ -149,11 +158,18 @@ def describe_version(version: Version) -> dict[str, Any]:
     }
 
 
-def _parse(number: int, folder: Path, record: Any) -> Version | None:
+def _contradict(folder: Path) -> ReleaseError:
+    return ReleaseError(
+        f"release: {folder / RECORD} contradicts itself or its folder. Restore the folder from a backup, or register "
+        "the run again."
+    )
+
+
+def _parse(folder: Path, record: Any) -> Version | None:
     """Take a version from its record; `None` where the record is none, or contradicts itself."""
     try:
         version = Version(
-            number=number,
+            number=int(record["number"]),
             folder=folder,
             run=record["run"],
             parent=None if record["parent"] is None else int(record["parent"]),

@@ -1,4 +1,5 @@
 import contextlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,150 @@ def test_a_table_of_levels_is_looked_up():
     np.testing.assert_array_equal(decoded, 255 - decode_gray(write_dicom(values)))
 
 
+def test_eight_bit_levels_stay_under_a_rescale_that_changes_nothing():
+    values = draw_levels(np.uint8, 200)
+    np.testing.assert_array_equal(decode_gray(write_dicom(values, RescaleSlope=1, RescaleIntercept=0)), values)
+    changed = decode_gray(write_dicom(values, RescaleSlope=1, RescaleIntercept=-7))
+    assert np.abs(changed - stretch(values)).max() <= 0.51
+
+
+def test_empty_elements_count_as_missing():
+    """What stands for taken-away values in many anonymised files: an element without content."""
+    values = draw_levels()
+    empty: dict[str, Any] = dict.fromkeys(
+        (
+            *("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "VOILUTFunction", "NumberOfFrames"),
+            *("PixelPaddingValue", "PixelPaddingRangeLimit", "PatientID"),
+        ),
+        "",
+    )
+    empty |= {"VOILUTSequence": Sequence(), "ModalityLUTSequence": Sequence()}
+    picture = read_picture(write_dicom(values, **empty))
+    np.testing.assert_array_equal(picture.levels, decode_gray(write_dicom(values)))
+    assert picture.patient == ""
+
+
+@pytest.mark.parametrize("name", ["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_half_of_a_pair_counts_as_none(name, syntax):
+    pair = ("WindowCenter", "WindowWidth") if name.startswith("Window") else ("RescaleSlope", "RescaleIntercept")
+    values = draw_levels()
+    tags: dict[str, Any] = dict.fromkeys(pair, 500) | {name: ""}
+    content = write_dicom(values, syntax, **tags)
+    np.testing.assert_array_equal(decode_gray(content), decode_gray(write_dicom(values, syntax)))
+
+
+def test_an_empty_table_does_not_hide_the_window():
+    window: dict[str, Any] = {"WindowCenter": 1000, "WindowWidth": 500}
+    content = write_dicom(draw_levels(), VOILUTSequence=Sequence(), **window)
+    np.testing.assert_array_equal(decode_gray(content), decode_gray(write_dicom(draw_levels(), **window)))
+
+
+def test_a_first_window_without_a_number_is_none():
+    content = write_dicom(draw_levels(), WindowCenter=["", "40"], WindowWidth=["500", "400"])
+    np.testing.assert_array_equal(decode_gray(content), decode_gray(write_dicom(draw_levels())))
+
+
+# Pixels that only fill the rectangle
+
+
+def pad(values: np.ndarray, padding: int) -> np.ndarray:
+    """The upper tenth is no picture."""
+    padded = values.copy()
+    padded[:3] = padding
+    return padded
+
+
+def pad_levels(levels: np.ndarray) -> np.ndarray:
+    return np.vstack([np.zeros_like(levels[:3]), levels[3:]])
+
+
+@pytest.mark.parametrize(
+    ("depth", "padding"), [(np.uint16, 65535), (np.uint16, 0), (np.int16, -2000), (np.int16, 32767), (np.uint32, 65535)]
+)
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_padding_is_black_and_outside_the_range(syntax, depth, padding):
+    values = draw_levels(depth) + depth(5)
+    decoded = decode_gray(write_dicom(pad(values, padding), syntax, PixelPaddingValue=padding))
+    assert (decoded[:3] == 0).all()
+    assert np.abs(decoded[3:] - stretch(values[3:])).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"RescaleSlope": 2, "RescaleIntercept": -100},
+        {"RescaleSlope": -1, "RescaleIntercept": 0},
+        {"WindowCenter": 1000, "WindowWidth": 500},
+        {"WindowCenter": 1000, "WindowWidth": 500, "PhotometricInterpretation": "MONOCHROME1"},
+    ],
+)
+def test_padding_is_black_however_values_are_shown(shown):
+    values = draw_levels()
+    bare = decode_gray(write_dicom(values[3:], **shown))
+    decoded = decode_gray(write_dicom(pad(values, 65535), PixelPaddingValue=65535, **shown))
+    np.testing.assert_array_equal(decoded, np.vstack([np.zeros_like(decoded[:3]), bare]))
+
+
+def test_padding_under_a_table_of_levels_is_black():
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [256, 0, 16])
+    table.add_new("LUTData", "US", list(range(65535, -1, -257)))
+    values = draw_levels(np.uint16, 255)
+    shown: dict[str, Any] = {"VOILUTSequence": Sequence([table])}
+    bare = decode_gray(write_dicom(values[3:], **shown))
+    decoded = decode_gray(write_dicom(pad(values, 65535), PixelPaddingValue=65535, **shown))
+    np.testing.assert_array_equal(decoded, np.vstack([np.zeros_like(decoded[:3]), bare]))
+
+
+def test_a_range_of_padding_counts_either_way_round():
+    values = draw_levels(np.int16)
+    padded = pad(values, -1024)
+    padded[0], padded[1, :5] = -2000, -1500
+    for limits in ((-2000, -1024), (-1024, -2000)):
+        tags: dict[str, Any] = dict(zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), limits, strict=True))
+        decoded = decode_gray(write_dicom(padded, **tags))
+        assert (decoded[:3] == 0).all()
+        assert np.abs(decoded[3:] - stretch(values[3:])).max() <= 0.51
+
+
+@pytest.mark.parametrize("write", [write_dicom, write_rle])
+def test_padding_may_stand_outside_the_stored_bits(write):
+    """The bits above the stored ones are cut off, and the padding would be a gray level."""
+    values = draw_levels(np.uint16, 4095)
+    decoded = decode_gray(write(pad(values, 65535), BitsStored=12, HighBit=11, PixelPaddingValue=65535))
+    assert (decoded[:3] == 0).all()
+    assert decoded[-1, -1] == 255, "a level of 4095 is none"
+
+
+@pytest.mark.parametrize(
+    ("depth", "padding", "kind", "written"),
+    [(np.int16, -2000, "US", 63536), (np.uint16, 63536, "SS", -2000)],
+)
+def test_padding_of_the_wrong_sign_means_the_same_bits(depth, padding, kind, written):
+    values = draw_levels(depth)
+    content = bytearray(write_dicom(pad(values, padding), PixelPaddingValue=padding))
+    place = content.index(b"\x28\0\x20\1")
+    content[place + 4 : place + 6] = kind.encode()
+    decoded = decode_gray(bytes(content))
+    assert int.from_bytes(content[place + 8 : place + 10], "little", signed=kind == "SS") == written
+    assert (decoded[:3] == 0).all()
+    assert np.abs(decoded[3:] - stretch(values[3:])).max() <= 0.51
+
+
+def test_padding_of_eight_bits_is_black_and_the_rest_stays():
+    values = draw_levels(np.uint8, 200)
+    decoded = decode_gray(write_dicom(pad(values, 255), PixelPaddingValue=255))
+    np.testing.assert_array_equal(decoded, pad_levels(values))
+    none = decode_gray(write_dicom(values, PixelPaddingValue=63536))
+    np.testing.assert_array_equal(none, values)  # deeper than any pixel of the file: none is padding
+
+
+def test_nothing_but_padding_is_blank():
+    assert find_reason(write_dicom(np.full((32, 24), 65535, np.uint16), PixelPaddingValue=65535)) == "blank"
+
+
 # What is kept
 
 
@@ -118,10 +263,21 @@ def test_fault_52_nothing_but_pixels_is_kept():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "  ", "0", "0000", "ANONYMOUS", "anonymized", "Unknown", "XXXX", "n/a", "REMOVED"]
+    "name",
+    [
+        *("", "  ", "0", "0000", "XXXX", "n/a", "None", "Unknown", "REMOVED", "Patient", "test", "De-Identified"),
+        *("anon", "anonym", "ANONYMOUS", "anonymized", "Anonymised", "anonymisiert", "anonymous_patient"),
+    ],
 )
 def test_what_stands_for_a_removed_identity_is_nobody(name):
     assert read_picture(write_dicom(draw_levels(), PatientID=name)).patient == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["ANON0017", "anon_12", "anonym17", "Anonymous 3", "anon_a", "anonymized0", "patient7", "X1", "0017", "00x"]
+)
+def test_a_pseudonym_that_tells_patients_apart_is_kept(name):
+    assert read_picture(write_dicom(draw_levels(), PatientID=name)).patient == name
 
 
 def test_without_a_patient_there_is_none():
@@ -152,6 +308,7 @@ DATA = draw_levels().tobytes()
         ({"PhotometricInterpretation": None}, "unsupported_color"),
         ({"NumberOfFrames": 2}, "several_pictures"),
         ({"PixelData": None}, "no_picture"),
+        ({"PixelData": b""}, "no_picture"),
         ({"WindowCenter": 100, "WindowWidth": 0}, "damaged"),
         ({"RescaleSlope": 0, "RescaleIntercept": 5}, "blank"),
     ],

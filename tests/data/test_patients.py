@@ -1,5 +1,7 @@
 """Who is in the images: read from a table or from names, and never repeated."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -91,6 +93,12 @@ def test_a_name_that_fits_two_files_is_refused():
 def test_a_table_of_other_images_is_refused():
     with pytest.raises(SettingsError, match="none of its 2 names is a file of the source"):
         match_rows(parse_patient_table(TABLE.encode(), "x"), pd.Series(["normal/z.png"]))
+
+
+def test_a_home_that_nobody_has_is_told_without_the_name():
+    with pytest.raises(SettingsError, match=r"^data\.patients_file: the file cannot be read \(Could not") as caught:
+        read_patient_file(Path("~no-such-user/patients.csv"))
+    assert "no-such-user" not in str(caught.value)
 
 
 def test_a_missing_table_is_named(tmp_path):

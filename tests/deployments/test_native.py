@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from deployments.automations import NAME, plan_automation, register_automation
 from deployments.credentials import read_environment
 from deployments.native import main, read_topology
 from deployments.postgres import Postgres
-from deployments.processes import ProcessRegister
-from deployments.topology import Ports
+from deployments.processes import ProcessRegister, start_process, stop_process
+from deployments.topology import Ports, Topology
 from hip_mri.errors import DeploymentError
+from hip_mri.locks import hold_lock
+from hip_mri.storage import write_json
 from tests.flows.test_pipeline import SMALL
 
 PROJECT = Path(__file__).parents[2]
@@ -331,6 +333,50 @@ def test_up_again_starts_only_what_has_stopped(team: Team) -> None:
 def test_ports_cannot_change_under_what_runs(team: Team, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["up", "--folder", str(team.folder), "--server-port", "1"]) == 1
     assert "already running on other ports. Take them down first." in capsys.readouterr().err
+
+
+@pytest.fixture
+def half_up(tmp_path: Path) -> Iterator[Path]:
+    """A folder with secrets where one program runs, whichever."""
+    topology = Topology(tmp_path / "team", Ports())
+    topology.create_folder()
+    topology.prepare()
+    write_json(topology.folder / "ports.json", asdict(topology.ports))
+    process = start_process(["sleep", "600"], {"PATH": os.environ["PATH"]}, tmp_path, tmp_path / "log")
+    ProcessRegister(topology.folder / "processes.json").add("server", process)
+    yield topology.folder
+    stop_process(process)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name != ".lock"}
+
+
+def test_a_refused_change_of_ports_leaves_the_credentials(half_up: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read_files(half_up)
+    assert main(["up", "--folder", str(half_up), "--server-port", "5000"]) == 1
+    assert "server: already running on other ports." in capsys.readouterr().err
+    assert read_files(half_up) == before
+
+
+@pytest.mark.parametrize("action", ["up", "down"])
+def test_a_second_command_names_the_first_and_makes_no_secrets(
+    action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two first ones at once would each draw their own, and one of the two would be told a wrong login."""
+    write_json(tmp_path / "ports.json", asdict(Ports()))
+    before = read_files(tmp_path)
+    with hold_lock(tmp_path / ".lock", 0, "held by", "Wait"):
+        assert main([action, "--folder", str(tmp_path)]) == 1
+    told = f"error: {tmp_path} is being brought up or down by process {os.getpid()} on "
+    assert capsys.readouterr().err.startswith(told)
+    assert read_files(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["up", "--folder", str(tmp_path / "file" / "team")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file' / 'team'} could not be written")
 
 
 @pytest.mark.parametrize("action", ["down", "status"])

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hip_mri.config import EvaluationSettings
+from hip_mri.config import EvaluationSettings, PipelineConfig
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.results import evaluate, summarize_folds, summarize_neighbours
 from hip_mri.evaluation.thresholds import choose_threshold
-from hip_mri.evaluation.verify import compare
+from hip_mri.evaluation.verify import _compare_weights, compare
 
 SETTINGS = EvaluationSettings(num_resamples=200)
 
@@ -136,3 +136,14 @@ def test_leaks_show_as_test_images_nearer_than_strangers():
     assert audit(np.concatenate([generator.uniform(0.4, 0.6, 900), np.full(100, 0.01)])) == pytest.approx(
         0.11, abs=0.01
     )
+
+
+def test_weights_of_a_home_that_only_the_first_machine_has_are_not_looked_for(tmp_path):
+    def find_differences(weights: str) -> list[str]:
+        config = PipelineConfig.model_validate({"model": {"weights": weights}})
+        return list(_compare_weights(config, {"weights": "recorded"}))
+
+    (tmp_path / "weights.h5").write_bytes(b"others")
+    assert find_differences("~no-such-user/weights.h5") == []
+    assert find_differences(str(tmp_path / "gone.h5")) == []
+    assert find_differences(str(tmp_path / "weights.h5")) == ["model.weights: the file has changed since the run"]

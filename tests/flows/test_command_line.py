@@ -116,6 +116,25 @@ def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
         read_config(COMMAND, ["--config", str(tmp_path / "broken.yaml")])
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["training: 2024-13-45", "seed: !!int many", "seed: !!bool perhaps", "seed: !!timestamp now", "[" * 5000],
+    ids=["a date that is none", "a number that is none", "no truth value", "no time", "too deep"],
+)
+def test_what_yaml_itself_stumbles_over_is_told(content: str, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    assert main(COMMAND, ["--config", str(file)]) == 1
+    assert f"error: config: {file} is not YAML" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.flow)
+def test_a_home_that_nobody_has_is_told(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command, ["--workspace", "~no-such-user/x"]) == 1
+    told = "error: workspace: '~no-such-user/x' names no place (Could not determine home directory.). "
+    assert capsys.readouterr().err.startswith(told + "Give the path in full.")
+
+
 def test_missing_source_is_told_at_once_with_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(COMMAND, ["--source", "/no/such.zip"]) == 1
     output = capsys.readouterr()

@@ -1,5 +1,8 @@
 """Engines agree with each other, and precision is chosen on evidence."""
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -71,3 +74,41 @@ def test_choice_is_remembered(choices, backbone: Backbone, prepared: Workspace) 
 def test_deviation_is_relative_to_the_reference() -> None:
     reference = np.array([[3.0, 4.0], [0.0, 5.0]], np.float32)
     assert engines.measure_deviation(reference, reference * 1.01) == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("script", "capability"),
+    [
+        ("#!/bin/sh\necho 9.0", 9.0),
+        ("#!/bin/sh\necho 9.0; echo 7.5", 7.5),
+        ("#!/bin/sh\ntrue", 0.0),
+        ("#!/bin/sh\necho 'Field \"compute_cap\" is not a valid field to query.'; exit 2", 0.0),
+        ("#!/bin/sh\necho 'Field \"compute_cap\" is not a valid field to query.'", 0.0),
+        ("#!/bin/sh\necho '[N/A]'", 0.0),
+        ("#!/bin/sh\necho 9.0; echo '[N/A]'", 0.0),
+        ("#!/bin/sh\necho 9.0; exit 9", 0.0),
+        ("no program", 0.0),
+    ],
+)
+def test_a_gpu_that_does_not_say_what_it_can_has_no_bfloat16(script, capability, tmp_path, monkeypatch) -> None:
+    program = Path(tmp_path, "nvidia-smi")
+    program.write_text(script + "\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(engines, "sees_gpu", lambda: True)
+    assert engines._gpu_compute_capability() == capability
+    assert engines.computes_bfloat16("keras") == (capability >= 8)
+
+
+def test_a_gpu_that_does_not_answer_has_no_bfloat16(monkeypatch) -> None:
+    def wait(command, *, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("shutil.which", lambda _: "nvidia-smi")
+    monkeypatch.setattr("subprocess.run", wait)
+    assert engines._gpu_compute_capability() == 0.0
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert engines._gpu_compute_capability() == 0.0

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hip_mri.errors import WeightsError
+from hip_mri.errors import SettingsError, WeightsError
 from hip_mri.model import weights
 from hip_mri.model.backbone import build_backbone, load_backbone, prepare_backbone
 from hip_mri.storage import digest_file
@@ -25,6 +25,11 @@ def refuse_download(*_: object, **__: object) -> str:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"model.weights: no file at .*none.h5. Give the path of a Keras ResNet101"):
         weights.resolve_weights(str(tmp_path / "none.h5"), "ResNet101", fall_back_to_random=True)
+
+
+def test_a_home_that_nobody_has_is_told() -> None:
+    with pytest.raises(SettingsError, match=r"^model.weights: '~no-such-user/w.h5' names no place .* path in full"):
+        weights.resolve_weights("~no-such-user/w.h5", "ResNet101", fall_back_to_random=False)
 
 
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:

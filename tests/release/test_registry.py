@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hip_mri.errors import ReleaseError
+from hip_mri.errors import ReleaseError, WorkspaceError
 from hip_mri.release.champion import promote
 from hip_mri.release.registry import main, register_version
 from hip_mri.release.versions import check_version, list_versions, read_version
@@ -97,6 +97,9 @@ def test_what_is_no_finished_run_is_refused(workspace, write_run, tmp_path):
     for file in [file for file in run.rglob("*") if file.is_file() and file.name != "files.json"]:
         file.unlink()
     with pytest.raises(ReleaseError, match=r"has no model.keras, metrics.json, predictions.csv, manifest.csv, config"):
+        register_version(workspace, run)
+    (run / "files.json").write_text("[]")
+    with pytest.raises(WorkspaceError, match=r"files.json must hold the SHA-256 of each file by its name\. Restore"):
         register_version(workspace, run)
 
 
