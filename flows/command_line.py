@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -141,7 +142,8 @@ def read_config(command: Command, arguments: Sequence[str]) -> Settings:
         file = given.pop("config", None)
         return command.config.model_validate(_merge(_read_yaml(Path(file)), given) if file else given)
     except OptionError as error:
-        raise SettingsError(f"{str(error).removeprefix('error parsing CLI: ')}. See --help for all options.") from error
+        told = re.sub(r"\S*:/\S*", "...", str(error).removeprefix("error parsing CLI: "))  # addresses hold passwords
+        raise SettingsError(f"{told}. See --help for all options.") from None
     except ValidationError as error:
         raise SettingsError(_describe(error)) from error
 
@@ -221,6 +223,10 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise SettingsError(f"config: {file} cannot be read ({reason}). Give a YAML file.") from error
+    except yaml.MarkedYAMLError as error:  # as a whole it repeats the line, which can hold a password
+        mark = error.problem_mark
+        place = f", in line {mark.line + 1}" if mark else ""
+        raise SettingsError(f"config: {file} is not YAML ({error.problem}{place}).") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         # PyYAML lets through what Python says of a 45th day, of a tag that does not fit, and of deep nesting.
         raise SettingsError(f"config: {file} is not YAML ({error}).") from error
@@ -241,6 +247,10 @@ def _describe(error: ValidationError) -> str:
     """One line per setting that cannot be used."""
     return "\n".join(
         f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
-        + ("" if fault["loc"][:1] in WITHOUT_INPUT else f" (received {fault['input']!r})")
+        + (
+            ""
+            if fault["loc"][:1] in WITHOUT_INPUT or ":/" in str(fault["input"])
+            else f" (received {fault['input']!r})"
+        )
         for fault in error.errors(include_url=False)
     )

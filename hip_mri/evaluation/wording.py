@@ -83,7 +83,7 @@ CAPTIONS: Final = {
         "Line chart of sensitivity against 1 minus specificity, for test and validation images.",
         "Each point of a line is one possible threshold. The further a line bends to the upper left, the better the "
         "two classes are told apart; the dotted diagonal is guessing. A ring marks the threshold in use, a diamond "
-        "0.5. Where the curve of other such test images would lie shows the band, point by point. Test and "
+        "0.5. The band shows, point by point, where the curves of other such test images would lie. Test and "
         "validation lying close together speaks against a lucky split.",
     ),
     "precision_recall": Caption(
@@ -121,14 +121,15 @@ CAPTIONS: Final = {
         "Learning curves",
         "Two line charts by epoch, loss and accuracy, for training and validation images.",
         "Falling validation loss: still learning. Validation loss rising while training loss falls: overfitting. "
-        "The training line is measured while the weights still move, so it can lie above the validation line at first.",
+        "The training line is measured while the weights still move, so it can lie above the validation line at first. "
+        "The ring marks the lowest validation loss; unless training was told to stop early, the last epoch is used.",
     ),
     "explanations": Caption(
         "Where the model looked",
         "Test images beside the same images with a heat map, for right and wrong calls of both classes.",
-        "The most confident calls of each kind. Warm colour and the contour show which places raised the score most, "
-        "by Grad-CAM; each image has a scale of its own, so faint and strong evidence look alike. Heat outside the "
-        "bone hints at a shortcut; heat in the right place proves no understanding.",
+        "The most confident calls of each kind, one image of a group at most. Warm colour and the contour show which "
+        "places raised the score most, by Grad-CAM; each image has a scale of its own, so faint and strong evidence "
+        "look alike. Heat outside the bone hints at a shortcut; heat in the right place proves no understanding.",
     ),
     "contrast_samples": Caption(
         "Contrast enhancement",

@@ -31,7 +31,7 @@ from hip_mri.release.versions import (
     name_version,
     read_version,
 )
-from hip_mri.storage import find_next_number, link_or_copy, publish_folder, read_json, write_json
+from hip_mri.storage import find_next_number, publish_folder, read_json, write_json
 from hip_mri.workspace import Workspace
 
 FILES: Final = (MODEL, "metrics.json", "predictions.csv", "manifest.csv", "config.yaml")
@@ -119,8 +119,7 @@ def _check_run(folder: Path) -> dict[str, str]:
 def _publish(version: Version, run_folder: Path) -> None:
     with publish_folder(version.folder) as fresh:
         for name in version.files:
-            place = link_or_copy if name == MODEL else shutil.copyfile
-            place(run_folder / name, fresh / name)
+            shutil.copyfile(run_folder / name, fresh / name)  # no links: what is written into a run must not serve
         write_json(fresh / RECORD, describe_version(version))
 
 

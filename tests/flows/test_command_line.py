@@ -107,6 +107,23 @@ def test_an_address_with_a_token_is_refused_and_not_repeated() -> None:
     assert "7f3a9c" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "words", [("--sorce", "{}"), ("--model.weights", "{}"), ("--seed", "{}"), ("--workspace={}",)], ids=str
+)
+def test_an_address_in_another_place_is_not_repeated_either(words: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError) as error:
+        read_config(COMMAND, [word.format("https://anna:7f3a9c@example.org") for word in words])
+    assert "7f3a9c" not in str(error.value)
+
+
+def test_a_broken_settings_file_is_placed_and_not_repeated(tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("seed: 1\nsource: 'https://anna:7f3a9c@example.org\n")
+    with pytest.raises(SettingsError, match=r"is not YAML \(found unexpected end of stream, in line 3\)") as error:
+        read_config(COMMAND, ["--config", str(file)])
+    assert "7f3a9c" not in str(error.value)
+
+
 def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("{")
