@@ -157,7 +157,7 @@ def check_zip(file: Path, name: str, limits: SourceLimits) -> None:
 
 
 def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
-    """Whether a zip file or a folder says by a file `SYNTHETIC.txt`, one folder deep at most, that no patient is in it."""
+    """Whether a zip file or a folder says that no patient is in it, by the file `SYNTHETIC_MARK`."""
     if path.is_dir():
         return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
     try:
