@@ -1,6 +1,8 @@
 """`tests/FAULTS.md` lists every fault once, and the tests that it names are there."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,42 @@ ROWS = [
     for line in (TESTS / "FAULTS.md").read_text().splitlines()
     if re.match(r"\| \d+ \|", line)
 ]
-MARK = re.compile(r"fault[_-](\d+(?:_(?:and_)?\d+)*)")
+MARK = re.compile(r"(?:test_)?fault[_-](\d+(?:_(?:and_)?\d+)*)")
 
 
-def find_numbers(file: Path) -> set[int]:
+def find_names(source: str) -> Iterator[str]:
+    """Names of tests and what may name a parameter: `id` and `ids` of calls, and keys of dictionaries."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.keyword) and node.arg in ("id", "ids"):
+            yield from _find_strings(node.value)
+        elif isinstance(node, ast.Dict):
+            yield from (key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+
+
+def _find_strings(node: ast.AST) -> list[str]:
+    constants = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+    return [value for value in constants if isinstance(value, str)]
+
+
+def find_numbers(source: str) -> set[int]:
     """Faults that the names of a file's tests speak of."""
-    return {int(number) for found in MARK.findall(file.read_text()) for number in re.findall(r"\d+", found)}
+    found = filter(None, map(MARK.match, find_names(source)))
+    return {int(number) for match in found for number in re.findall(r"\d+", match[1])}
+
+
+def test_names_count_and_words_beside_them_do_not() -> None:
+    source = '''
+"""Of test_fault_01."""
+# test_fault_02 and fault-03
+CASES = {"fault-04-x": "fault-05", **OTHERS}
+@pytest.mark.parametrize("x", [pytest.param("fault-06", id="fault-07-y")], ids=["fault-08", "other"])
+def test_fault_09_and_10_z(x):
+    """Of fault-11."""
+    assert x == "fault-12"
+'''
+    assert find_numbers(source) == {4, 7, 8, 9, 10}
 
 
 def test_every_fault_has_its_row() -> None:
@@ -30,4 +62,4 @@ def test_the_tests_of_a_row_are_there(row: list[str]) -> None:
     number, _, shown_by = row
     files = re.findall(r"`([\w/]+\.py)`", shown_by)
     assert files
-    assert [name for name in files if int(number) not in find_numbers(TESTS / name)] == []
+    assert [name for name in files if int(number) not in find_numbers((TESTS / name).read_text())] == []

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -189,11 +190,21 @@ def _take_in(
         stripped, patient = reader.check(content)
         if stripped is not content:
             row["sha256"] = hashlib.sha256(stripped).hexdigest()
-        write_small_file(workspace.image_file(row["sha256"]), stripped)
+        _store(stripped, workspace.image_file(row["sha256"]))
         row |= {"num_stored_bytes": len(stripped), "patient": patient}
     except ImageError as error:
         row["reason"] = error.reason
     return row
+
+
+def _store(content: bytes, file: Path) -> None:
+    """Store an image, unless its very bytes are there: rewritten without waiting, a power cut could empty them."""
+    try:
+        if file.stat().st_size == len(content) and file.read_bytes() == content:
+            return
+    except OSError:
+        pass  # missing, or no longer readable
+    write_small_file(file, content)
 
 
 def _hide_patients(rows: list[dict[str, Any]], workspace: Workspace) -> list[dict[str, Any]]:

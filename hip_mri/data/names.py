@@ -17,7 +17,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.data.manifest import UNREADABLE, read_manifest
-from hip_mri.errors import HipMriError, SourceError, WorkspaceError
+from hip_mri.errors import HipMriError, WorkspaceError, list_offenders
 from hip_mri.storage import replace_file, write_bytes
 from hip_mri.workspace import Workspace
 
@@ -87,21 +87,45 @@ def read_key(workspace: Workspace) -> bytes:
     """The key of a workspace's pseudonyms, 32 bytes; drawn at its first use, and readable by its owner alone.
 
     Raises:
-        SourceError: It is damaged.
+        WorkspaceError: It is damaged, or missing where hashes were made with it. Another key is never put in its place:
+            new images of a known patient would not be tied to the old ones, and could come into another split.
     """
     file = workspace.pseudonym_key_file
     if not file.exists():
+        if made := _find_made_with_key(workspace):
+            raise WorkspaceError(
+                f"{file} is missing, and {made} was made with it: with a new key, patients would no longer be "
+                "recognised. Restore it from a backup, or start in a new workspace."
+            )
         write_bytes(file, secrets.token_bytes(hashlib.sha256().digest_size), is_private=True)
     key = file.read_bytes()
     if len(key) != hashlib.sha256().digest_size:
-        raise SourceError(
+        raise WorkspaceError(
             f"{file} is damaged. Restore it from a backup; with a new key, patients would no longer be recognised."
         )
     return key
 
 
+def _find_made_with_key(workspace: Workspace) -> Path | None:
+    """A file of the workspace that speaks of hashes made with its key, or that was settled by them."""
+    files = (workspace.names_file, workspace.splits_file)
+    folders = (workspace.entries_folder, workspace.identities_folder)
+    found = [*(file for file in files if file.exists()), *(file for it in folders for file in it.glob("*.parquet"))]
+    if not found and _names_deliveries(workspace.manifest_file):
+        found = [workspace.manifest_file]
+    return found[0] if found else None
+
+
+def _names_deliveries(manifest_file: Path) -> bool:
+    """Whether a manifest speaks of deliveries, by their hashes; that of a batch to be scored speaks of none."""
+    try:
+        return manifest_file.exists() and bool((read_manifest(manifest_file)["delivery"] != "").any())
+    except WorkspaceError:
+        return False  # it tells nothing, and is written anew
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 told, 2 refused with one message."""
+    """Run the command; returns the exit status: 0 told, 2 refused with one message, or not every image is known."""
     parser = argparse.ArgumentParser(
         prog="python -m hip_mri.data.names", description=(__doc__ or "").partition("\n")[0]
     )
@@ -115,6 +139,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     asked = named[named["image_id"].isin(given.image_ids)] if given.image_ids else named
     asked.loc[:, ["image_id", "source_name", "state", "reason"]].to_csv(sys.stdout, index=False)
+    unknown = sorted(set(given.image_ids) - set(named["image_id"]))
+    if unknown:
+        print(
+            f"The manifest lists no image {list_offenders(unknown)}. Give ids as they stand in quarantine.csv or in "
+            "predictions.csv of a run in this workspace.",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

@@ -157,12 +157,13 @@ def check_zip(file: Path, name: str, limits: SourceLimits) -> None:
 
 
 def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
-    """Whether a zip file or a folder says by a file `SYNTHETIC.txt` that no patient is in it."""
+    """Whether a zip file or a folder says that no patient is in it, by the file `SYNTHETIC_MARK`."""
     if path.is_dir():
         return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
     try:
         with open_archive(path, SHOWN, limits, NEEDED) as archive:
-            return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in archive.names)
+            upper = [name for name in archive.names if name.count("/") <= 1]  # deeper ones may be part of the data
+            return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in upper)
     except SourceError:
         return False  # a single image, or a file of which its reader says what is wrong
 

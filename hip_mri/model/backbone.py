@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from hip_mri.config import BackboneName, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
-from hip_mri.errors import WeightsError, WorkspaceError
+from hip_mri.errors import WeightsError
+from hip_mri.model.recorded import is_as_recorded, record_hashes
 from hip_mri.model.weights import UNREADABLE, Weights, tell_cause
 from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace
@@ -39,8 +40,6 @@ held at once, 250 MB an image for ResNet101; each statistic still rests on 392 p
 
 WEIGHTS_NAME: Final = "backbone.weights.h5"
 IDENTITY_NAME: Final = "identity.json"
-HASHES_NAME: Final = "files.json"
-"""SHA-256 of the weights file, by its name."""
 
 BYTES_PER_PARAMETER: Final = 4
 """Weights are kept as float32."""
@@ -142,7 +141,7 @@ def prepare_backbone(
         origin |= {"seed": seed, "preprocessing": preprocessing.model_dump()}
     folder = workspace.backbones_folder / digest(origin)[:16]
     identity_file = folder / IDENTITY_NAME
-    if not (identity_file.exists() and _is_as_recorded(folder)):
+    if not (identity_file.exists() and is_as_recorded(folder, [WEIGHTS_NAME])):
         network = build_backbone(name, preprocessing.image_size, standardized=is_random)
         if weights.file is None:
             hashes, images = read_training_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
@@ -155,8 +154,8 @@ def prepare_backbone(
         require_room(folder, BYTES_PER_PARAMETER * network.count_params())
         with publish_folder(folder) as fresh:
             network.save_weights(fresh / WEIGHTS_NAME)
-            write_json(fresh / HASHES_NAME, {WEIGHTS_NAME: digest_file(fresh / WEIGHTS_NAME)})
             write_json(fresh / IDENTITY_NAME, origin)
+            record_hashes(fresh)
     return Backbone(name, preprocessing.image_size, digest(read_json(identity_file)), is_random, folder)
 
 
@@ -168,7 +167,7 @@ def load_backbone(backbone: Backbone, dtype: str = "float32") -> "keras.Model":
 
 def load_own_backbone(backbone: Backbone, dtype: str = "float32") -> "keras.Model":
     """Build a prepared backbone and load its weights, for a caller that will change them."""
-    if not _is_as_recorded(backbone.folder):
+    if not is_as_recorded(backbone.folder, [WEIGHTS_NAME]):
         raise WeightsError(
             f"model.weights: {backbone.weights_file} is not as it was written. It is not loaded. Start again: it is "
             "made anew."
@@ -176,13 +175,6 @@ def load_own_backbone(backbone: Backbone, dtype: str = "float32") -> "keras.Mode
     network = build_backbone(backbone.name, backbone.image_size, dtype, standardized=backbone.standardized)
     _load_weights(network, backbone.weights_file)
     return network
-
-
-def _is_as_recorded(folder: Path) -> bool:
-    try:
-        return read_json(folder / HASHES_NAME)[WEIGHTS_NAME] == digest_file(folder / WEIGHTS_NAME)
-    except (OSError, KeyError, TypeError, WorkspaceError):
-        return False
 
 
 def _check_hash(file: Path, sha256: str) -> None:

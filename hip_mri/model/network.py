@@ -18,6 +18,7 @@ from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
 from hip_mri.model.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
 from hip_mri.model.head import FIRST_HEAD_LAYER, build_head, join_network, train_head
+from hip_mri.model.recorded import is_as_recorded, record_hashes
 from hip_mri.model.saved import load_network
 from hip_mri.storage import digest, publish_folder, require_room, write_json
 from hip_mri.workspace import Workspace
@@ -59,6 +60,11 @@ class TrainedModel:
         return self.folder / "predictions.csv"
 
     @property
+    def files(self) -> tuple[Path, Path, Path]:
+        """All of these."""
+        return self.model_file, self.history_file, self.predictions_file
+
+    @property
     def checkpoint_folder(self) -> Path:
         """Where fine-tuning keeps its state while it runs."""
         return self.folder.with_name(f"{self.folder.name}-checkpoint")
@@ -83,7 +89,8 @@ def train_model(
 ) -> TrainedModel:
     """Train a head on the stored features, join it to the backbone, score every image, and keep all of it.
 
-    A model that was trained on the same images with the same settings and seed is not trained again.
+    A model that was trained on the same images with the same settings and seed is not trained again, unless one of its
+    files is missing or has other bytes than were written.
 
     Args:
         workspace: Its manifest and features are read, its `models` folder is written.
@@ -109,9 +116,12 @@ def train_model(
         "images": digest_table(images[["image_id", "sha256", "label", "split"]]),
     }
     model = TrainedModel(workspace.models_folder / digest(identity)[:16], digest(identity))
-    if model.predictions_file.exists():
+    if is_as_recorded(model.folder, [file.name for file in model.files]):
         logger.info("The model for these images, settings and seed is there already")
+        discard_checkpoint(model.checkpoint_folder)  # a run that was killed just before it could
         return model
+    if model.folder.exists():
+        logger.warning("%s is not as it was written, or not recorded: the model is trained again", model.folder)
     trained = _train(images, workspace, features, hidden_units, settings, seed, model.checkpoint_folder, on_epoch)
     require_room(model.folder, BYTES_PER_PARAMETER * trained.network.count_params())
     with publish_folder(model.folder) as fresh:
@@ -120,6 +130,7 @@ def train_model(
         trained.history.to_csv(there.history_file, index=False)
         write_json(fresh / "identity.json", identity)
         trained.predictions.to_csv(there.predictions_file, index=False)
+        record_hashes(fresh)
     discard_checkpoint(model.checkpoint_folder)
     return model
 

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import BackboneName, Engine, Precision, PreprocessingSettings
-from hip_mri.errors import WeightsError, WorkspaceError
-from hip_mri.model.backbone import BYTES_PER_PARAMETER, HASHES_NAME, Backbone, build_backbone
+from hip_mri.errors import WeightsError
+from hip_mri.model.backbone import BYTES_PER_PARAMETER, IDENTITY_NAME, WEIGHTS_NAME, Backbone, build_backbone
 from hip_mri.model.engines import EngineChoice, computes_bfloat16, sees_gpu
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows
 from hip_mri.model.head import FIRST_HEAD_LAYER, build_head
 from hip_mri.model.network import predict
+from hip_mri.model.recorded import is_as_recorded, record_hashes
 from hip_mri.model.saved import load_head, load_network
 from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 RECIPE: Final = 1
 """Number of this way to split; a change that alters the parts raises it."""
+
+HEAD_NAME: Final = "head.keras"
 
 ROWS_PER_BLOCK: Final = 4096
 """Feature rows that are scored at a time, 8 KB each."""
@@ -97,12 +100,12 @@ def split_network(network: SavedNetwork, choice: EngineChoice, workspace: Worksp
     """
     identity = {"recipe": RECIPE, "model_sha256": network.sha256, "name": network.backbone}
     folder = workspace.backbones_folder / f"model-{digest(identity)[:16]}"
-    if not _is_whole(folder):
+    if not is_as_recorded(folder, [WEIGHTS_NAME, HEAD_NAME, IDENTITY_NAME]):
         _write_parts(network, folder, identity)
-    is_standardized = read_json(folder / "identity.json")["is_standardized"]
+    is_standardized = read_json(folder / IDENTITY_NAME)["is_standardized"]
     size = network.preprocessing.image_size
     backbone = Backbone(network.backbone, size, digest(identity), is_standardized, folder)
-    return SplitNetwork(FeatureSet(backbone, network.preprocessing, choice, with_mirrored=False), folder / "head.keras")
+    return SplitNetwork(FeatureSet(backbone, network.preprocessing, choice, with_mirrored=False), folder / HEAD_NAME)
 
 
 def choose_serving_engine(
@@ -124,15 +127,6 @@ def choose_serving_engine(
     return EngineChoice(engine, evaluated, f"the model was evaluated in {evaluated}")
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the parts are there as they were written; a changed one is made anew and never loaded."""
-    try:
-        recorded = read_json(folder / "identity.json")["files"]
-        return all(digest_file(folder / name) == sha256 for name, sha256 in recorded.items())
-    except (OSError, KeyError, AttributeError, WorkspaceError):
-        return False
-
-
 def _write_parts(network: SavedNetwork, folder: Path, identity: dict[str, object]) -> None:
     logger.info("Splitting the network into backbone and head, once for this model")
     whole = _load(network)
@@ -146,11 +140,10 @@ def _write_parts(network: SavedNetwork, folder: Path, identity: dict[str, object
                 layer.set_weights(whole.get_layer(layer.name).get_weights())
     require_room(folder, BYTES_PER_PARAMETER * whole.count_params())
     with publish_folder(folder) as fresh:
-        backbone.save_weights(fresh / "backbone.weights.h5")
-        head.save(fresh / "head.keras")
-        files = {file.name: digest_file(file) for file in sorted(fresh.iterdir())}
-        write_json(fresh / HASHES_NAME, files)
-        write_json(fresh / "identity.json", {**identity, "is_standardized": is_standardized, "files": files})
+        backbone.save_weights(fresh / WEIGHTS_NAME)
+        head.save(fresh / HEAD_NAME)
+        write_json(fresh / IDENTITY_NAME, {**identity, "is_standardized": is_standardized})
+        record_hashes(fresh)
 
 
 def check_file(network: SavedNetwork) -> None:

@@ -2,6 +2,7 @@
 `tests.faults.clean_images` and `tests.faults.fuzz_images`."""
 
 import random
+import sys
 from collections import Counter
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from hip_mri.data.isolation import IsolatedReader
 from tests.faults.clean_images import KINDS, find_refused
-from tests.faults.fuzz_images import SEEDS, mutate, try_image
+from tests.faults.fuzz_images import SEEDS, mutate, see_native_death, try_image
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +39,12 @@ def test_fault_51_no_broken_image_stops_anything(kind, reader):
 def test_fault_51_spliced_noise_stops_nothing(reader, seed, cut, noise, number):
     place = int(cut * len(seed))
     try_image(reader, mutate(seed[:place] + noise + seed[place:], random.Random(number)))
+
+
+def test_an_exception_that_no_reader_catches_is_not_taken_for_a_broken_image():
+    with pytest.raises(AssertionError, match=r"not of native code: (.|\n)*IndexError: list index"):
+        see_native_death(SEEDS[0], "[][0]")
+    see_native_death(SEEDS[0], "import os; os.kill(os.getpid(), 9)")
+    dying = (sys.executable, "-c", "import socket; socket.socket(fileno=0).sendall(b'+')")
+    with IsolatedReader(command=dying) as reader, pytest.raises(AssertionError, match="alone, the file is read"):
+        try_image(reader, SEEDS[0])

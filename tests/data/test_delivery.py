@@ -120,6 +120,13 @@ def test_a_delivery_that_says_so_is_synthetic(entries, pack, spread, workspace):
     assert not add(workspace, pack(entries, "real.zip"), keep_earlier=False).is_synthetic
 
 
+def test_a_mark_deeper_than_one_folder_says_nothing(entries, pack, spread, workspace):
+    """There it may be one of many things in a folder of real images."""
+    deep = entries | {"a/b/SYNTHETIC.txt": b"phantoms", "normal/old/SYNTHETIC.txt": b"phantoms"}
+    for path in (pack(deep), spread(deep)):
+        assert not fetch_delivery(str(path), None, workspace).name.startswith("synthetic-")
+
+
 def damage(file: Path) -> None:
     """Flip a bit in each of the images in a zip file, as an upload may have: its directory stays sound."""
     content = bytearray(file.read_bytes())

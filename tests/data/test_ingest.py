@@ -271,6 +271,20 @@ def test_a_lost_or_shortened_stored_image_is_restored(entries, source_file, work
     assert (lost.read_bytes(), short.read_bytes()) == (entries["normal/n0.png"], entries["normal/n1.png"])
 
 
+def test_a_stored_image_that_comes_again_stays_and_a_damaged_one_is_mended(entries, pack, workspace):
+    """Written again, it would not be on the disk until the end, and no delivery may hold it then."""
+    take_in(pack(entries, "first.zip"), workspace)
+    sound, damaged = (
+        workspace.image_file(find(workspace)["sha256"][name]) for name in entries if "n0" in name or "n1" in name
+    )
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    before = sound.stat().st_ino, damaged.stat().st_ino
+    ingest_images([Delivery("second", pack(entries, "second.zip"))], workspace, num_threads=2)
+    assert sound.stat().st_ino == before[0]
+    assert damaged.stat().st_ino != before[1]
+    assert damaged.read_bytes() == entries["normal/n1.png"]
+
+
 def test_refused_files_are_looked_at_again(entries, pack, workspace, reads):
     file = pack({**entries, "normal/text.png": b"text"})
     take_in(file, workspace)

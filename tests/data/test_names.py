@@ -7,7 +7,7 @@ import pytest
 
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import ingest_images
-from hip_mri.data.manifest import read_manifest
+from hip_mri.data.manifest import read_manifest, write_manifest
 from hip_mri.data.names import hide_names, main, read_named_manifest, remember_names, reveal_names
 from hip_mri.data.patients import hash_identities
 from hip_mri.errors import SourceError, WorkspaceError
@@ -60,8 +60,39 @@ def test_names_that_were_lost_are_told_with_a_way_out(workspace):
 def test_a_damaged_key_is_not_replaced(workspace):
     workspace.prepare()
     workspace.pseudonym_key_file.write_bytes(b"short")
-    with pytest.raises(SourceError, match=r"pseudonyms\.key is damaged\. Restore it from a backup; with a new key"):
+    with pytest.raises(WorkspaceError, match=r"pseudonyms\.key is damaged\. Restore it from a backup; with a new key"):
         hide_names(["x"], workspace)
+
+
+@pytest.mark.parametrize("made", ["names.parquet", "entries/x.parquet", "identities/x.parquet", "splits.parquet"])
+def test_a_missing_key_is_not_replaced_where_anything_was_made_with_it(workspace, made):
+    hide_names(["x"], workspace)
+    file = workspace.root / made
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    assert hide_names(["x"], workspace)
+    workspace.pseudonym_key_file.unlink()
+    with pytest.raises(WorkspaceError, match=r"key is missing, and .*parquet was made with it.* in a new workspace\."):
+        hide_names(["x"], workspace)
+    assert not workspace.pseudonym_key_file.exists()
+
+
+def test_a_manifest_of_deliveries_needs_its_key_and_one_of_a_batch_needs_none(workspace, write_rows):
+    rows = write_rows(workspace, 3, 3)
+    with pytest.raises(WorkspaceError, match=r"key is missing, and .*manifest\.parquet was made with it"):
+        hide_names(["x"], workspace)
+    write_manifest(workspace.manifest_file, rows.assign(delivery=""))
+    assert hide_names(["x"], workspace)
+
+
+def test_a_delivery_is_refused_where_the_key_is_gone(source_file, workspace, snapshot):
+    """Its patients would hash differently, and their new images could come into another split than the old ones."""
+    ingest_images([Delivery("source", source_file)], workspace, num_threads=1)
+    workspace.pseudonym_key_file.unlink()
+    before = snapshot(workspace.root)
+    with pytest.raises(WorkspaceError, match=r"pseudonyms\.key is missing"):
+        ingest_images([Delivery("source", source_file)], workspace, num_threads=1, keep_earlier=True)
+    assert snapshot(workspace.root) == before
 
 
 def test_the_manifest_holds_no_name_and_its_owner_finds_them(source_file, workspace, entries, capsys):
@@ -75,6 +106,14 @@ def test_the_manifest_holds_no_name_and_its_owner_finds_them(source_file, worksp
     assert row == f"{named['image_id'][0]},{named['source_name'][0]},ready,"
     assert main([str(workspace.root)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(entries)
+
+
+def test_the_command_names_images_that_it_does_not_know(filled, capsys):
+    known = read_manifest(filled.manifest_file)["image_id"][0]
+    assert main([str(filled.root), "0" * 16, known]) == 2
+    told = capsys.readouterr()
+    assert [line[:16] for line in told.out.splitlines()] == ["image_id,source_", known]
+    assert told.err.startswith(f"The manifest lists no image {'0' * 16}. Give ids as they stand in")
 
 
 def test_the_command_refuses_what_is_no_workspace(tmp_path, capsys):

@@ -15,7 +15,8 @@ from hip_mri.data.patients import (
     parse_patient_table,
     read_patient_file,
 )
-from hip_mri.errors import SettingsError, SourceError
+from hip_mri.errors import SettingsError, SourceError, WorkspaceError
+from hip_mri.workspace import Workspace
 
 TABLE = "source_name,patient_id,sex\nnormal/a.png,Smith,f\nosseous_lesion/b.png,Jones,m\n"
 NAMES = pd.Series(["hips/normal/a.png", "hips/osseous_lesion/b.png", "hips/normal/c.png"], index=[5, 6, 7])
@@ -128,8 +129,8 @@ def test_hashes_need_the_key_and_stay_the_same(workspace, tmp_path):
     assert hashes[0] == hashes[3] != hashes[2]
     assert hashes[1] == ""
     assert workspace.pseudonym_key_file.stat().st_mode & 0o777 == 0o600
+    assert hash_identities(identities, Workspace(tmp_path / "other"))[0] != hashes[0]
+    workspace.names_file.touch()
     workspace.pseudonym_key_file.unlink()
-    assert hash_identities(identities, workspace)[0] != hashes[0]
-    workspace.pseudonym_key_file.write_bytes(b"short")
-    with pytest.raises(SourceError, match="Restore it from a backup"):
+    with pytest.raises(WorkspaceError, match="Restore it from a backup"):
         hash_identities(identities, workspace)

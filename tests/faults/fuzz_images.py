@@ -7,6 +7,8 @@ import argparse
 import random
 import re
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections import Counter
@@ -19,6 +21,14 @@ from tests.faults.clean_images import make_images
 
 REASONS = set(re.findall(r"^    (\w+)  +\S", images.__doc__ or "", re.MULTILINE))
 TELLING_NUMBERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 32_767, 32_768, 65_535, 2**31 - 1, 2**31, 2**32 - 1)
+READ_ALONE = (
+    "import sys; from hip_mri.data.decoder import limit_resources; from hip_mri.data.images import read_picture; "
+    "from hip_mri.errors import ImageError; limit_resources(); content = sys.stdin.buffer.read()\n"
+    "try: read_picture(content)\n"
+    "except (ImageError, MemoryError): pass"
+)
+"""What the decoder does with one file, without its socket and with its standard error."""
+
 SEEDS = [content for _, content in make_images(60)]
 
 
@@ -64,15 +74,29 @@ def repair_checksums(content: bytes) -> bytes:
 
 
 def try_image(reader: IsolatedReader, content: bytes) -> str:
-    """The reason why it is refused, or `read`; whatever is not an `ImageError` of a known reason is raised."""
+    """The reason why it is refused, or `read`; whatever is not an `ImageError` of a known reason is raised.
+
+    `decoder_crashed` is a known reason where native code died, which the processes are there for. An exception that
+    the readers themselves do not catch ends a decoder process just as well, and is a defect.
+    """
     try:
         picture = reader.read(content)
     except ImageError as error:
         if error.reason not in REASONS or not str(error):
             raise AssertionError(f"unknown reason {error.reason!r}, or no words") from error
+        if error.reason == "decoder_crashed":
+            see_native_death(content)
         return error.reason
     assert picture.levels.ndim == 2
     return "read"
+
+
+def see_native_death(content: bytes, program: str = READ_ALONE) -> None:
+    """Read a file that the decoder died of in a process of its own: a signal must end that, and no exception."""
+    alone = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True, check=False, timeout=60)
+    if alone.returncode >= 0:
+        told = alone.stderr.decode(errors="replace")
+        raise AssertionError(f"the decoder died, and not of native code: {told or 'alone, the file is read'}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 
 DIFFERING = frozenset(
     {"created", "seconds", "looked_at", "registered_at", "changed_at"}
@@ -25,7 +26,10 @@ PLACES = (
     "ties.parquet",
     "quarantine.csv",
     "deliveries.json",
+    "names.parquet",
     "entries/*",
+    "identities/*",
+    "attributes/*",
     "images/*/*",
     "fingerprints/*/*",
     "preprocessed/*/*/*",
@@ -37,6 +41,7 @@ PLACES = (
     "folds/*",
     "neighbours/*",
     "novelty/*",
+    "drift/*",
     "shards/*",
     "runs/*/*",
     "runs/*/figures/*",
@@ -44,6 +49,9 @@ PLACES = (
     "releases/*.json",
     "retrainings/*/*.json",
 )
+
+UNORDERED = ("names.parquet", "identities", "attributes")
+"""Files, or folders of files, whose rows may come in another order after a kill."""
 
 NOT_COMPARED = ("files.json", "report.html", "model_card.md", "checklist.md")
 """They repeat the other files, with times and hashes of files that hold times."""
@@ -88,6 +96,10 @@ def _read(file: Path) -> bytes:
         return _read_weights(file.read_bytes())
     if file.suffix == ".json":
         return json.dumps(_without_times(json.loads(file.read_bytes())), sort_keys=True).encode()
+    if file.name in UNORDERED or file.parent.name in UNORDERED:
+        table = pd.read_parquet(file)
+        columns = sorted(table.columns)
+        return table[columns].sort_values(columns).to_csv(index=False).encode("utf-8", "surrogatepass")
     return file.read_bytes()
 
 
