@@ -59,7 +59,7 @@ def test_every_fault_has_its_row() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"row-{row[0]}")
 def test_the_tests_of_a_row_are_there(row: list[str]) -> None:
-    number, _, shown_by = row
+    number, _, _, shown_by = row
     files = re.findall(r"`([\w/]+\.py)`", shown_by)
     assert files
     assert [name for name in files if int(number) not in find_numbers((TESTS / name).read_text())] == []
