@@ -198,6 +198,7 @@ def test_fault_61_every_folder_is_swept(tmp_path: Path) -> None:
     apart = {"data_folder", "releases_folder", "versions_folder", "predictions_folder", "champion_file", "looks_file"}
     folders = [getattr(workspace, name) for name in names if name.endswith("_folder") and name not in apart]
     folders += [workspace.root, *(workspace.features_folder / "set", workspace.fingerprints_folder / "1")]
+    folders += [workspace.backbones_folder / name for name in ("1", "1-engine")]
     small = [workspace.image_file(sha256), workspace.preprocessed_file("set", sha256)]
     for folder in [*folders, *(file.parent.parent for file in small)]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +209,7 @@ def test_fault_61_every_folder_is_swept(tmp_path: Path) -> None:
 
 def test_holding_sweeps_what_killed_runs_left(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    sets = [workspace.features_folder / "set", workspace.fingerprints_folder / "1"]
+    sets = [workspace.features_folder / "set", workspace.fingerprints_folder / "1", workspace.backbones_folder / "1"]
     for leftover in (workspace.runs_folder / ".hip-mri-0002-abc", *(folder / ".hip-mri-1-2.npy" for folder in sets)):
         leftover.mkdir(parents=True)
         (leftover / "file").touch()
