@@ -63,6 +63,8 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         intake = steps.run(ingest_images)(delivered, workspace, threads, keep_earlier=True)
         arrivals = steps.run(find_arrivals)(workspace)
         if arrivals.num_images < retrain.min_new_images:
+            if arrivals.num_images == 0:  # the manifest is written anew; without this it would lack groups and splits
+                arrange_images(steps, config, workspace, delivered, intake)
             return report_nothing_new(arrivals, retrain.min_new_images)
 
         images = arrange_images(steps, config, workspace, delivered, intake)

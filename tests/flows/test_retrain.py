@@ -222,7 +222,9 @@ def test_fault_54_a_retraining_that_is_killed_before_its_report_is_ended_by_the_
         assert len(list(clinic.workspace.retrainings_folder.iterdir())) == number
         assert len(read_history(clinic.workspace)) == len(list_versions(clinic.workspace)) == number
         assert len(read_looks(clinic.workspace)) == number - 1  # the first has nobody to be compared with
+        manifest = read_manifest(clinic.workspace.manifest_file)
         assert clinic.retrain(training).outcome == "Nothing new"
+        assert read_manifest(clinic.workspace.manifest_file).equals(manifest)  # with its groups and splits
         deliver(clinic.incoming, "january", NUM_MONTHLY, seed=5)
 
 
