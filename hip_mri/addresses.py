@@ -7,6 +7,8 @@ from typing import Annotated, Final, TypeVar
 from pydantic import AfterValidator, Field
 from pydantic.config import JsonDict
 
+_Local = TypeVar("_Local", str, Path)
+
 _SCHEME: Final = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]+):/")
 """How an address such as `s3://bucket/folder` begins, also after `Path` took one of its slashes; no drive `C:/`."""
 
@@ -20,8 +22,6 @@ _SECRET: Final = rf"^{_SCHEME.pattern}+(?:[^/?#]*@|[^?#]*[?#](?!(?:(?:{_HARMLESS
 
 _NAMELESS: Final = r"^\s*(?:env|secret):(?![A-Za-z0-9_-]+\s*$)"
 """A reference to no name, such as one with the very address behind it."""
-
-_Local = TypeVar("_Local", str, Path)
 
 _CREDENTIAL: Final = re.compile(
     r"(?i)(?:x-amz-|x-goog-).*|awsaccesskeyid|googleaccessid|key-pair-id|policy|expires|signature"
