@@ -15,8 +15,9 @@ help: ## List the targets
 run: $(STAMP) ## Run the pipeline on the synthetic demo images
 	$(BIN)/python flows/pipeline.py
 
+# Sorted by their number of tests, as xdist would, the files with few and long ones came last, and one core had no work.
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not system"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not system"
 
 test-system: $(STAMP) ## Run the tests that bring up servers, clusters and a notebook
 	$(BIN)/python -m pytest -m system

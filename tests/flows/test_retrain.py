@@ -203,6 +203,7 @@ def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clin
     assert [change.action for change in read_history(clinic.workspace)] == ["promotion", "promotion", "rollback"]
 
 
+@pytest.mark.system
 def test_fault_54_a_retraining_that_is_killed_before_its_report_is_ended_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
