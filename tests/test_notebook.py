@@ -127,7 +127,7 @@ def test_the_report_is_linked(executed: Cells, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"SOURCE": "hop.zip"}, r"error: source: there is no file or folder 'hop\.zip'\. Give the path of a zip .*\n"),
+        ({"SOURCE": "hop.zip"}, r"error: source: there is no such file or folder\. Give the path of a zip .*\n"),
         ({"SETTINGS": {"training": {"epochs": 0}}}, r"error: 1 validation error .*\ntraining\.epochs\n.*"),
     ],
 )
