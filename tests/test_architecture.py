@@ -20,6 +20,7 @@ FOUNDATION = (
     "hip_mri.addresses",
     "hip_mri.config",
     "hip_mri.errors",
+    "hip_mri.hashes",
     "hip_mri.locks",
     "hip_mri.storage",
     "hip_mri.workspace",

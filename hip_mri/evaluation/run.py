@@ -22,7 +22,6 @@ from hip_mri.data.split import HELD_OUT, SplitReport
 from hip_mri.evaluation.checklist import write_checklist
 from hip_mri.evaluation.figures import draw_figures
 from hip_mri.evaluation.findings import Images, gather_findings, pick_samples
-from hip_mri.evaluation.hashes import hash_files
 from hip_mri.evaluation.model_card import write_model_card
 from hip_mri.evaluation.record import RunRecord, list_files
 from hip_mri.evaluation.report import write_report
@@ -30,6 +29,7 @@ from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.summary import WITHHELD, ReportSummary, flatten_settings
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
 from hip_mri.evaluation.wording import summarize_notices
+from hip_mri.hashes import record_hashes
 from hip_mri.storage import link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace
 
@@ -152,7 +152,7 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
         record = RunRecord(metrics, summary.settings, list_files(fresh))
         write_model_card(fresh / "model_card.md", record)
         write_checklist(fresh / "checklist.md", record)
-        write_json(files.hashes, hash_files(fresh))
+        record_hashes(fresh)
     _tell(folder, metrics)
     return PublishedRun(folder, replace(summary, figures=tuple(folder / "figures" / file.name for file in figures)))
 

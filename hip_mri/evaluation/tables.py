@@ -9,8 +9,8 @@ import pandas as pd
 from hip_mri.data.manifest import UNREADABLE
 from hip_mri.data.names import reveal_names
 from hip_mri.errors import EvaluationError, WorkspaceError
-from hip_mri.evaluation.hashes import HASHES
 from hip_mri.evaluation.results import Scores
+from hip_mri.hashes import HASHES
 from hip_mri.workspace import Workspace
 
 MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "reason", "group", "patient", "evidence")

@@ -17,9 +17,9 @@ import yaml
 from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.data.split import count_images
 from hip_mri.errors import HipMriError, SettingsError, WorkspaceError
-from hip_mri.evaluation.hashes import compare_hashes
 from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.tables import RunFiles, read_scores, read_table
+from hip_mri.hashes import compare_hashes
 from hip_mri.storage import digest, digest_file, read_json
 from hip_mri.workspace import Workspace, find_place
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hip_mri.config import BackboneName, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
 from hip_mri.errors import WeightsError
-from hip_mri.model.recorded import is_as_recorded, record_hashes
+from hip_mri.hashes import is_as_recorded, record_hashes
 from hip_mri.model.weights import UNREADABLE, Weights, tell_cause
 from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, TrainingSettings
 from hip_mri.data.manifest import digest_table, read_manifest, select_ready
 from hip_mri.errors import TrainingError
+from hip_mri.hashes import is_as_recorded, record_hashes
 from hip_mri.model.backbone import BYTES_PER_PARAMETER, Backbone, build_backbone, load_backbone, load_own_backbone
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
 from hip_mri.model.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
 from hip_mri.model.head import FIRST_HEAD_LAYER, build_head, join_network, train_head
-from hip_mri.model.recorded import is_as_recorded, record_hashes
 from hip_mri.model.saved import load_network
 from hip_mri.storage import digest, publish_folder, require_room, write_json
 from hip_mri.workspace import Workspace

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from hip_mri.config import BackboneName, Engine, Precision, PreprocessingSettings
 from hip_mri.errors import WeightsError
+from hip_mri.hashes import is_as_recorded, record_hashes
 from hip_mri.model.backbone import BYTES_PER_PARAMETER, IDENTITY_NAME, WEIGHTS_NAME, Backbone, build_backbone
 from hip_mri.model.engines import EngineChoice, computes_bfloat16, sees_gpu
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows
 from hip_mri.model.head import FIRST_HEAD_LAYER, build_head
 from hip_mri.model.network import predict
-from hip_mri.model.recorded import is_as_recorded, record_hashes
 from hip_mri.model.saved import load_head, load_network
 from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace

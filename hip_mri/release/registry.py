@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from hip_mri.errors import HipMriError, ReleaseError, list_offenders
-from hip_mri.evaluation.hashes import HASHES, compare_hashes, read_hashes
+from hip_mri.hashes import HASHES, compare_hashes, read_hashes
 from hip_mri.release.champion import promote, read_champion, read_history, roll_back
 from hip_mri.release.versions import (
     MODEL,

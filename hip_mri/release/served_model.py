@@ -9,7 +9,7 @@ import yaml
 
 from hip_mri.config import Precision, PreprocessingSettings
 from hip_mri.errors import ReleaseError, list_offenders
-from hip_mri.evaluation.hashes import HASHES, read_hashes
+from hip_mri.hashes import HASHES, read_hashes
 from hip_mri.model.serving import SavedNetwork
 from hip_mri.release.champion import read_champion
 from hip_mri.release.versions import MODEL, RECORD, read_record, read_version

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from hip_mri.config import TrainingSettings
+from hip_mri.hashes import is_as_recorded, record_hashes
 from hip_mri.model import network
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.network import TrainedModel, train_model
-from hip_mri.model.recorded import is_as_recorded, record_hashes
 from hip_mri.workspace import Workspace
 
 SETTINGS = TrainingSettings(epochs=2, batch_size=16)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hip_mri.evaluation.hashes import hash_files
+from hip_mri.hashes import hash_files
 from hip_mri.release.registry import register_version
 from hip_mri.release.versions import Version
 from hip_mri.storage import write_json

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from hip_mri.evaluation.hashes import hash_files
+from hip_mri.hashes import hash_files
 from hip_mri.release.champion import promote, read_champion, read_history, roll_back
 from hip_mri.release.registry import register_version
 from hip_mri.release.versions import check_version, list_versions

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from hip_mri.errors import ReleaseError
-from hip_mri.evaluation.hashes import hash_files
+from hip_mri.hashes import hash_files
 from hip_mri.release.mlflow_export import export_version, read_measures, read_parameters
 from hip_mri.release.registry import main, register_version
 from hip_mri.storage import write_json

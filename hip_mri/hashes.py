@@ -1,23 +1,45 @@
-"""`files.json` of a run: the SHA-256 of every other file, so that a change is noticed. Loads nothing heavy."""
+"""`files.json` of a folder: the SHA-256 of every other file in it, so that a change is noticed. Loads nothing heavy."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import digest_file, read_json
+from hip_mri.storage import digest_file, read_json, write_json
 
 HASHES: Final = "files.json"
-"""SHA-256 of every other file of a run, by its path in the run folder."""
+"""SHA-256 of every other file of a folder, by its path in it."""
+
+
+def record_hashes(folder: Path) -> None:
+    """Write the list for a folder that is about to be published; the last thing to do with it."""
+    write_json(folder / HASHES, hash_files(folder))
+
+
+def is_as_recorded(folder: Path, needed: Collection[str]) -> bool:
+    """Whether every file is there that was recorded, with the same bytes; reads them all.
+
+    Args:
+        folder: May hold more by now, such as what an engine exports.
+        needed: Names that must be among the recorded ones.
+    """
+    try:
+        recorded = read_hashes(folder)
+        return recorded.keys() >= set(needed) and all(
+            digest_file(folder / name) == sha256 for name, sha256 in recorded.items()
+        )
+    except (OSError, WorkspaceError):
+        return False
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a run but the list itself, by its path in the run folder."""
+    """SHA-256 of every file of a folder but the list itself, by its path in it."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / HASHES)
     return {file.relative_to(folder).as_posix(): digest_file(file) for file in files}
 
 
 def read_hashes(folder: Path) -> dict[str, str]:
-    """Recorded SHA-256 of every file of a run but the list itself, by its path in the run folder.
+    """Recorded SHA-256 of every file of a folder but the list itself, by its path in it.
 
     Raises:
         WorkspaceError: The run has no readable list of hashes.
