@@ -1,8 +1,12 @@
 # `make run` sets everything up and runs the pipeline on the demo images; `make test` sets up and tests.
-PYTHON ?= python3.11
+# The first interpreter that runs and has the module venv; `make run PYTHON=/path/to/python3.12` takes another one.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do $$python -c \
+	'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed
+TOOLS := $(VENV)/.tools-installed
+UV := uv==0.13.9
 COMPILE := uv pip compile pyproject.toml --python-version 3.11 --generate-hashes --strip-extras --no-emit-index-url \
 	--custom-compile-command "make lock"
 
@@ -12,46 +16,60 @@ COMPILE := uv pip compile pyproject.toml --python-version 3.11 --generate-hashes
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(STAMP) ## Run the pipeline on the synthetic demo images
+run: $(INSTALLED) ## Run the pipeline on the synthetic demo images
 	$(BIN)/python flows/pipeline.py
 
 # Sorted by their number of tests, as xdist would, the files with few and long ones came last, and one core had no work.
-test: $(STAMP) ## Run the tests
+test: $(TOOLS) ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not system"
 
-test-system: $(STAMP) ## Run the tests that bring up servers, clusters and a notebook
+test-system: $(TOOLS) ## Run the tests that bring up servers, clusters and a notebook
 	$(BIN)/python -m pytest -m system
 
-test-long: $(STAMP) ## Kill runs at every step, fill their disks, fuzz all readers; takes hours
+test-long: $(TOOLS) ## Kill runs at every step, fill their disks, fuzz all readers; takes hours
 	$(BIN)/python -m tests.faults
 
-bench: $(STAMP) ## Measure speed and memory; takes an hour and longer
+bench: $(TOOLS) ## Measure speed and memory; takes an hour and longer
 	$(BIN)/python -m tests.benchmarks.measure
 
-lint: $(STAMP) ## Check format and style
+lint: $(TOOLS) ## Check format and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-format: $(STAMP) ## Mend format and style
+format: $(TOOLS) ## Mend format and style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-types: $(STAMP) ## Check types
+types: $(TOOLS) ## Check types
 	$(BIN)/pyright
 
-lock: ## Write requirements.lock and requirements-gpu.lock anew from pyproject.toml (needs uv)
-	$(COMPILE) --universal --extra dev --output-file requirements.lock
+lock: ## Write the lock files anew from pyproject.toml (needs uv)
+	$(COMPILE) --universal --extra dask --output-file requirements.lock
+	$(COMPILE) --universal --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --python-platform linux --extra dask --extra gpu --constraint requirements.lock \
 		--output-file requirements-gpu.lock
 
 clean: ## Remove the environment; the workspace stays
 	rm -rf $(VENV)
 
-# The stamp is written last, so an interrupted installation starts again.
-$(STAMP): requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
-		--require-hashes -r requirements.lock -c requirements.lock # as constraints, the pins also hold for extras
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+# Each stamp is written last, so an interrupted installation starts again. Bytecode is compiled here, once: environments
+# with PYTHONDONTWRITEBYTECODE=1, as most containers have it, would compile every module at every start.
+define install
+	@test -n "$(PYTHON)" || { echo "hip-mri needs Python 3.11, 3.12 or 3.13 with the module venv \
+	(Debian: apt-get install python3-venv). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(UV); }
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode $(1)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation \
 		--config-settings editable_mode=compat --editable .
-	touch $(STAMP)
+	$(BIN)/python -m compileall -q hip_mri tasks flows deployments
+endef
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(call install,requirements.lock)
+	touch $@
+
+# What tests need comes on top of what users need.
+$(TOOLS): requirements-dev.lock pyproject.toml
+	$(call install,requirements-dev.lock)
+	touch $(INSTALLED) $@
