@@ -10,8 +10,6 @@ from hip_mri.config import TrainingConfig
 from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
 from hip_mri.data.split import SplitReport
-from hip_mri.evaluation import run
-from hip_mri.evaluation.report import compose_markdown
 from hip_mri.evaluation.summary import tabulate_metrics
 from hip_mri.evaluation.wording import collect_notices
 from hip_mri.model.features import FeatureSet
@@ -36,6 +34,9 @@ def publish_run(
     seconds: dict[str, float],
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
+    from hip_mri.evaluation import run  # noqa: PLC0415 - draws and measures, seconds to import
+    from hip_mri.evaluation.report import compose_markdown  # noqa: PLC0415 - see above
+
     notices = collect_notices(
         is_synthetic=intake.is_synthetic, weights_notice=weights.notice, num_held_out=division.num_held_out
     )

@@ -15,7 +15,7 @@ from hip_mri.data.intake import IntakeReport
 from hip_mri.evaluation.prediction_sheet import compose_prediction_markdown, tabulate_counts
 from hip_mri.model import serving
 from hip_mri.model.serving import SplitNetwork
-from hip_mri.release import prediction, served_model
+from hip_mri.release import served_model
 from hip_mri.release.served_model import ServedModel
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
@@ -59,6 +59,8 @@ def publish_predictions(
     is_synthetic: bool,
 ) -> str:
     """See `hip_mri.release.prediction.publish_predictions`; shows counts as a table and a summary as Markdown."""
+    from hip_mri.release import prediction  # noqa: PLC0415 - draws, a second to import
+
     published = prediction.publish_predictions(workspace, model, network, report, settings, is_synthetic=is_synthetic)
     notices = " ".join(published.sheet.facts["notices"])
     create_table_artifact(tabulate_counts(published.sheet), key="prediction-counts", description=notices)

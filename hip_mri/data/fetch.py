@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import fsspec
-
 from hip_mri.addresses import find_scheme, show_place, strip_credentials
 from hip_mri.config import SourceLimits
 from hip_mri.data.drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
@@ -145,6 +143,8 @@ def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressRep
 
 def _fetch_from_storage(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
     """Fetch from `s3://` or `gs://`, range by range."""
+    import fsspec  # noqa: PLC0415 - most sources need none
+
     shown = show_place(address)
     explain = partial(_explain_failure, shown)
     with explain_refusal(sources_folder), _explained(explain):

@@ -13,8 +13,6 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from hip_mri.config import DataSettings
 from hip_mri.data.delivery import Delivery
@@ -130,6 +128,9 @@ def connect(nodes: pd.Index, ties: pd.DataFrame) -> tuple[NDArray[np.int32], pd.
         Number of the group of each image, shape (len(nodes),), and the kinds of evidence that tie it to another image,
         joined by `+` in the order of `EVIDENCE`, in the order of `nodes`.
     """
+    from scipy.sparse import coo_array  # noqa: PLC0415 - a tenth of a second to import
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415 - see above
+
     kinds = pd.Categorical(ties["kind"], categories=list(EVIDENCE)).codes
     heads, (keys, distinct) = nodes.get_indexer(pd.Index(ties["sha256"])), pd.factorize(ties["key"])
     numbers = pd.DataFrame({"head": heads, "key": keys, "kind": kinds})  # a tenth of the memory of the texts

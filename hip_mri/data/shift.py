@@ -22,7 +22,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wasserstein_distance
 
 from hip_mri.data.appearance import STATISTICS, Statistic
 
@@ -154,6 +153,8 @@ def _test_distances(reference: Floats, new: Floats, alpha: float, seed: int) -> 
 
 
 def _measure_shift(statistic: Statistic, reference: Floats, new: Floats, p_value: float | None) -> StatisticShift:
+    from scipy.stats import wasserstein_distance  # noqa: PLC0415 - half a second to import
+
     low, high = float(reference.min()), float(reference.max())
     margin = max(high - low, 4 * statistic.least_spread)
     spread = max(float(reference.std()), statistic.least_spread)

@@ -14,7 +14,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, stdtrit
 
 CONFIDENCE: Final = 0.95
 """Share of repeated studies whose interval shall hold the truth."""
@@ -34,6 +33,8 @@ def find_quantile(num_groups: int) -> float:
     Args:
         num_groups: Groups that have a lesion, or groups that have a normal image, whichever is fewer; at least 2.
     """
+    from scipy.special import stdtrit  # noqa: PLC0415 - a tenth of a second to import
+
     return float(stdtrit(num_groups - 1, (1 + CONFIDENCE) / 2))
 
 
@@ -47,6 +48,8 @@ def find_deviations(resampled: Floats) -> tuple[Floats, Floats]:
         The standard deviation, and half the width of the central 68 %, which a few wild resamples do not move; shape
         (...), NaN where more than `MOST_UNDEFINED` are undefined.
     """
+    from scipy.special import ndtr  # noqa: PLC0415 - a tenth of a second to import
+
     defined = np.isfinite(resampled)
     enough = defined.mean(axis=-1) >= 1 - MOST_UNDEFINED
     kept = np.where(enough[..., None], resampled, 0.0)

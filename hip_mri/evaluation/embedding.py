@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import EvaluationError, WorkspaceError
-from hip_mri.evaluation.style import encode_compact_png
 
 NUM_SHADES: Final = (64, 32, 16)
 """Shades per channel that are tried before a picture is made smaller; few shades compress well."""
@@ -36,6 +35,8 @@ def shrink_png(file: Path, most_bytes: int = 80_000) -> bytes:
         WorkspaceError: The file cannot be read.
         EvaluationError: It is no picture, or cannot be made that small.
     """
+    from hip_mri.evaluation.style import encode_compact_png  # noqa: PLC0415 - loads matplotlib, half a second
+
     content = read_picture(file)
     if len(content) <= most_bytes:
         return content

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-from scipy.stats import binomtest
-
 Interval = tuple[float, float]
 
 QUANTILE: Final = 1.959963984540054
@@ -20,5 +18,7 @@ def bound_fraction(num_hits: int, num_trials: int) -> Interval:
     Source: Wilson, Journal of the American Statistical Association 22, 1927; recommended by Newcombe, Statistics in
     Medicine 17, 1998.
     """
+    from scipy.stats import binomtest  # noqa: PLC0415 - half a second to import
+
     bounds = binomtest(num_hits, num_trials).proportion_ci(confidence_level=0.95, method="wilson")
     return float(bounds.low), float(bounds.high)

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from hip_mri.config import LABELS, SPLITS, EvaluationSettings
 from hip_mri.data.identities import ATTRIBUTE_PREFIX
@@ -178,6 +177,8 @@ def summarize_folds(folds: pd.DataFrame) -> dict[str, Any]:
         For `grouped` and `by_image`: `aucs` of the folds, their mean and standard deviation; and `inflation`, the
         difference of the means.
     """
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - a second to import
+
     summary: dict[str, Any] = {}
     for scheme in ("grouped", "by_image"):
         parts = [rows for _, rows in folds[folds["scheme"] == scheme].groupby(["seed", "fold"])]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,13 +13,14 @@ from hip_mri.data.images import decode_gray
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.data.shift import choose_witnesses
-from hip_mri.evaluation.charts.drift import BatchLook, draw_drift
-from hip_mri.evaluation.style import save_figure
 from hip_mri.model.drift import Batch, DriftReport, detect_drift
 from hip_mri.model.features import FeatureSet
 from hip_mri.release.arrivals import find_latest, list_known
 from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
+
+if TYPE_CHECKING:
+    from hip_mri.evaluation.charts.drift import BatchLook
 
 NUM_EXAMPLES = 6
 """Images of each side in the picture."""
@@ -52,6 +54,9 @@ def check_batch(
     Returns:
         The outcome; `None` where there is no version, or nothing new.
     """
+    from hip_mri.evaluation.charts.drift import draw_drift  # noqa: PLC0415 - loads matplotlib, half a second
+    from hip_mri.evaluation.style import save_figure  # noqa: PLC0415 - see above
+
     latest = find_latest(workspace)
     known = list_known(latest)
     images = select_ready(read_manifest(workspace.manifest_file))
@@ -89,6 +94,8 @@ def _describe(images: pd.DataFrame, workspace: Workspace, features: FeatureSet, 
     )
 
 
-def _look(images: pd.DataFrame, batch: Batch, workspace: Workspace) -> BatchLook:
+def _look(images: pd.DataFrame, batch: Batch, workspace: Workspace) -> "BatchLook":
+    from hip_mri.evaluation.charts.drift import BatchLook  # noqa: PLC0415 - loads matplotlib, half a second
+
     shown = images["sha256"].head(NUM_EXAMPLES)
     return BatchLook(batch.appearance, [decode_gray(read_stored_image(sha256, workspace)) for sha256 in shown])

@@ -10,7 +10,6 @@ from typing import Final
 
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri
 
 from hip_mri.config import ReleaseSettings
 from hip_mri.errors import ReleaseError, list_offenders
@@ -151,6 +150,8 @@ def bound_difference(
     Raises:
         EvaluationError: The images cannot be measured, or fewer than two groups have lesions, or normal images.
     """
+    from scipy.special import ndtr, ndtri  # noqa: PLC0415 - a tenth of a second to import
+
     compared = compare_auc(labels, challenger, champion, groups)
     value, error = compared.difference, compared.standard_error
     certain = 0.5 if value == 0 else None  # where nothing varies

@@ -11,10 +11,8 @@ from jinja2 import ChoiceLoader, PackageLoader
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.data.manifest import read_manifest, select_ready
-from hip_mri.evaluation.charts.versions import draw_comparison
 from hip_mri.evaluation.embedding import encode_data_uri, read_picture, shrink_png
 from hip_mri.evaluation.predictions import number_labels
-from hip_mri.evaluation.style import save_figure
 from hip_mri.evaluation.templates import ENVIRONMENT
 from hip_mri.evaluation.wording import SPLIT_TITLES
 from hip_mri.release.arrivals import Arrivals, list_known
@@ -162,6 +160,9 @@ MEASURES: Final = (
 
 
 def _draw_pictures(workspace: Workspace, retraining: Retraining, folder: Path, margin: float) -> list[Picture]:
+    from hip_mri.evaluation.charts.versions import draw_comparison  # noqa: PLC0415 - loads matplotlib and scikit-learn
+    from hip_mri.evaluation.style import save_figure  # noqa: PLC0415 - see above
+
     folder.mkdir()
     pictures, challenge = [], retraining.challenge
     if challenge is not None and challenge.champion is not None and challenge.decision.interval is not None:
