@@ -5,42 +5,23 @@ import logging
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
-import httpx
-import yaml
-from pydantic import ValidationError, create_model
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError as OptionError
+from pydantic import ValidationError
 
+from flows.prefect_server import PrefectServer, open_server
 from hip_mri.config import Settings
-from hip_mri.data.fetch import check_source
 from hip_mri.errors import DeploymentError, HipMriError, SettingsError, SourceError
 from hip_mri.storage import is_hopeless
 from hip_mri.workspace import Workspace
 
-PREFECT_DEFAULTS: Final = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # its default of 20 is short for a cold start
-    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # never pickle, which runs what it loads
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "hip_mri",  # the library's lines reach the run's log in the UI
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # Prefect's own lines go there too, not to the terminal
-    # Larger batches: the server spends 8 ms of processor time on each task run instead of 32.
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
-    "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "200",
-}
-"""Taken for a run from the command line where the environment says nothing else."""
-
 WITHOUT_INPUT: Final = (("source",), ("sources",))
 """Settings whose value an error does not repeat: an address can hold a token."""
+
+HELP: Final = frozenset({"-h", "--help"})
 
 logger = logging.getLogger("hip_mri.command_line")
 
@@ -65,20 +46,6 @@ class Command:
     find_held: Callable[[Workspace], Workspace] = lambda workspace: workspace
 
 
-class _Options(BaseSettings):
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_exit_on_error=False,
-        nested_model_default_partial_update=True,
-        use_attribute_docstrings=True,
-    )
-
-    config: Path | None = None
-    """YAML file with settings, nested as the dots in the options; options on the command line win over it."""
-
-
 def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     """Run a flow as the command line asks.
 
@@ -89,12 +56,16 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 when everything was written, 1 when not, 130 when stopped by the user.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        config = read_config(command, sys.argv[1:] if arguments is None else arguments)
-        _check_sources(config)  # these two before Prefect takes its seconds to start
-        if folder := getattr(config, "workspace", None):
-            command.find_held(Workspace.at(folder)).check_free()
-        print(run_flow(command.flow, config))
+        if not HELP.isdisjoint(words):
+            read_config(command, words)  # prints the help and exits
+        with open_server() as server:
+            config = read_config(command, words)
+            _check_sources(config)
+            if folder := getattr(config, "workspace", None):
+                command.find_held(Workspace.at(folder)).check_free()
+            print(run_flow(command.flow, config, server))
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -114,6 +85,8 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
 
 def _check_sources(config: Settings) -> None:
     """See that the sources are there; the terminal alone is told which is not."""
+    from hip_mri.data.fetch import check_source  # noqa: PLC0415 - loads NumPy, a tenth of a second
+
     for source in (getattr(config, "source", None), *getattr(config, "sources", ())):
         try:
             check_source(source)
@@ -134,8 +107,26 @@ def read_config(command: Command, arguments: Sequence[str]) -> Settings:
     Raises:
         SettingsError: An option or a value cannot be used; all offenders are named.
     """
+    # These take a tenth of a second, in which the server starts already.
+    from pydantic import create_model  # noqa: PLC0415
+    from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict  # noqa: PLC0415
+    from pydantic_settings.exceptions import SettingsError as OptionError  # noqa: PLC0415
+
+    class CommandLine(BaseSettings):
+        model_config = SettingsConfigDict(
+            cli_kebab_case=True,
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+            cli_exit_on_error=False,
+            nested_model_default_partial_update=True,
+            use_attribute_docstrings=True,
+        )
+
+        config: Path | None = None
+        """YAML file with settings, nested as the dots in the options; options on the command line win over it."""
+
     words = [_with_dashes(word) if word.startswith("--") else word for word in arguments]
-    bases = cast("tuple[type[BaseSettings], ...]", (command.config, _Options))
+    bases = cast("tuple[type[BaseSettings], ...]", (command.config, CommandLine))
     options = create_model("Options", __base__=bases, __doc__=command.description)
     try:
         given = CliSettingsSource(options, cli_parse_args=words, cli_prog_name=command.program)()
@@ -148,12 +139,13 @@ def read_config(command: Command, arguments: Sequence[str]) -> Settings:
         raise SettingsError(_describe(error)) from error
 
 
-def run_flow(flow: str, config: Settings) -> str:
+def run_flow(flow: str, config: Settings, server: PrefectServer) -> str:
     """Run a flow in this process, with Prefect's own lines kept off the terminal.
 
     Args:
         flow: Module and name, as `flows.pipeline:hip_pipeline`.
         config: Every setting.
+        server: What the flow reports to. It starts while the flow's module loads Prefect.
 
     Returns:
         What the flow returns, such as the folder of the finished run.
@@ -161,29 +153,29 @@ def run_flow(flow: str, config: Settings) -> str:
     Raises:
         DeploymentError: Prefect's server does not answer, or no longer.
     """
-    for name, value in PREFECT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # a descriptor that `load_keras_quietly` leaves alone
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # is not silenced while TensorFlow loads
     logging.raiseExceptions = False  # else Prefect writes of every line that a dying server does not take
     show_progress_lines(sys.stderr)
     logger.info("Starting Prefect ...")
     module, _, name = flow.partition(":")
     run = getattr(importlib.import_module(module), name)  # only now: Prefect reads the environment when it is imported
-
-    threading.Thread(target=load_keras_quietly).start()  # while Prefect waits for its server
+    server.wait_until_ready()
     try:
         return run(config)
     except Exception as error:
         if not _is_of_the_server(error):
             raise
+        which = "was started for this run" if server.is_own else "PREFECT_API_URL or the profile names"
         raise DeploymentError(
-            f"prefect: the server that PREFECT_API_URL or the profile names does not answer ({error}). Start it, or "
-            "unset PREFECT_API_URL to run without one; then start again: finished work is kept."
+            f"prefect: the server that {which} does not answer ({error}). Start it, or unset PREFECT_API_URL to run "
+            "without one; then start again: finished work is kept."
         ) from error
 
 
 def _is_of_the_server(error: Exception) -> bool:
     """Whether a call of Prefect's server failed for good; its client has tried again by then."""
+    import httpx  # noqa: PLC0415 - Prefect has loaded it; before that it is a tenth of a second
+
     return any(
         isinstance(it, httpx.TransportError) or (isinstance(it, httpx.HTTPStatusError) and it.response.is_server_error)
         for it in (error, error.__cause__)
@@ -200,24 +192,14 @@ def show_progress_lines(stream: TextIO) -> None:
     library.setLevel(logging.INFO)
 
 
-def load_keras_quietly() -> None:
-    """Load Keras without the lines that TensorFlow's native code writes to standard error as it loads."""
-    native, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(silence, 2)
-        importlib.import_module("keras")
-    finally:
-        os.dup2(native, 2)
-        os.close(native)
-        os.close(silence)
-
-
 def _with_dashes(word: str) -> str:
     name, equals, value = word.partition("=")
     return name.replace("_", "-") + equals + value
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415 - most commands need none
+
     try:
         content = yaml.safe_load(file.read_text()) or {}
     except (OSError, UnicodeDecodeError) as error:
