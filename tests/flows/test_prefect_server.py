@@ -1,0 +1,209 @@
+"""Which Prefect server a run uses, and that a server of its own comes and goes with the run."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+NAMED = "http://127.0.0.1:9/api"
+"""Nothing answers there; whether a server is named is settled without calling it."""
+
+USE_SERVER = """
+import os, sys
+from flows.command_line import show_progress_lines
+from flows.prefect_server import open_server
+
+show_progress_lines(sys.stderr)
+with open_server() as server:
+    print("started" if server.is_own else "waiting", os.environ.get("PREFECT_API_URL"), flush=True)
+    from prefect.settings import PREFECT_API_URL
+
+    server.wait_until_ready()
+    print("own" if server.is_own else "named", PREFECT_API_URL.value(), flush=True)
+    {then}
+print("after", PREFECT_API_URL.value())
+"""
+MANY_TASK_RUNS = """
+    from prefect import flow, task
+
+    @task
+    def count(number):
+        return number
+
+    @flow
+    def count_all():
+        return sum(future.result() for future in [count.submit(number) for number in range(150)])
+
+    print("sum", count_all())
+"""
+SECONDS_TO_END = 15.0
+
+
+def make_environment(home: Path, **settings: str) -> dict[str, str]:
+    """Of a process with a Prefect of its own; `MARK` tells it and all its children."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return inherited | {"PREFECT_HOME": str(home), "MARK": str(home), "PYTHONPATH": str(PROJECT)} | settings
+
+
+def use_server(environment: dict[str, str], folder: Path, then: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", USE_SERVER.format(then=then.strip())],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def list_marked(home: Path) -> list[str]:
+    """Command lines of processes that were started with the mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"MARK={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = SECONDS_TO_END) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def answers(api_url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{api_url}/health", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "prefect"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        (None, ""),
+        ("prefect/profiles.toml", f'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{NAMED}"\n'),
+        (".env", f"PREFECT_API_URL={NAMED}\n"),
+        ("prefect.toml", f'[api]\nurl = "{NAMED}"\n'),
+        ("pyproject.toml", f'[tool.prefect.api]\nurl = "{NAMED}"\n'),
+    ],
+    ids=["environment", "profile", "dotenv", "prefect.toml", "pyproject.toml"],
+)
+def test_a_server_that_is_named_is_used(place: str | None, content: str, home: Path, tmp_path: Path) -> None:
+    if place:
+        (tmp_path / place).write_text(content)
+    settings = {} if place else {"PREFECT_API_URL": NAMED}
+    done = use_server(make_environment(home, **settings), tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = NAMED if place is None else None
+    assert done.stdout.splitlines() == [f"waiting {said}", f"named {NAMED}", f"after {NAMED}"]
+    assert "prefect server start" not in done.stderr
+    assert not (home / "prefect.db").exists()
+
+
+def test_where_none_is_named_and_none_may_be_started_it_is_told(home: Path, tmp_path: Path) -> None:
+    done = use_server(make_environment(home, PREFECT_SERVER_EPHEMERAL_ENABLED="false"), tmp_path)
+    assert done.returncode == 1
+    assert "DeploymentError: prefect: no server is named" in done.stderr
+    assert list_marked(home) == []
+
+
+@pytest.mark.system
+def test_where_none_is_named_the_run_has_one_of_its_own_that_stores_all_it_is_told(home: Path, tmp_path: Path) -> None:
+    done = use_server(make_environment(home), tmp_path, then=MANY_TASK_RUNS)
+    assert done.returncode == 0, done.stderr
+    started, own, result, after = done.stdout.splitlines()
+    assert started == own.replace("own", "started")
+    assert own.startswith("own http://127.0.0.1:")
+    assert result == f"sum {sum(range(150))}"
+    assert after == "after None"
+    assert "export PREFECT_API_URL=http://127.0.0.1:4200/api" in done.stderr
+    assert "Warning" not in done.stderr
+    assert not answers(own.removeprefix("own "))
+    assert list_marked(home) == []
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        states = database.execute("SELECT state_type, COUNT(*) FROM task_run GROUP BY 1").fetchall()
+        events = database.execute("SELECT COUNT(*) FROM events WHERE event = 'prefect.task-run.Completed'").fetchall()
+        runs = database.execute("SELECT state_type FROM flow_run").fetchall()
+    assert (states, events, runs) == ([("COMPLETED", 150)], [(150,)], [("COMPLETED",)])
+
+
+@pytest.mark.system
+def test_a_profile_that_names_none_leaves_the_run_with_one_of_its_own(home: Path, tmp_path: Path) -> None:
+    (home / "profiles.toml").write_text('active = "here"\n[profiles.here]\nPREFECT_SERVER_EPHEMERAL_ENABLED = "true"\n')
+    done = use_server(make_environment(home), tmp_path)
+    assert done.returncode == 0, done.stderr
+    waiting, own, after = done.stdout.splitlines()
+    assert (waiting, after) == ("waiting None", "after None")  # Prefect was asked first
+    assert own.startswith("own http://127.0.0.1:")
+    assert list_marked(home) == []
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("word", ["started", "own"], ids=["while it starts", "when it serves"])
+def test_an_own_server_ends_with_a_process_that_is_killed(word: str, home: Path, tmp_path: Path) -> None:
+    code = USE_SERVER.format(then="input()")
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=make_environment(home),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith(word))
+        assert word == "started" or answers(line.split()[1])
+        assert len(list_marked(home)) == 2
+        os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: list_marked(home) == [])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--training.epochs", "0"), ("--source", "/no/such.zip")], ids=["setting", "source"]
+)
+def test_what_cannot_run_is_refused_without_the_server_and_leaves_none(option: str, value: str, home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "flows/pipeline.py", option, value, "--workspace", str(home.parent / "workspace")],
+        cwd=PROJECT,
+        env=make_environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
+    assert done.stderr.startswith("error: ")
+    assert list_marked(home) == []
+    assert not (home / "prefect.db").exists()
+
+
+@pytest.mark.parametrize("flow", ["pipeline", "predict", "retrain"])
+def test_importing_a_flow_loads_nothing_that_its_beginning_does_not_need(flow: str) -> None:
+    heavy = "{'keras', 'tensorflow', 'openvino', 'sklearn', 'matplotlib', 'seaborn', 'pydicom', 'aiohttp', 'dask'}"
+    code = f"import flows.{flow}, sys; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
