@@ -165,10 +165,14 @@ def run_flow(flow: str, config: Settings, server: PrefectServer) -> str:
     except Exception as error:
         if not _is_of_the_server(error):
             raise
-        which = "was started for this run" if server.is_own else "PREFECT_API_URL or the profile names"
+        if server.is_own:
+            raise DeploymentError(
+                f"prefect: the server of this run does not answer any more ({error}). Start again: finished work is "
+                "kept."
+            ) from error
         raise DeploymentError(
-            f"prefect: the server that {which} does not answer ({error}). Start it, or unset PREFECT_API_URL to run "
-            "without one; then start again: finished work is kept."
+            f"prefect: the server that PREFECT_API_URL or the profile names does not answer ({error}). Start it, or "
+            "unset PREFECT_API_URL to run without one; then start again: finished work is kept."
         ) from error
 
 

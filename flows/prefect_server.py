@@ -166,7 +166,7 @@ class _OwnServer:
             connection.getresponse().read()
         except (OSError, http.client.HTTPException) as error:
             raise DeploymentError(
-                f"prefect: the server of this run did not start ({self._read_last_line() or error}). Mend that, or "
+                f"prefect: the server of this run did not start ({self._find_reason() or error}). Mend that, or "
                 "name a server that runs in PREFECT_API_URL; then start again."
             ) from error
         finally:
@@ -193,12 +193,14 @@ class _OwnServer:
             self._process.wait()
             self._log.close()
 
-    def _read_last_line(self) -> str:
+    def _find_reason(self) -> str:
+        """What the server says of its end: the last exception in its log, or else its last line."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        lines = self._log.read().decode(errors="replace").splitlines()
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b: ", line)]
+        return (errors or [line for line in lines if line.strip()] or [""])[-1].strip()
 
 
 def _command(listener: socket.socket) -> list[str]:
@@ -276,5 +278,6 @@ def _drain_workers() -> None:
     from prefect.events.worker import EventsWorker  # noqa: PLC0415 - loaded already
     from prefect.logging.handlers import APILogWorker  # noqa: PLC0415 - loaded already
 
-    APILogWorker.drain_all(timeout=SECONDS_TO_SEND)
-    EventsWorker.drain_all(timeout=SECONDS_TO_SEND)
+    for worker in (APILogWorker, EventsWorker):
+        logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # that items remain is no news here
+        worker.drain_all(timeout=SECONDS_TO_SEND)

@@ -151,6 +151,19 @@ def test_where_none_is_named_the_run_has_one_of_its_own_that_stores_all_it_is_to
 
 
 @pytest.mark.system
+def test_an_own_server_that_does_not_start_says_why(home: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(home / "prefect.db")) as database, database:
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        database.execute("INSERT INTO alembic_version VALUES ('of a newer Prefect')")
+    done = use_server(make_environment(home), tmp_path)
+    assert done.returncode == 1
+    told = done.stderr.splitlines()[-1]
+    assert "DeploymentError: prefect: the server of this run did not start" in told
+    assert "of a newer Prefect" in told
+    assert list_marked(home) == []
+
+
+@pytest.mark.system
 def test_a_profile_that_names_none_leaves_the_run_with_one_of_its_own(home: Path, tmp_path: Path) -> None:
     (home / "profiles.toml").write_text('active = "here"\n[profiles.here]\nPREFECT_SERVER_EPHEMERAL_ENABLED = "true"\n')
     done = use_server(make_environment(home), tmp_path)
