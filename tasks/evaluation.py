@@ -1,5 +1,6 @@
 """Tasks from scores to the published run."""
 
+from functools import partial
 from pathlib import Path
 
 from prefect import task
@@ -11,6 +12,7 @@ from hip_mri.data.groups import GroupReport
 from hip_mri.data.ingest import IngestReport
 from hip_mri.data.split import SplitReport
 from hip_mri.evaluation import run
+from hip_mri.evaluation.explain import explain_images
 from hip_mri.evaluation.report import compose_markdown
 from hip_mri.evaluation.summary import tabulate_metrics
 from hip_mri.evaluation.wording import collect_notices
@@ -43,7 +45,8 @@ def publish_run(
     inputs = run.RunInputs(
         trained.model_file, trained.history_file, trained.predictions_file, neighbours_file, novelty_file, folds_file
     )
-    published = run.publish_run(workspace, facts, inputs)
+    explain = partial(explain_images, trained.parts, cache_folder=workspace.explanations_folder)
+    published = run.publish_run(workspace, facts, inputs, explain)
     rows = [
         {"metric": row.title, "interval": row.describe_interval()}
         | {split: None if value is None else round(value, 4) for split, value in row.values.items()}

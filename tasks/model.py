@@ -62,9 +62,13 @@ def train_model(
     return model
 
 
-cross_validate_head = task(task_run_name="cross-validate", tags=[GPU_TAG], cache_policy=NO_CACHE)(
-    cross_validation.cross_validate_head
+plan_folds = task(task_run_name="plan the folds", cache_policy=NO_CACHE)(cross_validation.plan_folds)
+
+cross_validate_fold = task(task_run_name="cross-validate {fold.name}", tags=[GPU_TAG], cache_policy=NO_CACHE)(
+    cross_validation.cross_validate_fold
 )
+
+join_folds = task(task_run_name="join the folds", cache_policy=NO_CACHE)(cross_validation.join_folds)
 
 find_neighbours = task(task_run_name="look for leakage", cache_policy=NO_CACHE)(neighbours.find_neighbours)
 
