@@ -40,6 +40,7 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     with hold_workspace(config.workspace) as workspace, open_runner(config.runner, workspace) as runner:
         steps = Steps(runner)
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
+        config = config.with_backbone(weights.backbone)
 
         delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace, config.limits)
         steps.run(check_patient_tables)(delivered, config.data.patients_file)

@@ -23,11 +23,10 @@ from prefect import flow
 from tasks.data import fetch_source, plan_shards
 from tasks.model import extract_features
 from tasks.prediction import (
-    choose_serving_engine,
     find_model,
     hold_serving,
+    prepare_network,
     publish_predictions,
-    split_network,
     take_in_images,
 )
 from tasks.runners import open_runner
@@ -53,9 +52,10 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
         intake = steps.run(take_in_images)(delivery, serving, model.network.preprocessing, threads)
         shards = steps.run(plan_shards)(serving, config.runner.shard_size)
 
-        choice = steps.run(choose_serving_engine)(config.engine, config.precision, model.precision)
-        network = steps.run(split_network)(model.network, choice, serving)
-        steps.map(extract_features, shards, serving, features=network.features)
+        network = steps.run(prepare_network)(
+            model.network, config.engine, config.precision, intake.num_images, workspace
+        )
+        steps.map_shards(extract_features, shards, serving, features=network.features)
         return steps.run(publish_predictions)(
             workspace, model, network, intake, config.sheet, is_synthetic=delivery.is_synthetic
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hip_mri.config import TrainingConfig
 from hip_mri.data.delivery import Delivery
@@ -23,10 +24,12 @@ from tasks.data import (
 from tasks.evaluation import publish_run
 from tasks.model import (
     choose_features,
-    cross_validate_head,
+    cross_validate_fold,
     extract_features,
     find_neighbours,
     fit_novelty,
+    join_folds,
+    plan_folds,
     prepare_backbone,
     train_model,
 )
@@ -57,11 +60,11 @@ def arrange_images(
     data, preprocessing = config.data, config.preprocessing
     if data.group_similar:
         arrived = steps.run(plan_shards)(workspace, config.runner.shard_size)
-        steps.map(fingerprint_images, arrived, workspace)
+        steps.map_shards(fingerprint_images, arrived, workspace)
     groups = steps.run(group_images)(workspace, delivered, data, config.runner.count_threads())
     division = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
     shards = steps.run(plan_shards)(workspace, config.runner.shard_size)
-    steps.map(preprocess_images, shards, workspace, settings=preprocessing)
+    steps.map_shards(preprocess_images, shards, workspace, settings=preprocessing)
     steps.run(lay_out_folders)(workspace, preprocessing)
     return Images(intake, groups, division, shards)
 
@@ -71,13 +74,11 @@ def compute_features(
 ) -> FeatureSet:
     """Compute the features of every image, once."""
     threads, preprocessing = config.runner.count_threads(), config.preprocessing
-    backbone = steps.run(prepare_backbone)(
-        weights, config.model.backbone, workspace, preprocessing, config.seed, threads
-    )
+    backbone = steps.run(prepare_backbone)(weights, workspace, preprocessing, config.seed, threads)
     features = steps.run(choose_features)(
         backbone, config.features, preprocessing, config.training.horizontal_flip, workspace, threads
     )
-    steps.map(extract_features, images.shards, workspace, features=features)
+    steps.map_shards(extract_features, images.shards, workspace, features=features)
     return features
 
 
@@ -87,8 +88,19 @@ def train_and_report(
     """Train a model, examine it, and publish the run; returns the run's folder."""
     hidden_units, training = config.model.hidden_units, config.training
     trained = steps.run(train_model)(workspace, features, hidden_units, training, config.seed)
-    folds = steps.run(cross_validate_head)(workspace, features, hidden_units, training, config.evaluation)
+    folds = cross_validate(steps, config, workspace, features)
     neighbours = steps.run(find_neighbours)(workspace, features)
     novelty = steps.run(fit_novelty)(workspace, features, trained, config.evaluation.outside_fraction)
     findings = (images.intake, images.groups, images.division, folds, neighbours, novelty)
     return steps.run(publish_run)(workspace, config, weights, features, trained, *findings, steps.seconds)
+
+
+def cross_validate(steps: Steps, config: TrainingConfig, workspace: Workspace, features: FeatureSet) -> Path | None:
+    """Score the training images by heads that have not seen their fold, one task run for each fold."""
+    hidden_units, training = config.model.hidden_units, config.training
+    plan = steps.run(plan_folds)(workspace, features, hidden_units, training, config.evaluation)
+    if plan is None:
+        return None
+    shared = {"plan": plan, "features": features, "hidden_units": hidden_units, "settings": training}
+    steps.map(cross_validate_fold, "fold", plan.folds, workspace, **shared)
+    return steps.run(join_folds)(plan)

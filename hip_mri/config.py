@@ -119,11 +119,12 @@ class FeatureSettings(Settings):
     """How the frozen backbone is computed, once per image and flip."""
 
     engine: Literal["auto"] | Engine = "auto"
-    """`keras` runs on any device, `openvino` on the CPU; `auto` takes Keras where there is a GPU, else OpenVINO."""
+    """`keras` runs on any device, `openvino` on the CPU; `auto` takes Keras where there is a GPU or where there are
+    few images, else OpenVINO."""
 
     precision: Literal["auto"] | Precision = "auto"
-    """`auto` takes bfloat16 where the processor computes it in hardware and the features of 32 images of this
-    dataset stay within 1 % of float32, else float32."""
+    """`auto` takes bfloat16 where the processor computes it in hardware and it moves the features of 32 images of
+    this dataset at most half as far as saving these images as JPEG of quality 95 does, else float32."""
 
 
 class FineTuneSettings(Settings):
@@ -321,6 +322,10 @@ class TrainingConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     runner: RunnerSettings = RunnerSettings()
 
+    def with_backbone(self, backbone: BackboneName) -> Self:
+        """The same settings with another backbone."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"backbone": backbone})})
+
 
 class _OneSource(Settings):
     source: SourceAddress | None = None
@@ -389,7 +394,8 @@ class PredictConfig(_OneSource):
     """What scores: `champion`, the number of a version such as `0003`, or the folder of a run or of a version."""
 
     engine: Literal["auto"] | Engine = "auto"
-    """`keras` runs on any device, `openvino` on the CPU; `auto` takes Keras where there is a GPU, else OpenVINO."""
+    """`keras` runs on any device, `openvino` on the CPU; `auto` takes Keras where there is a GPU, or where there are
+    few images and the backbone was not exported to OpenVINO before; else OpenVINO."""
 
     precision: Literal["auto"] | Precision = "auto"
     """`auto` takes the precision that the model was evaluated in, where this machine computes it in hardware."""

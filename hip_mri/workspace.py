@@ -30,6 +30,7 @@ workspace/
 ├── drift/<digest>.png                    new images beside those of training
 ├── neighbours/<digest>.csv               nearest training images, by features
 ├── novelty/<digest>.npz                  what tells images that a model knows from others
+├── explanations/<digest>.npy             where networks looked, for images that were explained
 ├── predictions/0001/                     scores of new images: table, sheet, explanations, names
 ├── serving/                              work in progress on new images, a workspace of its own; may be removed
 ├── shards/<digest>.parquet               which images a task run handles
@@ -203,6 +204,10 @@ class Workspace:
     @property
     def novelty_folder(self) -> Path:
         return self.root / "novelty"
+
+    @property
+    def explanations_folder(self) -> Path:
+        return self.root / "explanations"
 
     @property
     def predictions_folder(self) -> Path:

@@ -1,5 +1,6 @@
 """Tasks from scores to the published run."""
 
+from functools import partial
 from pathlib import Path
 
 from prefect import task
@@ -35,6 +36,7 @@ def publish_run(
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
     from hip_mri.evaluation import run  # noqa: PLC0415 - draws and measures, seconds to import
+    from hip_mri.evaluation.explain import explain_images  # noqa: PLC0415 - see above
     from hip_mri.evaluation.report import compose_markdown  # noqa: PLC0415 - see above
 
     notices = collect_notices(
@@ -44,7 +46,8 @@ def publish_run(
     inputs = run.RunInputs(
         trained.model_file, trained.history_file, trained.predictions_file, neighbours_file, novelty_file, folds_file
     )
-    published = run.publish_run(workspace, facts, inputs)
+    explain = partial(explain_images, trained.parts, cache_folder=workspace.explanations_folder)
+    published = run.publish_run(workspace, facts, inputs, explain)
     rows = [
         {"metric": row.title, "interval": row.describe_interval()}
         | {split: None if value is None else round(value, 4) for split, value in row.values.items()}

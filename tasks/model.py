@@ -1,15 +1,14 @@
 """Tasks from preprocessed images to a trained, scored model."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.config import EvaluationSettings, TrainingSettings
-from hip_mri.model import backbone, features, neighbours, network, novelty, weights
+from hip_mri.config import TrainingSettings
+from hip_mri.model import backbone, cross_validation, features, neighbours, network, novelty, weights
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Epoch
 from hip_mri.model.network import TrainedModel
@@ -63,19 +62,13 @@ def train_model(
     return model
 
 
-@task(task_run_name="cross-validate", tags=[GPU_TAG], cache_policy=NO_CACHE)
-def cross_validate_head(
-    workspace: Workspace,
-    features: FeatureSet,
-    hidden_units: int,
-    settings: TrainingSettings,
-    evaluation: EvaluationSettings,
-) -> Path | None:
-    """See `hip_mri.model.cross_validation.cross_validate_head`."""
-    from hip_mri.model import cross_validation  # noqa: PLC0415 - loads scikit-learn, a second
+plan_folds = task(task_run_name="plan the folds", cache_policy=NO_CACHE)(cross_validation.plan_folds)
 
-    return cross_validation.cross_validate_head(workspace, features, hidden_units, settings, evaluation)
+cross_validate_fold = task(task_run_name="cross-validate {fold.name}", tags=[GPU_TAG], cache_policy=NO_CACHE)(
+    cross_validation.cross_validate_fold
+)
 
+join_folds = task(task_run_name="join the folds", cache_policy=NO_CACHE)(cross_validation.join_folds)
 
 find_neighbours = task(task_run_name="look for leakage", cache_policy=NO_CACHE)(neighbours.find_neighbours)
 

@@ -14,7 +14,7 @@ from hip_mri.data.delivery import Delivery, drop_damaged
 from hip_mri.data.intake import IntakeReport
 from hip_mri.evaluation.prediction_sheet import compose_prediction_markdown, tabulate_counts
 from hip_mri.model import serving
-from hip_mri.model.serving import SplitNetwork
+from hip_mri.model.network import SplitNetwork
 from hip_mri.release import served_model
 from hip_mri.release.served_model import ServedModel
 from hip_mri.workspace import Workspace
@@ -41,11 +41,9 @@ def take_in_images(
 
 find_model = task(task_run_name="find the model", cache_policy=NO_CACHE)(served_model.find_model)
 
-choose_serving_engine = task(task_run_name="choose engine and precision", tags=[GPU_TAG], cache_policy=NO_CACHE)(
-    serving.choose_serving_engine
+prepare_network = task(task_run_name="prepare the network", tags=[GPU_TAG], cache_policy=NO_CACHE)(
+    serving.prepare_network
 )
-
-split_network = task(task_run_name="split the network", tags=[GPU_TAG], cache_policy=NO_CACHE)(serving.split_network)
 
 
 @task(task_run_name="score and publish", tags=[GPU_TAG], cache_policy=NO_CACHE)

@@ -1,4 +1,4 @@
-"""Spreading a step over the shards of the manifest: one task run each, several at a time."""
+"""Spreading a step over items, such as the shards of the manifest: one task run each, several at a time."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,7 +9,6 @@ from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.filesystems import LocalFileSystem
-from prefect.futures import PrefectFuture
 from prefect.serializers import JSONSerializer
 
 from hip_mri.data.shards import Shard
@@ -46,14 +45,43 @@ def map_over_shards(
         Exception: What the first failed task run raised, after all have ended.
     """
     recorded = task.with_options(result_storage=workspace.cache_folder)
-    total = sum(shard.num_images for shard in shards)
-    done = 0
-    with show_progress(task.name.replace("_", "-"), f"{task.name}: images") as update:
-        futures: dict[PrefectFuture[Any], Shard] = {
-            runner.submit(recorded, {"shard": shard, "workspace": workspace, **parameters}): shard for shard in shards
-        }
+    shared = {"workspace": workspace, **parameters}
+    return map_over(recorded, "shard", shards, runner, "images", lambda shard: shard.num_images, **shared)
+
+
+def map_over(
+    task: Task[..., Any],
+    parameter: str,
+    items: Sequence[Any],
+    runner: Runner,
+    unit: str = "done",
+    count: Callable[[Any], int] = lambda item: 1,
+    **shared: Any,
+) -> list[Any]:
+    """Run a task once per item, several at a time, and wait for all of them.
+
+    Args:
+        task: Takes an item and the shared parameters.
+        parameter: Name of the item among the task's parameters.
+        items: The work.
+        runner: What computes the task runs.
+        unit: What progress is counted in, for the reader.
+        count: How much of it an item is.
+        **shared: The same for every item.
+
+    Returns:
+        The results, in the order of the items.
+
+    Raises:
+        Exception: What the first failed task run raised, after all have ended.
+    """
+    if not items:
+        return []
+    total, done = sum(map(count, items)), 0
+    with show_progress(task.name.replace("_", "-"), f"{task.name}: {unit}") as update:
+        futures = {runner.submit(task, {parameter: item, **shared}): item for item in items}
         for future in runner.wait(list(futures)):
-            done += futures[future].num_images
+            done += count(futures[future])
             update(done, total)
     return [runner.read_result(future) for future in futures]
 

@@ -11,7 +11,7 @@ from prefect import Task
 from hip_mri.data.shards import Shard
 from hip_mri.workspace import Workspace
 from tasks.runners import Runner
-from tasks.shards import map_over_shards
+from tasks.shards import map_over, map_over_shards
 
 logger = logging.getLogger("hip_mri.steps")
 
@@ -42,11 +42,20 @@ class Steps:
 
         return call
 
-    def map(self, task: Task[..., Any], shards: Sequence[Shard], workspace: Workspace, **parameters: Any) -> list[Any]:
+    def map(
+        self, task: Task[..., Any], parameter: str, items: Sequence[Any], workspace: Workspace, **shared: Any
+    ) -> list[Any]:
+        """Run a task for every item, several at a time; see `map_over`."""
+        with self._measure(task.name):
+            return map_over(task, parameter, items, self._runner, workspace=workspace, **shared)
+
+    def map_shards(
+        self, task: Task[..., Any], shards: Sequence[Shard], workspace: Workspace, **shared: Any
+    ) -> list[Any]:
         """Run a task for every shard, several at a time; see `map_over_shards`."""
         threads = self._runner.threads_per_shard
         with self._measure(task.name):
-            return map_over_shards(task, shards, workspace, self._runner, num_threads=threads, **parameters)
+            return map_over_shards(task, shards, workspace, self._runner, num_threads=threads, **shared)
 
     @contextmanager
     def _measure(self, name: str) -> Iterator[None]:

@@ -1,11 +1,12 @@
 """Where the network looked: Grad-CAM, with the gradient written out instead of differentiated.
 
-Behind the last convolution block stand global average pooling, at most a normalization, and dense layers. For such a
-head the gradient of the logit follows from the weights by the chain rule, so any Keras backend computes it by running
-the network forwards only.
+Behind the last maps stand global average pooling, at most a normalization, and dense layers. For such a head the
+gradient of the logit follows from the weights by the chain rule, so whatever engine computes the features computes the
+maps, too, by running the network forwards only.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,132 +14,137 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hip_mri.errors import EvaluationError, WeightsError
+from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.sheets import MOST_CASES, ExplainedCase, Outcome
-from hip_mri.model.saved import load_network
+from hip_mri.model.backbone import STANDARDIZE, Backbone, load_backbone
+from hip_mri.model.engines import open_engine
+from hip_mri.model.network import SplitNetwork
+from hip_mri.model.saved import load_head
+from hip_mri.storage import digest, digest_file, replace_file
 
 if TYPE_CHECKING:
     import keras
 
+RECIPE: Final = 1
+"""Number of this way to explain; a change that alters heat raises it."""
+
 BATCH_SIZE: Final = 16
 """Images whose last maps are held at once; 400 KB each for a ResNet at 224 pixels."""
 
+ExplainImages = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Images, shape (num_images, height, width), to heat 0-1 of the same shape; see `explain_images`."""
 
-def explain_images(model_file: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Find which places of each image raised its score most.
+
+def explain_images(network: SplitNetwork, images: NDArray[np.uint8], cache_folder: Path) -> NDArray[np.float32]:
+    """Find which places of each image raised its score most; done before for the same images, it is not repeated.
 
     Args:
-        model_file: The whole network, as Keras saved it.
+        network: What scored them.
         images: Gray levels 0-255 as the network sees them, shape (num_images, height, width).
+        cache_folder: Keeps what was found.
 
     Returns:
         Heat 0-1, of the same shape. The hottest place of an image is 1, whatever its score; an image in which
         nothing spoke for a lesion is 0 throughout.
 
     Raises:
-        EvaluationError: The file is no network of this pipeline, the images do not fit it, or its head is of another
-            kind.
+        EvaluationError: The images do not fit the network, or its head is of another kind.
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
     ICCV 2017. The map is enlarged with linear interpolation.
     """
-    network = _load_network(model_file)
-    _check_images(images, network)
-    position = _find_last_map(network)
-    head = network.layers[position + 1 :]
+    size = network.features.backbone.image_size
+    _check_images(images, size)
+    content = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
+    identity = [RECIPE, network.features.digest, digest_file(network.head_file), len(images), content]
+    file = cache_folder / f"{digest(identity)[:16]}.npy"
+    if not file.exists():
+        heat = _compute_heat(network, images)
+        with replace_file(file) as temporary:
+            np.save(temporary, heat)
+    return np.load(file, allow_pickle=False)
+
+
+def _compute_heat(network: SplitNetwork, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    features = network.features
+    engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
+    head = load_head(network.head_file)
+    scale = _find_scale(features.backbone)
     heat = np.empty(images.shape, np.float32)
     for start in range(0, len(images), BATCH_SIZE):
-        batch = images[start : start + BATCH_SIZE]
-        outputs = _run_forwards(network, position, batch[..., None].astype(np.float32))
-        gradients = differentiate_head(head, outputs[0], outputs[1:])
-        for row, (maps, gradient) in enumerate(zip(outputs[0], gradients, strict=True), start):
-            heat[row] = _shape_heat(maps @ gradient, (images.shape[1], images.shape[2]))
+        batch = list(images[start : start + BATCH_SIZE])
+        maps = engine.compute_maps(batch)
+        gradients = scale * differentiate_head(head, engine.compute(batch))
+        for row, (image_maps, gradient) in enumerate(zip(maps, gradients, strict=True), start):
+            heat[row] = _shape_heat(image_maps @ gradient, (images.shape[1], images.shape[2]))
     return heat
 
 
-def differentiate_head(
-    head: "Sequence[keras.Layer]", maps: NDArray[np.float32], outputs: Sequence[NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Gradient of the logit by the last maps, with the chain rule from the last layer to the first.
+def differentiate_head(head: "keras.Model", features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gradient of the logit by the features, with the chain rule from the last layer to the first.
 
     Args:
-        head: Layers behind the maps: global average pooling, dense layers with ReLU or none, and normalizations or
-            dropout, which do nothing but scale when a network is used; the last one is dense with one unit.
-        maps: Output of the last convolution block, shape (num_images, map_height, map_width, num_channels).
-        outputs: Output of each layer of `head` for these images.
+        head: Dense layers with ReLU or none; the last one has one unit, and counts without its sigmoid: the logit is
+            explained, not the probability.
+        features: What the head takes, shape (num_images, num_features).
 
     Returns:
-        Gradient by a channel, the same at every place of the map, shape (num_images, num_channels).
+        Shape (num_images, num_features).
 
     Raises:
         EvaluationError: The head has a layer of another kind.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
-    gradient: NDArray[Any] = np.ones((len(maps), 1), np.float32)
-    for number, (layer, output) in reversed(list(enumerate(zip(head, outputs, strict=True)))):
-        if isinstance(layer, keras.layers.Dense) and _can_differentiate(layer, is_last=number == len(head) - 1):
-            open_gates = output > 0 if layer.activation is keras.activations.relu else 1
-            gradient = (gradient * open_gates) @ np.asarray(layer.get_weights()[0], np.float32).T
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            gradient = gradient * _find_scale(layer)
-        elif isinstance(layer, keras.layers.GlobalAveragePooling2D):
-            gradient = gradient / np.prod(maps.shape[1:3], dtype=np.float32)
-        elif not isinstance(layer, keras.layers.Dropout):
-            raise EvaluationError(
-                f"explanation: the layer {layer.name} ({type(layer).__name__}) is none that Grad-CAM knows here. "
-                "Needed is a head of global average pooling, dense layers with ReLU, and a sigmoid. Leave the "
-                "explanation out for this model."
-            )
+    weights: list[NDArray[np.float32]] = []
+    gates: list[NDArray[Any]] = []
+    output = features
+    for number, layer in enumerate(head.layers[1:], 2):
+        is_gated = _check_layer(layer, is_last=number == len(head.layers))
+        kernel, bias = (np.asarray(values, np.float32) for values in layer.get_weights())
+        output = output @ kernel + bias
+        gates.append(output > 0 if is_gated else np.ones_like(output))
+        output = output * gates[-1]
+        weights.append(kernel)
+    gradient: NDArray[Any] = np.ones((len(features), 1), np.float32)
+    for kernel, gate in zip(reversed(weights), reversed(gates), strict=True):
+        gradient = (gradient * gate) @ kernel.T
     return gradient.astype(np.float32)
 
 
-def _can_differentiate(layer: "keras.layers.Dense", *, is_last: bool) -> bool:
-    """The last layer counts without its sigmoid: the logit is explained, not the probability."""
+def _check_layer(layer: "keras.Layer", *, is_last: bool) -> bool:
+    """Whether a layer lets only positive values through.
+
+    Raises:
+        EvaluationError: It is none that can be differentiated here.
+    """
     import keras  # noqa: PLC0415 - seconds to import
 
-    if is_last:
-        return layer.units == 1 and layer.activation in (keras.activations.sigmoid, keras.activations.linear)
-    return layer.activation in (keras.activations.relu, keras.activations.linear)
+    activations = keras.activations
+    allowed = (activations.sigmoid, activations.linear) if is_last else (activations.relu, activations.linear)
+    if isinstance(layer, keras.layers.Dense) and layer.activation in allowed and (layer.units == 1 or not is_last):
+        return layer.activation is activations.relu
+    raise EvaluationError(
+        f"explanation: the layer {layer.name} ({type(layer).__name__}) is none that Grad-CAM knows here. Needed are "
+        "dense layers with ReLU, the last one with one unit and a sigmoid. Leave the explanation out for this model."
+    )
 
 
-def _find_scale(layer: "keras.layers.BatchNormalization") -> NDArray[np.float32]:
-    """What a normalization multiplies each channel with when a network is used."""
-    variance = np.asarray(layer.moving_variance.numpy(), np.float32)
-    gamma = np.asarray(layer.gamma.numpy(), np.float32) if layer.scale else np.float32(1)
-    return (gamma / np.sqrt(variance + layer.epsilon)).astype(np.float32)
+def _find_scale(backbone: Backbone) -> NDArray[np.float32] | np.float32:
+    """What a normalization behind the pooling multiplies each feature by, shape (num_features,) or none.
+
+    The pooling divides all features by the same number, which the heat, being relative, does not show.
+    """
+    if not backbone.standardized:
+        return np.float32(1)
+    layer = load_backbone(backbone).get_layer(STANDARDIZE)
+    return (1 / np.sqrt(np.asarray(layer.moving_variance, np.float32) + layer.epsilon)).astype(np.float32)
 
 
-def _load_network(model_file: Path) -> "keras.Model":
-    try:
-        return load_network(model_file)
-    except WeightsError as error:
-        raise EvaluationError(f"explanation: {error}") from error
-
-
-def _check_images(images: NDArray[np.uint8], network: "keras.Model") -> None:
-    _, height, width, _ = network.input_shape
-    if images.ndim != 3 or images.dtype != np.uint8 or images.shape[1:] != (height, width):
+def _check_images(images: NDArray[np.uint8], size: int) -> None:
+    if images.ndim != 3 or images.dtype != np.uint8 or images.shape[1:] != (size, size):
         raise EvaluationError(
-            f"explanation: images of shape (n, {height}, {width}) and type uint8 are needed, received {images.shape}, "
+            f"explanation: images of shape (n, {size}, {size}) and type uint8 are needed, received {images.shape}, "
             f"{images.dtype}. Give the preprocessed images that the network was trained on."
         )
-
-
-def _find_last_map(network: "keras.Model") -> int:
-    """Position of the last layer whose output still has height and width."""
-    for position in reversed(range(len(network.layers))):
-        if len(network.layers[position].output.shape) == 4:
-            return position
-    raise EvaluationError("explanation: no layer of the network puts out maps. Give an image classifier.")
-
-
-def _run_forwards(network: "keras.Model", position: int, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Outputs of the layer at a position and of all behind it."""
-    import keras  # noqa: PLC0415 - seconds to import
-
-    watched = keras.Model(network.input, [layer.output for layer in network.layers[position:]])
-    return [np.asarray(output, np.float32) for output in watched.predict_on_batch(batch)]
 
 
 def _shape_heat(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -188,14 +194,14 @@ def pick_cases(
 
 
 def explain_cases(
-    model_file: Path,
+    explain: ExplainImages,
     image_ids: Sequence[str],
     images: NDArray[np.uint8],
     scores: ArrayLike,
     outcomes: Sequence[Outcome],
 ) -> list[ExplainedCase]:
     """Explain chosen images, ready to be drawn; all arguments but the first have one entry per image."""
-    heats = explain_images(model_file, images)
+    heats = explain(images)
     numbers = np.asarray(scores, np.float64).tolist()
     return [
         ExplainedCase(image_id, outcome, score, image, heat)

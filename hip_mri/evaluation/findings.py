@@ -1,7 +1,6 @@
 """The material of the pictures that is not in `metrics.json`: curves with bands, explained images, close pairs."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +18,7 @@ from hip_mri.evaluation.charts.leakage import FoldComparison, NeighbourDistances
 from hip_mri.evaluation.charts.sheets import ClosePair, ContrastSample, ExplainedCase
 from hip_mri.evaluation.curves import Band, bootstrap_curves
 from hip_mri.evaluation.decision_curve import find_net_benefit
-from hip_mri.evaluation.explain import explain_cases, pick_cases
+from hip_mri.evaluation.explain import ExplainImages, explain_cases, pick_cases
 from hip_mri.evaluation.figures import Findings
 from hip_mri.evaluation.recalibration import Platt
 from hip_mri.evaluation.results import Scores
@@ -50,7 +49,7 @@ class Images:
 
 
 def gather_findings(
-    scores: Scores, metrics: dict[str, Any], images: Images, model_file: Path, seed: int, num_resamples: int
+    scores: Scores, metrics: dict[str, Any], images: Images, explain: ExplainImages, seed: int, num_resamples: int
 ) -> Findings:
     """Collect what the pictures show.
 
@@ -58,7 +57,7 @@ def gather_findings(
         scores: The tables of the run.
         metrics: What `metrics.json` holds.
         images: The run's images.
-        model_file: The whole network, asked to explain itself.
+        explain: Finds which places of images raised their scores.
         seed: Start of the resampling of the bands.
         num_resamples: Bootstrap samples of the bands.
     """
@@ -76,7 +75,7 @@ def gather_findings(
         ),
         recalibrated=_recalibrate(metrics["recalibration"], score),
         decision_curve=find_net_benefit(truth, score),
-        explained=_explain(test, metrics["threshold"], images, model_file),
+        explained=_explain(test, metrics["threshold"], images, explain),
         flow=describe_flow(metrics),
         neighbours=_describe_distances(scores.neighbours),
         close_pairs=_show_close_pairs(scores.neighbours, test.set_index("image_id")["group"], images),
@@ -95,13 +94,13 @@ def pick_samples(manifest: pd.DataFrame, images: Images) -> list[ContrastSample]
     ]
 
 
-def _explain(test: pd.DataFrame, threshold: float, images: Images, model_file: Path) -> list[ExplainedCase]:
+def _explain(test: pd.DataFrame, threshold: float, images: Images, explain: ExplainImages) -> list[ExplainedCase]:
     """The most confident right and wrong calls among test images, with the places that spoke for a lesion."""
     truth = (test["label"] == LABELS[1]).to_numpy(np.int64)
     positions, outcomes = zip(*pick_cases(truth, test["score"], threshold, test["group"]), strict=True)
     chosen = test.iloc[list(positions)]
     pixels = np.stack(images.read(list(chosen["image_id"])))
-    return explain_cases(model_file, list(chosen["image_id"]), pixels, chosen["score"], outcomes)
+    return explain_cases(explain, list(chosen["image_id"]), pixels, chosen["score"], outcomes)
 
 
 def describe_flow(metrics: dict[str, Any]) -> SplitFlow:

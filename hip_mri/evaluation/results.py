@@ -34,7 +34,7 @@ class Scores:
     Attributes:
         predictions: Columns image_id, split, label, score, group and patient (empty where unknown), one row per image.
         neighbours: See `hip_mri.model.neighbours.find_neighbours`.
-        folds: See `hip_mri.model.cross_validation.cross_validate_head`; `None` without cross-validation.
+        folds: See `hip_mri.model.cross_validation.join_folds`; `None` without cross-validation.
         attributes: Column image_id and those that describe subgroups, as text; `None` without any.
     """
 

@@ -20,6 +20,7 @@ from hip_mri.data.ledger import lock_test_set
 from hip_mri.data.manifest import read_manifest
 from hip_mri.data.split import HELD_OUT, SplitReport
 from hip_mri.evaluation.checklist import write_checklist
+from hip_mri.evaluation.explain import ExplainImages
 from hip_mri.evaluation.figures import draw_figures
 from hip_mri.evaluation.findings import Images, gather_findings, pick_samples
 from hip_mri.evaluation.model_card import write_model_card
@@ -105,13 +106,14 @@ class PublishedRun:
     summary: ReportSummary
 
 
-def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> PublishedRun:
+def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs, explain: ExplainImages) -> PublishedRun:
     """Evaluate a trained model and write its run folder. The test set is locked by it, at its first use.
 
     Args:
         workspace: The run gets the next number among its `runs`.
         facts: What the earlier steps found.
         inputs: What they wrote.
+        explain: Finds which places of images raised their scores; see `explain_images`.
 
     Returns:
         The run folder: `metrics.json`, `predictions.csv`, `manifest.csv`, `neighbours.csv`, `folds.csv`,
@@ -139,7 +141,7 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
             metrics["threshold"],
             files.figures_folder,
             summarize_notices(facts.notices),
-            gather_findings(scores, metrics, images, files.model, facts.config.seed, evaluation.num_resamples),
+            gather_findings(scores, metrics, images, explain, facts.config.seed, evaluation.num_resamples),
         )
         summary = ReportSummary(
             run_name=folder.name,

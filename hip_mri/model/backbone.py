@@ -1,18 +1,19 @@
 """The frozen network: gray images in, 2,048 features out."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import BackboneName, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
-from hip_mri.errors import WeightsError
-from hip_mri.hashes import is_as_recorded, record_hashes
+from hip_mri.errors import WeightsError, WorkspaceError
+from hip_mri.hashes import is_as_recorded, read_hashes, record_hashes
 from hip_mri.model.weights import UNREADABLE, Weights, tell_cause
 from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace
@@ -23,23 +24,29 @@ if TYPE_CHECKING:
 NUM_FEATURES: Final = 2048
 """Channels of the last block of every ResNet here, averaged over the image."""
 
-RECIPE: Final = 1
+RECIPE: Final = 2
 """Number of this way to build and calibrate; a change that alters features raises it."""
 
 RESIDUAL_GAIN: Final = 0.3
 """Scale of the residual branches of a random backbone. At 1, a hundred random layers leave little of the image: on
 demo images the cross-validated AUC of a linear classifier on ResNet50's features was .70 at 1, .87 at 0.5."""
 
-NUM_CALIBRATION_IMAGES: Final = 64
+NUM_CALIBRATION_IMAGES: Final = 32
 """Training images from which mean and variance of a random backbone's features are estimated."""
 
-NUM_STATISTICS_IMAGES: Final = 8
+NUM_STATISTICS_IMAGES: Final = 4
 """Training images from which its inner BatchNormalization statistics are estimated. All activations of the pass are
-held at once, 250 MB an image for ResNet101; each statistic still rests on 392 places in the images or more."""
-
+held at once, 130 MB an image for a ResNet50; each statistic still rests on 196 places in the images or more."""
 
 WEIGHTS_NAME: Final = "backbone.weights.h5"
 IDENTITY_NAME: Final = "identity.json"
+STANDARDIZE: Final = "standardize"
+"""Layer that brings the features of a random backbone to mean 0 and variance 1."""
+
+PARTS: Final = (WEIGHTS_NAME, IDENTITY_NAME)
+
+NUM_MAP_AXES: Final = 4
+"""Images, height, width, channels."""
 
 BYTES_PER_PARAMETER: Final = 4
 """Weights are kept as float32."""
@@ -52,7 +59,8 @@ class Backbone:
     Attributes:
         name: Architecture.
         image_size: Height and width of its input, in pixels.
-        digest: What determines every feature: architecture, input size, weights; 64 hexadecimal digits.
+        digest: What determines every feature: architecture, input size, SHA-256 of the weights file; 64 hexadecimal
+            digits.
         standardized: Whether a last layer standardizes the features, as random weights need.
         folder: Where everything derived from it is kept.
     """
@@ -67,6 +75,11 @@ class Backbone:
     def weights_file(self) -> Path:
         """Weights as Keras saves them."""
         return self.folder / WEIGHTS_NAME
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What `write_backbone` needs to know of the architecture."""
+        return {"name": self.name, "image_size": self.image_size, "is_standardized": self.standardized}
 
 
 def build_backbone(
@@ -98,7 +111,7 @@ def build_backbone(
         build = getattr(keras.applications, name)
         features = build(include_top=False, weights=None, input_tensor=centered, pooling="avg").output
         if standardized:
-            features = keras.layers.BatchNormalization(center=False, scale=False, name="standardize")(features)
+            features = keras.layers.BatchNormalization(center=False, scale=False, name=STANDARDIZE)(features)
     finally:
         keras.config.set_dtype_policy(policy)
     network = keras.Model(image, features, name=name.lower())
@@ -108,7 +121,6 @@ def build_backbone(
 
 def prepare_backbone(
     weights: Weights,
-    name: BackboneName,
     workspace: Workspace,
     preprocessing: PreprocessingSettings,
     seed: int,
@@ -122,8 +134,7 @@ def prepare_backbone(
     spend its epochs on that. It is done once for a workspace, so that images that come later change no feature.
 
     Args:
-        weights: Settled weights.
-        name: Architecture.
+        weights: From `resolve_weights`; they name the architecture.
         workspace: Where backbones are kept; for random weights its training images are read.
         preprocessing: How images reach the network.
         seed: Start of random weights.
@@ -135,13 +146,13 @@ def prepare_backbone(
     Raises:
         WeightsError: The file does not fit the architecture.
     """
+    name = weights.backbone
     origin = {"recipe": RECIPE, "name": name, "image_size": preprocessing.image_size, "weights": weights.sha256}
     is_random = weights.file is None
     if is_random:
         origin |= {"seed": seed, "preprocessing": preprocessing.model_dump()}
     folder = workspace.backbones_folder / digest(origin)[:16]
-    identity_file = folder / IDENTITY_NAME
-    if not (identity_file.exists() and is_as_recorded(folder, [WEIGHTS_NAME])):
+    if not is_as_recorded(folder, PARTS):
         network = build_backbone(name, preprocessing.image_size, standardized=is_random)
         if weights.file is None:
             hashes, images = read_training_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
@@ -153,10 +164,55 @@ def prepare_backbone(
             _load_weights(network, weights.file)
         require_room(folder, BYTES_PER_PARAMETER * network.count_params())
         with publish_folder(folder) as fresh:
-            network.save_weights(fresh / WEIGHTS_NAME)
-            write_json(fresh / IDENTITY_NAME, origin)
-            record_hashes(fresh)
-    return Backbone(name, preprocessing.image_size, digest(read_json(identity_file)), is_random, folder)
+            write_backbone(network, fresh, {**origin, "is_standardized": is_random})
+    return open_backbone(folder)
+
+
+def write_backbone(network: "keras.Model", folder: Path, identity: Mapping[str, Any]) -> None:
+    """Fill a folder that is about to be published with a backbone.
+
+    Args:
+        network: As `build_backbone` makes it.
+        folder: Where to.
+        identity: Where the weights come from; at least `name`, `image_size` and `is_standardized`.
+    """
+    network.save_weights(folder / WEIGHTS_NAME)
+    write_json(folder / IDENTITY_NAME, identity)
+    record_hashes(folder)
+
+
+def open_backbone(folder: Path) -> Backbone:
+    """Describe a backbone that `write_backbone` wrote.
+
+    Raises:
+        WorkspaceError: The folder holds none.
+    """
+    identity = read_json(folder / IDENTITY_NAME)
+    determines = [identity["name"], identity["image_size"], identity["is_standardized"]]
+    return Backbone(
+        identity["name"],
+        identity["image_size"],
+        digest([RECIPE, *determines, read_hashes(folder)[WEIGHTS_NAME]]),
+        identity["is_standardized"],
+        folder,
+    )
+
+
+def find_backbone(digest: str, folders: Iterable[Path]) -> Backbone | None:
+    """Find a backbone that is there and whole, by its digest, among folders that may hold one."""
+    for folder in folders:
+        with contextlib.suppress(WorkspaceError, LookupError, TypeError):
+            if open_backbone(folder).digest == digest and is_as_recorded(folder, PARTS):
+                return open_backbone(folder)
+    return None
+
+
+def add_maps(network: "keras.Model") -> "keras.Model":
+    """Let a backbone put out the last maps beside its features: shape (batch, map_height, map_width, channels)."""
+    import keras  # noqa: PLC0415 - seconds to import
+
+    maps = next(layer.output for layer in reversed(network.layers) if len(layer.output.shape) == NUM_MAP_AXES)
+    return keras.Model(network.input, [network.output, maps], name=network.name)
 
 
 @functools.lru_cache(maxsize=2)
@@ -227,7 +283,10 @@ def _calibrate(network: "keras.Model", images: Sequence[NDArray[np.uint8]]) -> N
     network(inputs[:NUM_STATISTICS_IMAGES], training=True)
     for layer, momentum in zip(normalizations, momenta, strict=True):
         layer.trainable, layer.momentum = False, momentum
-    standardize = network.get_layer("standardize")
-    features = keras.Model(network.input, standardize.input).predict(inputs, batch_size=8, verbose=0)
+    standardize = network.get_layer(STANDARDIZE)
+    pooled = keras.Model(network.input, standardize.input)
+    features = np.concatenate(
+        [pooled.predict_on_batch(inputs[start : start + 8]) for start in range(0, len(inputs), 8)]
+    )
     standardize.moving_mean.assign(features.mean(axis=0))
     standardize.moving_variance.assign(features.var(axis=0))

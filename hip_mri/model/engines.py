@@ -1,28 +1,32 @@
 """What computes the features: Keras on any device, OpenVINO on the CPU, behind one small interface."""
 
-import contextlib
 import functools
 import json
 import logging
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import Engine, Precision, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
-from hip_mri.model.backbone import NUM_FEATURES, Backbone, load_backbone
-from hip_mri.storage import digest, publish_folder, write_json
+from hip_mri.hashes import HASHES, is_as_recorded, record_hashes
+from hip_mri.model.backbone import IDENTITY_NAME, Backbone, add_maps, load_backbone
+from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, write_json
 from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
+    import keras
     import openvino
 
 logger = logging.getLogger(__name__)
@@ -30,11 +34,31 @@ logger = logging.getLogger(__name__)
 KERAS_BATCH_SIZE: Final = 16
 """Images per call of Keras. Short batches are filled up, so that every image meets the same arithmetic."""
 
-MAX_DEVIATION: Final = 0.01
-"""Largest relative distance (L2 norm) of bfloat16 features from float32 at which bfloat16 is taken."""
-
 NUM_CHECK_IMAGES: Final = 32
-"""Images on which the deviation is measured."""
+"""Images on which the deviation of bfloat16 from float32 is measured."""
+
+JPEG_QUALITY: Final = 95
+"""Quality at which the same images are saved as JPEG, to have a change of the images that nobody minds."""
+
+MAX_JPEG_FRACTION: Final = 0.5
+"""Largest deviation of bfloat16 features, in parts of the deviation that JPEG causes, at which bfloat16 is taken."""
+
+MAX_KERAS_ROWS: Final = 128
+"""Feature rows up to which Keras computes them on a CPU. For more, OpenVINO pays for its export: two cores with
+AVX-512 computed 22 (Keras), 28 (OpenVINO) and 59 (OpenVINO, bfloat16) rows of a ResNet50 a second, and its export took
+3 s longer than Keras' first call; with a ResNet101 all of it took twice as long."""
+
+CHOICE_RECIPE: Final = 2
+"""Number of this way to choose; a change that can alter a choice raises it."""
+
+EXPORT_RECIPE: Final = 1
+"""Number of this way to export; a change that alters what an export computes raises it."""
+
+GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Device files of NVIDIA's driver, of AMD's, and of Windows' Subsystem for Linux."""
+
+EXPORT_NAME: Final = "backbone.xml"
+EXPORT_FILES: Final = (EXPORT_NAME, "backbone.bin", IDENTITY_NAME)
 
 _opening = threading.Lock()
 
@@ -51,19 +75,34 @@ class EngineChoice:
         precision: `float32` or `bfloat16`.
         reason: One sentence for the log and the report.
         deviation: Relative distance (L2 norm) of the bfloat16 features from float32; `None` if not measured.
+        jpeg_deviation: The same distance between the features of the images and of their JPEG form.
     """
 
     engine: Engine
     precision: Precision
     reason: str
     deviation: float | None = None
+    jpeg_deviation: float | None = None
+
+    @property
+    def version(self) -> str:
+        """Version of the engine that is installed here: another one can round otherwise."""
+        return " ".join(f"{package} {version(package)}" for package in PACKAGES[self.engine])
+
+
+PACKAGES: Final[dict[Engine, tuple[str, ...]]] = {"keras": ("keras", "tensorflow"), "openvino": ("openvino",)}
+"""What computes, by engine."""
 
 
 class FeatureEngine(Protocol):
-    """Computes features; the result for an image does not depend on the images around it."""
+    """Computes a backbone; the result for an image does not depend on the images around it."""
 
     def compute(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Compute the features of gray images, shape (height, width) each; returns shape (len(images), 2048)."""
+        ...
+
+    def compute_maps(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Compute the output of the last convolution block; shape (len(images), map_height, map_width, channels)."""
         ...
 
 
@@ -88,17 +127,20 @@ def choose_engine(
     backbone: Backbone,
     engine: Engine | Literal["auto"],
     precision: Precision | Literal["auto"],
+    num_rows: int,
     workspace: Workspace,
     preprocessing: PreprocessingSettings,
     num_threads: int,
 ) -> EngineChoice:
-    """Settle engine and precision, once for a backbone and its training images.
+    """Choose engine and precision, once for a backbone and its training images.
 
     Args:
         backbone: What is to be computed.
-        engine: `auto` takes Keras where Keras sees a GPU, else OpenVINO.
-        precision: `auto` takes bfloat16 where the processor computes it in hardware and the features of
-            `NUM_CHECK_IMAGES` training images stay within `MAX_DEVIATION` of float32.
+        engine: See `settle_engine`.
+        precision: `auto` takes bfloat16 where the processor computes it in hardware and it moves the features of
+            `NUM_CHECK_IMAGES` training images at most `MAX_JPEG_FRACTION` times as far as saving these images as JPEG
+            does.
+        num_rows: Feature rows that are needed.
         workspace: Where the training images lie.
         preprocessing: How they are made.
         num_threads: Threads that decode the images.
@@ -107,10 +149,11 @@ def choose_engine(
         The choice.
     """
     hashes, images = read_training_sample(workspace, preprocessing, NUM_CHECK_IMAGES, num_threads)
-    if engine == "auto":
-        engine = "keras" if sees_gpu() else "openvino"
+    engine = settle_engine(engine, num_rows)
     has_bfloat16 = computes_bfloat16(engine)
-    question = [engine, precision, has_bfloat16, version(engine), preprocessing.model_dump(), list(hashes)]
+    versions = [version(package) for package in PACKAGES[engine]]
+    question = [CHOICE_RECIPE, backbone.digest, engine, precision, has_bfloat16, versions]
+    question += [preprocessing.model_dump(), list(hashes)]
     record = backbone.folder.with_name(f"{backbone.folder.name}-engine") / f"{digest(question)[:16]}.json"
     if record.exists():
         return EngineChoice(**json.loads(record.read_text()))
@@ -118,6 +161,20 @@ def choose_engine(
     logger.info("Features come from %s in %s: %s", choice.engine, choice.precision, choice.reason)
     write_json(record, asdict(choice))
     return choice
+
+
+def settle_engine(engine: Engine | Literal["auto"], num_rows: int, *, is_exported: bool = False) -> Engine:
+    """Decide what computes a number of feature rows.
+
+    Args:
+        engine: `auto` takes Keras where Keras sees a GPU, or where there are at most `MAX_KERAS_ROWS` rows and no
+            export; else OpenVINO.
+        num_rows: Feature rows that are needed.
+        is_exported: Whether the backbone is there in OpenVINO's format already.
+    """
+    if engine != "auto":
+        return engine
+    return "keras" if sees_gpu() or (num_rows <= MAX_KERAS_ROWS and not is_exported) else "openvino"
 
 
 def _choose_precision(
@@ -131,18 +188,26 @@ def _choose_precision(
     if precision != "auto":
         return EngineChoice(engine, precision, f"{precision} was asked for")
     if not has_bfloat16:
-        return EngineChoice(engine, "float32", "this processor does not compute bfloat16 in hardware")
-    reference = open_engine(backbone, engine, "float32").compute(images)
-    reduced = open_engine(backbone, engine, "bfloat16").compute(images)
-    deviation = measure_deviation(reference, reduced)
-    is_near = deviation <= MAX_DEVIATION
-    reason = f"bfloat16 features of {len(images)} images deviate by {deviation:.2%} from float32"
+        return EngineChoice(engine, "float32", f"{engine} does not compute bfloat16 in hardware here")
+    full = open_engine(backbone, engine, "float32")
+    reference = full.compute(images)
+    by_jpeg = measure_deviation(reference, full.compute([_save_as_jpeg(image) for image in images]))
+    deviation = measure_deviation(reference, open_engine(backbone, engine, "bfloat16").compute(images))
+    is_near = deviation <= MAX_JPEG_FRACTION * by_jpeg
     return EngineChoice(
         engine,
         "bfloat16" if is_near else "float32",
-        f"{reason}, {'within' if is_near else 'more than'} the accepted {MAX_DEVIATION:.0%}",
+        f"bfloat16 moves the features of {len(images)} images by {deviation:.2%}, saving the images as JPEG of quality "
+        f"{JPEG_QUALITY} moves them by {by_jpeg:.2%}; accepted is {'at most' if is_near else 'no more than'} "
+        f"{MAX_JPEG_FRACTION:.0%} of that",
         deviation,
+        by_jpeg,
     )
+
+
+def _save_as_jpeg(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    _, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
 def measure_deviation(reference: NDArray[np.float32], features: NDArray[np.float32]) -> float:
@@ -156,63 +221,121 @@ class _KerasEngine:
         self._image_size = backbone.image_size
 
     def compute(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        features = np.empty((len(images), NUM_FEATURES), np.float32)
+        return self._run(self._network, images)
+
+    def compute_maps(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return self._run(self._maps, images)
+
+    @functools.cached_property
+    def _maps(self) -> "keras.Model":
+        import keras  # noqa: PLC0415 - seconds to import
+
+        return keras.Model(self._network.input, add_maps(self._network).output[1])
+
+    def _run(self, network: "keras.Model", images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        computed = np.empty((len(images), *network.output_shape[1:]), np.float32)
         batch = np.zeros((KERAS_BATCH_SIZE, self._image_size, self._image_size, 1), np.float32)
         for start in range(0, len(images), KERAS_BATCH_SIZE):
             part = images[start : start + KERAS_BATCH_SIZE]
             batch[: len(part), ..., 0] = np.stack(part)
             with _one_at_a_time:
-                computed = self._network.predict_on_batch(batch)
-            features[start : start + len(part)] = np.asarray(computed, np.float32)[: len(part)]
-        return features
+                outputs = network.predict_on_batch(batch)
+            computed[start : start + len(part)] = np.asarray(outputs, np.float32)[: len(part)]
+        return computed
 
 
 class _OpenVinoEngine:
     """One image per request and as many requests at a time as the processor likes: fast, and independent of order."""
 
     def __init__(self, backbone: Backbone, precision: Precision) -> None:
-        import openvino  # noqa: PLC0415 - not needed by the Keras engine
-
+        openvino = _import_openvino()
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
         }
         core = openvino.Core()
-        model = core.read_model(_export_openvino(backbone))
+        model = core.read_model(export_openvino(backbone))
         model.reshape([1, backbone.image_size, backbone.image_size, 1])
-        self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", settings))
+        self._compiled = core.compile_model(model, "CPU", settings)
+        self._queue = openvino.AsyncInferQueue(self._compiled)
 
     def compute(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        features = np.empty((len(images), NUM_FEATURES), np.float32)
+        return self._run(0, images)
+
+    def compute_maps(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return self._run(1, images)
+
+    def _run(self, output: int, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        computed = np.empty((len(images), *self._compiled.output(output).shape[1:]), np.float32)
 
         def keep(request: "openvino.InferRequest", row: int) -> None:
-            features[row] = request.get_output_tensor().data[0]
+            computed[row] = request.get_output_tensor(output).data[0]
 
         with _one_at_a_time:
             self._queue.set_callback(keep)
             for row, image in enumerate(images):
                 self._queue.start_async(image[None, ..., None].astype(np.float32), row)
             self._queue.wait_all()
-        return features
+        return computed
 
 
 _export_lock = threading.Lock()
 
 
-def _export_openvino(backbone: Backbone) -> Path:
-    """Let Keras write the backbone in OpenVINO's format, once."""
-    folder = backbone.folder.with_name(backbone.folder.name + "-openvino")
-    file = folder / "backbone.xml"
+def export_openvino(backbone: Backbone) -> Path:
+    """Write a backbone in OpenVINO's format: features and last maps. Done once for its weights and OpenVINO's version.
+
+    An export is used only if its files have the recorded SHA-256 and it was made from these weights.
+
+    Returns:
+        The `.xml` file; the weights lie beside it.
+    """
+    folder = _locate_export(backbone.folder)
     with _export_lock:
-        if not file.exists():
+        if not has_export(backbone):
             logger.info("Exporting the backbone to OpenVINO, once for these weights")
-            with publish_folder(folder) as fresh, contextlib.redirect_stdout(None):
-                load_backbone(backbone).export(str(fresh / file.name), format="openvino", verbose=False)
-    return file
+            _import_openvino()  # before Keras does
+            with publish_folder(folder) as fresh:
+                add_maps(load_backbone(backbone)).export(str(fresh / EXPORT_NAME), format="openvino", verbose=False)
+                write_json(fresh / IDENTITY_NAME, _identify_export(backbone))
+                record_hashes(fresh)
+    return folder / EXPORT_NAME
+
+
+def has_export(backbone: Backbone) -> bool:
+    """Whether the export of a backbone is there, whole, and made from its weights."""
+    folder = _locate_export(backbone.folder)
+    return is_as_recorded(folder, EXPORT_FILES) and read_json(folder / IDENTITY_NAME) == _identify_export(backbone)
+
+
+def link_export(backbone: Backbone, folder: Path) -> None:
+    """Let the export of a backbone, if there is one, also be that of the same backbone in another folder."""
+    if has_export(backbone):
+        with publish_folder(_locate_export(folder)) as fresh:
+            for name in (*EXPORT_FILES, HASHES):
+                link_or_copy(_locate_export(backbone.folder) / name, fresh / name)
+
+
+def _locate_export(backbone_folder: Path) -> Path:
+    return backbone_folder.with_name(f"{backbone_folder.name}-openvino")
+
+
+def _identify_export(backbone: Backbone) -> dict[str, Any]:
+    return {"recipe": EXPORT_RECIPE, "backbone": backbone.digest, "openvino": version("openvino")}
+
+
+def _import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry, which reports every conversion to a server on the internet."""
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType] - import then fails
+    import openvino  # noqa: PLC0415 - not needed by the Keras engine
+
+    return openvino
 
 
 def sees_gpu() -> bool:
-    """Whether Keras sees a GPU."""
+    """Whether Keras sees a GPU; where the system has none, Keras is not asked, since loading it takes seconds."""
+    if sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
+        return False
     import keras  # noqa: PLC0415 - seconds to import
 
     return bool(keras.distribution.list_devices("gpu"))
@@ -221,9 +344,7 @@ def sees_gpu() -> bool:
 def computes_bfloat16(engine: Engine) -> bool:
     """Whether the processor or GPU that the engine would use computes bfloat16 in hardware."""
     if engine == "openvino":
-        import openvino  # noqa: PLC0415 - not needed by the Keras engine
-
-        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "BF16" in _import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return sees_gpu() and _gpu_compute_capability() >= 8.0  # NVIDIA's Ampere of 2020 brought bfloat16
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hip_mri.config import FeatureSettings, PreprocessingSettings
+from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import name_set
 from hip_mri.data.reading import read_images
 from hip_mri.data.shards import Shard, read_shard
@@ -42,13 +43,18 @@ class FeatureSet:
     @property
     def digest(self) -> str:
         """Name of the set, 16 hexadecimal digits."""
-        return digest([self.backbone.digest, name_set(self.preprocessing), self.choice.engine, self.choice.precision])[
-            :16
-        ]
+        choice = self.choice
+        return digest(
+            [self.backbone.digest, name_set(self.preprocessing), choice.engine, choice.precision, choice.version]
+        )[:16]
 
     def describe(self) -> dict[str, Any]:
         """What `metrics.json` says of the features: engine, precision, why, and the names of the sets on disk."""
-        return asdict(self.choice) | {"set": self.digest, "preprocessed": name_set(self.preprocessing)}
+        return asdict(self.choice) | {
+            "engine_version": self.choice.version,
+            "set": self.digest,
+            "preprocessed": name_set(self.preprocessing),
+        }
 
     def open_store(self, workspace: Workspace) -> FeatureStore:
         """The rows of this set."""
@@ -63,8 +69,12 @@ def choose_features(
     workspace: Workspace,
     num_threads: int,
 ) -> FeatureSet:
-    """Settle which features a run uses; see `choose_engine`."""
-    choice = choose_engine(backbone, settings.engine, settings.precision, workspace, preprocessing, num_threads)
+    """Choose which features a run uses; see `choose_engine`."""
+    images = select_ready(read_manifest(workspace.manifest_file))
+    num_rows = len(list_rows(images, with_mirrored=with_mirrored))
+    choice = choose_engine(
+        backbone, settings.engine, settings.precision, num_rows, workspace, preprocessing, num_threads
+    )
     return FeatureSet(backbone, preprocessing, choice, with_mirrored)
 
 

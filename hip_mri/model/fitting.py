@@ -23,8 +23,8 @@ class Epoch:
         epoch: Number of the pass, from 1.
         loss: Mean binary cross-entropy of the training images, in nats, while the weights moved.
         accuracy: Share of them on the right side of 0.5.
-        val_loss: Mean binary cross-entropy of the validation images after the pass.
-        val_accuracy: Share of them on the right side of 0.5.
+        val_loss: Mean binary cross-entropy of the validation images after the pass; NaN without such images.
+        val_accuracy: Share of them on the right side of 0.5, likewise.
     """
 
     epoch: int
@@ -66,7 +66,7 @@ Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 def fit(
     network: "keras.Model",
     training: TrainingImages,
-    validation: TrainingImages,
+    validation: TrainingImages | None,
     epochs: range,
     batch_size: int,
     seed: int,
@@ -81,7 +81,7 @@ def fit(
     Args:
         network: Compiled with a mean loss and the metric `accuracy`.
         training: What the weights are fitted to.
-        validation: What each epoch is measured on; its mirrored rows are not used.
+        validation: What each epoch is measured on; its mirrored rows are not used. `None` measures nothing.
         epochs: Numbers of the epochs, from 0.
         batch_size: Images per step.
         seed: Start of order and flips.
@@ -91,12 +91,14 @@ def fit(
     Raises:
         TrainingError: The loss is not a finite number.
     """
-    _make_repeatable()
+    make_repeatable()
     for number in epochs:
         loss, accuracy = _train_once(network, _draw_batches(training, batch_size, seed, number), class_weight)
-        val_loss, val_accuracy = _validate(network, _cut_batches(validation, batch_size))
+        val_loss = val_accuracy = math.nan
+        if validation is not None:
+            val_loss, val_accuracy = _validate(network, _cut_batches(validation, batch_size))
         epoch = Epoch(number + 1, loss, accuracy, val_loss, val_accuracy)
-        _check_finite(epoch)
+        _check_finite(epoch, is_validated=validation is not None)
         if on_epoch(epoch):
             break
 
@@ -111,7 +113,7 @@ def choose_jit() -> bool | Literal["auto"]:
     return False if keras.backend.backend() == "tensorflow" else "auto"
 
 
-def _make_repeatable() -> None:
+def make_repeatable() -> None:
     """Let TensorFlow add up in a fixed order, or the same training gives other bits when the processor is busy."""
     import keras  # noqa: PLC0415 - seconds to import
 
@@ -204,8 +206,8 @@ def _as_column(labels: NDArray[np.int64]) -> NDArray[np.float32]:
     return labels[:, None].astype(np.float32)
 
 
-def _check_finite(epoch: Epoch) -> None:
-    if not (math.isfinite(epoch.loss) and math.isfinite(epoch.val_loss)):
+def _check_finite(epoch: Epoch, *, is_validated: bool) -> None:
+    if not (math.isfinite(epoch.loss) and (math.isfinite(epoch.val_loss) or not is_validated)):
         raise TrainingError(
             f"training: the loss of epoch {epoch.epoch} is {epoch.loss} (validation {epoch.val_loss}). "
             "Lower the learning rate, or check that the weights fit the backbone."

@@ -1,7 +1,7 @@
 """The whole network as one file: gray image in, probability of a lesion out."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,12 +14,21 @@ from hip_mri.config import LABELS, TrainingSettings
 from hip_mri.data.manifest import digest_table, read_manifest, select_ready
 from hip_mri.errors import TrainingError
 from hip_mri.hashes import is_as_recorded, record_hashes
-from hip_mri.model.backbone import BYTES_PER_PARAMETER, Backbone, build_backbone, load_backbone, load_own_backbone
+from hip_mri.model.backbone import (
+    BYTES_PER_PARAMETER,
+    Backbone,
+    build_backbone,
+    load_backbone,
+    load_own_backbone,
+    open_backbone,
+    write_backbone,
+)
+from hip_mri.model.engines import EngineChoice
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
-from hip_mri.model.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
-from hip_mri.model.head import FIRST_HEAD_LAYER, build_head, join_network, train_head
-from hip_mri.model.saved import load_network
+from hip_mri.model.fitting import EpochReport, Rows, TrainingImages, choose_jit, weigh_classes
+from hip_mri.model.head import build_head, compile_head, cut_network, join_network, train_head
+from hip_mri.model.saved import load_head
 from hip_mri.storage import digest, publish_folder, require_room, write_json
 from hip_mri.workspace import Workspace
 
@@ -31,6 +40,41 @@ logger = logging.getLogger(__name__)
 RECIPE: Final = 1
 """Number of this way to train; a change that alters weights or scores raises it."""
 
+MODEL_NAME: Final = "model.keras"
+HEAD_NAME: Final = "head.keras"
+TUNED_BACKBONE: Final = "backbone"
+"""Names in the folder of a trained model."""
+
+ROWS_PER_BLOCK: Final = 4096
+"""Feature rows that are scored at a time, 8 KB each."""
+
+
+@dataclass(frozen=True)
+class SplitNetwork:
+    """A trained network in two parts, so that an engine can compute the first one.
+
+    Attributes:
+        features: The set of features that its backbone computes.
+        head_file: The rest of it: features to a probability.
+    """
+
+    features: FeatureSet
+    head_file: Path
+
+    def score(self, rows: Rows) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Score images, block by block.
+
+        Args:
+            rows: Their features, shape (images, 2048).
+
+        Yields:
+            The features of a block, and the probability of a lesion for each of its rows.
+        """
+        head = load_head(self.head_file)
+        for start, stop in _cut(len(rows), ROWS_PER_BLOCK):
+            block = rows[np.arange(start, stop)]
+            yield block, predict(head, block)
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -39,15 +83,17 @@ class TrainedModel:
     Attributes:
         folder: Holds the files below.
         digest: What determined it: features, images, split, settings, seed; 64 hexadecimal digits.
+        features: The features that its head takes: those that it was trained on, or after fine-tuning its own.
     """
 
     folder: Path
     digest: str
+    features: FeatureSet
 
     @property
     def model_file(self) -> Path:
         """The whole network, as Keras saves it."""
-        return self.folder / "model.keras"
+        return self.folder / MODEL_NAME
 
     @property
     def history_file(self) -> Path:
@@ -60,19 +106,29 @@ class TrainedModel:
         return self.folder / "predictions.csv"
 
     @property
-    def files(self) -> tuple[Path, Path, Path]:
+    def head_file(self) -> Path:
+        """The layers behind the backbone, as Keras saves them."""
+        return self.folder / HEAD_NAME
+
+    @property
+    def files(self) -> tuple[Path, ...]:
         """All of these."""
-        return self.model_file, self.history_file, self.predictions_file
+        return self.model_file, self.head_file, self.history_file, self.predictions_file
+
+    @property
+    def tuned_backbone_folder(self) -> Path:
+        """Where fine-tuning leaves its backbone."""
+        return self.folder / TUNED_BACKBONE
+
+    @property
+    def parts(self) -> "SplitNetwork":
+        """The same network in two parts."""
+        return SplitNetwork(self.features, self.head_file)
 
     @property
     def checkpoint_folder(self) -> Path:
         """Where fine-tuning keeps its state while it runs."""
         return self.folder.with_name(f"{self.folder.name}-checkpoint")
-
-    @property
-    def is_fine_tuned(self) -> bool:
-        """Whether the backbone was trained too, so that its features are no longer the stored ones."""
-        return "fine_tune" in {epoch["stage"] for epoch in self.read_history()}
 
     def read_history(self) -> list[dict[str, Any]]:
         """Figures of each epoch."""
@@ -115,24 +171,39 @@ def train_model(
         "seed": seed,
         "images": digest_table(images[["image_id", "sha256", "label", "split"]]),
     }
-    model = TrainedModel(workspace.models_folder / digest(identity)[:16], digest(identity))
+    model = TrainedModel(workspace.models_folder / digest(identity)[:16], digest(identity), features)
     if is_as_recorded(model.folder, [file.name for file in model.files]):
         logger.info("The model for these images, settings and seed is there already")
         discard_checkpoint(model.checkpoint_folder)  # a run that was killed just before it could
-        return model
+        return _with_own_features(model, settings)
     if model.folder.exists():
         logger.warning("%s is not as it was written, or not recorded: the model is trained again", model.folder)
     trained = _train(images, workspace, features, hidden_units, settings, seed, model.checkpoint_folder, on_epoch)
-    require_room(model.folder, BYTES_PER_PARAMETER * trained.network.count_params())
+    require_room(model.folder, 2 * BYTES_PER_PARAMETER * trained.network.count_params())
     with publish_folder(model.folder) as fresh:
         there = replace(model, folder=fresh)
         trained.network.save(there.model_file)
+        backbone, head = cut_network(trained.network)
+        head.save(there.head_file)
+        if settings.fine_tune.epochs:
+            there.tuned_backbone_folder.mkdir()
+            write_backbone(backbone, there.tuned_backbone_folder, features.backbone.identity | {"model": model.digest})
         trained.history.to_csv(there.history_file, index=False)
-        write_json(fresh / "identity.json", identity)
+        used = _with_own_features(there, settings).features.backbone
+        write_json(fresh / "identity.json", identity | {"backbone": used.digest})
         trained.predictions.to_csv(there.predictions_file, index=False)
         record_hashes(fresh)
     discard_checkpoint(model.checkpoint_folder)
-    return model
+    return _with_own_features(model, settings)
+
+
+def _with_own_features(model: TrainedModel, settings: TrainingSettings) -> TrainedModel:
+    """A fine-tuned network has a backbone, and so features, of its own; it is evaluated in float32."""
+    if not settings.fine_tune.epochs:
+        return model
+    choice = EngineChoice("keras", "float32", "a fine-tuned network is evaluated in float32")
+    own = replace(model.features, backbone=open_backbone(model.tuned_backbone_folder), choice=choice)
+    return replace(model, features=replace(own, with_mirrored=False))
 
 
 @dataclass(frozen=True)
@@ -154,7 +225,8 @@ def _train(
 ) -> _Trained:
     training = select_images(images, "train", workspace, features, with_mirrored=features.with_mirrored)
     validation = select_images(images, "val", workspace, features, with_mirrored=False)
-    head, epochs = train_head(training, validation, hidden_units, settings, seed, on_epoch)
+    head = compile_head(hidden_units, settings)
+    epochs = train_head(head, training, validation, settings, seed, on_epoch)
     history = pd.DataFrame([asdict(epoch) for epoch in epochs]).assign(stage="head")
     if not settings.fine_tune.epochs:
         network = join_network(load_backbone(features.backbone), head)
@@ -216,14 +288,6 @@ def open_images(
         mirrored=rows(mirrored=True) if with_mirrored else None,
         labels=chosen["label"].map(LABELS.index).to_numpy(np.int64),
     )
-
-
-def load_feature_network(model_file: Path) -> "keras.Model":
-    """Load the part of a saved network that turns an image into the features that its head sees."""
-    import keras  # noqa: PLC0415 - seconds to import
-
-    network = load_network(model_file)
-    return keras.Model(network.input, network.get_layer(FIRST_HEAD_LAYER).input)
 
 
 def score_features(

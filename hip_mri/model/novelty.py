@@ -28,11 +28,12 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from hip_mri.data.manifest import read_manifest, select_ready
+from hip_mri.data.reading import read_images
 from hip_mri.errors import WorkspaceError
-from hip_mri.model.features import FeatureSet
-from hip_mri.model.fine_tune import ImageRows
+from hip_mri.model.engines import open_engine
+from hip_mri.model.features import ROWS_PER_CALL, FeatureSet
 from hip_mri.model.fitting import Rows
-from hip_mri.model.network import TrainedModel, load_feature_network
+from hip_mri.model.network import TrainedModel
 from hip_mri.model.weights import UNREADABLE
 from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
@@ -194,12 +195,14 @@ def scale_to_unit(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _open_rows(hashes: pd.Series, workspace: Workspace, features: FeatureSet, trained: TrainedModel) -> Rows:
-    if not trained.is_fine_tuned:
+    if trained.features.backbone == features.backbone:
         return features.open_store(workspace).select(hashes, mirrored=False)
-    network = load_feature_network(trained.model_file)
-    images = ImageRows(hashes, workspace, features.preprocessing, mirrored=False)
-    starts = range(0, len(images), 32)
-    blocks = [network.predict_on_batch(images[np.arange(start, min(start + 32, len(images)))]) for start in starts]
+    computed = trained.features
+    engine = open_engine(computed.backbone, computed.choice.engine, computed.choice.precision)
+    blocks = [
+        engine.compute(read_images(list(part), workspace, computed.preprocessing, num_threads=-1))
+        for part in (hashes.iloc[start : start + ROWS_PER_CALL] for start in range(0, len(hashes), ROWS_PER_CALL))
+    ]
     return cast("Rows", np.concatenate(blocks))
 
 

@@ -5,9 +5,12 @@ may be any Python function. Here the description is only read, as plain data: it
 that this project builds. Then the architecture comes from code, and nothing but numbers from the file.
 """
 
+import hashlib
+import io
 import json
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
@@ -15,6 +18,7 @@ import h5py
 
 from hip_mri.config import BackboneName
 from hip_mri.errors import WeightsError, list_offenders
+from hip_mri.model.backbone import STANDARDIZE
 from hip_mri.model.head import build_head, build_network
 from hip_mri.model.weights import UNREADABLE, check_numbers_only, tell_cause
 
@@ -22,11 +26,18 @@ if TYPE_CHECKING:
     import keras
 
 WEIGHTS: Final = "model.weights.h5"
-MEMBERS: Final = {"metadata.json", "config.json", WEIGHTS}
+DESCRIPTION: Final = "config.json"
+MEMBERS: Final = {"metadata.json", DESCRIPTION, WEIGHTS}
 """All that a network of this project is saved as."""
 
 MOST_DESCRIPTION_BYTES: Final = 20_000_000
 """Forty times what the description of a ResNet152 takes."""
+
+MAX_BYTES_PER_PARAMETER: Final = 12
+"""A weight and Adam's two moments of it, as float32."""
+
+MAX_OVERHEAD_BYTES: Final = 2**24
+"""What HDF5 may take for the names and places of the numbers; ten times what it takes for a ResNet152."""
 
 LARGEST_IMAGE: Final = 4096
 MOST_HIDDEN_UNITS: Final = 65_536
@@ -35,59 +46,90 @@ Layer = tuple[str, str, str | None]
 """Class, module and registered name of a layer."""
 
 
-def load_network(file: Path) -> "keras.Model":
+def load_network(file: Path, sha256: str | None = None) -> "keras.Model":
     """Load a whole network of this project, in float32 and ready to be used.
 
     Args:
         file: A `model.keras`.
+        sha256: Recorded SHA-256 of the file; `None` where there is no record.
 
     Raises:
-        WeightsError: It holds anything else than the weights of such a network; nothing of it was run.
+        WeightsError: It holds anything else than the weights of such a network, or has another SHA-256; nothing of
+            it was run.
     """
-    try:
-        description = _read_description(file)
-        built = _build(description)
-        _check_layers(file, _list_layers(description), built)
-        load_weights(built, file)
-    except UNREADABLE as error:
-        raise _refuse(file, error) from error
-    return built
+    return _load(file, sha256, _build)
 
 
-def load_head(file: Path) -> "keras.Model":
+def load_head(file: Path, sha256: str | None = None) -> "keras.Model":
     """Load a head that was saved by itself; see `load_network`."""
-    try:
-        description = _read_description(file)
-        built = build_head(_find_units(description), seed=0)
-        _check_layers(file, _list_layers(description), built)
-        load_weights(built, file)
-    except UNREADABLE as error:
-        raise _refuse(file, error) from error
-    return built
+    return _load(file, sha256, lambda description: build_head(_find_units(description), seed=0))
 
 
 def load_weights(network: "keras.Model", file: Path) -> None:
-    """Take the numbers of a saved network into one of the same architecture, the optimizer's included if it has one.
+    """Copy the numbers of a saved network into one of the same architecture, including those of its optimizer.
 
     Raises:
         WeightsError: The file holds anything but numbers, or the numbers of another network.
     """
     try:
-        with zipfile.ZipFile(file) as archive, archive.open(WEIGHTS) as content, h5py.File(content, "r") as weights:
-            check_numbers_only(weights, file)
-        network.load_weights(str(file))
+        with _open_members(_read(file, None), file) as archive:
+            _set_weights(network, archive, file)
     except UNREADABLE as error:
         raise _refuse(file, error) from error
 
 
-def _read_description(file: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(file) as archive:
-        foreign = {entry.filename for entry in archive.infolist()} ^ MEMBERS
-        if foreign:
-            raise WeightsError(f"model: {file} is not loaded: {list_offenders(sorted(foreign))} {_OTHER}")
-        if archive.getinfo("config.json").file_size > MOST_DESCRIPTION_BYTES:
-            raise ValueError("its description is too large")
-        return json.loads(archive.read("config.json"))
+def _load(file: Path, sha256: str | None, build: Callable[[dict[str, Any]], "keras.Model"]) -> "keras.Model":
+    """Read a file once; check, build and load from the same bytes."""
+    try:
+        with _open_members(_read(file, sha256), file) as archive:
+            description = _read_description(archive)
+            network = build(description)
+            _check_layers(file, _list_layers(description), network)
+            _set_weights(network, archive, file)
+    except UNREADABLE as error:
+        raise _refuse(file, error) from error
+    return network
+
+
+def _read(file: Path, sha256: str | None) -> bytes:
+    content = file.read_bytes() if file.is_file() or sha256 is None else b""
+    found = hashlib.sha256(content).hexdigest() if sha256 else None
+    if found != sha256:
+        raise WeightsError(
+            f"model: the SHA-256 of {file} is {str(found)[:12]}, {str(sha256)[:12]} was recorded. It is not loaded. "
+            "Restore it from a backup, or give another model."
+        )
+    return content
+
+
+def _open_members(content: bytes, file: Path) -> zipfile.ZipFile:
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    foreign = {entry.filename for entry in archive.infolist()} ^ MEMBERS
+    if foreign:
+        raise WeightsError(f"model: {file} is not loaded: {list_offenders(sorted(foreign))} {_OTHER}")
+    return archive
+
+
+def _set_weights(network: "keras.Model", archive: zipfile.ZipFile, file: Path) -> None:
+    """Check the weights in memory and let Keras read the same bytes from a plain file.
+
+    Not from the zip file: `zipfile` answers a backward seek by reading from the start, and HDF5 seeks all the time.
+    """
+    if archive.getinfo(WEIGHTS).file_size > MAX_BYTES_PER_PARAMETER * network.count_params() + MAX_OVERHEAD_BYTES:
+        raise ValueError("it holds more numbers than the network has")
+    weights = archive.read(WEIGHTS)
+    with h5py.File(io.BytesIO(weights), "r") as content:
+        check_numbers_only(content, file)
+    with tempfile.TemporaryDirectory(prefix="hip-mri-") as folder:
+        plain = Path(folder, WEIGHTS)
+        plain.write_bytes(weights)
+        network.load_weights(plain)
+
+
+def _read_description(archive: zipfile.ZipFile) -> dict[str, Any]:
+    if archive.getinfo(DESCRIPTION).file_size > MOST_DESCRIPTION_BYTES:
+        raise ValueError("its description is too large")
+    return json.loads(archive.read(DESCRIPTION))
 
 
 def _build(description: dict[str, Any]) -> "keras.Model":
@@ -101,7 +143,7 @@ def _build(description: dict[str, Any]) -> "keras.Model":
     size = layers[0]["config"]["batch_shape"][1]
     if not (isinstance(size, int) and 0 < size <= LARGEST_IMAGE):
         raise ValueError(f"its images have the size {str(size)[:20]}")
-    is_standardized = any(layer["config"]["name"] == "standardize" for layer in layers)
+    is_standardized = any(layer["config"]["name"] == STANDARDIZE for layer in layers)
     return build_network(name, size, _find_units(description), standardized=is_standardized)
 
 

@@ -1,29 +1,34 @@
 """A saved network made ready to score many images: split where the features are, so that an engine computes them.
 
-Everything comes from the one file of the network, so that a version serves on a machine that has nothing else. The
-parts are kept under the SHA-256 of that file; the engine's own export follows from them like that of any backbone.
+What training left in the workspace is used: the backbone, its export and the head. Without it everything comes from
+the one file of the network, so that a version serves on a machine that has nothing else. The parts are kept under the
+SHA-256 of that file.
 """
 
+import contextlib
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hip_mri.config import BackboneName, Engine, Precision, PreprocessingSettings
-from hip_mri.errors import WeightsError
-from hip_mri.hashes import is_as_recorded, record_hashes
-from hip_mri.model.backbone import BYTES_PER_PARAMETER, IDENTITY_NAME, WEIGHTS_NAME, Backbone, build_backbone
-from hip_mri.model.engines import EngineChoice, computes_bfloat16, sees_gpu
+from hip_mri.errors import WeightsError, WorkspaceError
+from hip_mri.hashes import HASHES, is_as_recorded, read_hashes, record_hashes
+from hip_mri.model.backbone import (
+    BYTES_PER_PARAMETER,
+    PARTS,
+    STANDARDIZE,
+    Backbone,
+    find_backbone,
+    open_backbone,
+    write_backbone,
+)
+from hip_mri.model.engines import EngineChoice, computes_bfloat16, has_export, link_export, settle_engine
 from hip_mri.model.features import FeatureSet
-from hip_mri.model.fitting import Rows
-from hip_mri.model.head import FIRST_HEAD_LAYER, build_head
-from hip_mri.model.network import predict
-from hip_mri.model.saved import load_head, load_network
-from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
+from hip_mri.model.head import PREFIX, cut_network
+from hip_mri.model.network import HEAD_NAME, MODEL_NAME, TUNED_BACKBONE, SplitNetwork
+from hip_mri.model.saved import load_network
+from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, require_room
 from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -33,11 +38,6 @@ logger = logging.getLogger(__name__)
 
 RECIPE: Final = 1
 """Number of this way to split; a change that alters the parts raises it."""
-
-HEAD_NAME: Final = "head.keras"
-
-ROWS_PER_BLOCK: Final = 4096
-"""Feature rows that are scored at a time, 8 KB each."""
 
 
 @dataclass(frozen=True)
@@ -49,48 +49,31 @@ class SavedNetwork:
         sha256: Of the file, as it was recorded.
         backbone: Architecture.
         preprocessing: How images reach it.
+        precision: In which its figures and its threshold were computed.
     """
 
     file: Path
     sha256: str
     backbone: BackboneName
     preprocessing: PreprocessingSettings
+    precision: Precision
 
 
-@dataclass(frozen=True)
-class SplitNetwork:
-    """A saved network in two parts.
-
-    Attributes:
-        features: The set of features that its backbone computes.
-        head_file: The rest of it: features to a probability.
-    """
-
-    features: FeatureSet
-    head_file: Path
-
-    def score(self, rows: Rows) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Score images, block by block.
-
-        Args:
-            rows: Their features, shape (images, 2048).
-
-        Yields:
-            The features of a block, and the probability of a lesion for each of its rows.
-        """
-        head = load_head(self.head_file)
-        for start in range(0, len(rows), ROWS_PER_BLOCK):
-            block = rows[np.arange(start, min(start + ROWS_PER_BLOCK, len(rows)))]
-            yield block, predict(head, block)
-
-
-def split_network(network: SavedNetwork, choice: EngineChoice, workspace: Workspace) -> SplitNetwork:
-    """Split a saved network, once for its hash.
+def prepare_network(
+    network: SavedNetwork,
+    engine: Engine | Literal["auto"],
+    precision: Precision | Literal["auto"],
+    num_images: int,
+    workspace: Workspace,
+) -> SplitNetwork:
+    """Split a saved network, once for its hash, and choose what computes its features.
 
     Args:
         network: The file is read only if its bytes have the recorded hash.
-        choice: What is to compute its features.
-        workspace: Its `backbones` folder keeps the parts.
+        engine: `auto` takes OpenVINO where the backbone is exported already; else see `settle_engine`.
+        precision: `auto` takes the one that the model was evaluated in, where this machine computes it in hardware.
+        num_images: Images to score.
+        workspace: Where it was trained, perhaps; the `backbones` folder of its `serving` part keeps the parts.
 
     Returns:
         The parts.
@@ -99,71 +82,72 @@ def split_network(network: SavedNetwork, choice: EngineChoice, workspace: Worksp
         WeightsError: The file is not the recorded one, or is no network of this architecture.
     """
     identity = {"recipe": RECIPE, "model_sha256": network.sha256, "name": network.backbone}
-    folder = workspace.backbones_folder / f"model-{digest(identity)[:16]}"
-    if not is_as_recorded(folder, [WEIGHTS_NAME, HEAD_NAME, IDENTITY_NAME]):
-        _write_parts(network, folder, identity)
-    is_standardized = read_json(folder / IDENTITY_NAME)["is_standardized"]
-    size = network.preprocessing.image_size
-    backbone = Backbone(network.backbone, size, digest(identity), is_standardized, folder)
+    folder = workspace.serving.backbones_folder / f"model-{digest(identity)[:16]}"
+    if not (is_as_recorded(folder, [*PARTS, HEAD_NAME]) or _link_parts(network, folder, workspace)):
+        _write_parts(network, folder)
+    backbone = open_backbone(folder)
+    choice = choose_serving_engine(
+        settle_engine(engine, num_images, is_exported=has_export(backbone)), precision, network.precision
+    )
     return SplitNetwork(FeatureSet(backbone, network.preprocessing, choice, with_mirrored=False), folder / HEAD_NAME)
 
 
-def choose_serving_engine(
-    engine: Engine | Literal["auto"], precision: Precision | Literal["auto"], evaluated: Precision
-) -> EngineChoice:
-    """Settle what computes the features of new images.
-
-    Args:
-        engine: `auto` takes Keras where Keras sees a GPU, else OpenVINO.
-        precision: `auto` takes the one that the model was evaluated in, where this machine computes it in hardware.
-        evaluated: Precision behind the model's figures and threshold.
-    """
-    if engine == "auto":
-        engine = "keras" if sees_gpu() else "openvino"
+def choose_serving_engine(engine: Engine, precision: Precision | Literal["auto"], evaluated: Precision) -> EngineChoice:
+    """Choose the precision in which an engine computes the features of new images; see `prepare_network`."""
     if precision != "auto":
         return EngineChoice(engine, precision, f"{precision} was asked for")
     if evaluated == "bfloat16" and not computes_bfloat16(engine):
-        return EngineChoice(engine, "float32", "the model was evaluated in bfloat16, which this machine does not have")
+        return EngineChoice(
+            engine, "float32", f"the model was evaluated in bfloat16, which {engine} does not compute in hardware here"
+        )
     return EngineChoice(engine, evaluated, f"the model was evaluated in {evaluated}")
 
 
-def _write_parts(network: SavedNetwork, folder: Path, identity: dict[str, object]) -> None:
+def _link_parts(network: SavedNetwork, folder: Path, workspace: Workspace) -> bool:
+    """Take over what training left in the workspace: backbone, export and head; whether it was there."""
+    left = _find_trained(network, workspace)
+    if left is None:
+        return False
+    backbone, head_file = left
+    with publish_folder(folder) as fresh:
+        for file in (*(backbone.folder / name for name in PARTS), head_file):
+            link_or_copy(file, fresh / file.name)
+        record_hashes(fresh)
+    link_export(backbone, folder)
+    return True
+
+
+def _find_trained(network: SavedNetwork, workspace: Workspace) -> tuple[Backbone, Path] | None:
+    """The backbone and the head file that training left beside the same model file."""
+    for hashes in workspace.models_folder.glob(f"*/{HASHES}"):
+        with contextlib.suppress(WorkspaceError, KeyError, TypeError):
+            folder = hashes.parent
+            if read_hashes(folder)[MODEL_NAME] != network.sha256 or not is_as_recorded(folder, [HEAD_NAME]):
+                continue
+            wanted = read_json(folder / "identity.json")["backbone"]
+            backbone = find_backbone(wanted, (*workspace.backbones_folder.glob("[!.]*"), folder / TUNED_BACKBONE))
+            if backbone is not None:
+                return backbone, folder / HEAD_NAME
+    return None
+
+
+def _write_parts(network: SavedNetwork, folder: Path) -> None:
     logger.info("Splitting the network into backbone and head, once for this model")
     whole = _load(network)
-    hidden = whole.get_layer(FIRST_HEAD_LAYER)
-    is_standardized = any(layer.name == "standardize" for layer in whole.layers)
-    backbone = build_backbone(network.backbone, network.preprocessing.image_size, standardized=is_standardized)
-    head = build_head(hidden.units, seed=0)
-    for part in (backbone, head):
-        for layer in part.layers:
-            if layer.weights:
-                layer.set_weights(whole.get_layer(layer.name).get_weights())
+    backbone, head = cut_network(whole)
+    is_standardized = any(layer.name == STANDARDIZE for layer in whole.layers)
+    size = network.preprocessing.image_size
     require_room(folder, BYTES_PER_PARAMETER * whole.count_params())
     with publish_folder(folder) as fresh:
-        backbone.save_weights(fresh / WEIGHTS_NAME)
         head.save(fresh / HEAD_NAME)
-        write_json(fresh / IDENTITY_NAME, {**identity, "is_standardized": is_standardized})
-        record_hashes(fresh)
-
-
-def check_file(network: SavedNetwork) -> None:
-    """See that a saved network is the recorded one, before anything loads it.
-
-    Raises:
-        WeightsError: The file is missing or has other bytes.
-    """
-    found = digest_file(network.file) if network.file.is_file() else "none"
-    if found != network.sha256:
-        raise WeightsError(
-            f"model: the SHA-256 of {network.file} is {found[:12]}, {network.sha256[:12]} was recorded. It is not "
-            "loaded. Restore it from a backup, or give another model."
+        write_backbone(
+            backbone, fresh, {"name": network.backbone, "image_size": size, "is_standardized": is_standardized}
         )
 
 
 def _load(network: SavedNetwork) -> "keras.Model":
-    check_file(network)
-    whole = load_network(network.file)
-    expected = f"hip_mri_{network.backbone.lower()}"
+    whole = load_network(network.file, network.sha256)
+    expected = f"{PREFIX}{network.backbone.lower()}"
     if whole.name != expected:
         raise WeightsError(
             f"model: {network.file} holds {whole.name}, {expected} was recorded. Give the model of a finished run."

@@ -1,10 +1,13 @@
 """Which weights the backbone gets: settled, and found to fit, before any other work."""
 
 import contextlib
+import hashlib
 import logging
+import os
 import socket
 import struct
 import sys
+import urllib.request
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -34,9 +37,12 @@ IMAGENET_MD5: Final[dict[str, str]] = {
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20
 """How long a silent connection is waited for before the download counts as impossible."""
 
+FALLBACK_BACKBONE: Final[BackboneName] = "ResNet50"
+"""Network of the demo without downloaded weights: the smallest one, since random weights gain nothing from a larger."""
+
 FALLBACK_NOTICE: Final = (
-    "RANDOM WEIGHTS: the ImageNet weights could not be downloaded, so this demo runs on a backbone with random "
-    "weights. Its figures say nothing about what the pretrained network can do."
+    f"RANDOM WEIGHTS: the ImageNet weights could not be downloaded, so this demo runs on a {FALLBACK_BACKBONE} with "
+    "random weights. Its figures say nothing about what the pretrained network can do."
 )
 RANDOM_NOTICE: Final = (
     "RANDOM WEIGHTS: the backbone was given random weights, as asked. Its figures say nothing about what a "
@@ -65,12 +71,14 @@ class Weights:
 
     Attributes:
         name: `imagenet`, `random`, or the SHA-256 of the file that the user gave.
+        backbone: The network that they are for.
         file: The weights file; `None` for random weights.
         sha256: Hash of the file; empty for random weights.
         notice: What every output must say about them; empty when there is nothing to warn of.
     """
 
     name: str
+    backbone: BackboneName
     file: Path | None
     sha256: str
     notice: str = ""
@@ -82,8 +90,8 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
     Args:
         weights: `imagenet`, `random`, or the path of a Keras weights file without top.
         backbone: The network that they are for.
-        fall_back_to_random: Take random weights, with a notice, when ImageNet's cannot be downloaded. For the
-            demo alone: on real data random weights would waste the user's time.
+        fall_back_to_random: Take random weights of the smallest network, with a notice, when ImageNet's cannot be
+            downloaded. For the demo alone: on real data random weights would waste the user's time.
 
     Returns:
         The weights, with a file that is there and has the right number of parameters.
@@ -93,23 +101,23 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
         SettingsError: The path begins with a home folder that nobody has.
     """
     if weights == "random":
-        return Weights("random", None, "", RANDOM_NOTICE)
+        return Weights("random", backbone, None, "", RANDOM_NOTICE)
     if weights != "imagenet":
         file = find_place(weights, "model.weights")
         _check_file(file, backbone)
         sha256 = digest_file(file)
-        return Weights(sha256, file, sha256)
+        return Weights(sha256, backbone, file, sha256)
     try:
         file = _download_imagenet(backbone)
     except OSError as error:
         return _do_without_download(error, backbone, fall_back_to_random)
-    return Weights("imagenet", file, digest_file(file))
+    return Weights("imagenet", backbone, file, digest_file(file))
 
 
 def _do_without_download(error: OSError, backbone: BackboneName, fall_back_to_random: bool) -> Weights:
     if fall_back_to_random:
         logger.warning("%s", FALLBACK_NOTICE)
-        return Weights("random", None, "", FALLBACK_NOTICE)
+        return Weights("random", FALLBACK_BACKBONE, None, "", FALLBACK_NOTICE)
     raise WeightsError(
         f"model.weights: the ImageNet weights of {backbone} could not be downloaded ({error}). Where there is no "
         f"internet, fetch `{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5` (keras.io, 'Keras "
@@ -123,9 +131,16 @@ def _download_imagenet(backbone: BackboneName) -> Path:
     Raises:
         OSError: The download is not possible.
     """
+    name = f"{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    there = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models", name)
+    if there.is_file() and _digest_md5(there) == IMAGENET_MD5[backbone]:
+        return there
+    with urllib.request.urlopen(  # tells in a moment that there is no internet, before Keras is loaded
+        urllib.request.Request(IMAGENET_ADDRESS + name, method="HEAD"), timeout=DOWNLOAD_TIMEOUT_SECONDS
+    ):
+        pass
     import keras  # noqa: PLC0415 - seconds to import
 
-    name = f"{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5"
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
@@ -136,6 +151,11 @@ def _download_imagenet(backbone: BackboneName) -> Path:
     finally:
         socket.setdefaulttimeout(timeout)
     return Path(file)
+
+
+def _digest_md5(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _check_file(file: Path, backbone: BackboneName) -> None:

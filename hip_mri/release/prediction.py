@@ -19,8 +19,8 @@ from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.evaluation.prediction_sheet import Portrait, PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
 from hip_mri.evaluation.wording import SYNTHETIC_NOTICE
+from hip_mri.model.network import SplitNetwork
 from hip_mri.model.novelty import load_novelty
-from hip_mri.model.serving import SplitNetwork, check_file
 from hip_mri.release.served_model import ServedModel
 from hip_mri.storage import publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
@@ -138,7 +138,7 @@ def publish_predictions(
         table.to_csv(fresh / "predictions.csv", index=False)
         write_bytes(fresh / "names.csv", _read_names(workspace.serving), is_private=True)
         write_json(fresh / "summary.json", {"predictions": folder.name, **facts})
-        portraits = _draw_portraits(table, workspace.serving, model, settings, fresh / "explanations")
+        portraits = _draw_portraits(table, workspace.serving, network, settings, fresh / "explanations")
         sheet = PredictionSheet(folder.name, facts, table, portraits)
         write_sheet(fresh / "sheet.html", sheet)
     workspace.serving.batch_names_file.unlink(missing_ok=True)  # they stand with the predictions now, and once
@@ -202,19 +202,18 @@ def _read_names(workspace: Workspace) -> bytes:
 
 
 def _draw_portraits(
-    table: pd.DataFrame, workspace: Workspace, model: ServedModel, settings: SheetSettings, explanations: Path
+    table: pd.DataFrame, workspace: Workspace, network: SplitNetwork, settings: SheetSettings, explanations: Path
 ) -> tuple[Portrait, ...]:
     """Picture the images with the highest scores, and explain the first of them."""
     shown = table[table["state"] == "scored"].sort_values(["score", "image_id"], ascending=[False, True])
     shown = shown.head(settings.most_shown)
-    images = read_images(list(shown["sha256"]), workspace, model.network.preprocessing, num_threads=-1)
+    images = read_images(list(shown["sha256"]), workspace, network.features.preprocessing, num_threads=-1)
     portraits = [
         Portrait(image_id, encode_thumbnail(image)) for image_id, image in zip(shown["image_id"], images, strict=True)
     ]
     num_explained = min(settings.most_explained, len(images)) if settings.explain else 0
     if num_explained:
-        check_file(model.network)
-        heats = explain_images(model.network.file, np.stack(images[:num_explained]))
+        heats = explain_images(network, np.stack(images[:num_explained]), workspace.explanations_folder)
         explanations.mkdir()
         for place, (image, heat) in enumerate(zip(images, heats, strict=False)):
             overlay = encode_overlay(image, heat)

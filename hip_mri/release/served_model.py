@@ -32,7 +32,6 @@ class ServedModel:
         name: Such as `version 0003` or `run 0001`.
         network: The whole network, with the hash that was recorded for it.
         threshold: Scores at or above it are called a lesion; it was chosen on validation images.
-        precision: In which its figures were computed.
         notices: What every output of it must say.
         novelty_file: For `load_novelty`; `None` where an older run wrote none.
     """
@@ -40,7 +39,6 @@ class ServedModel:
     name: str
     network: SavedNetwork
     threshold: float
-    precision: Precision
     notices: tuple[str, ...]
     novelty_file: Path | None
 
@@ -103,9 +101,9 @@ def load_served_model(folder: Path) -> ServedModel:
                 recorded[MODEL],
                 settings["model"]["backbone"],
                 PreprocessingSettings.model_validate(settings["preprocessing"]),
+                _find_precision(metrics, settings),
             ),
             threshold=float(metrics["threshold"]),
-            precision=_find_precision(metrics, settings),
             notices=tuple(metrics["notices"]),
             novelty_file=folder / NOVELTY if NOVELTY in used else None,
         )

@@ -59,7 +59,7 @@ def open_network(folder: Path, weights: str, settings: PreprocessingSettings, nu
     ingest_images([Delivery("source", source)], workspace, num_threads)
     split_manifest(workspace, 0.15, 0.15, seed=1)
     resolved = resolve_weights(weights, "ResNet50", fall_back_to_random=False)
-    backbone = prepare_backbone(resolved, "ResNet50", workspace, settings, 1, num_threads)
+    backbone = prepare_backbone(resolved, workspace, settings, 1, num_threads)
     return open_engine(backbone, "openvino", "float32")
 
 

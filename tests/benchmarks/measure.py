@@ -1,6 +1,6 @@
 """`make bench`: what the pipeline costs, as ratios taken in one run; prints a table and writes it as JSON.
 
-Each part can be run alone: `python -m tests.benchmarks.measure recipe accuracy preprocessing reruns store`.
+Each part can be run alone: `python -m tests.benchmarks.measure latency recipe accuracy preprocessing reruns store`.
 """
 
 import argparse
@@ -309,7 +309,15 @@ def show(results: dict[str, Any], depth: int = 0) -> None:
             )
 
 
+def measure_latency(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """How long a user waits; see `tests.benchmarks.latency`."""
+    from tests.benchmarks import latency
+
+    return latency.measure_latency(folder, argparse.Namespace(install=False, epochs=given.epochs))
+
+
 PARTS = {
+    "latency": measure_latency,
     "recipe": measure_recipe,
     "accuracy": measure_accuracy,
     "preprocessing": measure_preprocessing,

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from hip_mri.data.preprocess import preprocess_image
-from hip_mri.model.engines import EngineChoice, open_engine
-from hip_mri.model.serving import split_network
+from hip_mri.model.engines import open_engine
+from hip_mri.model.serving import prepare_network
 from hip_mri.release.served_model import load_served_model
 from hip_mri.workspace import Workspace
 from tests.benchmarks.measure import make_images, run_flow
@@ -21,11 +21,10 @@ def time_engine(model, folder: Path, images: list[Path]) -> float:
     """Images per second of the backbone alone, decoded and preprocessed beforehand."""
     workspace = Workspace(folder / "bare")
     workspace.prepare()
-    choice = EngineChoice("openvino", "float32", "measured")
-    features = split_network(model.network, choice, workspace).features
+    features = prepare_network(model.network, "openvino", "float32", len(images), workspace).features
     settings = model.network.preprocessing
     inputs = [preprocess_image(file.read_bytes(), settings) for file in images]
-    engine = open_engine(features.backbone, choice.engine, choice.precision)
+    engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
     engine.compute(inputs[:32])
     start = time.perf_counter()
     engine.compute(inputs)

@@ -150,6 +150,13 @@ def test_the_image_holds_what_is_locked_and_runs_without_root() -> None:
         assert source == "${REQUIREMENTS}" or (PROJECT / source).exists()
 
 
+def test_all_ways_of_installing_take_the_same_uv() -> None:
+    files = ("Makefile", "deployments/Dockerfile", "hip.ipynb", "docs/cluster.md")
+    versions = {name: set(re.findall(r"uv==[\d.]+", (PROJECT / name).read_text())) for name in files}
+    assert len(set().union(*versions.values())) == 1, versions
+    assert all(versions.values()), versions
+
+
 def test_the_build_is_sent_nothing_but_what_the_image_holds() -> None:
     rules = (FOLDER / "Dockerfile.dockerignore").read_text().split("\n")
     rules = [rule for rule in rules if rule and not rule.startswith("#")]

@@ -1,22 +1,24 @@
 """Grad-CAM against automatic differentiation, and whether it finds a lesion that was planted."""
 
 import re
+from types import SimpleNamespace
+from typing import cast
 
 import cv2
 import numpy as np
 import pytest
 
+from hip_mri.config import PreprocessingSettings
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation import explain
 from hip_mri.evaluation.explain import differentiate_head, explain_cases, explain_images, pick_cases
+from hip_mri.model.backbone import build_backbone, open_backbone, write_backbone
+from hip_mri.model.engines import EngineChoice
+from hip_mri.model.features import FeatureSet
+from hip_mri.model.head import build_head, cut_network, join_network
+from hip_mri.model.network import SplitNetwork
 
 keras = pytest.importorskip("keras")
-
-
-@pytest.fixture
-def any_network(monkeypatch):
-    """Let small networks stand in for those of the pipeline, which alone are loaded otherwise."""
-    monkeypatch.setattr(explain, "load_network", lambda file: keras.models.load_model(file, compile=False))
 
 
 SIZE = 32
@@ -44,6 +46,43 @@ def build_network(*, standardized: bool, activation="sigmoid", seed: int = 0):
     return network
 
 
+def cut(network, *, is_head: bool):
+    """The layers behind the pooled features, or those before."""
+    hidden = network.layers.index(network.get_layer("hidden"))
+    features = network.layers[hidden - 1].output
+    return keras.Model(features, network.output) if is_head else keras.Model(network.input, features)
+
+
+@pytest.fixture
+def explain_small(tmp_path, monkeypatch):
+    """Explain a small network that stands in for those of the pipeline."""
+
+    def explain_with(network, images: np.ndarray) -> np.ndarray:
+        maps = keras.Model(network.input, network.get_layer("avg_pool").input)
+        backbone = cut(network, is_head=False)
+        engine = SimpleNamespace(
+            compute=lambda batch: np.asarray(backbone(as_inputs(batch))),
+            compute_maps=lambda batch: np.asarray(maps(as_inputs(batch))),
+        )
+        monkeypatch.setattr(explain, "open_engine", lambda *_: engine)
+        monkeypatch.setattr(explain, "load_backbone", lambda _: network)
+        monkeypatch.setattr(explain, "load_head", lambda _: cut(network, is_head=True))
+        head_file = tmp_path / "head.keras"
+        head_file.write_bytes(np.concatenate([values.ravel() for values in network.get_weights()]).tobytes())
+        standardized = any(layer.name == "standardize" for layer in network.layers)
+        backbone_record = SimpleNamespace(image_size=SIZE, standardized=standardized)
+        choice = SimpleNamespace(engine="keras", precision="float32")
+        features = SimpleNamespace(backbone=backbone_record, choice=choice, digest="small")
+        parts = cast("SplitNetwork", SimpleNamespace(features=features, head_file=head_file))
+        return explain_images(parts, images, tmp_path / "explanations")
+
+    return explain_with
+
+
+def as_inputs(images) -> np.ndarray:
+    return np.stack(list(images))[..., None].astype(np.float32)
+
+
 def differentiate_automatically(network, position, images):
     """Oracle: TensorFlow's gradient of the logit, averaged over the places of the map."""
     import tensorflow as tf
@@ -64,30 +103,39 @@ def draw_images(num_images: int, seed: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("standardized", [False, True])
 def test_gradient_is_that_of_automatic_differentiation(standardized):
     network = build_network(standardized=standardized)
-    inputs = draw_images(7)[..., None].astype(np.float32)
+    inputs = as_inputs(draw_images(7))
     position = [layer.name for layer in network.layers].index("avg_pool") - 1
     maps, expected = differentiate_automatically(network, position, inputs)
-    head = network.layers[position + 1 :]
-    outputs = [np.asarray(keras.Model(network.input, layer.output)(inputs)) for layer in head]
-    gradients = differentiate_head(head, maps, outputs)
+    features = np.asarray(cut(network, is_head=False)(inputs))
+    gradients = differentiate_head(cut(network, is_head=True), features) / np.prod(maps.shape[1:3])
+    if standardized:
+        layer = network.get_layer("standardize")
+        gradients = gradients / np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
     assert np.abs(expected).max() > 1e-4
     np.testing.assert_allclose(
         np.broadcast_to(gradients[:, None, None], expected.shape), expected, rtol=2e-3, atol=1e-6
     )
 
 
-def test_heat_is_grad_cam_of_the_real_architecture(tmp_path):
-    from hip_mri.model.backbone import build_backbone
-    from hip_mri.model.head import build_head, join_network
-
-    keras.utils.set_random_seed(3)
+@pytest.mark.parametrize("engine", ["keras", "openvino"])
+def test_heat_is_grad_cam_of_the_real_architecture(tmp_path, engine):
     network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=1))
-    network.save(tmp_path / "model.keras")
+    backbone, head = cut_network(network)
+    (tmp_path / "backbone").mkdir()
+    origin = {"name": "ResNet50", "image_size": 64, "is_standardized": True}
+    write_backbone(backbone, tmp_path / "backbone", origin)
+    head.save(tmp_path / "head.keras")
+    features = FeatureSet(
+        open_backbone(tmp_path / "backbone"),
+        PreprocessingSettings(image_size=64),
+        EngineChoice(engine, "float32", "test"),
+        with_mirrored=False,
+    )
     images = np.random.default_rng(2).integers(0, 256, (2, 64, 64), np.uint8)
-    heat = explain_images(tmp_path / "model.keras", images)
+    heat = explain_images(SplitNetwork(features, tmp_path / "head.keras"), images, tmp_path)
 
     position = [layer.name for layer in network.layers].index("conv5_block3_out")
-    maps, gradients = differentiate_automatically(network, position, images[..., None].astype(np.float32))
+    maps, gradients = differentiate_automatically(network, position, as_inputs(images))
     weights = gradients.mean(axis=(1, 2))
     raw = np.maximum((maps * weights[:, None, None]).sum(axis=-1), 0)
     for found, expected in zip(heat, raw, strict=True):
@@ -104,43 +152,58 @@ def plant(generator: np.random.Generator, num_images: int) -> tuple[np.ndarray, 
     return np.clip(images, 0, 255).astype(np.uint8), (np.arange(num_images) % 2 == 0).astype(int), places
 
 
-def test_heat_lies_where_a_lesion_was_planted(tmp_path, any_network):
+def test_heat_lies_where_a_lesion_was_planted(explain_small):
     generator = np.random.default_rng(5)
     images, labels, _ = plant(generator, 256)
     network = build_network(standardized=False)
     network.compile(keras.optimizers.Adam(3e-3), "binary_crossentropy", metrics=["accuracy"])
     network.fit(images[..., None].astype(np.float32), labels, batch_size=32, epochs=12, verbose=0)
-    network.save(tmp_path / "model.keras")
-
     images, labels, places = plant(generator, 80)
     scores = np.asarray(network.predict_on_batch(images[..., None].astype(np.float32)))[:, 0]
     assert ((scores >= 0.5) == labels).mean() >= 0.95
-    heat = explain_images(tmp_path / "model.keras", images)
+    heat = explain_small(network, images)
     lesions = [number for number in range(80) if labels[number]]
     hottest = np.array([np.unravel_index(heat[number].argmax(), (SIZE, SIZE))[::-1] for number in lesions])
     distances = np.linalg.norm(hottest - places[lesions], axis=1)
     assert (distances <= SPOT + 2).mean() >= 0.9
 
 
-def test_heat_is_scaled_by_image_and_does_not_depend_on_the_batch(tmp_path, any_network):
-    build_network(standardized=True).save(tmp_path / "model.keras")
+def test_heat_is_scaled_by_image_and_does_not_depend_on_the_batch(explain_small):
+    network = build_network(standardized=True)
     images = draw_images(19)
-    heat = explain_images(tmp_path / "model.keras", images)
+    heat = explain_small(network, images)
     assert heat.shape == images.shape
     assert heat.dtype == np.float32
     assert heat.min() >= 0
     assert set(np.round(heat.max(axis=(1, 2)), 6)) <= {0.0, 1.0}
-    np.testing.assert_allclose(explain_images(tmp_path / "model.keras", images[17:]), heat[17:], atol=1e-4)
-    assert explain_images(tmp_path / "model.keras", images[:0]).shape == (0, SIZE, SIZE)
+    np.testing.assert_allclose(explain_small(network, images[17:]), heat[17:], atol=1e-4)
+    assert explain_small(network, images[:0]).shape == (0, SIZE, SIZE)
 
 
-def test_what_never_speaks_for_a_lesion_has_no_heat(tmp_path, any_network):
+def test_what_never_speaks_for_a_lesion_has_no_heat(explain_small):
     network = build_network(standardized=False)
     layer = network.get_layer("score")
     layer.kernel.assign(-np.abs(layer.kernel.numpy()))
     network.get_layer("hidden").kernel.assign(np.abs(network.get_layer("hidden").kernel.numpy()))
-    network.save(tmp_path / "model.keras")
-    assert not explain_images(tmp_path / "model.keras", draw_images(3)).any()
+    assert not explain_small(network, draw_images(3)).any()
+
+
+def test_what_was_explained_is_not_computed_again(explain_small, monkeypatch):
+    network, images = build_network(standardized=False), draw_images(3)
+    heat = explain_small(network, images)
+    monkeypatch.setattr(explain, "_compute_heat", lambda *_: pytest.fail("it was computed"))
+    np.testing.assert_array_equal(explain_small(network, images), heat)
+
+
+@pytest.mark.parametrize("change", ["images", "head"])
+def test_other_images_and_another_head_are_explained_anew(explain_small, change):
+    network, images = build_network(standardized=False), draw_images(3)
+    heat = explain_small(network, images)
+    if change == "head":
+        network = build_network(standardized=False, seed=7)
+    else:
+        images = images[::-1]
+    assert not np.array_equal(explain_small(network, images), heat)
 
 
 def test_cases_are_the_most_confident_of_each_kind():
@@ -168,35 +231,26 @@ def test_cases_are_the_most_confident_of_each_kind():
     assert pick_cases([0, 1], [0.1, 0.9], 0.5) == [(1, "true positive"), (0, "true negative")]
 
 
-def test_cases_carry_image_score_and_heat(tmp_path, any_network):
-    build_network(standardized=False).save(tmp_path / "model.keras")
+def test_cases_carry_image_score_and_heat():
     images = draw_images(2)
-    cases = explain_cases(tmp_path / "model.keras", ["a", "b"], images, [0.9, 0.2], ["true positive", "false negative"])
+    heats = images / np.float32(255)
+    cases = explain_cases(lambda _: heats, ["a", "b"], images, [0.9, 0.2], ["true positive", "false negative"])
     assert [(case.image_id, case.score, case.outcome) for case in cases] == [
         ("a", 0.9, "true positive"),
         ("b", 0.2, "false negative"),
     ]
     assert (cases[1].image == images[1]).all()
-    assert cases[1].heat.shape == (SIZE, SIZE)
+    assert (cases[1].heat == heats[1]).all()
 
 
-def test_what_is_no_network_is_not_explained(tmp_path):
-    build_network(standardized=False).save(tmp_path / "foreign.keras")
-    for name in ("gone", "foreign"):
-        with pytest.raises(EvaluationError, match=rf"{name}\.keras cannot be loaded \(.*Give the model of a finished"):
-            explain_images(tmp_path / f"{name}.keras", draw_images(1))
-
-
-def test_what_cannot_be_explained_is_said(tmp_path, any_network):
-    build_network(standardized=False).save(tmp_path / "model.keras")
+def test_what_cannot_be_explained_is_said(explain_small):
     with pytest.raises(
         EvaluationError, match=re.escape("shape (n, 32, 32) and type uint8 are needed, received (1, 9,")
     ):
-        explain_images(tmp_path / "model.keras", np.zeros((1, 9, 32), np.uint8))
-    build_network(standardized=False, activation="softplus").save(tmp_path / "other.keras")
+        explain_small(build_network(standardized=False), np.zeros((1, 9, 32), np.uint8))
     with pytest.raises(EvaluationError, match=r"the layer score \(Dense\) is none that Grad-CAM knows"):
-        explain_images(tmp_path / "other.keras", draw_images(1))
-    image = keras.Input((SIZE, SIZE, 1))
-    keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(image))).save(tmp_path / "flat.keras")
+        explain_small(build_network(standardized=False, activation="softplus"), draw_images(1))
+    flat = keras.Input((4, 4))
+    head = keras.Model(flat, keras.layers.Dense(1)(keras.layers.Flatten()(flat)))
     with pytest.raises(EvaluationError, match=r"the layer flatten.* \(Flatten\) is none"):
-        explain_images(tmp_path / "flat.keras", draw_images(1))
+        differentiate_head(head, np.zeros((1, 4, 4), np.float32))

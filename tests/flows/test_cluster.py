@@ -21,7 +21,7 @@ from tests.flows.test_pipeline import configure, run
 
 pytestmark = pytest.mark.system
 
-NETWORKS = {"prepare_backbone", "choose_features", "extract_features", "train_model", "cross_validate_head"}
+NETWORKS = {"prepare_backbone", "choose_features", "extract_features", "train_model", "cross_validate_fold"}
 
 
 @dataclass

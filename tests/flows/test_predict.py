@@ -156,7 +156,7 @@ def test_fault_66_a_model_that_is_not_the_recorded_one_is_never_loaded(
     content = bytearray((copied / "model.keras").read_bytes())
     content[len(content) // 2] ^= 1
     (copied / "model.keras").write_bytes(content)
-    monkeypatch.setattr("hip_mri.model.serving.load_network", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("hip_mri.model.serving.prepare_network", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(ReleaseError, match=r"model\.keras in .* is missing or has another SHA-256"):
         score(copied, mixed, tmp_path / "w")
     assert not (tmp_path / "w" / "predictions").exists()

@@ -40,7 +40,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Work
 def backbone(prepared: Workspace) -> Backbone:
     """ResNet50 with random weights."""
     weights = resolve_weights("random", "ResNet50", fall_back_to_random=False)
-    return prepare_backbone(weights, "ResNet50", prepared, SMALL, seed=5, num_threads=2)
+    return prepare_backbone(weights, prepared, SMALL, seed=5, num_threads=2)
 
 
 @pytest.fixture

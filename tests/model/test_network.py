@@ -43,9 +43,10 @@ def record_nothing(model: TrainedModel) -> None:
         forget_hashes,
         record_nothing,
         lambda model: model.model_file.write_bytes(b"no network"),
+        lambda model: model.head_file.write_bytes(b"no head"),
         lambda model: model.history_file.unlink(),
     ],
-    ids=["forged-scores", "no-hashes", "empty-hashes", "other-network", "lost-history"],
+    ids=["forged-scores", "no-hashes", "empty-hashes", "other-network", "other-head", "lost-history"],
 )
 def test_fault_66_a_model_that_is_not_as_it_was_written_is_trained_again(trained_workspace, trained, spoil, caplog):
     scores, history = trained.predictions_file.read_bytes(), trained.history_file.read_bytes()

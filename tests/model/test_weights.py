@@ -70,7 +70,7 @@ def test_pretrained_features_are_those_of_plain_keras(workspace: Workspace) -> N
 
     settled = weights.resolve_weights(str(RESNET50_WEIGHTS), "ResNet50", fall_back_to_random=False)
     assert settled.name == digest_file(RESNET50_WEIGHTS)
-    backbone = prepare_backbone(settled, "ResNet50", workspace, SMALL, seed=0)
+    backbone = prepare_backbone(settled, workspace, SMALL, seed=0)
     gray = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1)).astype(np.float32)
 
     plain = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
@@ -109,7 +109,7 @@ def test_fault_66_weights_that_change_after_they_were_settled_are_refused(worksp
     )
     write_random_weights(tmp_path / "x.weights.h5")  # other random weights
     with pytest.raises(WeightsError, match=r"the SHA-256 of .* was settled at the start of the run\. It is not loaded"):
-        prepare_backbone(settled, "ResNet50", workspace, SMALL, seed=0)
+        prepare_backbone(settled, workspace, SMALL, seed=0)
     assert not list(workspace.backbones_folder.glob("*"))
 
 
@@ -119,10 +119,10 @@ def test_fault_66_a_prepared_backbone_that_changed_is_refused_and_made_anew(
     settled = weights.resolve_weights(
         str(write_random_weights(tmp_path / "x.weights.h5")), "ResNet50", fall_back_to_random=False
     )
-    backbone = prepare_backbone(settled, "ResNet50", workspace, SMALL, seed=0)
+    backbone = prepare_backbone(settled, workspace, SMALL, seed=0)
     recorded = digest_file(backbone.weights_file)
     write_random_weights(backbone.weights_file)
     with pytest.raises(WeightsError, match=r"is not as it was written\. It is not loaded\. Start again"):
         load_backbone(backbone)
-    assert prepare_backbone(settled, "ResNet50", workspace, SMALL, seed=0) == backbone
+    assert prepare_backbone(settled, workspace, SMALL, seed=0) == backbone
     assert digest_file(backbone.weights_file) == recorded
