@@ -58,7 +58,7 @@ TRAIT_VALUES: Final = (
     (0.9, 0.95, 1.0, 1.05, 1.1),
     (1, 2, 2, 2, 3),
     (2, 2, 3),
-    (0.75, 0.8, 0.85, 0.9, 0.95, 1.0),
+    (0.85, 0.9, 0.95, 1.0),
 )
 
 
@@ -94,7 +94,7 @@ def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float,
         softness=uniform(0.1, 0.3) if is_circumscribed else uniform(0.3, 0.5),
         strength=traits.lesion_strength,
         signal=traits.contrast.lesion * uniform(0.85, 1.15),
-        mottle=uniform(0.17, 0.25),
+        mottle=uniform(0.15, 0.21),
         rim=uniform(0.3, 0.9) if is_circumscribed and uniform() < 0.4 else 0.0,
     )
 
