@@ -33,7 +33,7 @@ NOTICE: Final = "Synthetic phantoms drawn from formulas (seed {seed}): not patie
 NAME_STEMS: Final[dict[str, str]] = dict(zip(LABELS, ("hip-normal", "hip"), strict=True))
 ZIP_DATE: Final = (1980, 1, 1, 0, 0, 0)
 NUM_PATIENTS: Final = 280
-"""The test split of 15 % then holds 42 patients, enough for an interval of the AUC that says something."""
+"""The test split of 15 % then holds 42 patients, enough for a useful interval of the AUC."""
 LESION_FRACTION: Final = 0.4
 SLICE_DISTANCE: Final = 3.0  # mm
 # Centre x and y and its spread, mm: femoral head, neck, greater trochanter, roof of the acetabulum.
@@ -158,7 +158,7 @@ def draw_demo(seed: int, num_patients: int = NUM_PATIENTS, num_threads: int = 2)
 
 def _draw_ahead(seed: int, plan: Sequence[tuple[str, Traits]], num_threads: int) -> Iterator[list[Slice]]:
     """Yield the slices of each patient in order, while threads draw the next patients."""
-    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
+    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would compete with them
     draw_textures()  # once, before the threads ask for it
     waiting: deque[Future[list[Slice]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:

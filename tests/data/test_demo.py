@@ -108,12 +108,12 @@ def test_lesions_are_dark_on_t1_and_bright_with_suppressed_fat(contrast: demo.Co
 )
 def test_no_trivial_measure_tells_the_classes_apart(images: list[DemoImage], measure):
     labels = [image.label == "osseous_lesion" for image in images]
-    assert roc_auc_score(labels, [measure(image) for image in images]) == pytest.approx(0.5, abs=0.15)
+    assert roc_auc_score(labels, [measure(image) for image in images]) == pytest.approx(0.5, abs=0.12)
 
 
 def test_number_of_slices_does_not_tell_the_class(patients: list[list[DemoImage]]):
     labels = [slices[0].label == "osseous_lesion" for slices in patients]
-    assert roc_auc_score(labels, [len(slices) for slices in patients]) == pytest.approx(0.5, abs=0.15)
+    assert roc_auc_score(labels, [len(slices) for slices in patients]) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("seed", range(8))
