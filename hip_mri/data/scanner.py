@@ -1,5 +1,7 @@
 """The scanner of the synthetic hips: from tissues to gray levels, with texture, coil shading and Rician noise."""
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -8,22 +10,41 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hip_mri.data.phantom import NO_FIBRES, SUPERSAMPLING, Body, Canvas, Tissue, paint_slice
+from hip_mri.data.phantom import (
+    FIBRE_DEGREES_OF_PART,
+    SUPERSAMPLING,
+    TISSUE_OF_PART,
+    Body,
+    Tissue,
+    paint_slice,
+)
 
 TEXTURE_DEPTH: Final = 9.0  # through the slices, mm
-TEXTURE_GRAINS: Final = {  # along rows and columns, mm
-    "coarse": (17, 17),
-    "medium": (5.5, 5.5),
-    "fine": (1.35, 1.35),
-    "mottle": (2.2, 2.2),
-    "trabeculae": (5, 0.95),
-    "fibres": (1, 14),
-    "septa": (12, 4.5),
-    "shim": (90, 90),
+TEXTURE_SIZE: Final = 640  # height and width of the fields from which the textures are cut out, pixels
+TEXTURE_GRAINS: Final = {  # along rows and columns, pixels of about 0.73 mm
+    "coarse": (23, 23),
+    "medium": (7.5, 7.5),
+    "fine": (1.85, 1.85),
+    "mottle": (3, 3),
+    "trabeculae": (6.8, 1.3),
+    "fibres": (1.4, 19),
+    "septa": (16, 6.2),
+    "shim": (120, 120),
+    "thermal": (1.07, 1.07),
 }
+
+_TEXTURED: Final = ([Tissue.FAT], [Tissue.MUSCLE], [Tissue.BOWEL], [Tissue.FEMUR_MARROW, Tissue.PELVIS_MARROW])
+TEXTURED_PARTS: Final = (
+    np.stack([255 * np.isin(TISSUE_OF_PART, tissues) for tissues in _TEXTURED], axis=1)
+    .astype(np.uint8)
+    .view(np.int32)[:, 0]
+)
+"""Four bytes a part, 255 in the first for fat, the second for muscle, the third for bowel, the last for marrow, so that
+one look-up serves all four."""
 
 Slice = tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]  # pixels, marrow, lesion: see `DemoImage`
 FloatImage = NDArray  # of float32; the stubs of OpenCV do not know which type comes back
+Window = tuple[slice, slice]  # rows and columns of an image
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Contrast:
     mean: float
 
 
-T1: Final = Contrast((0.01, 0.38, 0.86, 0.29, 0.10, 0.06, 0.76, 0.64, 0.40, 0.20, 0.14, 0.32, 0.33), 0.44, 0.28, 0.42)
+T1: Final = Contrast((0.01, 0.38, 0.86, 0.29, 0.10, 0.06, 0.76, 0.64, 0.40, 0.20, 0.14, 0.32, 0.33), 0.44, 0.40, 0.42)
 FAT_SUPPRESSED: Final = Contrast(
     (0.01, 0.42, 0.20, 0.34, 0.09, 0.06, 0.19, 0.22, 0.50, 0.82, 0.55, 0.46, 0.36), 0.36, 0.62, 0.30
 )
@@ -47,7 +68,7 @@ class Patch:
     """A focal change of the marrow: an irregular ellipsoid with a soft border."""
 
     centre: Sequence[float]  # x, y, z in the frame of the outlines, mm
-    radii: Sequence[float] | NDArray  # half axes, the third through the slices, mm
+    radii: Sequence[float]  # half axes, the third through the slices, mm
     degrees: float  # turn within the slice
     softness: float  # width of the border against the radius
     strength: float  # share of the way to `signal`
@@ -55,24 +76,63 @@ class Patch:
     mottle: float = 0.03  # standard deviation of the signal within
     rim: float = 0.0  # strength of a dark, sclerotic border
 
-    def measure_distance(self, body: Body, z: float) -> FloatImage:
-        """Distance of each pixel from the centre in radii, shape (size, size)."""
-        column, row = body.place(np.array([self.centre[:2]]), z)[0]
-        x = (np.arange(body.size)[None, :] - column) * body.pixel_spacing
-        y = (np.arange(body.size)[:, None] - row) * body.pixel_spacing
-        cosine, sine = np.cos(np.deg2rad(self.degrees)), np.sin(np.deg2rad(self.degrees))
-        along, across = (x * cosine + y * sine) / self.radii[0], (y * cosine - x * sine) / self.radii[1]
-        return np.sqrt(along**2 + across**2 + ((z - self.centre[2]) / self.radii[2]) ** 2).astype(np.float32)
-
     def paint(
         self, signal: FloatImage, marrow: FloatImage, body: Body, z: float, noise: dict[str, FloatImage]
-    ) -> FloatImage:
-        """Change `signal` in place within the fraction of marrow; gives the weight of the change, 0-1."""
-        distance = self.measure_distance(body, z) + 0.16 * noise["medium"]
+    ) -> tuple[Window, FloatImage]:
+        """Change `signal` in place within the fraction of marrow.
+
+        Returns:
+            The window around the patch, and in it the weight of the change, 0-1.
+        """
+        column, row = body.place(np.array([self.centre[:2]]), z)[0].tolist()
+        reach = (1.5 + self.softness / 2) * max(self.radii[:2]) / body.pixel_spacing
+        window = _cut_window(row, reach, body.size), _cut_window(column, reach, body.size)
+        distance = measure_distance(body, (column, row), self.radii, self.degrees, z - self.centre[2], window)
+        distance += 0.16 * noise["medium"][window]
+        inside, marrow = signal[window], marrow[window]
         weight = marrow * np.clip((1 - distance) / self.softness + 0.5, 0, 1)
-        signal += self.strength * weight * (self.signal + self.mottle * noise["mottle"] - signal)
-        signal += self.rim * marrow * np.exp(-(((distance - 1) / 0.09) ** 2)) * (0.08 - signal)
-        return weight
+        inside += self.strength * weight * (self.signal + self.mottle * noise["mottle"][window] - inside)
+        if self.rim:
+            inside += self.rim * marrow * np.exp(-(((distance - 1) / 0.09) ** 2)) * (0.08 - inside)
+        return window, weight
+
+
+def measure_distance(
+    body: Body,
+    centre: Sequence[float],
+    radii: Sequence[float],
+    degrees: float,
+    depth: float,
+    window: Window = np.s_[:, :],
+) -> FloatImage:
+    """Distance of the pixels of a window from a centre (column, row; `depth` mm before it), in radii."""
+    millimetres = np.arange(body.size, dtype=np.float32) * body.pixel_spacing
+    x = millimetres[window[1]] - centre[0] * body.pixel_spacing
+    y = millimetres[window[0], None] - centre[1] * body.pixel_spacing
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    along = x * (cosine / radii[0]) + y * (sine / radii[0])
+    across = y * (cosine / radii[1]) - x * (sine / radii[1])
+    return np.sqrt(along**2 + across**2 + (depth / radii[2]) ** 2)
+
+
+def _cut_window(centre: float, reach: float, size: int) -> slice:
+    return slice(int(np.clip(centre - reach, 0, size)), int(np.clip(centre + reach + 1, 0, size)))
+
+
+@functools.cache
+def draw_textures() -> dict[str, FloatImage]:
+    """Draw one large field of noise (mean 0, variance 1) for each texture; all patients are cut out of them.
+
+    Drawing noise for each patient would take most of the time of the demo.
+    """
+    generator, size = np.random.default_rng(0), (TEXTURE_SIZE, TEXTURE_SIZE)
+    fields = {}
+    for name, (rows, columns) in TEXTURE_GRAINS.items():
+        coarse = generator.standard_normal([int(TEXTURE_SIZE / grain) + 3 for grain in (rows, columns)], np.float32)
+        field = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+        fields[name] = (field - field.mean()) / field.std()
+    grain = fields.pop("fine") + fields.pop("trabeculae") + fields["coarse"]
+    return fields | {"marrow": 0.05 * grain + 0.04 * fields["medium"]}
 
 
 class Scanner:
@@ -82,70 +142,67 @@ class Scanner:
         uniform = generator.uniform
         self._generator, self._body, self._contrast = generator, body, contrast
         self._tissues = (np.array(contrast.tissues) * generator.lognormal(0, 0.025, len(Tissue))).astype(np.float32)
-        self._textures = {name: self._draw_noise(2, grain) for name, grain in TEXTURE_GRAINS.items()}
-        self._fat_in_muscle, self._failed_suppression = uniform(0, 0.2), uniform(0, 0.15)
-        coil_centre, coil_reach = (*uniform([50, -60], [90, 60]), 0), np.repeat(uniform(70, 120), 3)
-        self._coil = Patch(coil_centre, coil_reach, degrees=0, softness=1, strength=uniform(0.15, 0.3), signal=1)
-        self._noise_level, self._mean, self._gain = uniform(0.017, 0.021), contrast.mean * brightness, 0.0
+        self._textures = {name: (self._cut(name), self._cut(name)) for name in draw_textures() if name != "thermal"}
+        self._fat_in_muscle, self._failed_suppression = uniform(0.05, 0.12), uniform(0, 0.15)
+        coil = body.place(uniform([[50, -60]], [[90, 60]]), 0.0)[0].tolist()
+        distance = measure_distance(body, coil, [uniform(70, 120)] * 3, 0, 0)
+        self._shading = 1 + uniform(0.15, 0.3) * (2 * np.exp(-0.5 * distance**2) - 1)
+        self._noise_level, self._mean, self._gain = uniform(0.011, 0.012), contrast.mean * brightness, 0.0
 
-    def _draw_noise(self, count: int, grain: Sequence[float]) -> FloatImage:
-        size = self._body.size
-        rows, columns = (int(size * self._body.pixel_spacing / edge) + 3 for edge in grain)
-        coarse = self._generator.standard_normal((count, rows, columns), np.float32)
-        noise = np.stack([cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC) for field in coarse])
-        return (noise - noise.mean(axis=(1, 2), keepdims=True)) / noise.std(axis=(1, 2), keepdims=True)
+    def _cut(self, name: str) -> FloatImage:
+        row, column = self._generator.integers(0, TEXTURE_SIZE - self._body.size, 2)
+        return draw_textures()[name][row : row + self._body.size, column : column + self._body.size]
 
     def scan(self, z: float, red_marrow: list[Patch], lesions: list[Patch]) -> Slice:
         """Take the slice at `z`: pixels, marrow and lesion, as in `DemoImage`."""
-        turn = z / TEXTURE_DEPTH
-        noise = {name: np.cos(turn) * near + np.sin(turn) * far for name, (near, far) in self._textures.items()}
+        near, far = math.cos(z / TEXTURE_DEPTH), math.sin(z / TEXTURE_DEPTH)
+        noise = {name: cv2.addWeighted(a, near, b, far, 0) for name, (a, b) in self._textures.items()}
         signal, marrow = self._paint_tissues(paint_slice(self._body, z), noise)
         lesion = np.zeros_like(marrow)
         for patch in red_marrow:
             patch.paint(signal, marrow, self._body, z, noise)
         for patch in lesions:
-            lesion = np.maximum(lesion, patch.paint(signal, marrow, self._body, z, noise))
+            window, weight = patch.paint(signal, marrow, self._body, z, noise)
+            np.maximum(lesion[window], weight, out=lesion[window])
         return self._expose(signal), marrow > 0.5, lesion > 0.5
 
-    def _paint_tissues(self, canvas: Canvas, noise: dict[str, FloatImage]) -> tuple[FloatImage, FloatImage]:
-        signal = self._shrink(self._tissues[canvas.tissues])
-        fat, muscle, bowel = (
-            self._shrink(canvas.tissues == part) for part in (Tissue.FAT, Tissue.MUSCLE, Tissue.BOWEL)
-        )
-        marrow = self._shrink((canvas.tissues == Tissue.FEMUR_MARROW) | (canvas.tissues == Tissue.PELVIS_MARROW))
-        fibres = self._turn_fibres(noise["fibres"], canvas)
+    def _paint_tissues(self, parts: NDArray[np.uint8], noise: dict[str, FloatImage]) -> tuple[FloatImage, FloatImage]:
+        signal = self._shrink(cv2.LUT(parts, self._tissues[TISSUE_OF_PART]))
+        filled = self._shrink(cv2.LUT(parts, TEXTURED_PARTS).view(np.uint8).reshape(*parts.shape, 4))
+        fat, muscle, bowel, marrow = (np.float32(1 / 255) * fraction for fraction in cv2.split(filled))
+        fibres = self._turn_fibres(noise["fibres"], parts)
         streaks = np.clip(fibres - 1.5 + 0.7 * self._fat_in_muscle * noise["coarse"], 0, 1)
         streaks *= 0.25 + self._fat_in_muscle
         signal += muscle * (streaks * (self._tissues[Tissue.FAT] - signal) + 0.12 * fibres * signal)
         signal += 0.25 * fat * np.exp(-((noise["septa"] / 0.2) ** 2)) * (0.25 - signal)
-        marrow_grain = 0.05 * (noise["fine"] + noise["trabeculae"] + noise["coarse"]) + 0.04 * noise["medium"]
         fat_grain = 0.05 * noise["coarse"] + 0.03 * noise["medium"]
-        signal *= 1 + marrow * marrow_grain + fat * fat_grain + 0.35 * bowel * noise["medium"]
+        signal *= 1 + marrow * noise["marrow"] + fat * fat_grain + 0.35 * bowel * noise["medium"]
         if self._contrast is FAT_SUPPRESSED:
             signal += (fat + marrow) * self._failed_suppression * np.clip(noise["shim"] - 0.6, 0, 2)
         return signal, marrow
 
     def _shrink(self, image: NDArray) -> FloatImage:
         size = (self._body.size, self._body.size)
-        return cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
-    def _turn_fibres(self, noise: FloatImage, canvas: Canvas) -> FloatImage:
-        runs = canvas.fibres[::SUPERSAMPLING, ::SUPERSAMPLING]
-        turned = np.zeros_like(noise)
-        for degrees in set(np.unique(runs)) - {NO_FIBRES}:
-            on_screen = 180.0 - degrees if self._body.is_mirrored else float(degrees)
-            turn = cv2.getRotationMatrix2D((noise.shape[1] / 2, noise.shape[0] / 2), -on_screen, 1)
-            along = cv2.warpAffine(noise, turn, noise.shape[::-1], borderMode=cv2.BORDER_REFLECT)
-            turned = np.where(runs == degrees, along, turned)
-        return turned
+    def _turn_fibres(self, noise: FloatImage, parts: NDArray[np.uint8]) -> FloatImage:
+        """Turn the texture at each pixel about the middle of the image into the run of the part's fibres."""
+        turns = np.deg2rad(FIBRE_DEGREES_OF_PART)
+        if self._body.is_mirrored:
+            turns = np.pi - turns
+        parts = np.ascontiguousarray(parts[::SUPERSAMPLING, ::SUPERSAMPLING])
+        cosine, sine = (cv2.LUT(parts, values.astype(np.float32)) for values in (np.cos(turns), np.sin(turns)))
+        middle = self._body.size / 2
+        x = np.arange(self._body.size, dtype=np.float32) - middle
+        y = x[:, None]
+        columns, rows = cosine * x + sine * y + middle, cosine * y - sine * x + middle
+        return cv2.remap(noise, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
     def _expose(self, signal: FloatImage) -> NDArray[np.uint8]:
-        signal = cv2.GaussianBlur(signal, (0, 0), 0.42 / self._body.pixel_spacing)
-        falloff = np.exp(-0.5 * self._coil.measure_distance(self._body, 0.0) ** 2)
-        signal *= 1 + self._coil.strength * (2 * falloff - 1)
-        real, imaginary = self._noise_level * self._draw_noise(2, (0.78, 0.78))
-        magnitude = np.hypot(signal + real, imaginary)  # Rician noise
-        self._gain = self._gain or self._mean / magnitude.mean()
+        signal = cv2.GaussianBlur(signal, (0, 0), 0.42 / self._body.pixel_spacing) * self._shading
+        signal += self._noise_level * self._cut("thermal")
+        magnitude = cv2.magnitude(signal, self._noise_level * self._cut("thermal"))  # Rician noise
+        self._gain = self._gain or self._mean / float(magnitude.mean())
         magnitude *= self._gain
         bright = magnitude > 0.8
         magnitude[bright] = 0.8 + 0.2 * np.tanh((magnitude[bright] - 0.8) / 0.2)

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from hip_mri.config import LABELS
 from hip_mri.data import demo
 from hip_mri.data.demo import DemoImage, draw_demo, write_demo_zip
-from hip_mri.data.phantom import HEAD_RADIUS, Tissue, draw_body, paint_slice
+from hip_mri.data.phantom import HEAD_RADIUS, TISSUE_OF_PART, Tissue, draw_body, paint_slice
 from hip_mri.errors import SettingsError
 
 
@@ -29,20 +29,20 @@ def patients(images: list[DemoImage]) -> list[list[DemoImage]]:
 
 
 def test_default_demo_is_small_and_holds_both_classes(images: list[DemoImage]):
-    assert 240 <= len(images) <= 340
+    assert 540 <= len(images) <= 580
     assert {image.label for image in images} == set(LABELS)
     assert 0.35 <= np.mean([image.label == LABELS[1] for image in images]) <= 0.45
 
 
 def test_images_are_gray_squares_of_varying_size(images: list[DemoImage]):
     assert {image.pixels.dtype for image in images} == {np.dtype(np.uint8)}
-    assert {image.pixels.shape for image in images} == {(size, size) for size in (256, 272, 288, 304, 320)}
+    assert {image.pixels.shape for image in images} == {(size, size) for size in (224, 232, 240, 248, 256)}
     assert all(image.pixels.min() < 30 and image.pixels.max() > 150 for image in images)
 
 
 def test_patients_have_neighbouring_slices_of_one_size_and_class(patients: list[list[DemoImage]]):
-    assert len({slices[0].patient_id for slices in patients}) == len(patients) == 66
-    assert {len(slices) for slices in patients} == {4, 5, 6}
+    assert len({slices[0].patient_id for slices in patients}) == len(patients) == 280
+    assert {len(slices) for slices in patients} == {1, 2, 3}
     for slices in patients:
         assert len({(image.label, image.pixels.shape) for image in slices}) == 1
 
@@ -50,7 +50,7 @@ def test_patients_have_neighbouring_slices_of_one_size_and_class(patients: list[
 def test_neighbouring_slices_are_more_alike_than_patients(patients: list[list[DemoImage]]):
     small = [
         [cv2.resize(image.pixels, (64, 64), interpolation=cv2.INTER_AREA).ravel() for image in slices[:2]]
-        for slices in patients[:20]
+        for slices in [slices for slices in patients if len(slices) > 1][:20]
     ]
     within = [np.corrcoef(first, second)[0, 1] for first, second in small]
     between = [np.corrcoef(one[0], other[0])[0, 1] for one, other in itertools.combinations(small, 2)]
@@ -73,8 +73,8 @@ def test_lesions_lie_in_marrow_of_every_lesion_slice_and_of_no_normal_one(images
 
 
 def draw_slices(seed: int, contrast: demo.Contrast, has_lesion: bool) -> list[demo.Slice]:
-    traits = demo.Traits(size=256, contrast=contrast, brightness=1.0, num_lesions=2, lesion_strength=0.8)
-    return list(demo.draw_patient(np.random.default_rng(seed), traits, has_lesion))
+    traits = demo.Traits(size=256, contrast=contrast, brightness=1.0, num_slices=3, num_lesions=2, lesion_strength=0.8)
+    return demo.draw_patient(np.random.default_rng(seed), traits, has_lesion)
 
 
 def test_lesion_is_the_only_difference_between_the_classes():
@@ -108,19 +108,19 @@ def test_lesions_are_dark_on_t1_and_bright_with_suppressed_fat(contrast: demo.Co
 )
 def test_no_trivial_measure_tells_the_classes_apart(images: list[DemoImage], measure):
     labels = [image.label == "osseous_lesion" for image in images]
-    assert roc_auc_score(labels, [measure(image) for image in images]) == pytest.approx(0.5, abs=0.15)
+    assert roc_auc_score(labels, [measure(image) for image in images]) == pytest.approx(0.5, abs=0.12)
 
 
 def test_number_of_slices_does_not_tell_the_class(patients: list[list[DemoImage]]):
     labels = [slices[0].label == "osseous_lesion" for slices in patients]
-    assert roc_auc_score(labels, [len(slices) for slices in patients]) == pytest.approx(0.5, abs=0.15)
+    assert roc_auc_score(labels, [len(slices) for slices in patients]) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_bones_are_drawn_whole_on_all_slices(seed: int):
     body = draw_body(np.random.default_rng(seed), 256)
     for z in (-13.0, 0.0, 13.0):
-        tissues = paint_slice(body, z).tissues
+        tissues = TISSUE_OF_PART[paint_slice(body, z)]
         area = (tissues == Tissue.FEMUR_MARROW).sum() * (body.pixel_spacing / 2) ** 2
         head_area = np.pi * (HEAD_RADIUS**2 - z**2)
         assert area > 1.5 * head_area
@@ -135,6 +135,13 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path):
     )
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_number_of_threads_changes_no_byte(tmp_path: Path, num_threads: int):
+    usual = write_demo_zip(tmp_path / "usual.zip", seed=3, num_patients=20)
+    other = write_demo_zip(tmp_path / "other.zip", seed=3, num_patients=20, num_threads=num_threads)
+    assert usual.read_bytes() == other.read_bytes()
 
 
 def test_zip_looks_like_the_original_and_says_that_it_is_synthetic(tmp_path: Path):
