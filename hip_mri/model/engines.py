@@ -193,6 +193,7 @@ def _choose_precision(
     reference = full.compute(images)
     by_jpeg = measure_deviation(reference, full.compute([_save_as_jpeg(image) for image in images]))
     deviation = measure_deviation(reference, open_engine(backbone, engine, "bfloat16").compute(images))
+    _load_engine.cache_clear()  # two compiled networks take half a gigabyte; one is needed from here on
     is_near = deviation <= MAX_JPEG_FRACTION * by_jpeg
     return EngineChoice(
         engine,

@@ -24,7 +24,6 @@ from typing import Final, cast
 
 import numpy as np
 import pandas as pd
-import scipy.linalg
 from numpy.typing import NDArray
 
 from hip_mri.data.manifest import read_manifest, select_ready
@@ -161,16 +160,30 @@ def find_directions(rows: Rows, num_directions: int) -> tuple[NDArray[np.float64
     Returns:
         Mean, shape (features,), and orthonormal directions, shape (num_directions, features).
     """
-    total, products = 0.0, 0.0
-    for block in _cut(rows):
-        unit = scale_to_unit(block)
-        total, products = total + unit.sum(axis=0), products + unit.T @ unit
+    total = sum(scale_to_unit(block).sum(axis=0) for block in _cut(rows))
     mean = np.asarray(total) / len(rows)
+    num_kept = max(1, min(num_directions, len(rows) - 1, len(mean)))
+    directions = _find_few(rows, mean) if len(rows) <= len(mean) else _find_many(rows, mean, num_kept)
+    return mean.astype(np.float32).astype(np.float64), directions[:num_kept].astype(np.float32).astype(np.float64)
+
+
+def _find_few(rows: Rows, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Directions of fewer images than features, from the images themselves: a tenth of a second instead of three."""
+    import scipy.linalg  # noqa: PLC0415 - a tenth of a second to import
+
+    centred = np.concatenate([scale_to_unit(block) for block in _cut(rows)]) - mean
+    return scipy.linalg.svd(centred, full_matrices=False)[2]
+
+
+def _find_many(rows: Rows, mean: NDArray[np.float64], num_kept: int) -> NDArray[np.float64]:
+    """Directions from the covariance, which is summed up block by block."""
+    import scipy.linalg  # noqa: PLC0415 - see above
+
+    products = sum(unit.T @ unit for unit in map(scale_to_unit, _cut(rows)))
     covariance = np.asarray(products) / len(rows) - np.outer(mean, mean)
-    num_features = len(mean)
-    num_kept = max(1, min(num_directions, len(rows) - 1, num_features))
-    _, vectors = scipy.linalg.eigh(covariance, subset_by_index=(num_features - num_kept, num_features - 1))
-    return mean.astype(np.float32).astype(np.float64), vectors.T.astype(np.float32).astype(np.float64)
+    last = len(mean) - 1
+    _, vectors = scipy.linalg.eigh(covariance, subset_by_index=(last - num_kept + 1, last))
+    return vectors.T
 
 
 def find_limit(distances: NDArray[np.float64], outside_fraction: float) -> float:
