@@ -53,7 +53,7 @@ class Traits(NamedTuple):
 
 
 TRAIT_VALUES: Final = (
-    (224, 232, 240, 248, 256),
+    (224, 224, 224, 240, 256),
     (T1, T1, T1, FAT_SUPPRESSED),
     (0.9, 0.95, 1.0, 1.05, 1.1),
     (1, 2, 2, 2, 3),

@@ -31,7 +31,7 @@ def parse_outline(text: str) -> Points:
     return np.array([row.split() for row in text.split(",")], dtype=np.float64)
 
 
-def round_corners(corners: Points, num_steps: int = 6) -> Points:
+def round_corners(corners: Points, num_steps: int = 5) -> Points:
     """Run a closed Catmull-Rom spline through corners, shape (n, values); gives (n * num_steps, values)."""
     step = np.arange(num_steps)[:, None] / num_steps
     ring = np.concatenate([corners[-1:], corners, corners[:2]])[:, None, :]
@@ -194,7 +194,7 @@ def _paint_soft_tissues(canvas: Canvas, body: Body, z: float) -> None:
     skin = round_corners(BODY_SKIN + (BODY_SKIN[:, :1] > 0) * [body.fat_thickness, 0])
     canvas.fill(Tissue.SKIN, skin)
     canvas.fill(Tissue.FAT, shrink_outline(skin, 1.8))
-    canvas.stroke(Tissue.TENDON, round_corners(FASCIA_LATA)[:-12], 0.9)
+    canvas.stroke(Tissue.TENDON, round_corners(FASCIA_LATA)[:-10], 0.9)
     for part, ((_, growth, _, _), outline) in enumerate(zip(SOFT_TISSUES, SOFT_OUTLINES, strict=True), len(Tissue)):
         canvas.fill(part, resize_outline(outline, body.muscle_bulk * (1 + growth * z)))
     for x, y, half_x, half_y, width in VESSELS:
