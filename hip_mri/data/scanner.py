@@ -78,14 +78,20 @@ class Patch:
     rim: float = 0.0  # strength of a dark, sclerotic border
 
     def paint(
-        self, signal: FloatImage, marrow: FloatImage, body: Body, z: float, noise: dict[str, FloatImage]
+        self,
+        place: Sequence[float],
+        signal: FloatImage,
+        marrow: FloatImage,
+        body: Body,
+        z: float,
+        noise: dict[str, FloatImage],
     ) -> tuple[Window, FloatImage]:
-        """Change `signal` in place within the fraction of marrow.
+        """Change `signal` in place within the fraction of marrow; `place` is the centre as column and row.
 
         Returns:
             The window around the patch, and in it the weight of the change, 0-1.
         """
-        column, row = body.place(np.array([self.centre[:2]]), z)[0].tolist()
+        column, row = place
         reach = (1.5 + self.softness / 2) * max(self.radii[:2]) / body.pixel_spacing
         window = _cut_window(row, reach, body.size), _cut_window(column, reach, body.size)
         distance = measure_distance(body, (column, row), self.radii, self.degrees, z - self.centre[2], window)
@@ -163,14 +169,15 @@ class Scanner:
         """Take the slice at `z`: pixels, marrow and lesion, as in `DemoImage`."""
         near, far = math.cos(z / TEXTURE_DEPTH), math.sin(z / TEXTURE_DEPTH)
         blended = cv2.addWeighted(self._near, near, self._far, far, 0)
-        noise = dict(zip(TEXTURES[:-1], blended, strict=True))
+        noise: dict[str, FloatImage] = dict(zip(TEXTURES[:-1], blended, strict=True))
         signal, marrow = self._paint_tissues(paint_slice(self._body, z), noise)
         lesion = np.zeros_like(marrow)
-        for patch in red_marrow:
-            patch.paint(signal, marrow, self._body, z, noise)
-        for patch in lesions:
-            window, weight = patch.paint(signal, marrow, self._body, z, noise)
-            np.maximum(lesion[window], weight, out=lesion[window])
+        patches = red_marrow + lesions
+        places = self._body.place(np.array([patch.centre[:2] for patch in patches]), z).tolist()
+        for number, (patch, place) in enumerate(zip(patches, places, strict=True)):
+            window, weight = patch.paint(place, signal, marrow, self._body, z, noise)
+            if number >= len(red_marrow):
+                np.maximum(lesion[window], weight, out=lesion[window])
         return self._expose(signal), marrow > 0.5, lesion > 0.5
 
     def _paint_tissues(self, parts: NDArray[np.uint8], noise: dict[str, FloatImage]) -> tuple[FloatImage, FloatImage]:
