@@ -31,7 +31,7 @@ def parse_outline(text: str) -> Points:
     return np.array([row.split() for row in text.split(",")], dtype=np.float64)
 
 
-def round_corners(corners: Points, num_steps: int = 6) -> Points:
+def round_corners(corners: Points, num_steps: int = 5) -> Points:
     """Run a closed Catmull-Rom spline through corners, shape (n, values); gives (n * num_steps, values)."""
     step = np.arange(num_steps)[:, None] / num_steps
     ring = np.concatenate([corners[-1:], corners, corners[:2]])[:, None, :]
@@ -82,12 +82,14 @@ PELVIS_BESIDE_SOCKET: Final = parse_outline(
     "0 -100 .2 0 2, 4 -140 .2 0 2, 22 -140 .2 0 2, 17 -100 .2 0 2, 14 -75 .1 0 2, 15 -54 .1 0 1.8, 19 -38 0 .1 1.4,"
     "21 -28 0 .1 1.2"
 )
-ISCHIUM: Final = parse_outline("-34 30, -22 31, -14 41, -16 54, -22 66, -34 71, -43 62, -40 45")
-PUBIS: Final = parse_outline("-36 20, -52 16, -74 10, -100 14, -100 36, -74 31, -52 31, -38 30")
+ISCHIUM: Final = round_corners(parse_outline("-34 30, -22 31, -14 41, -16 54, -22 66, -34 71, -43 62, -40 45"))
+PUBIS: Final = round_corners(parse_outline("-36 20, -52 16, -74 10, -100 14, -100 36, -74 31, -52 31, -38 30"))
 BODY_SKIN: Final = parse_outline(
     "-120 -170, 66 -170, 70 -99, 78 -60, 80 -15, 80 25, 78 70, 78 120, 77 170, -76 170, -79 110, -84 78, -98 66, -99 62"
 )
-FASCIA_LATA: Final = parse_outline("66 -150, 72 -100, 79 -64, 78 -30, 72 -8, 69 18, 71 46, 77 90, 77 150")
+FASCIA_LATA: Final = round_corners(
+    parse_outline("66 -150, 72 -100, 79 -64, 78 -30, 72 -8, 69 18, 71 46, 77 90, 77 150")
+)[:-10]  # an open path
 # Columns: x, y, half of the visible course in x and y, width; mm.
 VESSELS: Final = parse_outline(
     "8 57 6 -1 1.2, -20 52 6 0 1, -58 36 2 5 1.6, 31 -48 3 6 1, 42 -26 2 4 .9, -57 -24 1 6 2.2, -30 80 5 6 1.2,"
@@ -194,7 +196,7 @@ def _paint_soft_tissues(canvas: Canvas, body: Body, z: float) -> None:
     skin = round_corners(BODY_SKIN + (BODY_SKIN[:, :1] > 0) * [body.fat_thickness, 0])
     canvas.fill(Tissue.SKIN, skin)
     canvas.fill(Tissue.FAT, shrink_outline(skin, 1.8))
-    canvas.stroke(Tissue.TENDON, round_corners(FASCIA_LATA)[:-12], 0.9)
+    canvas.stroke(Tissue.TENDON, FASCIA_LATA, 0.9)
     for part, ((_, growth, _, _), outline) in enumerate(zip(SOFT_TISSUES, SOFT_OUTLINES, strict=True), len(Tissue)):
         canvas.fill(part, resize_outline(outline, body.muscle_bulk * (1 + growth * z)))
     for x, y, half_x, half_y, width in VESSELS:
@@ -207,7 +209,7 @@ def _paint_pelvis(canvas: Canvas, socket_radius: float, z: float) -> None:
     canvas.fill_bone(Tissue.PELVIS_MARROW, outline, cortex)
     for outline, size in ((ISCHIUM, 0.75 - 0.035 * z), (PUBIS, 0.55 + 0.04 * z)):
         if size > 0.4:
-            canvas.fill_bone(Tissue.PELVIS_MARROW, round_corners(resize_outline(outline, min(size, 1.1))), 1.3)
+            canvas.fill_bone(Tissue.PELVIS_MARROW, resize_outline(outline, min(size, 1.1)), 1.3)
 
 
 def _paint_joint(canvas: Canvas, body: Body, head_radius: float) -> None:

@@ -32,6 +32,7 @@ TEXTURE_GRAINS: Final = {  # along rows and columns, pixels of about 0.73 mm
     "shim": (120, 120),
     "thermal": (1.07, 1.07),
 }
+TEXTURES: Final[tuple[str, ...]] = ("coarse", "medium", "mottle", "fibres", "septa", "shim", "marrow", "thermal")
 
 _TEXTURED: Final = ([Tissue.FAT], [Tissue.MUSCLE], [Tissue.BOWEL], [Tissue.FEMUR_MARROW, Tissue.PELVIS_MARROW])
 TEXTURED_PARTS: Final = (
@@ -77,14 +78,20 @@ class Patch:
     rim: float = 0.0  # strength of a dark, sclerotic border
 
     def paint(
-        self, signal: FloatImage, marrow: FloatImage, body: Body, z: float, noise: dict[str, FloatImage]
+        self,
+        place: Sequence[float],
+        signal: FloatImage,
+        marrow: FloatImage,
+        body: Body,
+        z: float,
+        noise: dict[str, FloatImage],
     ) -> tuple[Window, FloatImage]:
-        """Change `signal` in place within the fraction of marrow.
+        """Change `signal` in place within the fraction of marrow; `place` is the centre as column and row.
 
         Returns:
             The window around the patch, and in it the weight of the change, 0-1.
         """
-        column, row = body.place(np.array([self.centre[:2]]), z)[0].tolist()
+        column, row = place
         reach = (1.5 + self.softness / 2) * max(self.radii[:2]) / body.pixel_spacing
         window = _cut_window(row, reach, body.size), _cut_window(column, reach, body.size)
         distance = measure_distance(body, (column, row), self.radii, self.degrees, z - self.centre[2], window)
@@ -120,10 +127,13 @@ def _cut_window(centre: float, reach: float, size: int) -> slice:
 
 
 @functools.cache
-def draw_textures() -> dict[str, FloatImage]:
-    """Draw one large field of noise (mean 0, variance 1) for each texture; all patients are cut out of them.
+def draw_textures() -> FloatImage:
+    """Draw a large field of noise for each of `TEXTURES`, from which the textures of all patients are cut out.
 
     Drawing noise for each patient would take most of the time of the demo.
+
+    Returns:
+        Mean 0, variance 1 except for `marrow`; shape (len(TEXTURES), TEXTURE_SIZE, TEXTURE_SIZE).
     """
     generator, size = np.random.default_rng(0), (TEXTURE_SIZE, TEXTURE_SIZE)
     fields = {}
@@ -131,8 +141,9 @@ def draw_textures() -> dict[str, FloatImage]:
         coarse = generator.standard_normal([int(TEXTURE_SIZE / grain) + 3 for grain in (rows, columns)], np.float32)
         field = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
         fields[name] = (field - field.mean()) / field.std()
-    grain = fields.pop("fine") + fields.pop("trabeculae") + fields["coarse"]
-    return fields | {"marrow": 0.05 * grain + 0.04 * fields["medium"]}
+    grain = fields["fine"] + fields["trabeculae"] + fields["coarse"]
+    fields["marrow"] = 0.05 * grain + 0.04 * fields["medium"]
+    return np.stack([fields[name] for name in TEXTURES])
 
 
 class Scanner:
@@ -142,28 +153,31 @@ class Scanner:
         uniform = generator.uniform
         self._generator, self._body, self._contrast = generator, body, contrast
         self._tissues = (np.array(contrast.tissues) * generator.lognormal(0, 0.025, len(Tissue))).astype(np.float32)
-        self._textures = {name: (self._cut(name), self._cut(name)) for name in draw_textures() if name != "thermal"}
+        self._near, self._far = (np.ascontiguousarray(self._cut_textures()[:-1]) for _ in range(2))
         self._fat_in_muscle, self._failed_suppression = uniform(0.05, 0.12), uniform(0, 0.15)
         coil = body.place(uniform([[50, -60]], [[90, 60]]), 0.0)[0].tolist()
         distance = measure_distance(body, coil, [uniform(70, 120)] * 3, 0, 0)
         self._shading = 1 + uniform(0.15, 0.3) * (2 * np.exp(-0.5 * distance**2) - 1)
         self._noise_level, self._mean, self._gain = uniform(0.011, 0.012), contrast.mean * brightness, 0.0
 
-    def _cut(self, name: str) -> FloatImage:
+    def _cut_textures(self) -> FloatImage:
+        """Cut all textures out at a random place; shape (len(TEXTURES), size, size)."""
         row, column = self._generator.integers(0, TEXTURE_SIZE - self._body.size, 2)
-        return draw_textures()[name][row : row + self._body.size, column : column + self._body.size]
+        return draw_textures()[:, row : row + self._body.size, column : column + self._body.size]
 
     def scan(self, z: float, red_marrow: list[Patch], lesions: list[Patch]) -> Slice:
         """Take the slice at `z`: pixels, marrow and lesion, as in `DemoImage`."""
         near, far = math.cos(z / TEXTURE_DEPTH), math.sin(z / TEXTURE_DEPTH)
-        noise = {name: cv2.addWeighted(a, near, b, far, 0) for name, (a, b) in self._textures.items()}
+        blended = cv2.addWeighted(self._near, near, self._far, far, 0)
+        noise: dict[str, FloatImage] = dict(zip(TEXTURES[:-1], blended, strict=True))
         signal, marrow = self._paint_tissues(paint_slice(self._body, z), noise)
         lesion = np.zeros_like(marrow)
-        for patch in red_marrow:
-            patch.paint(signal, marrow, self._body, z, noise)
-        for patch in lesions:
-            window, weight = patch.paint(signal, marrow, self._body, z, noise)
-            np.maximum(lesion[window], weight, out=lesion[window])
+        patches = red_marrow + lesions
+        places = self._body.place(np.array([patch.centre[:2] for patch in patches]), z).tolist()
+        for number, (patch, place) in enumerate(zip(patches, places, strict=True)):
+            window, weight = patch.paint(place, signal, marrow, self._body, z, noise)
+            if number >= len(red_marrow):
+                np.maximum(lesion[window], weight, out=lesion[window])
         return self._expose(signal), marrow > 0.5, lesion > 0.5
 
     def _paint_tissues(self, parts: NDArray[np.uint8], noise: dict[str, FloatImage]) -> tuple[FloatImage, FloatImage]:
@@ -200,8 +214,8 @@ class Scanner:
 
     def _expose(self, signal: FloatImage) -> NDArray[np.uint8]:
         signal = cv2.GaussianBlur(signal, (0, 0), 0.42 / self._body.pixel_spacing) * self._shading
-        signal += self._noise_level * self._cut("thermal")
-        magnitude = cv2.magnitude(signal, self._noise_level * self._cut("thermal"))  # Rician noise
+        real, imaginary = (self._noise_level * self._cut_textures()[-1] for _ in range(2))
+        magnitude = cv2.magnitude(signal + real, imaginary)  # Rician noise
         self._gain = self._gain or self._mean / float(magnitude.mean())
         magnitude *= self._gain
         bright = magnitude > 0.8

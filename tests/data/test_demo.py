@@ -36,7 +36,7 @@ def test_default_demo_is_small_and_holds_both_classes(images: list[DemoImage]):
 
 def test_images_are_gray_squares_of_varying_size(images: list[DemoImage]):
     assert {image.pixels.dtype for image in images} == {np.dtype(np.uint8)}
-    assert {image.pixels.shape for image in images} == {(size, size) for size in (224, 232, 240, 248, 256)}
+    assert {image.pixels.shape for image in images} == {(size, size) for size in (224, 240, 256)}
     assert all(image.pixels.min() < 30 and image.pixels.max() > 150 for image in images)
 
 
@@ -137,9 +137,9 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path):
     assert first != other
 
 
-@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("num_threads", [2, 3])
 def test_number_of_threads_changes_no_byte(tmp_path: Path, num_threads: int):
-    usual = write_demo_zip(tmp_path / "usual.zip", seed=3, num_patients=20)
+    usual = write_demo_zip(tmp_path / "usual.zip", seed=3, num_patients=20, num_threads=1)
     other = write_demo_zip(tmp_path / "other.zip", seed=3, num_patients=20, num_threads=num_threads)
     assert usual.read_bytes() == other.read_bytes()
 
