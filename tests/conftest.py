@@ -17,12 +17,28 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 
+from hip_mri.model import backbone
 from hip_mri.workspace import Workspace
+from tests.small_network import build_small_resnet
+
+GET_BUILDER = backbone.get_builder
+"""What gives the real architectures."""
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 RESNET50_WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "resnet50_imagenet_notop.weights.h5"
 """Pretrained weights that stand beside some checkouts; tests that need them are skipped elsewhere."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a small network stand in for the ResNet50, before any fixture is set up, unless a test needs the real one."""
+    needs_real = item.get_closest_marker("full_network") is not None
+    backbone.get_builder = GET_BUILDER if needs_real else get_small_builder
+
+
+def get_small_builder(name: str):
+    return build_small_resnet if name == "ResNet50" else GET_BUILDER(name)
 
 
 def draw_image(generator: np.random.Generator, *, has_lesion: bool, size: int = 64) -> np.ndarray:

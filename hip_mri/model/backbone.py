@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -82,6 +82,13 @@ class Backbone:
         return {"name": self.name, "image_size": self.image_size, "is_standardized": self.standardized}
 
 
+def get_builder(name: BackboneName) -> Callable[..., "keras.Model"]:
+    """The function of `keras.applications` that builds an architecture."""
+    import keras  # noqa: PLC0415 - seconds to import
+
+    return getattr(keras.applications, name)
+
+
 def build_backbone(
     name: BackboneName, image_size: int, dtype: str = "float32", *, standardized: bool = False
 ) -> "keras.Model":
@@ -108,7 +115,7 @@ def build_backbone(
         image = keras.Input((image_size, image_size, 1), name="image")
         color = keras.layers.Concatenate(name="color")([image, image, image])
         centered = keras.applications.resnet.preprocess_input(color)
-        build = getattr(keras.applications, name)
+        build = get_builder(name)
         features = build(include_top=False, weights=None, input_tensor=centered, pooling="avg").output
         if standardized:
             features = keras.layers.BatchNormalization(center=False, scale=False, name=STANDARDIZE)(features)

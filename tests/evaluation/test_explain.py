@@ -117,6 +117,7 @@ def test_gradient_is_that_of_automatic_differentiation(standardized):
     )
 
 
+@pytest.mark.full_network
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
 def test_heat_is_grad_cam_of_the_real_architecture(tmp_path, engine):
     network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=1))

@@ -1,6 +1,7 @@
 """Six months of retraining in one workspace, as they would be played by a schedule."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
@@ -193,14 +194,15 @@ def test_a_run_of_a_retraining_is_verified(months: list[Month], clinic: Clinic) 
     assert verify.main([str(clinic.workspace.runs_folder / "0004")]) == 0
 
 
-def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clinic: Clinic) -> None:
-    former = clinic.workspace.versions_folder / "0001" / "model.keras"
-    content = former.read_bytes()
-    assert registry.main(["rollback", str(clinic.workspace.root)]) == 0
-    champion = read_champion(clinic.workspace)
+def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clinic: Clinic, tmp_path: Path) -> None:
+    shutil.copytree(clinic.workspace.releases_folder, tmp_path / "releases")
+    workspace = Workspace(tmp_path)
+    content = (workspace.versions_folder / "0001" / "model.keras").read_bytes()
+    assert registry.main(["rollback", str(workspace.root)]) == 0
+    champion = read_champion(workspace)
     assert champion is not None
     assert champion.model_file.read_bytes() == content
-    assert [change.action for change in read_history(clinic.workspace)] == ["promotion", "promotion", "rollback"]
+    assert [change.action for change in read_history(workspace)] == ["promotion", "promotion", "rollback"]
 
 
 @pytest.mark.system

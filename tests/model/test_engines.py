@@ -110,12 +110,18 @@ def test_pooled_maps_are_the_features_before_their_normalization(backbone: Backb
     np.testing.assert_allclose(computer.compute(images), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def original(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backbone and its export."""
+    folder = tmp_path_factory.mktemp("exported")
+    engines.export_openvino(open_backbone(shutil.copytree(backbone.folder, folder / "backbone")))
+    return folder
+
+
 @pytest.fixture
-def exported(backbone: Backbone, tmp_path: Path) -> Backbone:
-    """A backbone of its own with an export."""
-    copy = open_backbone(shutil.copytree(backbone.folder, tmp_path / "backbone"))
-    engines.export_openvino(copy)
-    return copy
+def exported(original: Path, tmp_path: Path) -> Backbone:
+    """A copy that a test may spoil."""
+    return open_backbone(shutil.copytree(original, tmp_path / "copy") / "backbone")
 
 
 def spoil_graph(backbone: Backbone) -> None:

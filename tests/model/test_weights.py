@@ -15,6 +15,8 @@ from hip_mri.workspace import Workspace
 from tests.conftest import RESNET50_WEIGHTS
 from tests.model.conftest import SMALL
 
+pytestmark = pytest.mark.full_network
+
 needs_pretrained = pytest.mark.skipif(not RESNET50_WEIGHTS.exists(), reason="the pretrained ResNet50 file is not there")
 
 
