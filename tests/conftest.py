@@ -32,8 +32,11 @@ RESNET50_WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "resnet50_
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let a small network stand in for the ResNet50, before any fixture is set up, unless a test needs the real one."""
-    needs_real = item.get_closest_marker("full_network") is not None
+    """Let a small network stand in for the ResNet50, before any fixture is set up, unless a test needs the real one.
+
+    System tests share networks with processes of their own, which know the real one alone.
+    """
+    needs_real = any(item.get_closest_marker(name) for name in ("full_network", "system"))
     backbone.get_builder = GET_BUILDER if needs_real else get_small_builder
 
 
