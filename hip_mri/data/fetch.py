@@ -20,7 +20,7 @@ from hip_mri.storage import digest, digest_file, explain_refusal, is_hopeless, r
 
 logger = logging.getLogger(__name__)
 
-DEMO_VERSION: Final = 3
+DEMO_VERSION: Final = 4
 """Raised when the drawing changes, so that an older demo is not taken for the present one."""
 
 DEMO_SEED: Final = 0
