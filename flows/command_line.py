@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class Command:
         program: What the user types, for the help.
         description: What it does, for the help.
         find_held: Which part of the workspace the flow keeps all others out of.
+        needs_keras: Whether the flow will surely need Keras, so that it loads while a server of the run's own starts.
     """
 
     config: type[Settings]
@@ -44,6 +46,7 @@ class Command:
     program: str
     description: str
     find_held: Callable[[Workspace], Workspace] = lambda workspace: workspace
+    needs_keras: Callable[[Workspace], bool] = lambda workspace: not workspace.models_folder.exists()
 
 
 def main(command: Command, arguments: Sequence[str] | None = None) -> int:
@@ -63,9 +66,12 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         with open_server() as server:
             config = read_config(command, words)
             _check_sources(config)
+            needs_keras = False
             if folder := getattr(config, "workspace", None):
-                command.find_held(Workspace.at(folder)).check_free()
-            print(run_flow(command.flow, config, server))
+                workspace = Workspace.at(folder)
+                command.find_held(workspace).check_free()
+                needs_keras = command.needs_keras(workspace)
+            print(run_flow(command.flow, config, server, needs_keras=needs_keras))
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -139,13 +145,14 @@ def read_config(command: Command, arguments: Sequence[str]) -> Settings:
         raise SettingsError(_describe(error)) from error
 
 
-def run_flow(flow: str, config: Settings, server: PrefectServer) -> str:
+def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras: bool) -> str:
     """Run a flow in this process, with Prefect's own lines kept off the terminal.
 
     Args:
         flow: Module and name, as `flows.pipeline:hip_pipeline`.
         config: Every setting.
         server: What the flow reports to. It starts while the flow's module loads Prefect.
+        needs_keras: Whether to load Keras, too, while a server of the run's own starts.
 
     Returns:
         What the flow returns, such as the folder of the finished run.
@@ -159,6 +166,8 @@ def run_flow(flow: str, config: Settings, server: PrefectServer) -> str:
     logger.info("Starting Prefect ...")
     module, _, name = flow.partition(":")
     run = getattr(importlib.import_module(module), name)  # only now: Prefect reads the environment when it is imported
+    if needs_keras and server.is_own:
+        threading.Thread(target=_load_keras).start()
     server.wait_until_ready()
     try:
         return run(config)
@@ -174,6 +183,10 @@ def run_flow(flow: str, config: Settings, server: PrefectServer) -> str:
             f"prefect: the server that PREFECT_API_URL or the profile names does not answer ({error}). Start it, or "
             "unset PREFECT_API_URL to run without one; then start again: finished work is kept."
         ) from error
+
+
+def _load_keras() -> None:
+    importlib.import_module("keras")
 
 
 def _is_of_the_server(error: Exception) -> bool:

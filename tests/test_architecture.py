@@ -69,6 +69,7 @@ DECISIONS = {
         "hip_mri.storage.is_hopeless",
         "hip_mri.workspace.Workspace",
         "httpx",
+        "keras",
         "pydantic",
         "pydantic_settings",
         "yaml",
@@ -94,12 +95,13 @@ DECISIONS = {
     "deployments.register": ("yaml",),
 }
 """Beyond the table. The command line reads settings and turns errors into one line. It checks the source, so that a
-mistyped path is told before Prefect takes its seconds to start, and likewise that another run holds the workspace. That
-a server is gone shows in an error of httpx, Prefect's client. A server of a run's own that does not start is an error
-of the project's tree; its process hands Prefect's application to Uvicorn itself, so that it can end with the run.
-Progress is drawn by Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks
-for one; and to what makes its certificates. Stages hand the library's records on and name them in their signatures. A
-form in the UI is a pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
+mistyped path is told before Prefect takes its seconds to start, and likewise that another run holds the workspace; and
+it loads Keras beside the start of a server of the run's own where a flow will surely need it. That a server is gone
+shows in an error of httpx, Prefect's client. A server of a run's own that does not start is an error of the project's
+tree; its process hands Prefect's application to Uvicorn itself, so that it can end with the run. Progress is drawn by
+Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks for one; and to what
+makes its certificates. Stages hand the library's records on and name them in their signatures. A form in the UI is a
+pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
 
 
 @dataclass(frozen=True)

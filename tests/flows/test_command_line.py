@@ -220,14 +220,14 @@ def test_any_flow_with_settings_of_its_own_has_this_command_line(capsys: pytest.
 
 @pytest.mark.parametrize(("command", "held"), [(COMMAND, ""), (predict.COMMAND, "serving")], ids=["train", "predict"])
 def test_fault_59_a_second_run_ends_before_prefect_starts(command, held, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("flows.command_line.run_flow", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setattr("flows.command_line.run_flow", lambda *_, **__: pytest.fail("it was started"))
     with Workspace(tmp_path / held).hold():
         assert main(command, ["--workspace", str(tmp_path)]) == 1
     assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
 
 
 def test_fault_59_training_and_scoring_do_not_wait_for_each_other(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("flows.command_line.run_flow", lambda *_: "done")
+    monkeypatch.setattr("flows.command_line.run_flow", lambda *_, **__: "done")
     with Workspace(tmp_path).hold():
         assert main(predict.COMMAND, ["--workspace", str(tmp_path)]) == 0
     with Workspace(tmp_path / "serving").hold():
@@ -238,7 +238,7 @@ def test_fault_59_training_and_scoring_do_not_wait_for_each_other(tmp_path, caps
 def test_fault_56_and_57_a_disk_that_refuses_elsewhere_is_told_too(number, told, tmp_path, capsys, monkeypatch) -> None:
     """Such as Prefect's own, where its records lie."""
 
-    def refuse(*_: object) -> str:
+    def refuse(*_: object, **__: object) -> str:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("flows.command_line.run_flow", refuse)
