@@ -38,7 +38,7 @@ class Command:
         program: What the user types, for the help.
         description: What it does, for the help.
         find_held: Which part of the workspace the flow keeps all others out of.
-        needs_keras: Whether the flow will surely need Keras, so that it loads while a server of the run's own starts.
+        needs_keras: Whether the flow always needs Keras, so that it loads while a server of the run's own starts.
     """
 
     config: type[Settings]
@@ -46,7 +46,7 @@ class Command:
     program: str
     description: str
     find_held: Callable[[Workspace], Workspace] = lambda workspace: workspace
-    needs_keras: Callable[[Workspace], bool] = lambda workspace: not workspace.models_folder.exists()
+    needs_keras: bool = False
 
 
 def main(command: Command, arguments: Sequence[str] | None = None) -> int:
@@ -66,12 +66,9 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         with open_server() as server:
             config = read_config(command, words)
             _check_sources(config)
-            needs_keras = False
             if folder := getattr(config, "workspace", None):
-                workspace = Workspace.at(folder)
-                command.find_held(workspace).check_free()
-                needs_keras = command.needs_keras(workspace)
-            print(run_flow(command.flow, config, server, needs_keras=needs_keras))
+                command.find_held(Workspace.at(folder)).check_free()
+            print(run_flow(command.flow, config, server, needs_keras=command.needs_keras))
     except HipMriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

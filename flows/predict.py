@@ -13,7 +13,7 @@ COMMAND = Command(
     "Without --source it scores synthetic images; without --model the champion of the workspace scores. Progress goes "
     "to standard error; the last line on standard output is the folder with the table, the sheet and the names.",
     find_held=lambda workspace: workspace.serving,
-    needs_keras=lambda workspace: True,  # the head is a network of Keras
+    needs_keras=True,  # the head is a network of Keras
 )
 
 if __name__ == "__main__":  # the command line imports this file as `flows.predict`; nothing is loaded twice
