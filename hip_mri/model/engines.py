@@ -199,8 +199,7 @@ def _choose_precision(
         engine,
         "bfloat16" if is_near else "float32",
         f"bfloat16 moves the features of {len(images)} images by {deviation:.2%}, saving the images as JPEG of quality "
-        f"{JPEG_QUALITY} moves them by {by_jpeg:.2%}; accepted is {'at most' if is_near else 'no more than'} "
-        f"{MAX_JPEG_FRACTION:.0%} of that",
+        f"{JPEG_QUALITY} moves them by {by_jpeg:.2%}; bfloat16 is taken up to {MAX_JPEG_FRACTION:.0%} of that",
         deviation,
         by_jpeg,
     )
