@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 
 from hip_mri.config import Engine, Precision, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
-from hip_mri.hashes import HASHES, is_as_recorded, record_hashes
-from hip_mri.model.backbone import IDENTITY_NAME, Backbone, add_maps, load_backbone
-from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, write_json
+from hip_mri.model.backbone import Backbone, add_maps, load_backbone
+from hip_mri.model.export import export_openvino, import_openvino
+from hip_mri.storage import digest, write_json
 from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,14 +50,8 @@ AVX-512 computed 22 (Keras), 28 (OpenVINO) and 59 (OpenVINO, bfloat16) rows of a
 CHOICE_RECIPE: Final = 2
 """Number of this way to choose; a change that can alter a choice raises it."""
 
-EXPORT_RECIPE: Final = 1
-"""Number of this way to export; a change that alters what an export computes raises it."""
-
 GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Device files of NVIDIA's driver, of AMD's, and of Windows' Subsystem for Linux."""
-
-EXPORT_NAME: Final = "backbone.xml"
-EXPORT_FILES: Final = (EXPORT_NAME, "backbone.bin", IDENTITY_NAME)
 
 _opening = threading.Lock()
 
@@ -248,7 +241,7 @@ class _OpenVinoEngine:
     """One image per request and as many requests at a time as the processor likes: fast, and independent of order."""
 
     def __init__(self, backbone: Backbone, precision: Precision) -> None:
-        openvino = _import_openvino()
+        openvino = import_openvino()
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
@@ -279,59 +272,6 @@ class _OpenVinoEngine:
         return computed
 
 
-_export_lock = threading.Lock()
-
-
-def export_openvino(backbone: Backbone) -> Path:
-    """Write a backbone in OpenVINO's format: features and last maps. Done once for its weights and OpenVINO's version.
-
-    An export is used only if its files have the recorded SHA-256 and it was made from these weights.
-
-    Returns:
-        The `.xml` file; the weights lie beside it.
-    """
-    folder = _locate_export(backbone.folder)
-    with _export_lock:
-        if not has_export(backbone):
-            logger.info("Exporting the backbone to OpenVINO, once for these weights")
-            _import_openvino()  # before Keras does
-            with publish_folder(folder) as fresh:
-                add_maps(load_backbone(backbone)).export(str(fresh / EXPORT_NAME), format="openvino", verbose=False)
-                write_json(fresh / IDENTITY_NAME, _identify_export(backbone))
-                record_hashes(fresh)
-    return folder / EXPORT_NAME
-
-
-def has_export(backbone: Backbone) -> bool:
-    """Whether the export of a backbone is there, whole, and made from its weights."""
-    folder = _locate_export(backbone.folder)
-    return is_as_recorded(folder, EXPORT_FILES) and read_json(folder / IDENTITY_NAME) == _identify_export(backbone)
-
-
-def link_export(backbone: Backbone, folder: Path) -> None:
-    """Let the export of a backbone, if there is one, also be that of the same backbone in another folder."""
-    if has_export(backbone):
-        with publish_folder(_locate_export(folder)) as fresh:
-            for name in (*EXPORT_FILES, HASHES):
-                link_or_copy(_locate_export(backbone.folder) / name, fresh / name)
-
-
-def _locate_export(backbone_folder: Path) -> Path:
-    return backbone_folder.with_name(f"{backbone_folder.name}-openvino")
-
-
-def _identify_export(backbone: Backbone) -> dict[str, Any]:
-    return {"recipe": EXPORT_RECIPE, "backbone": backbone.digest, "openvino": version("openvino")}
-
-
-def _import_openvino() -> ModuleType:
-    """Import OpenVINO without its telemetry, which reports every conversion to a server on the internet."""
-    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType] - import then fails
-    import openvino  # noqa: PLC0415 - not needed by the Keras engine
-
-    return openvino
-
-
 def sees_gpu() -> bool:
     """Whether Keras sees a GPU; where the system has none, Keras is not asked, since loading it takes seconds."""
     if sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
@@ -344,7 +284,7 @@ def sees_gpu() -> bool:
 def computes_bfloat16(engine: Engine) -> bool:
     """Whether the processor or GPU that the engine would use computes bfloat16 in hardware."""
     if engine == "openvino":
-        return "BF16" in _import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return sees_gpu() and _gpu_compute_capability() >= 8.0  # NVIDIA's Ampere of 2020 brought bfloat16
 
 

@@ -23,7 +23,8 @@ from hip_mri.model.backbone import (
     open_backbone,
     write_backbone,
 )
-from hip_mri.model.engines import EngineChoice, computes_bfloat16, has_export, link_export, settle_engine
+from hip_mri.model.engines import EngineChoice, computes_bfloat16, settle_engine
+from hip_mri.model.export import has_export, link_export
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.head import PREFIX, cut_network
 from hip_mri.model.network import HEAD_NAME, MODEL_NAME, TUNED_BACKBONE, SplitNetwork

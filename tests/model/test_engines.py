@@ -12,7 +12,7 @@ import pytest
 
 from hip_mri.data.reading import read_training_sample
 from hip_mri.hashes import record_hashes
-from hip_mri.model import engines
+from hip_mri.model import engines, export
 from hip_mri.model.backbone import STANDARDIZE, Backbone, load_backbone, load_own_backbone, open_backbone
 from hip_mri.model.features import FeatureSet
 from hip_mri.workspace import Workspace
@@ -114,7 +114,7 @@ def test_pooled_maps_are_the_features_before_their_normalization(backbone: Backb
 def original(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a backbone and its export."""
     folder = tmp_path_factory.mktemp("exported")
-    engines.export_openvino(open_backbone(shutil.copytree(backbone.folder, folder / "backbone")))
+    export.export_openvino(open_backbone(shutil.copytree(backbone.folder, folder / "backbone")))
     return folder
 
 
@@ -145,21 +145,21 @@ def make_weights_anew(backbone: Backbone) -> None:
 def test_an_export_that_is_not_of_these_weights_is_made_anew(exported: Backbone, images, spoil) -> None:
     spoil(exported)
     found = open_backbone(exported.folder)
-    assert not engines.has_export(found)
+    assert not export.has_export(found)
     computed = engines.open_engine(found, "openvino", "float32").compute(images[:2])
-    assert engines.has_export(found)
+    assert export.has_export(found)
     expected = load_own_backbone(found).predict(np.stack(images[:2])[..., None].astype(np.float32), verbose=0)
     assert engines.measure_deviation(expected, computed) < 1e-3
 
 
 def test_a_sound_export_is_not_made_again(exported: Backbone, monkeypatch) -> None:
-    monkeypatch.setattr(engines, "load_backbone", lambda *_: pytest.fail("it was exported again"))
-    engines.export_openvino(exported)
+    monkeypatch.setattr(export, "load_backbone", lambda *_: pytest.fail("it was exported again"))
+    export.export_openvino(exported)
 
 
 def test_another_version_of_openvino_exports_again(exported: Backbone, monkeypatch) -> None:
-    monkeypatch.setattr(engines, "version", lambda _: "2099.1")
-    assert not engines.has_export(exported)
+    monkeypatch.setattr(export, "version", lambda _: "2099.1")
+    assert not export.has_export(exported)
 
 
 def test_rows_of_two_versions_of_an_engine_are_not_one_set(backbone: Backbone, monkeypatch) -> None:

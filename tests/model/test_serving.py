@@ -9,8 +9,9 @@ import pytest
 
 from hip_mri.config import FineTuneSettings, TrainingSettings
 from hip_mri.errors import WeightsError
-from hip_mri.model import engines, serving
-from hip_mri.model.engines import export_openvino, open_engine
+from hip_mri.model import engines, export, serving
+from hip_mri.model.engines import open_engine
+from hip_mri.model.export import export_openvino
 from hip_mri.model.network import SplitNetwork, predict, train_model
 from hip_mri.model.serving import SavedNetwork, choose_serving_engine, prepare_network
 from hip_mri.storage import digest_file
@@ -63,7 +64,7 @@ def test_what_training_left_is_used(network, trained_workspace, monkeypatch):
     shutil.rmtree(workspace.serving.root, ignore_errors=True)
     export_openvino(features.backbone)
     monkeypatch.setattr(serving, "load_network", lambda *_, **__: pytest.fail("it was split"))
-    monkeypatch.setattr(engines, "load_backbone", lambda *_, **__: pytest.fail("it was exported"))
+    monkeypatch.setattr(export, "load_backbone", lambda *_, **__: pytest.fail("it was exported"))
     monkeypatch.setattr(engines, "sees_gpu", lambda: False)
     parts = prepare(network, workspace, engine="auto")
     assert parts.features.backbone.digest == features.backbone.digest
