@@ -24,7 +24,7 @@ test: $(TOOLS) ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not system"
 
 test-system: $(TOOLS) ## Run the tests that bring up servers, clusters and a notebook
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m system
 
 test-long: $(TOOLS) ## Kill runs at every step, fill their disks, fuzz all readers; takes hours
 	$(BIN)/python -m tests.faults
