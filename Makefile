@@ -66,6 +66,7 @@ define install
 endef
 
 $(INSTALLED): requirements.lock pyproject.toml
+	rm -f $(TOOLS) # they are not in this lock, so they are removed
 	$(call install,requirements.lock)
 	touch $@
 

@@ -52,7 +52,7 @@ SECONDS_TO_START: Final = 90.0
 SECONDS_TO_SEND: Final = 3.0
 """How long the end of a run waits for its last events and log lines to be sent."""
 
-SECONDS_TO_STOP: Final = 6.0
+SECONDS_TO_STOP: Final = 10.0
 """How long the server may take to store them and to end; more than `flows.server_process` takes."""
 
 HOW_TO_KEEP_A_SERVER: Final = (

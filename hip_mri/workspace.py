@@ -315,7 +315,10 @@ class Workspace:
     def _list_folders(self) -> list[Path]:
         """Every folder in which the holder of the workspace may find what a killed run left half-written."""
         tops = [folder for folder in self.root.glob("[!.]*") if folder.is_dir() and folder not in self._apart]
-        sets = (self.features_folder, self.fingerprints_folder, self.preprocessed_folder, self.backbones_folder)
+        sets = (
+            *(self.features_folder, self.fingerprints_folder, self.preprocessed_folder),
+            *(self.backbones_folder, self.folds_folder),
+        )
         inside = [folder for parent in sets for folder in parent.glob("[!.]*")]
         return [self.root, *tops, *inside, *self.models_folder.glob("*-checkpoint")]
 

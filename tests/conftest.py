@@ -1,8 +1,10 @@
 """What tests of several packages share: a small source of images and a workspace."""
 
 import atexit
+import gc
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -63,6 +65,18 @@ def write_source(file: Path, num_normal: int = 30, num_lesion: int = 20, seed: i
                 content = cv2.imencode(".png", draw_image(generator, has_lesion=label != "normal"))[1]
                 archive.writestr(f"Hip MRI/{label}/hip{number:06d}.png", content.tobytes())
     return file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_networks() -> Iterator[None]:
+    """Networks and engines that the library keeps in memory go with the module, or a worker grows to gigabytes."""
+    yield
+    for module, name in (("hip_mri.model.backbone", "load_backbone"), ("hip_mri.model.engines", "_load_engine")):
+        if module in sys.modules:
+            getattr(sys.modules[module], name).cache_clear()
+    if "keras" in sys.modules:
+        sys.modules["keras"].backend.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -58,11 +58,21 @@ def explain_images(network: SplitNetwork, images: NDArray[np.uint8], cache_folde
     content = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
     identity = [RECIPE, network.features.digest, digest_file(network.head_file), len(images), content]
     file = cache_folder / f"{digest(identity)[:16]}.npy"
-    if not file.exists():
+    heat = _read_heat(file, images.shape)
+    if heat is None:
         heat = _compute_heat(network, images)
         with replace_file(file) as temporary:
             np.save(temporary, heat)
-    return np.load(file, allow_pickle=False)
+    return heat
+
+
+def _read_heat(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """What was found before; `None` where there is nothing or the file is damaged."""
+    try:
+        heat = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return heat if heat.shape == shape and heat.dtype == np.float32 else None
 
 
 def _compute_heat(network: SplitNetwork, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import logging
 import shutil
 import threading
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, EvaluationSettings, TrainingSettings
 from hip_mri.data.manifest import digest_table, read_manifest, select_ready
+from hip_mri.model.engines import PACKAGES
 from hip_mri.model.features import FeatureSet
 from hip_mri.model.fitting import Rows, TrainingImages
 from hip_mri.model.head import compile_head, train_head
-from hip_mri.model.network import predict, select_images
+from hip_mri.model.network import ROWS_PER_BLOCK, predict, select_images
 from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
 
@@ -34,9 +36,6 @@ RECIPE: Final = 1
 """Number of this way to cross-validate; a change that alters scores raises it."""
 
 MIN_NUM_FOLDS: Final = 2
-
-ROWS_PER_BLOCK: Final = 4096
-"""Features that are read at a time, 8 KB each."""
 
 COLUMNS: Final = ("scheme", "seed", "fold", "image_id", "label", "score")
 """Columns of the scores: `scheme` is `grouped` or `by_image`, `score` the probability of a lesion, 0-1."""
@@ -128,6 +127,7 @@ def plan_folds(
         return None
     identity = {
         "recipe": RECIPE,
+        "versions": [version(package) for package in PACKAGES["keras"]],
         "features": features.digest,
         "with_mirrored": features.with_mirrored,
         "hidden_units": hidden_units,
@@ -191,7 +191,7 @@ def join_folds(plan: FoldPlan) -> Path:
         scores = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
         with replace_file(plan.file) as temporary:
             scores.to_csv(temporary, index=False)
-        shutil.rmtree(plan.file.with_suffix(""))
+    shutil.rmtree(plan.file.with_suffix(""), ignore_errors=True)
     return plan.file
 
 

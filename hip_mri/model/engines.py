@@ -1,5 +1,6 @@
 """What computes the features: Keras on any device, OpenVINO on the CPU, behind one small interface."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -37,7 +38,7 @@ NUM_CHECK_IMAGES: Final = 32
 """Images on which the deviation of bfloat16 from float32 is measured."""
 
 JPEG_QUALITY: Final = 95
-"""Quality at which the same images are saved as JPEG, to have a change of the images that nobody minds."""
+"""Quality at which the same images are saved as JPEG, a change of the images that is common and hardly visible."""
 
 MAX_JPEG_FRACTION: Final = 0.5
 """Largest deviation of bfloat16 features, in parts of the deviation that JPEG causes, at which bfloat16 is taken."""
@@ -148,7 +149,7 @@ def choose_engine(
     question = [CHOICE_RECIPE, backbone.digest, engine, precision, has_bfloat16, versions]
     question += [preprocessing.model_dump(), list(hashes)]
     record = backbone.folder.with_name(f"{backbone.folder.name}-engine") / f"{digest(question)[:16]}.json"
-    if record.exists():
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none, or a damaged one
         return EngineChoice(**json.loads(record.read_text()))
     choice = _choose_precision(backbone, engine, precision, images, has_bfloat16=has_bfloat16)
     logger.info("Features come from %s in %s: %s", choice.engine, choice.precision, choice.reason)

@@ -3,12 +3,14 @@
 import logging
 import sys
 import threading
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from hip_mri.hashes import HASHES, is_as_recorded, record_hashes
+from hip_mri.locks import hold_lock
 from hip_mri.model.backbone import IDENTITY_NAME, Backbone, add_maps, load_backbone
 from hip_mri.storage import link_or_copy, publish_folder, read_json, write_json
 
@@ -19,6 +21,9 @@ RECIPE: Final = 1
 
 EXPORT_NAME: Final = "backbone.xml"
 EXPORT_FILES: Final = (EXPORT_NAME, "backbone.bin", IDENTITY_NAME)
+
+SECONDS_TO_WAIT: Final = 300.0
+"""How long a process waits for another one's export, which takes ten seconds or, on a busy machine, a minute."""
 
 _lock = threading.Lock()
 
@@ -32,7 +37,7 @@ def export_openvino(backbone: Backbone) -> Path:
         The `.xml` file; the weights lie beside it.
     """
     folder = _locate_export(backbone.folder)
-    with _lock:
+    with _lock, _hold_across_processes(folder):
         if not has_export(backbone):
             logger.info("Exporting the backbone to OpenVINO, once for these weights")
             import_openvino()  # before Keras does
@@ -41,6 +46,13 @@ def export_openvino(backbone: Backbone) -> Path:
                 write_json(fresh / IDENTITY_NAME, _identify_export(backbone))
                 record_hashes(fresh)
     return folder / EXPORT_NAME
+
+
+def _hold_across_processes(folder: Path) -> AbstractContextManager[None]:
+    """Let one process at a time export, or look whether it must: the workers of a cluster share the folder."""
+    place = folder.with_name(f".{folder.name}.lock")
+    refusal = f"backbones: {folder} has for {SECONDS_TO_WAIT:g} seconds been exported by"
+    return hold_lock(place, SECONDS_TO_WAIT, refusal, "Wait for it to end, or end it")
 
 
 def has_export(backbone: Backbone) -> bool:

@@ -302,7 +302,7 @@ def score_features(
         TrainingError: A score is not a number.
     """
     rows = features.open_store(workspace).select(images["sha256"], mirrored=False)
-    parts = [predict(head, rows[np.arange(start, stop)]) for start, stop in _cut(len(rows), 4096)]
+    parts = [predict(head, rows[np.arange(start, stop)]) for start, stop in _cut(len(rows), ROWS_PER_BLOCK)]
     return tabulate_scores(images, np.concatenate(parts))
 
 

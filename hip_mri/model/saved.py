@@ -5,12 +5,14 @@ may be any Python function. Here the description is only read, as plain data: it
 that this project builds. Then the architecture comes from code, and nothing but numbers from the file.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
@@ -21,6 +23,7 @@ from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.model.backbone import STANDARDIZE
 from hip_mri.model.head import build_head, build_network
 from hip_mri.model.weights import UNREADABLE, check_numbers_only, tell_cause
+from hip_mri.storage import explain_refusal, require_room
 
 if TYPE_CHECKING:
     import keras
@@ -92,11 +95,13 @@ def _load(file: Path, sha256: str | None, build: Callable[[dict[str, Any]], "ker
 
 
 def _read(file: Path, sha256: str | None) -> bytes:
-    content = file.read_bytes() if file.is_file() or sha256 is None else b""
-    found = hashlib.sha256(content).hexdigest() if sha256 else None
-    if found != sha256:
+    if sha256 is None:
+        return file.read_bytes()
+    content = file.read_bytes() if file.is_file() else None
+    found = "none" if content is None else hashlib.sha256(content).hexdigest()
+    if content is None or found != sha256:
         raise WeightsError(
-            f"model: the SHA-256 of {file} is {str(found)[:12]}, {str(sha256)[:12]} was recorded. It is not loaded. "
+            f"model: the SHA-256 of {file} is {found[:12]}, {sha256[:12]} was recorded. It is not loaded. "
             "Restore it from a backup, or give another model."
         )
     return content
@@ -120,10 +125,28 @@ def _set_weights(network: "keras.Model", archive: zipfile.ZipFile, file: Path) -
     weights = archive.read(WEIGHTS)
     with h5py.File(io.BytesIO(weights), "r") as content:
         check_numbers_only(content, file)
-    with tempfile.TemporaryDirectory(prefix="hip-mri-") as folder:
-        plain = Path(folder, WEIGHTS)
-        plain.write_bytes(weights)
+    with _write_plain(weights) as plain:
         network.load_weights(plain)
+
+
+@contextlib.contextmanager
+def _write_plain(weights: bytes) -> Iterator[Path]:
+    """Write weights to a file that is removed with the block.
+
+    Raises:
+        DiskError: There is no room for it among the system's temporary files.
+        WorkspaceError: There is no place for temporary files.
+    """
+    place = Path(tempfile.gettempdir())
+    require_room(place, len(weights))
+    with explain_refusal(place):
+        folder = tempfile.mkdtemp(prefix="hip-mri-")
+    try:
+        with explain_refusal(place):
+            Path(folder, WEIGHTS).write_bytes(weights)
+        yield Path(folder, WEIGHTS)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read_description(archive: zipfile.ZipFile) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def prepare_network(
 
     Args:
         network: The file is read only if its bytes have the recorded hash.
-        engine: `auto` takes OpenVINO where the backbone is exported already; else see `settle_engine`.
+        engine: `auto` takes OpenVINO where the backbone is exported already, or where it alone computes the wanted
+            precision; else see `settle_engine`.
         precision: `auto` takes the one that the model was evaluated in, where this machine computes it in hardware.
         num_images: Images to score.
         workspace: Where it was trained, perhaps; the `backbones` folder of its `serving` part keeps the parts.
@@ -87,8 +88,11 @@ def prepare_network(
     if not (is_as_recorded(folder, [*PARTS, HEAD_NAME]) or _link_parts(network, folder, workspace)):
         _write_parts(network, folder)
     backbone = open_backbone(folder)
+    wanted = network.precision if precision == "auto" else precision
+    # On a CPU OpenVINO alone computes bfloat16, so that the number of images does not change the precision.
+    pays_anyway = has_export(backbone) or (wanted == "bfloat16" and computes_bfloat16("openvino"))
     choice = choose_serving_engine(
-        settle_engine(engine, num_images, is_exported=has_export(backbone)), precision, network.precision
+        settle_engine(engine, num_images, is_exported=pays_anyway), precision, network.precision
     )
     return SplitNetwork(FeatureSet(backbone, network.preprocessing, choice, with_mirrored=False), folder / HEAD_NAME)
 

@@ -10,6 +10,7 @@ import sys
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -132,18 +133,18 @@ def _download_imagenet(backbone: BackboneName) -> Path:
         OSError: The download is not possible.
     """
     name = f"{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    there = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models", name)
-    if there.is_file() and _digest_md5(there) == IMAGENET_MD5[backbone]:
-        return there
-    with urllib.request.urlopen(  # tells in a moment that there is no internet, before Keras is loaded
-        urllib.request.Request(IMAGENET_ADDRESS + name, method="HEAD"), timeout=DOWNLOAD_TIMEOUT_SECONDS
-    ):
-        pass
-    import keras  # noqa: PLC0415 - seconds to import
-
+    for folder in _list_keras_folders():
+        there = folder / "models" / name
+        if there.is_file() and _digest_md5(there) == IMAGENET_MD5[backbone]:
+            return there
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
+        # Tells in a moment that there is no internet, before Keras is loaded.
+        with urllib.request.urlopen(urllib.request.Request(IMAGENET_ADDRESS + name, method="HEAD")):
+            pass
+        import keras  # noqa: PLC0415 - seconds to import
+
         with contextlib.redirect_stdout(sys.stderr):  # Keras shows its progress on standard output
             file = keras.utils.get_file(name, IMAGENET_ADDRESS + name, "models", file_hash=IMAGENET_MD5[backbone])
     except Exception as error:  # Keras wraps the network's errors in a plain Exception, or raises ValueError
@@ -151,6 +152,14 @@ def _download_imagenet(backbone: BackboneName) -> Path:
     finally:
         socket.setdefaulttimeout(timeout)
     return Path(file)
+
+
+def _list_keras_folders() -> Iterator[Path]:
+    """Where Keras may have put its downloads: in its home, or where that cannot be written."""
+    if home := os.environ.get("KERAS_HOME"):
+        yield Path(home)
+    yield Path(os.path.expanduser("~"), ".keras")  # noqa: PTH111 - raises nothing where there is no home
+    yield Path("/tmp/.keras")
 
 
 def _digest_md5(file: Path) -> str:

@@ -215,7 +215,7 @@ def _draw_portraits(
     if num_explained:
         heats = explain_images(network, np.stack(images[:num_explained]), workspace.explanations_folder)
         explanations.mkdir()
-        for place, (image, heat) in enumerate(zip(images, heats, strict=False)):
+        for place, (image, heat) in enumerate(zip(images[:num_explained], heats, strict=True)):
             overlay = encode_overlay(image, heat)
             (explanations / f"{portraits[place].image_id}.jpg").write_bytes(overlay)
             portraits[place] = replace(portraits[place], overlay=overlay)

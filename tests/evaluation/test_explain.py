@@ -120,7 +120,11 @@ def test_gradient_is_that_of_automatic_differentiation(standardized):
 @pytest.mark.full_network
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
 def test_heat_is_grad_cam_of_the_real_architecture(tmp_path, engine):
-    network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=1))
+    keras.utils.set_random_seed(3)
+    network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=3))
+    normalization = network.get_layer("standardize")
+    spread = np.random.default_rng(4).uniform(0.5, 2, normalization.moving_variance.shape)
+    normalization.moving_variance.assign(spread.astype(np.float32))
     backbone, head = cut_network(network)
     (tmp_path / "backbone").mkdir()
     origin = {"name": "ResNet50", "image_size": 64, "is_standardized": True}
@@ -139,6 +143,7 @@ def test_heat_is_grad_cam_of_the_real_architecture(tmp_path, engine):
     maps, gradients = differentiate_automatically(network, position, as_inputs(images))
     weights = gradients.mean(axis=(1, 2))
     raw = np.maximum((maps * weights[:, None, None]).sum(axis=-1), 0)
+    assert raw.max(axis=(1, 2)).all()
     for found, expected in zip(heat, raw, strict=True):
         enlarged = cv2.resize(expected, (64, 64), interpolation=cv2.INTER_LINEAR)
         np.testing.assert_allclose(found, enlarged / max(enlarged.max(), 1e-30), atol=2e-3)
@@ -193,6 +198,17 @@ def test_what_was_explained_is_not_computed_again(explain_small, monkeypatch):
     network, images = build_network(standardized=False), draw_images(3)
     heat = explain_small(network, images)
     monkeypatch.setattr(explain, "_compute_heat", lambda *_: pytest.fail("it was computed"))
+    np.testing.assert_array_equal(explain_small(network, images), heat)
+
+
+def test_a_damaged_file_is_made_anew(explain_small, tmp_path):
+    network, images = build_network(standardized=False), draw_images(3)
+    heat = explain_small(network, images)
+    (file,) = (tmp_path / "explanations").glob("*.npy")
+    for content in (b"", b"no array", file.read_bytes()[:200]):
+        file.write_bytes(content)
+        np.testing.assert_array_equal(explain_small(network, images), heat)
+    np.save(file, heat[:1])
     np.testing.assert_array_equal(explain_small(network, images), heat)
 
 

@@ -19,18 +19,21 @@ from hip_mri.workspace import Workspace
 from tests.flows.test_pipeline import configure
 
 
-@pytest.fixture(scope="module", params=["openvino", "keras"])
-def trained(request, tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> tuple[Path, str]:
-    """A finished run, and the engine that computed its features in float32."""
-    features = {"engine": request.param, "precision": "float32"}
-    workspace = tmp_path_factory.mktemp(request.param)
-    return Path(hip_pipeline(configure(source_zip, workspace, features=features))), request.param
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Path:
-    config = configure(source_zip, tmp_path_factory.mktemp("run"), features={"precision": "float32"})
-    return Path(hip_pipeline(config))
+    """A finished run whose features Keras computed in float32."""
+    features = {"engine": "keras", "precision": "float32"}
+    return Path(hip_pipeline(configure(source_zip, tmp_path_factory.mktemp("run"), features=features)))
+
+
+@pytest.fixture(scope="module", params=["openvino", "keras"])
+def trained(request, run: Path, tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> tuple[Path, str]:
+    """A finished run, and the engine that computed its features in float32."""
+    if request.param == "keras":
+        return run, "keras"
+    features = {"engine": "openvino", "precision": "float32"}
+    workspace = tmp_path_factory.mktemp("openvino")
+    return Path(hip_pipeline(configure(source_zip, workspace, features=features))), "openvino"
 
 
 def score(run: Path, source: Path, workspace: Path, **settings: object) -> Path:

@@ -84,6 +84,16 @@ def test_choice_is_remembered(choices, backbone: Backbone, prepared: Workspace) 
     assert engines.choose_engine(backbone, "openvino", "auto", 1000, prepared, SMALL, num_threads=1) == first
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_damaged_record_is_made_anew(
+    choices, backbone: Backbone, prepared: Workspace, content: str, monkeypatch
+) -> None:
+    first = choices(has_bfloat16=False, deviation=0.0)
+    (record,) = backbone.folder.parent.glob("*-engine/*.json")
+    record.write_text(content)
+    assert engines.choose_engine(backbone, "openvino", "auto", 1000, prepared, SMALL, num_threads=1) == first
+
+
 @pytest.mark.parametrize(
     ("asked", "num_rows", "is_exported", "has_gpu", "taken"),
     [

@@ -5,6 +5,7 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hip_mri.errors import TrainingError, WeightsError
+from hip_mri.errors import DiskError, TrainingError, WeightsError
 from hip_mri.model.head import build_head, build_network
 from hip_mri.model.network import predict, tabulate_scores
 from hip_mri.model.saved import load_head, load_network
@@ -193,6 +194,12 @@ def test_fault_65_so_are_those_inside_a_network(saved, tmp_path, never_built, sp
     file = change(saved, tmp_path / "model.keras", model__weights__h5=content.getvalue())
     with pytest.raises(WeightsError, match="is not loaded: it holds /layers/"):
         load_network(file)
+
+
+def test_fault_56_no_room_for_temporary_files_is_no_fault_of_the_model(saved, monkeypatch):
+    monkeypatch.setattr("hip_mri.storage.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DiskError, match=r"MB are needed"):
+        load_network(saved)
 
 
 def test_fault_65_zeros_that_were_compressed_are_plain_numbers(tmp_path):

@@ -86,6 +86,7 @@ def test_so_is_the_backbone_that_fine_tuning_left(trained_workspace, monkeypatch
 def test_left_parts_of_another_model_are_not_used(network, trained_workspace):
     workspace, features = trained_workspace
     other = train_model(workspace, features, 8, TrainingSettings(epochs=2), seed=9)
+    shutil.rmtree(workspace.serving.root, ignore_errors=True)
     parts = prepare(network, workspace)
     assert digest_file(parts.head_file) != digest_file(other.head_file)
 
@@ -99,8 +100,8 @@ def test_fault_66_other_bytes_are_never_loaded(network, workspace, tmp_path, mon
     other = tmp_path / "model.keras"
     other.write_bytes(network.file.read_bytes() + b"!")
     monkeypatch.setattr("keras.Model.load_weights", lambda *_, **__: pytest.fail("it was loaded"))
-    for file in (other, tmp_path / "none.keras"):
-        with pytest.raises(WeightsError, match=r"was recorded\. It is not loaded\. Restore it from a backup"):
+    for file, found in ((other, digest_file(other)[:12]), (tmp_path / "none.keras", "none")):
+        with pytest.raises(WeightsError, match=rf"is {found}, .* was recorded\. It is not loaded\. Restore it from"):
             prepare(replace(network, file=file), workspace)
 
 
@@ -109,6 +110,16 @@ def test_what_is_no_network_is_told(workspace, tmp_path, network):
     file.write_bytes(b"no network")
     with pytest.raises(WeightsError, match=r"cannot be loaded .* Give the model of a finished run"):
         prepare(replace(network, file=file, sha256=digest_file(file)), workspace)
+
+
+def test_the_number_of_images_does_not_change_the_precision(network, workspace, monkeypatch):
+    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    monkeypatch.setattr(serving, "computes_bfloat16", lambda engine: engine == "openvino")
+    evaluated = replace(network, precision="bfloat16")
+    choices = [
+        prepare_network(evaluated, "auto", "auto", num_images, workspace).features.choice for num_images in (1, 500)
+    ]
+    assert {(choice.engine, choice.precision) for choice in choices} == {("openvino", "bfloat16")}
 
 
 @pytest.mark.parametrize(
