@@ -44,7 +44,7 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
 
         delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace, config.limits)
         steps.run(check_patient_tables)(delivered, config.data.patients_file)
-        intake = steps.run(ingest_images)(delivered, workspace, config.runner.count_threads())
+        intake = steps.run(ingest_images)(delivered, workspace, config.runner.count_threads(), config.data)
 
         images = arrange_images(steps, config, workspace, delivered, intake)
         features = compute_features(steps, config, workspace, weights, images)

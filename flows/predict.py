@@ -50,7 +50,7 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
         model = steps.run(find_model)(workspace, config.model)
 
         (delivery,) = steps.run(fetch_source)(config.source, config.source_sha256, serving, config.limits)
-        intake = steps.run(take_in_images)(delivery, serving, model.network.preprocessing, threads)
+        intake = steps.run(take_in_images)(delivery, serving, model.network.preprocessing, threads, config.data)
         shards = steps.run(plan_shards)(serving, config.runner.shard_size)
 
         network = steps.run(prepare_network)(

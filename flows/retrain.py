@@ -60,7 +60,7 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         steps.run(check_patient_tables)(delivered, config.data.patients_file)
         if retrain.accept_drift:
             steps.run(admit_all)(workspace)
-        intake = steps.run(ingest_images)(delivered, workspace, threads, keep_earlier=True)
+        intake = steps.run(ingest_images)(delivered, workspace, threads, config.data, keep_earlier=True)
         arrivals = steps.run(find_arrivals)(workspace)
         if arrivals.num_images < retrain.min_new_images:
             if arrivals.num_images == 0:  # the manifest is written anew; without this it would lack groups and splits

@@ -32,8 +32,23 @@ class Settings(BaseModel):
     )
 
 
-class DataSettings(Settings):
-    """Which images belong together, and how they are divided."""
+class ImageSettings(Settings):
+    """How image files are read."""
+
+    slices: str = Field(default="all", pattern=r"^(all|middle|every:[1-9][0-9]{0,5})$")
+    """Which slices are taken of a file that holds several (DICOM, NIfTI, TIFF): `all`, `middle`, or `every:N` for each
+    N-th, from the first."""
+
+    max_slices: int = Field(default=4096, ge=1, le=100_000)
+    """Most slices that are taken of one file; a file with more is set aside."""
+
+    accept_burned_in_text: bool = False
+    """Whether DICOM files are used that declare text in their pixels (BurnedInAnnotation), or that are secondary
+    captures or screen saves. Text in pixels can name patients, and is not removed."""
+
+
+class DataSettings(ImageSettings):
+    """How image files are read, which images belong together, and how they are divided."""
 
     patients_file: LocalPath | None = None
     """CSV file with the columns source_name and patient_id; optionally `split` (train, val or test) and columns that
@@ -401,5 +416,6 @@ class PredictConfig(_OneSource):
     """`auto` takes the precision that the model was evaluated in, where this machine computes it in hardware."""
 
     limits: SourceLimits = SourceLimits()
+    data: ImageSettings = ImageSettings()
     sheet: SheetSettings = SheetSettings()
     runner: RunnerSettings = RunnerSettings()

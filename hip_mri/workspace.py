@@ -2,6 +2,7 @@
 
 workspace/
 ├── DATA/<split>/<label>/<image id>.png   the images as the network sees them (hard links into preprocessed/)
+├── format.json                           version of the format of all these files
 ├── manifest.parquet                      one row per image
 ├── quarantine.csv                        what could not be used, and why
 ├── deliveries.json                       names of the deliveries that the manifest lists
@@ -20,7 +21,7 @@ workspace/
 │   ├── champion.json                     which version serves, and all that served before
 │   └── ledger.json                       every look that decisions took at the test set
 ├── sources/                              fetched or drawn source files
-├── images/ab/<sha256>                    source images, stripped of all but pixels
+├── images/ab/<sha256>                    source images: gray levels as PNG, named by the hash of their pixels
 ├── fingerprints/<recipe>/                what copies of an image are found by, in shards
 ├── preprocessed/<set>/ab/<sha256>.png    contrast-enhanced, resized; one set per settings
 ├── backbones/<digest>/                   frozen networks, ready to run
@@ -45,7 +46,10 @@ from typing import Final, Self
 
 from hip_mri.errors import SettingsError, WorkspaceError
 from hip_mri.locks import hold_lock
-from hip_mri.storage import explain_refusal, find_next_number, remove_leftovers, write_bytes
+from hip_mri.storage import explain_refusal, find_next_number, read_json, remove_leftovers, write_bytes, write_json
+
+FORMAT: Final = 2
+"""Version of the format of a workspace; raised when files of an earlier version can no longer be used."""
 
 SECONDS_TO_WAIT: Final = 1.0
 """How long a run waits for a workspace: longer than `check_free` holds it, short enough for a quick answer."""
@@ -83,6 +87,10 @@ class Workspace:
     def at(cls, folder: Path) -> Self:
         """The workspace that a setting names; see `find_place`."""
         return cls(find_place(folder, "workspace"))
+
+    @property
+    def format_file(self) -> Path:
+        return self.root / "format.json"
 
     @property
     def manifest_file(self) -> Path:
@@ -266,8 +274,23 @@ class Workspace:
         """
         self.prepare()
         with hold_lock(self._lock_file, timeout_seconds, f"workspace: {self.root} is in use by", ELSEWHERE):
+            self._check_format()
             remove_leftovers(self._list_folders())
             yield
+
+    def _check_format(self) -> None:
+        """Check that the files of the workspace are of this version's format; an empty workspace becomes so."""
+        found = read_json(self.format_file) if self.format_file.exists() else {}
+        has_images = self.splits_file.exists() or any(self.entries_folder.glob("*.parquet"))
+        if found.get("format") == FORMAT:
+            return
+        if found or has_images:
+            raise WorkspaceError(
+                f"workspace: {self.root} has format {found.get('format', 1)}, and this version writes format {FORMAT}: "
+                "image ids are hashes of pixels now, where they were hashes of files. Give an empty folder with "
+                "--workspace; the old one can be used with the version that wrote it."
+            )
+        write_json(self.format_file, {"format": FORMAT})
 
     def check_free(self) -> None:
         """See that no other process holds the workspace now; for a quick answer before the expensive work begins.

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.config import SourceLimits
+from hip_mri.config import ImageSettings, SourceLimits
 from hip_mri.data import delivery, fingerprint, folders, groups, identities, ingest, preprocess, shards, split
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport
@@ -48,11 +48,16 @@ def fetch_deliveries(
 
 @task(task_run_name="take in the images", cache_policy=NO_CACHE)
 def ingest_images(
-    deliveries: Sequence[Delivery], workspace: Workspace, num_threads: int, *, keep_earlier: bool = False
+    deliveries: Sequence[Delivery],
+    workspace: Workspace,
+    num_threads: int,
+    settings: ImageSettings,
+    *,
+    keep_earlier: bool = False,
 ) -> IngestReport:
     """See `hip_mri.data.ingest.ingest_images`; shows the entries that were read."""
     with show_progress("ingest-images", "ingest_images: entries") as update:
-        return ingest.ingest_images(deliveries, workspace, num_threads, update, keep_earlier=keep_earlier)
+        return ingest.ingest_images(deliveries, workspace, num_threads, update, settings, keep_earlier=keep_earlier)
 
 
 def _is_preprocessed(parameters: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from hip_mri.config import PreprocessingSettings, SheetSettings
+from hip_mri.config import ImageSettings, PreprocessingSettings, SheetSettings
 from hip_mri.data import intake
 from hip_mri.data.delivery import Delivery, drop_damaged
 from hip_mri.data.intake import IntakeReport
@@ -32,11 +32,17 @@ def hold_serving(folder: Path) -> Iterator[Workspace]:
 
 @task(task_run_name="take in the images", cache_policy=NO_CACHE)
 def take_in_images(
-    delivery: Delivery, workspace: Workspace, settings: PreprocessingSettings, num_threads: int
+    delivery: Delivery,
+    workspace: Workspace,
+    settings: PreprocessingSettings,
+    num_threads: int,
+    image_settings: ImageSettings,
 ) -> IntakeReport:
     """See `hip_mri.data.intake.take_in_images`; shows the files that were read."""
     with show_progress("take-in-images", "take_in_images: files") as update, drop_damaged(delivery):
-        return intake.take_in_images(delivery.path, workspace, settings, num_threads, update, delivery.limits)
+        return intake.take_in_images(
+            delivery.path, workspace, settings, num_threads, update, delivery.limits, image_settings
+        )
 
 
 find_model = task(task_run_name="find the model", cache_policy=NO_CACHE)(served_model.find_model)

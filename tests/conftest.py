@@ -2,17 +2,20 @@
 
 import atexit
 import gc
+import io
 import os
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="hip-mri-tests-")  # a person's own Prefect is left alone
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -98,3 +101,27 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., NDArray[np.uint8]]:
+    """Draws noise on a ramp, gray levels 0-255, shape (height, width); another seed, another picture."""
+
+    def draw(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
+        ramp = np.linspace(0, 180, height * width).reshape(height, width)
+        return (ramp + np.random.default_rng(seed).integers(0, 60, (height, width))).astype(np.uint8)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    """Encodes an array, or a Pillow image, as a file of the given kind."""
+
+    def encode(picture: NDArray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        return stream.getvalue()
+
+    return encode

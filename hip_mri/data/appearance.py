@@ -11,7 +11,6 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from hip_mri.data.images import decode_gray
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.errors import ImageError
 from hip_mri.workspace import Workspace
@@ -95,7 +94,7 @@ def describe_stored_images(hashes: Sequence[str], workspace: Workspace, num_thre
 
 
 def _describe_stored(sha256: str, workspace: Workspace) -> NDArray[np.float64]:
-    return describe_appearance(decode_gray(read_stored_image(sha256, workspace)))
+    return describe_appearance(read_stored_image(sha256, workspace))
 
 
 def _describe_levels(image: NDArray[np.uint8]) -> list[float]:

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
-from hip_mri.data.images import encode_png
 from hip_mri.data.phantom import draw_body
 from hip_mri.data.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice, draw_textures
 from hip_mri.data.source import SYNTHETIC_MARK
 from hip_mri.errors import HipMriError, SettingsError
+from hip_mri.images.png import encode_png
 from hip_mri.storage import replace_file
 
 TOP_FOLDER: Final = "Synthetic Hip MRI"

@@ -1,4 +1,4 @@
-"""What each delivery held when it was read: one row per file, so that nothing is read twice and nothing is lost."""
+"""What each delivery held when it was read: one row per picture, so that nothing is read twice and nothing is lost."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,26 +11,36 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
+from hip_mri.config import ImageSettings
 from hip_mri.data.delivery import Delivery
-from hip_mri.data.isolation import NUM_ASKING, IsolatedReader
 from hip_mri.data.manifest import UNREADABLE
 from hip_mri.data.names import hide_names
 from hip_mri.data.patients import hash_identities
 from hip_mri.data.source import Entry, Source, open_source
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
-from hip_mri.storage import replace_file, write_small_file
+from hip_mri.images.reading import RECIPE
+from hip_mri.images.sandbox import NUM_ASKING, Sandbox
+from hip_mri.storage import digest, replace_file, write_small_file
 from hip_mri.workspace import Workspace
 
 COLUMNS: Final = (
     "entry",  # pseudonym of the path in the delivery; see `names`
     "version",  # changes when the file changes
     "label",  # class folder
-    "sha256",  # of the stored image; of the file where it cannot be used; empty where it could not be read
+    "decoding",  # digest of the rules by which the file was decoded
+    "slice",  # number of the picture in its file, from 0
+    "num_slices",  # pictures in the file
+    "sha256",  # of the pixels; of the file where it cannot be decoded; empty where it could not be read
     "num_bytes",  # size of the file
     "num_stored_bytes",  # size of the stored image, or 0
     "patient",  # keyed hash of the patient that a DICOM file names, or empty
+    "series",  # keyed hash of the series that a DICOM file names, or empty
+    "position",  # of the slice along the normal of its plane, in mm; not a number where the file does not say
     "reason",  # why the file cannot be used, or empty
 )
+
+_NUMBERS: Final = dict.fromkeys(("slice", "num_slices", "num_bytes", "num_stored_bytes"), "int64")
+_TYPES: Final = dict.fromkeys(COLUMNS, "str") | _NUMBERS | {"position": "float64"}
 
 ENTRIES_PER_BATCH = 2048
 """Entries between two reports of progress; bounds the memory that waiting results take."""
@@ -44,7 +54,7 @@ class Reading:
     """What came of reading a delivery.
 
     Attributes:
-        entries: The columns of `COLUMNS`, one row per file.
+        entries: The columns of `COLUMNS`, one row per picture, and one per file that holds none.
         names: What the pseudonyms of the files stand for.
         num_ignored: Files that are no part of the data.
         num_taken_over: Entries that an earlier run had read and that have not changed since.
@@ -61,21 +71,23 @@ def read_delivery(
     workspace: Workspace,
     num_threads: int,
     on_progress: Callable[[int, int], None],
+    settings: ImageSettings,
     *,
     keep_earlier: bool,
 ) -> Reading:
-    """Read every new file of a delivery once, check it and store its picture.
+    """Decode every new file of a delivery once and store its pictures.
 
-    Images are stored without a word that their files hold beside the pixels (see `images.Picture`), under the SHA-256
-    of what is stored, so names never become paths and copies are found, whatever their files say. An entry that an
-    earlier run has read, unchanged since by name, size and checksum, is not read again. Files are decoded in processes
-    of their own: one that breaks the decoder is set aside.
+    Only gray levels are stored, under the SHA-256 of the pixels: names never become paths, nothing else of a file can
+    be kept, and files that differ in anything but their pixels are one image. A file that an earlier run has read by
+    the same settings, unchanged since by name, size and checksum, is not read again. Files are decoded in a sandbox:
+    one that breaks the decoder is set aside.
 
     Args:
         delivery: What to read.
         workspace: Where images are stored, and the earlier list is.
         num_threads: Threads that read and decode at the same time, beside as many that wait for their decoders.
         on_progress: Called with the number of entries done and the number of all.
+        settings: How image files are read.
         keep_earlier: Whether files stay listed that the delivery no longer holds. One that was replaced under its
             name, or moved to the other class folder, counts as corrected and is not kept. One class folder is enough.
 
@@ -86,30 +98,31 @@ def read_delivery(
     with open_source(delivery.path, delivery.limits, needs_all_classes=not keep_earlier) as source:
         pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
         named = list(zip(pseudonyms, source.entries, strict=True))
-        known = _find_known(named, earlier, workspace)
+        decoding = digest([RECIPE, settings.model_dump(include=set(ImageSettings.model_fields))])[:16]
+        known = _find_known(named, earlier, decoding, workspace)
         unread = [named[place] for place in np.setdiff1d(np.arange(len(source.entries)), known.index)]
-        parts, done = [known], len(known)
-        on_progress(done, len(source.entries))
-        with IsolatedReader() as reader, Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel:
+        parts, num_known = [known], known.index.nunique()
+        on_progress(done := num_known, len(source.entries))
+        with Sandbox(settings) as sandbox, Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel:
             remaining = iter(unread)
             while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
-                taken_in = parallel(delayed(_take_in)(source, *pair, workspace, reader) for pair in batch)
-                rows = _hide_patients(cast("list[dict[str, Any]]", taken_in), workspace)
-                parts.append(_tabulate(rows))  # as a table, a row takes a fifth of the memory
-                on_progress(done := done + len(rows), len(source.entries))
+                read = parallel(delayed(_read)(source, *pair, workspace, sandbox) for pair in batch)
+                rows = [row | {"decoding": decoding} for found in cast("list[list[Row]]", read) for row in found]
+                parts.append(_tabulate(_hide_identities(rows, workspace)))  # a table takes a fifth of the memory
+                on_progress(done := done + len(batch), len(source.entries))
         num_ignored = source.num_ignored
     listed = pd.concat(parts, ignore_index=True)
     if keep_earlier:
         is_gone = ~earlier["entry"].isin(listed["entry"]) & ~earlier["sha256"].isin(listed["sha256"])
         listed = pd.concat([listed, earlier[is_gone]])
     names = {pseudonym: entry.storable_name for pseudonym, entry in named}
-    return Reading(listed, names, num_ignored, num_taken_over=len(known))
+    return Reading(listed, names, num_ignored, num_taken_over=num_known)
 
 
 def keep_entries(name: str, entries: pd.DataFrame, workspace: Workspace) -> None:
     """Keep the list of what the delivery of this name holds."""
     with replace_file(workspace.entries_folder / f"{name}.parquet", is_private=True) as temporary:
-        entries.sort_values("entry").to_parquet(temporary, index=False)
+        entries.sort_values(["entry", "slice"]).to_parquet(temporary, index=False)
 
 
 def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
@@ -151,11 +164,13 @@ def check_stored(entries: pd.DataFrame, workspace: Workspace) -> None:
 
 def _tabulate(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    return table.astype({name: "int64" if name.startswith("num_") else "str" for name in COLUMNS})
+    return table.astype(_TYPES)
 
 
-def _find_known(named: Iterable[tuple[str, Entry]], earlier: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
-    """Rows of the earlier list whose entries are unchanged and whose bytes are still stored in full.
+def _find_known(
+    named: Iterable[tuple[str, Entry]], earlier: pd.DataFrame, decoding: str, workspace: Workspace
+) -> pd.DataFrame:
+    """Rows of the earlier list whose entries are unchanged and whose pictures are still stored in full.
 
     Returns:
         The columns of `COLUMNS`; the index is the place among the entries.
@@ -164,11 +179,17 @@ def _find_known(named: Iterable[tuple[str, Entry]], earlier: pd.DataFrame, works
         return earlier
     now = pd.DataFrame([(pseudonym, entry.version, entry.label) for pseudonym, entry in named], dtype="str")
     now.columns = list(COLUMNS[:3])
-    # A file that could not be used is looked at again: a later version may read it.
-    usable = earlier[earlier["reason"] == ""].drop_duplicates("entry", keep="last")
+    # A file of which nothing could be used is read again: a later version may decode it.
+    is_usable = earlier["entry"].isin(earlier.loc[earlier["reason"] == "", "entry"])
+    usable = earlier[is_usable & (earlier["decoding"] == decoding)].drop_duplicates(["entry", "slice"], keep="last")
     unchanged = now.rename_axis("place").reset_index().merge(usable, on=list(now.columns)).set_index("place")
-    stored = zip(unchanged["sha256"], unchanged["num_stored_bytes"], strict=True)
-    return unchanged.loc[[_is_stored(sha256, size, workspace) for sha256, size in stored], list(COLUMNS)]
+    stored = zip(unchanged["sha256"], unchanged["num_stored_bytes"], unchanged["reason"] != "", strict=True)
+    is_there = pd.Series(
+        [is_set_aside or _is_stored(sha256, size, workspace) for sha256, size, is_set_aside in stored],
+        index=unchanged.index,
+        dtype=bool,
+    )
+    return unchanged.loc[is_there.groupby(level=0).transform("all"), list(COLUMNS)]
 
 
 def _is_stored(sha256: str, num_bytes: int, workspace: Workspace) -> bool:
@@ -178,23 +199,28 @@ def _is_stored(sha256: str, num_bytes: int, workspace: Workspace) -> bool:
         return False
 
 
-def _take_in(
-    source: Source, pseudonym: str, entry: Entry, workspace: Workspace, reader: IsolatedReader
-) -> dict[str, Any]:
-    """The row of one entry, with its patient still as the file names it."""
-    row: dict[str, Any] = {"entry": pseudonym, "version": entry.version, "label": entry.label}
-    row |= {"sha256": "", "num_bytes": entry.num_bytes, "num_stored_bytes": 0, "patient": "", "reason": ""}
+Row = dict[str, Any]
+"""A row of `COLUMNS`, with patient and series still as the file names them."""
+
+
+def _read(source: Source, pseudonym: str, entry: Entry, workspace: Workspace, sandbox: Sandbox) -> list[Row]:
+    """Decode a file and store its pictures; the rows of one entry."""
+    row: Row = {"entry": pseudonym, "version": entry.version, "label": entry.label, "num_bytes": entry.num_bytes}
+    row |= {"slice": 0, "num_slices": 1, "sha256": "", "num_stored_bytes": 0, "patient": "", "series": "", "reason": ""}
     try:
         content = read_entry(source, entry)
         row |= {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
-        stripped, patient = reader.check(content)
-        if stripped is not content:
-            row["sha256"] = hashlib.sha256(stripped).hexdigest()
-        _store(stripped, workspace.image_file(row["sha256"]))
-        row |= {"num_stored_bytes": len(stripped), "patient": patient}
+        pictures = sandbox.encode(content)
     except ImageError as error:
-        row["reason"] = error.reason
-    return row
+        return [row | {"reason": error.reason}]
+    rows = []
+    for picture in pictures:
+        facts = {name: value for name, value in vars(picture).items() if name != "content"}
+        rows.append(row | facts)
+        if not picture.reason:
+            _store(picture.content, workspace.image_file(picture.sha256))
+            rows[-1]["num_stored_bytes"] = len(picture.content)
+    return rows
 
 
 def _store(content: bytes, file: Path) -> None:
@@ -207,11 +233,13 @@ def _store(content: bytes, file: Path) -> None:
     write_small_file(file, content)
 
 
-def _hide_patients(rows: list[dict[str, Any]], workspace: Workspace) -> list[dict[str, Any]]:
-    named = [row for row in rows if row["patient"]]
-    hashes = hash_identities(pd.Series([row["patient"] for row in named], dtype="str"), workspace) if named else ()
-    for row, patient in zip(named, hashes, strict=True):
-        row["patient"] = patient
+def _hide_identities(rows: list[Row], workspace: Workspace) -> list[Row]:
+    """Replace patients and series by keyed hashes."""
+    for name in ("patient", "series"):
+        named = [row for row in rows if row[name]]
+        hashes = hash_identities(pd.Series([row[name] for row in named], dtype="str"), workspace) if named else ()
+        for row, hashed in zip(named, hashes, strict=True):
+            row[name] = hashed
     return rows
 
 

@@ -20,7 +20,6 @@ from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 from PIL import Image
 
-from hip_mri.data.images import decode_gray
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.data.shards import Shard, read_shard
 from hip_mri.errors import ImageError, WorkspaceError
@@ -240,7 +239,7 @@ def _hash(canvas: Image.Image, crop: Sequence[float] = CROPS[0]) -> NDArray[np.u
 
 
 def _fingerprint_stored(sha256: str, workspace: Workspace) -> tuple:
-    return make_row(sha256, decode_gray(read_stored_image(sha256, workspace)))
+    return make_row(sha256, read_stored_image(sha256, workspace))
 
 
 def _name_folder(workspace: Workspace) -> Path:

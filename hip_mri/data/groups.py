@@ -28,9 +28,9 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-EVIDENCE: Final = ("patient_id", "patient_pattern", "exact", "similar")
-"""Kinds of evidence: the table of patients or the DICOM files, the pattern of file names, equal decoded pixels, near
-duplicates."""
+EVIDENCE: Final = ("patient_id", "patient_pattern", "series", "exact", "similar")
+"""Kinds of evidence: the table of patients or the DICOM files, the pattern of file names, the DICOM series or the file
+that holds several slices, equal pixels, near duplicates."""
 
 TIE_COLUMNS: Final = ("sha256", "kind", "key")
 """Columns of a table of ties: images with one key belong together; the kind is the evidence for it."""
@@ -163,8 +163,8 @@ def _find_pairs(hashes: pd.Index, absent: pd.Series, workspace: Workspace, num_t
 
 
 def _tie_patients(known: pd.DataFrame, absent: pd.DataFrame) -> pd.DataFrame:
-    """Images of one patient, who may be known by the table in one file and by the name of another."""
-    ties = known.melt("sha256", ["patient_id", "patient_pattern"], var_name="kind", value_name="key")
+    """Images of one patient, who may be known by the table in one file and by the name of another, or of one series."""
+    ties = known.melt("sha256", ["patient_id", "patient_pattern", "series"], var_name="kind", value_name="key")
     earlier = absent.loc[:, ["sha256", "patient"]].rename(columns={"patient": "key"}).assign(kind="patient_id")
     ties = pd.concat([ties, earlier])
     return ties.loc[ties["key"] != "", list(TIE_COLUMNS)].drop_duplicates()

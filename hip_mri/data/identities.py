@@ -28,8 +28,9 @@ from hip_mri.errors import WorkspaceError
 from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
 
-COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "patient", "split")
-"""Image, its patient by table or file, by the pattern of names and by either (hashed), and the prescribed split."""
+COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "series", "patient", "split")
+"""Image, its patient by table or file and by the pattern of names, its series, its patient by either (all hashed), and
+the prescribed split."""
 
 ATTRIBUTE_PREFIX: Final = "attribute: "
 """Begins the name of each column of the user's, so that none is taken for one of the program's."""
@@ -95,6 +96,8 @@ def _identify(
 ) -> pd.DataFrame:
     """Columns of `COLUMNS` and the user's own, with the index of `entries`."""
     known = entries[["sha256"]].assign(patient_id="", patient_pattern="", split="")
+    is_stack = (entries["num_slices"] > 1) & (entries["series"] == "")
+    known["series"] = entries["series"].where(~is_stack, entries["entry"])  # slices of one file are one series
     names = reveal_names(entries["entry"], workspace)
     if table is not None:
         matched = match_rows(table, names)
@@ -119,7 +122,8 @@ def _hide_attributes(columns: pd.DataFrame, workspace: Workspace) -> pd.DataFram
 def _keep(name: str, known: pd.DataFrame, workspace: Workspace) -> None:
     """Keep what is known of a delivery's images; of what is not told again, what was told before."""
     earlier = _read(name, workspace)
-    is_silent = (known.drop(columns="sha256") == "").all(axis="columns") & known["sha256"].isin(earlier["sha256"])
+    is_silent = (known.drop(columns=["sha256", "series"]) == "").all(axis="columns")
+    is_silent &= known["sha256"].isin(earlier["sha256"])
     remembered = earlier[earlier["sha256"].isin(known.loc[is_silent, "sha256"])]
     rows = pd.concat([known[~is_silent], remembered], ignore_index=True).fillna("")
     with replace_file(workspace.identities_folder / f"{name}.parquet", is_private=True) as temporary:

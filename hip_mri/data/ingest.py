@@ -8,20 +8,21 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.config import LABELS, SPLITS
+from hip_mri.config import LABELS, SPLITS, ImageSettings
 from hip_mri.data.admission import mark_set_aside
 from hip_mri.data.delivery import Delivery, drop_damaged, is_synthetic, tell_which
 from hip_mri.data.entries import Reading, check_stored, keep_entries, list_entries, read_delivery
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.data.names import remember_names, reveal_names
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
+from hip_mri.images.reading import SUPPORTED
 from hip_mri.storage import digest, flush_file_system, read_json, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 CONTRADICTORY_LABEL: Final = "contradictory_label"
-"""Reason code of an image that stands, byte for byte, in both class folders."""
+"""Reason code of an image that is, pixel for pixel, in both class folders."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class IngestReport:
 
     Attributes:
         num_images: Images in use.
-        num_duplicates: Copies, byte for byte, of an image in use with the same label.
+        num_duplicates: Copies, pixel for pixel, of an image in use with the same label.
         num_quarantined: Files below the class folders that cannot be used; `quarantine.csv` says why.
         num_ignored: Files of the present deliveries that are no part of the data: above the class folders, or litter
             of an operating system.
@@ -51,6 +52,7 @@ def ingest_images(
     workspace: Workspace,
     num_threads: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    settings: ImageSettings = ImageSettings(),
     *,
     keep_earlier: bool = False,
 ) -> IngestReport:
@@ -61,6 +63,7 @@ def ingest_images(
         workspace: Where images, lists of entries, manifest and `quarantine.csv` are written.
         num_threads: Threads that read and decode.
         on_progress: Called with the number of entries done and the number of all, for one delivery after the other.
+        settings: How image files are read.
         keep_earlier: Whether the images of the present manifest stay, delivered again or not; without, the manifest
             lists what the deliveries hold and nothing else.
 
@@ -76,7 +79,7 @@ def ingest_images(
     for delivery in deliveries:
         with tell_which(delivery, deliveries), drop_damaged(delivery):
             readings[delivery.name] = read_delivery(
-                delivery, workspace, num_threads, on_progress, keep_earlier=keep_earlier
+                delivery, workspace, num_threads, on_progress, settings, keep_earlier=keep_earlier
             )
     earlier = _find_earlier(workspace) - set(readings) if keep_earlier else set()
     names = ChainMap(*(reading.names for reading in readings.values()))
@@ -98,8 +101,7 @@ def _check_usable(manifest: pd.DataFrame) -> None:
     if not is_ready.any():
         raise SourceError(
             f"source: none of the {len(manifest)} files below the class folders is a usable image "
-            f"({manifest['reason'].value_counts().to_dict()}). Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM "
-            "images."
+            f"({manifest['reason'].value_counts().to_dict()}). Give files of these formats: {SUPPORTED}."
         )
     check_classes(manifest.loc[is_ready, "label"])
 
@@ -147,13 +149,13 @@ def _gather(
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     """Give each row its id and state, independent of the order of the rows.
 
-    Of several byte-identical images with one label the first by delivery and source name is used; with two labels none
-    is. An entry that could not be read goes by its version in the place of its content, never by its name.
+    Of several images with equal pixels and one label the first by delivery and source name is used; with two labels
+    none is. An entry that could not be read goes by its version in the place of its content, never by its name.
     """
     rows["content"] = [
         sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)
     ]
-    rows = rows.sort_values(["content", "label", "delivery", "source_name"], ignore_index=True)
+    rows = rows.sort_values(["content", "label", "delivery", "source_name", "slice"], ignore_index=True)
     labelled = rows.drop_duplicates(["content", "label"])["content"]
     contradictory = rows["content"].isin(list(labelled[labelled.duplicated()]))
     rows.loc[contradictory & (rows["reason"] == ""), "reason"] = CONTRADICTORY_LABEL

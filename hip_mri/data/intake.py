@@ -1,7 +1,7 @@
 """Taking in images that are to be scored: from any folder, zip file or single file to what the network sees.
 
-Nothing of a source is kept but the preprocessed pictures, named by the SHA-256 of the files stripped of all but their
-pixels. Files are decoded in processes of their own: one that breaks the decoder is set aside. Names, which can identify
+Nothing of a source is kept but the preprocessed pictures, named by the SHA-256 of the pixels of the source. Files are
+decoded in a sandbox: one that breaks the decoder is set aside. Names, which can identify
 patients, stand in a file of their own, readable by its owner alone, which goes with the predictions.
 """
 
@@ -18,14 +18,15 @@ import cv2
 import pandas as pd
 from joblib import Parallel, delayed
 
-from hip_mri.config import PreprocessingSettings, SourceLimits
+from hip_mri.config import ImageSettings, PreprocessingSettings, SourceLimits
 from hip_mri.data.entries import ENTRIES_PER_BATCH, read_entry
-from hip_mri.data.images import encode_png
-from hip_mri.data.isolation import NUM_ASKING, IsolatedReader
 from hip_mri.data.manifest import COLUMNS, write_manifest
-from hip_mri.data.preprocess import name_set, preprocess_gray
+from hip_mri.data.preprocess import name_set, preprocess_image
 from hip_mri.data.source import Entry, Source, open_unlabelled
 from hip_mri.errors import ImageError, SourceError
+from hip_mri.images.png import encode_png, hash_pixels
+from hip_mri.images.reading import SUPPORTED
+from hip_mri.images.sandbox import NUM_ASKING, Sandbox
 from hip_mri.storage import digest, flush_file_system, write_bytes, write_small_file
 from hip_mri.workspace import Workspace
 
@@ -38,7 +39,7 @@ class IntakeReport:
 
     Attributes:
         num_images: Different images that can be scored.
-        num_copies: Files that equal another one, metadata apart; they share its row.
+        num_copies: Pictures whose pixels equal those of another one; they share its row.
         num_unreadable: Files that hold no usable image, copies among them left out.
         num_ignored: Litter of an operating system.
     """
@@ -56,6 +57,7 @@ def take_in_images(
     num_threads: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     limits: SourceLimits = SourceLimits(),
+    image_settings: ImageSettings = ImageSettings(),
 ) -> IntakeReport:
     """Read every image of a source once, preprocess it, and write the manifest of the batch.
 
@@ -68,6 +70,7 @@ def take_in_images(
         num_threads: Threads that read and preprocess at the same time, beside as many that wait for their decoders.
         on_progress: Called with the number of files done and the number of all.
         limits: How much the source may hold.
+        image_settings: How image files are read.
 
     Returns:
         The counts.
@@ -77,23 +80,24 @@ def take_in_images(
     """
     cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
     rows: list[dict[str, Any]] = []
+    done = 0
     with (
         open_unlabelled(source_file, limits) as source,
-        IsolatedReader() as reader,
+        Sandbox(image_settings) as sandbox,
         Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel,
     ):
         remaining = iter(source.entries)
         while part := list(islice(remaining, ENTRIES_PER_BATCH)):
-            taken_in = parallel(delayed(_take_in)(source, entry, workspace, settings, reader) for entry in part)
-            rows += cast("list[dict[str, Any]]", taken_in)
-            on_progress(len(rows), len(source.entries))
+            read = parallel(delayed(_read)(source, entry, workspace, settings, sandbox) for entry in part)
+            rows += [row for found in cast("list[list[dict[str, Any]]]", read) for row in found]
+            on_progress(done := done + len(part), len(source.entries))
         num_ignored = source.num_ignored
-    batch = _settle_copies(pd.DataFrame(rows))
+    batch = _settle_copies(pd.DataFrame(rows).astype({"position": "float64"}))
     counts = Counter(batch["state"])
     if not counts["ready"]:
         raise SourceError(
             f"source: none of its {len(batch)} files is a usable image ({dict(Counter(batch['reason']))}). "
-            "Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM images."
+            f"Give files of these formats: {SUPPORTED}."
         )
     flush_file_system(workspace.root)  # the pictures are on the disk before the manifest names them
     _write_names(batch, workspace)
@@ -106,21 +110,27 @@ def take_in_images(
     return report
 
 
-def _take_in(
-    source: Source, entry: Entry, workspace: Workspace, settings: PreprocessingSettings, reader: IsolatedReader
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "sha256": "", "reason": ""}
-    row["num_bytes"] = entry.num_bytes
+def _read(
+    source: Source, entry: Entry, workspace: Workspace, settings: PreprocessingSettings, sandbox: Sandbox
+) -> list[dict[str, Any]]:
+    """Decode a file, preprocess its pictures and store them; a row for each."""
+    row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "num_bytes": entry.num_bytes}
+    row |= {"slice": 0, "num_slices": 1, "sha256": "", "reason": "", "position": None}
     try:
         content = read_entry(source, entry)
         row["sha256"] = hashlib.sha256(content).hexdigest()
-        image = reader.read(content)
-        row["sha256"] = hashlib.sha256(image.content).hexdigest()  # as in training, whatever the file says of itself
-        picture = encode_png(preprocess_gray(image.levels, settings))
-        write_small_file(workspace.preprocessed_file(name_set(settings), row["sha256"]), picture)
+        pictures = sandbox.read(content)
     except ImageError as error:
-        row["reason"] = error.reason
-    return row
+        return [row | {"reason": error.reason}]
+    rows = []
+    for picture in pictures:
+        sha256 = hash_pixels(picture.levels)
+        facts = {name: getattr(picture, name) for name in ("slice", "num_slices", "position", "reason")}
+        rows.append(row | facts | {"sha256": sha256})
+        if not picture.reason:
+            content = encode_png(preprocess_image(picture.levels, settings))
+            write_small_file(workspace.preprocessed_file(name_set(settings), sha256), content)
+    return rows
 
 
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +140,7 @@ def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     """
     content = [sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)]
     rows = rows.assign(image_id=[text[:16] for text in content])
-    rows = rows.sort_values(["image_id", "source_name"], ignore_index=True)
+    rows = rows.sort_values(["image_id", "source_name", "slice"], ignore_index=True)
     state = rows["reason"].map(lambda reason: "quarantined" if reason else "ready")
     rows["state"] = state.mask(rows.duplicated("image_id"), "duplicate")
     return rows
@@ -138,5 +148,5 @@ def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _write_names(batch: pd.DataFrame, workspace: Workspace) -> None:
     """Say which file each image is, copies included."""
-    names = batch[["image_id", "source_name"]].sort_values(["image_id", "source_name"])
+    names = batch[["image_id", "source_name", "slice"]].sort_values(["image_id", "source_name", "slice"])
     write_bytes(workspace.batch_names_file, names.to_csv(index=False).encode(), is_private=True)

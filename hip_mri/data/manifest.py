@@ -15,16 +15,20 @@ from hip_mri.errors import WorkspaceError
 from hip_mri.storage import replace_file
 
 COLUMNS: Final = (
-    "image_id",  # pseudonym: first 16 digits of the SHA-256 (unread: of a digest of the version), a number for copies
+    "image_id",  # pseudonym: first 16 digits of `sha256` (unread: of a digest of the version), a number for copies
     "delivery",  # name of the delivery that it came with
     "entry",  # pseudonym of the path inside the delivery; empty in a batch that is scored
-    "sha256",  # of the stored image (quarantined: of the source file); empty where it could not be read
+    "slice",  # number of the picture in its file, from 0
+    "num_slices",  # pictures in the file
+    "series",  # keyed hash of the DICOM series, or empty
+    "position",  # of the slice along the normal of its plane, in mm; not a number where the file does not say
+    "sha256",  # of the pixels (quarantined: of the source file); empty where it could not be read
     "label",  # `normal` or `osseous_lesion`
     "patient",  # keyed hash of the patient's identity, or empty
     "group",  # images of one group share a split; named by its smallest image id
     "evidence",  # what ties the image to others of its group: kinds of `groups.EVIDENCE` joined by +, or empty
     "split",  # `train`, `val`, `test`, or empty
-    "state",  # `ready`, `duplicate` (same bytes and label as another image), `quarantined` or `held_out` of all splits
+    "state",  # `ready`, `duplicate` (same pixels and label as another image), `quarantined` or `held_out` of all splits
     "reason",  # why it is quarantined, or empty
     "num_bytes",  # size of the source file
     "version",  # changes when the entry in the source changes

@@ -1,6 +1,6 @@
 """From a source image to the picture that the network sees: gray, contrast, size."""
 
-import hashlib
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -11,9 +11,9 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from hip_mri.config import PreprocessingSettings
-from hip_mri.data.images import decode_gray, encode_png
 from hip_mri.data.shards import Shard, read_shard
 from hip_mri.errors import ImageError, WorkspaceError
+from hip_mri.images.png import decode_png, encode_png, hash_pixels
 from hip_mri.storage import digest, flush_file_system, write_small_file
 from hip_mri.workspace import Workspace
 
@@ -50,24 +50,16 @@ def equalize_contrast(image: NDArray[np.uint8], clip_limit: float = 2.0, num_til
     return cv2.createCLAHE(clip_limit, (num_tiles, num_tiles)).apply(image).astype(np.uint8, copy=False)
 
 
-def preprocess_image(content: bytes, settings: PreprocessingSettings) -> NDArray[np.uint8]:
-    """Decode an image file, equalize its contrast and resize it.
+def preprocess_image(image: NDArray[np.uint8], settings: PreprocessingSettings) -> NDArray[np.uint8]:
+    """Equalize the contrast of an image and resize it.
 
     Args:
-        content: Bytes of the source image.
+        image: Gray levels 0-255, shape (height, width).
         settings: What to do.
 
     Returns:
         Gray levels 0-255, shape (image_size, image_size).
-
-    Raises:
-        ImageError: The bytes cannot be decoded.
     """
-    return preprocess_gray(decode_gray(content), settings)
-
-
-def preprocess_gray(image: NDArray[np.uint8], settings: PreprocessingSettings) -> NDArray[np.uint8]:
-    """Equalize the contrast of gray levels 0-255, shape (height, width), and resize them; see `preprocess_image`."""
     if settings.clahe_clip_limit > 0:
         image = equalize_contrast(image, settings.clahe_clip_limit, settings.clahe_num_tiles)
     size = (settings.image_size, settings.image_size)
@@ -115,12 +107,19 @@ def _is_missing(file: Path) -> bool:
         return True
 
 
-def read_stored_image(sha256: str, workspace: Workspace) -> bytes:
-    """Read a source image from the store and check it.
+def read_stored_image(sha256: str, workspace: Workspace) -> NDArray[np.uint8]:
+    """Read a source image from the store and check its pixels.
+
+    Args:
+        sha256: Hash of its pixels.
+        workspace: Where it is stored.
+
+    Returns:
+        Gray levels 0-255, shape (height, width).
 
     Raises:
-        WorkspaceError: The file is missing, or its bytes are not the ones that were stored, twice; a damaged file is
-            set aside, so that the next run restores it from the source.
+        WorkspaceError: The file is missing, or its pixels are not the ones that were stored, twice; a damaged file is
+            renamed, so that the next run restores it from the source.
     """
     file = workspace.image_file(sha256)
     advice = "Start again: it is restored from the source, where that still holds it."
@@ -129,14 +128,16 @@ def read_stored_image(sha256: str, workspace: Workspace) -> bytes:
             content = file.read_bytes()
         except OSError as error:
             raise WorkspaceError(f"{file} is missing. {advice}") from error
-        if hashlib.sha256(content).hexdigest() == sha256:
-            return content
+        with contextlib.suppress(ImageError):
+            levels = decode_png(content)
+            if hash_pixels(levels) == sha256:
+                return levels
     os.replace(file, file.with_name(f"{file.name}.damaged"))
     raise WorkspaceError(f"{file} was damaged, and is set aside with the ending .damaged. {advice}")
 
 
-def preprocess_stored(sha256: str, workspace: Workspace, settings: PreprocessingSettings) -> bytes:
-    """Preprocess one stored image, write the result, and return its PNG bytes."""
-    content = encode_png(preprocess_image(read_stored_image(sha256, workspace), settings))
-    write_small_file(workspace.preprocessed_file(name_set(settings), sha256), content)
-    return content
+def preprocess_stored(sha256: str, workspace: Workspace, settings: PreprocessingSettings) -> NDArray[np.uint8]:
+    """Preprocess one stored image, write the result, and return its gray levels."""
+    levels = preprocess_image(read_stored_image(sha256, workspace), settings)
+    write_small_file(workspace.preprocessed_file(name_set(settings), sha256), encode_png(levels))
+    return levels

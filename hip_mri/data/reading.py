@@ -1,5 +1,6 @@
 """Reading preprocessed images for the network."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import cast
 
@@ -9,10 +10,10 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from hip_mri.config import PreprocessingSettings
-from hip_mri.data.images import decode_png
 from hip_mri.data.manifest import read_manifest, select_ready
-from hip_mri.data.png import is_sound_png
 from hip_mri.data.preprocess import name_set, preprocess_stored
+from hip_mri.errors import ImageError
+from hip_mri.images.png import decode_png
 from hip_mri.workspace import Workspace
 
 
@@ -52,10 +53,6 @@ def read_training_sample(
 
 
 def _read_image(sha256: str, workspace: Workspace, settings: PreprocessingSettings) -> NDArray[np.uint8]:
-    try:
-        content = workspace.preprocessed_file(name_set(settings), sha256).read_bytes()
-    except OSError:
-        content = b""
-    if not is_sound_png(content):
-        content = preprocess_stored(sha256, workspace, settings)
-    return decode_png(content)
+    with contextlib.suppress(OSError, ImageError):
+        return decode_png(workspace.preprocessed_file(name_set(settings), sha256).read_bytes())
+    return preprocess_stored(sha256, workspace, settings)

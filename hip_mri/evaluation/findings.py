@@ -8,7 +8,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
-from hip_mri.data.images import decode_gray
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.data.reading import read_images
 from hip_mri.errors import EvaluationError
@@ -45,7 +44,7 @@ class Images:
 
     def read_original(self, image_id: str) -> NDArray[np.uint8]:
         """An image as it came."""
-        return decode_gray(read_stored_image(self._hashes[image_id], self._workspace))
+        return read_stored_image(self._hashes[image_id], self._workspace)
 
 
 def gather_findings(

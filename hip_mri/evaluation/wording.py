@@ -23,6 +23,7 @@ def name_label(label: str) -> str:
 EVIDENCE_NAMES: Final = {
     "patient_id": "the table of patients",
     "patient_pattern": "their file names",
+    "series": "their series of slices",
     "exact": "equal pixels",
     "similar": "near duplicates",
 }

@@ -9,7 +9,6 @@ import pandas as pd
 from hip_mri.config import DriftSettings
 from hip_mri.data.admission import set_aside
 from hip_mri.data.appearance import describe_stored_images
-from hip_mri.data.images import decode_gray
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.data.shift import choose_witnesses
@@ -98,4 +97,4 @@ def _look(images: pd.DataFrame, batch: Batch, workspace: Workspace) -> "BatchLoo
     from hip_mri.evaluation.charts.drift import BatchLook  # noqa: PLC0415 - loads matplotlib, half a second
 
     shown = images["sha256"].head(NUM_EXAMPLES)
-    return BatchLook(batch.appearance, [decode_gray(read_stored_image(sha256, workspace)) for sha256 in shown])
+    return BatchLook(batch.appearance, [read_stored_image(sha256, workspace) for sha256 in shown])

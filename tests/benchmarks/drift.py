@@ -23,7 +23,6 @@ from hip_mri.config import DriftSettings, PreprocessingSettings
 from hip_mri.data.appearance import describe_appearance
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.demo import draw_demo, write_demo_zip
-from hip_mri.data.images import encode_png
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.preprocess import preprocess_image
 from hip_mri.data.shift import choose_witnesses
@@ -72,7 +71,7 @@ def describe(
 ) -> Batch:
     def look_at(pixels: NDArray) -> tuple[NDArray, NDArray]:
         changed = change(pixels)
-        return describe_appearance(changed), preprocess_image(encode_png(changed), settings)
+        return describe_appearance(changed), preprocess_image(changed, settings)
 
     parallel = Parallel(num_threads, backend="threading")
     described = list(parallel(delayed(look_at)(phantom.pixels) for phantom in phantoms))

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from hip_mri.data.preprocess import preprocess_image
+from hip_mri.images.reading import read_pictures
 from hip_mri.model.engines import open_engine
 from hip_mri.model.serving import prepare_network
 from hip_mri.release.served_model import load_served_model
@@ -23,7 +24,7 @@ def time_engine(model, folder: Path, images: list[Path]) -> float:
     workspace.prepare()
     features = prepare_network(model.network, "openvino", "float32", len(images), workspace).features
     settings = model.network.preprocessing
-    inputs = [preprocess_image(file.read_bytes(), settings) for file in images]
+    inputs = [preprocess_image(read_pictures(file.read_bytes())[0].levels, settings) for file in images]
     engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
     engine.compute(inputs[:32])
     start = time.perf_counter()

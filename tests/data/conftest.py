@@ -4,16 +4,12 @@ Pictures are written by Pillow, which the library does not use: what it reads wa
 """
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import ingest_images
@@ -23,30 +19,6 @@ from hip_mri.data.split import split_manifest
 from hip_mri.workspace import Workspace
 
 Entries = Mapping[str, bytes]
-
-
-@pytest.fixture(scope="session")
-def draw() -> Callable[..., NDArray[np.uint8]]:
-    """Draws noise on a ramp, gray levels 0-255, shape (height, width); another seed, another picture."""
-
-    def draw(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
-        ramp = np.linspace(0, 180, height * width).reshape(height, width)
-        return (ramp + np.random.default_rng(seed).integers(0, 60, (height, width))).astype(np.uint8)
-
-    return draw
-
-
-@pytest.fixture(scope="session")
-def encode() -> Callable[..., bytes]:
-    """Encodes an array, or a Pillow image, as a file of the given kind."""
-
-    def encode(picture: NDArray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
-        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-        stream = io.BytesIO()
-        image.save(stream, kind, **options)
-        return stream.getvalue()
-
-    return encode
 
 
 @pytest.fixture(scope="session")

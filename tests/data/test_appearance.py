@@ -10,12 +10,12 @@ from scipy.stats import entropy, skew
 
 from hip_mri.data.appearance import PERCENTILES, STATISTICS, describe_appearance, describe_stored_images
 from hip_mri.data.delivery import Delivery
-from hip_mri.data.images import decode_gray
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.errors import ImageError, WorkspaceError
 from tests.conftest import draw_image
+from tests.images.image_files import decode_gray
 
 IMAGES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.integers(0, 255))
 

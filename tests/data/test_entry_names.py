@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 import pytest
+from hip_mri.data.jpeg import examine_jpeg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,12 +21,11 @@ from hip_mri.data.entry_names import (
     fold_name,
     show_name,
 )
-from hip_mri.data.jpeg import examine_jpeg
 from hip_mri.data.patients import parse_patient_table
 from hip_mri.data.source import open_source
 from hip_mri.errors import ArchiveError, ImageError
-from tests.data.image_files import draw_noise, encode_image
 from tests.data.zips import Member, build_zip, images
+from tests.images.image_files import draw_noise, encode_image
 
 LONG = 1_000_000
 

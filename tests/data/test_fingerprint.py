@@ -14,9 +14,9 @@ from hip_mri.data.fingerprint import (
     fingerprint_images,
     read_fingerprints,
 )
-from hip_mri.data.images import decode_gray
 from hip_mri.data.shards import read_shard
 from hip_mri.errors import ImageError, WorkspaceError
+from tests.images.image_files import decode_gray
 
 
 def count_differing_bits(first: np.ndarray, second: np.ndarray) -> int:

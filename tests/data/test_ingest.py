@@ -18,8 +18,8 @@ from hip_mri.data.manifest import read_manifest
 from hip_mri.data.names import read_named_manifest
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.workspace import Workspace
-from tests.data.dicom_files import write_dicom
-from tests.data.image_files import encode_image
+from tests.images.dicom_files import write_dicom
+from tests.images.image_files import encode_image
 
 
 @pytest.fixture(autouse=True)

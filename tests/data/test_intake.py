@@ -12,6 +12,7 @@ from hip_mri.data.preprocess import preprocess_image
 from hip_mri.data.reading import read_images
 from hip_mri.errors import ArchiveError, SourceError
 from tests.data.batches import read_batch
+from tests.images.image_files import decode_gray
 
 SMALL = PreprocessingSettings(image_size=32)
 
@@ -56,7 +57,7 @@ def test_pictures_are_those_of_training(files, pack, workspace):
     ready = read_batch(workspace).query("state == 'ready'")
     pictures = read_images(list(ready["sha256"]), workspace, SMALL, num_threads=1)
     for name, picture in zip(ready.index, pictures, strict=True):
-        np.testing.assert_array_equal(picture, preprocess_image(files[name], SMALL))
+        np.testing.assert_array_equal(picture, preprocess_image(decode_gray(files[name]), SMALL))
 
 
 def test_names_stay_in_one_private_file_and_source_bytes_are_not_kept(files, pack, workspace):

@@ -7,7 +7,7 @@ import pytest
 from hip_mri.data import entries
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import ingest_images
-from hip_mri.data.isolation import IsolatedReader
+from hip_mri.images.sandbox import Sandbox
 from hip_mri.workspace import Workspace
 from tests.benchmarks.load import write_zip
 
@@ -18,7 +18,7 @@ MOST_BYTES_PER_IMAGE = 1000
 @pytest.fixture
 def peak_of(tmp_path, monkeypatch):
     """Takes in so many small images and tells the most bytes that Python held meanwhile."""
-    monkeypatch.setattr(IsolatedReader, "check", lambda reader, content: (content, ""))
+    monkeypatch.setattr(Sandbox, "check", lambda reader, content: (content, ""))
     monkeypatch.setattr(entries, "write_small_file", lambda file, content: None)
     monkeypatch.setattr(entries, "ENTRIES_PER_BATCH", 256)
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from hip_mri.config import PreprocessingSettings
 from hip_mri.data.delivery import Delivery
-from hip_mri.data.images import decode_gray
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.preprocess import (
     equalize_contrast,
@@ -21,6 +20,7 @@ from hip_mri.data.preprocess import (
 )
 from hip_mri.data.shards import read_shard
 from hip_mri.errors import ImageError, WorkspaceError
+from tests.images.image_files import decode_gray
 
 SETTINGS = PreprocessingSettings()
 
@@ -45,7 +45,7 @@ def open_image(file: Path) -> Image.Image:
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (256, 256), (300, 200), (64, 48), (51, 501), (8, 8)])
 def test_pixels_are_those_of_the_recipe(draw, encode, height, width):
     content = encode(draw(1, height, width))
-    image = preprocess_image(content, SETTINGS)
+    image = preprocess_image(decode_gray(content), SETTINGS)
     assert (image.dtype, image.shape) == (np.uint8, (224, 224))
     np.testing.assert_array_equal(image, follow_the_recipe(content))
 
@@ -53,7 +53,7 @@ def test_pixels_are_those_of_the_recipe(draw, encode, height, width):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
 def test_color_images_follow_the_recipe_too(draw, encode, kind):
     content = encode(np.dstack([draw(seed, 90, 80) for seed in (1, 2, 3)]), kind)
-    np.testing.assert_array_equal(preprocess_image(content, SETTINGS), follow_the_recipe(content))
+    np.testing.assert_array_equal(preprocess_image(decode_gray(content), SETTINGS), follow_the_recipe(content))
 
 
 @pytest.mark.parametrize(
@@ -63,26 +63,26 @@ def test_settings_are_followed(draw, encode, clip_limit, num_tiles, size):
     content = encode(draw(1, 128, 100))
     settings = PreprocessingSettings(clahe_clip_limit=clip_limit, clahe_num_tiles=num_tiles, image_size=size)
     np.testing.assert_array_equal(
-        preprocess_image(content, settings), follow_the_recipe(content, clip_limit, num_tiles, size)
+        preprocess_image(decode_gray(content), settings), follow_the_recipe(content, clip_limit, num_tiles, size)
     )
 
 
 def test_without_clipping_only_the_size_changes(draw, encode):
     picture = draw(1, 100, 90)
     settings = PreprocessingSettings(clahe_clip_limit=0)
-    np.testing.assert_array_equal(preprocess_image(encode(picture), settings), cv2.resize(picture, (224, 224)))
+    np.testing.assert_array_equal(preprocess_image(picture, settings), cv2.resize(picture, (224, 224)))
     same_size = draw(1, 224, 224)
-    np.testing.assert_array_equal(preprocess_image(encode(same_size), settings), same_size)
+    np.testing.assert_array_equal(preprocess_image(same_size, settings), same_size)
 
 
 def test_area_averages_where_the_image_shrinks(draw, encode):
     settings = PreprocessingSettings(interpolation="area", clahe_clip_limit=0, image_size=32)
     picture = draw(1, 128, 128)
     means = picture.reshape(32, 4, 32, 4).mean(axis=(1, 3))
-    assert np.abs(preprocess_image(encode(picture), settings) - means).max() <= 0.51
+    assert np.abs(preprocess_image(picture, settings) - means).max() <= 0.51
     small = draw(1, 20, 128)
     np.testing.assert_array_equal(
-        preprocess_image(encode(small), settings), cv2.resize(small, (32, 32), interpolation=cv2.INTER_LINEAR)
+        preprocess_image(small, settings), cv2.resize(small, (32, 32), interpolation=cv2.INTER_LINEAR)
     )
 
 
@@ -158,7 +158,9 @@ def test_deep_images_are_preprocessed_from_stretched_levels():
     stream = io.BytesIO()
     Image.fromarray(values).save(stream, "PNG")
     eight_bit = cv2.imencode(".png", decode_gray(stream.getvalue()))[1].tobytes()
-    np.testing.assert_array_equal(preprocess_image(stream.getvalue(), SETTINGS), follow_the_recipe(eight_bit))
+    np.testing.assert_array_equal(
+        preprocess_image(decode_gray(stream.getvalue()), SETTINGS), follow_the_recipe(eight_bit)
+    )
 
 
 # The store

@@ -8,6 +8,7 @@ from hip_mri.data.preprocess import name_set, preprocess_image, preprocess_image
 from hip_mri.data.reading import read_images, read_training_sample
 from hip_mri.data.shards import read_shard
 from hip_mri.errors import WorkspaceError
+from hip_mri.images.png import decode_png
 
 SETTINGS = PreprocessingSettings(image_size=48)
 
@@ -19,7 +20,7 @@ def hashes(filled, shard) -> list[str]:
 
 
 def make(sha256: str, workspace) -> np.ndarray:
-    return preprocess_image(workspace.image_file(sha256).read_bytes(), SETTINGS)
+    return preprocess_image(decode_png(workspace.image_file(sha256).read_bytes()), SETTINGS)
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])

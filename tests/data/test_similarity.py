@@ -11,10 +11,10 @@ from scipy.sparse.csgraph import connected_components
 
 from hip_mri.data.demo import draw_demo
 from hip_mri.data.fingerprint import THUMBNAIL_SIZE, fingerprint_images
-from hip_mri.data.images import encode_png
 from hip_mri.data.shards import read_shard
 from hip_mri.data.similarity import MIN_CORRELATION, correlate_aligned, find_similar_images
 from hip_mri.errors import WorkspaceError
+from hip_mri.images.png import encode_png
 from hip_mri.workspace import Workspace
 from tests.data.copies import CROPPING, WAYS, plant_copy, store_images
 

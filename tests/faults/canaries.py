@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from tests.conftest import draw_image
-from tests.data.dicom_files import write_dicom
-from tests.data.image_files import insert_chunk, insert_segment
+from tests.images.dicom_files import write_dicom
+from tests.images.image_files import insert_chunk, insert_segment
 
 CANARIES = ("ZZCANARY", "ZZKANÄRIE", "金絲雀穆勒")
 """Parts of every name that is planted: plain, with an accent, and in letters of East Asia."""

@@ -14,17 +14,18 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from hip_mri.data import images
-from hip_mri.data.isolation import IsolatedReader
 from hip_mri.errors import ImageError
+from hip_mri.images import reading
+from hip_mri.images.sandbox import Sandbox
 from tests.faults.clean_images import make_images
 
-REASONS = set(re.findall(r"^    (\w+)  +\S", images.__doc__ or "", re.MULTILINE))
+REASONS = set(re.findall(r"^    (\w+)  +\S", reading.__doc__ or "", re.MULTILINE))
 TELLING_NUMBERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 32_767, 32_768, 65_535, 2**31 - 1, 2**31, 2**32 - 1)
 READ_ALONE = (
-    "import sys; from hip_mri.data.decoder import limit_resources; from hip_mri.data.images import read_picture; "
+    "import sys; from hip_mri.images.sandbox_worker import limit_resources; "
+    "from hip_mri.images.reading import read_pictures; "
     "from hip_mri.errors import ImageError; limit_resources(); content = sys.stdin.buffer.read()\n"
-    "try: read_picture(content)\n"
+    "try: read_pictures(content)\n"
     "except (ImageError, MemoryError): pass"
 )
 """What the decoder does with one file, without its socket and with its standard error."""
@@ -73,21 +74,21 @@ def repair_checksums(content: bytes) -> bytes:
     return bytes(repaired)
 
 
-def try_image(reader: IsolatedReader, content: bytes) -> str:
+def try_image(reader: Sandbox, content: bytes) -> str:
     """The reason why it is refused, or `read`; whatever is not an `ImageError` of a known reason is raised.
 
     `decoder_crashed` is a known reason where native code died, which the processes are there for. An exception that
     the readers themselves do not catch ends a decoder process just as well, and is a defect.
     """
     try:
-        picture = reader.read(content)
+        pictures = reader.read(content)
     except ImageError as error:
         if error.reason not in REASONS or not str(error):
             raise AssertionError(f"unknown reason {error.reason!r}, or no words") from error
         if error.reason == "decoder_crashed":
             see_native_death(content)
         return error.reason
-    assert picture.levels.ndim == 2
+    assert all(picture.levels.ndim == 2 for picture in pictures)
     return "read"
 
 
@@ -107,7 +108,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     counts: Counter[str] = Counter()
     chance, end = random.Random(arguments.seed), time.monotonic() + 60 * arguments.minutes
-    with IsolatedReader(timeout_seconds=20) as reader:
+    with Sandbox(timeout_seconds=20) as reader:
         while time.monotonic() < end:
             content = mutate(chance.choice(SEEDS), chance)
             reason = try_image(reader, content)

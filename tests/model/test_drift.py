@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 from hip_mri.config import DriftSettings
 from hip_mri.data.appearance import STATISTICS, describe_appearance
 from hip_mri.data.demo import draw_demo
-from hip_mri.data.images import encode_png
 from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import preprocess_image
 from hip_mri.data.shift import MAX_NUM_GROUPS
@@ -65,7 +64,7 @@ def look_at(backbone):
 
     def describe(phantoms, change) -> Batch:
         changed = [change(pixels) for _, pixels in phantoms]
-        features = engine.compute([preprocess_image(encode_png(pixels), SMALL) for pixels in changed])
+        features = engine.compute([preprocess_image(pixels, SMALL) for pixels in changed])
         appearance = np.array([describe_appearance(pixels) for pixels in changed])
         return Batch(appearance, features, np.array([patient for patient, _ in phantoms]))
 

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.isolation`: what decoding in processes of their own costs clean images, as ratios.
+"""`python -m tests.benchmarks.sandbox`: what decoding in processes of their own costs clean images, as ratios.
 
 The same zip file is taken into new workspaces, by turns with and without such processes, each time by a process that
 does nothing else; the figures are medians of all turns.
@@ -19,18 +19,21 @@ from typing import Self
 import cv2
 import numpy as np
 
+from hip_mri.config import ImageSettings
 from hip_mri.data import entries
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.demo import draw_demo
-from hip_mri.data.images import encode_png, read_picture
 from hip_mri.data.ingest import ingest_images
+from hip_mri.images.pictures import EncodedPicture
+from hip_mri.images.png import encode_png, hash_pixels
+from hip_mri.images.reading import read_pictures
 from hip_mri.workspace import Workspace
 
 SIDES = ("without processes", "with processes")
 
 
 class DirectReader:
-    """Reads where it is asked: what `IsolatedReader` is held against."""
+    """Reads where it is asked: what `Sandbox` is held against."""
 
     def __enter__(self) -> Self:
         return self
@@ -38,9 +41,12 @@ class DirectReader:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def check(self, content: bytes) -> tuple[bytes, str]:
-        picture = read_picture(content)
-        return picture.content, picture.patient
+    def __init__(self, settings: ImageSettings) -> None:
+        self._settings = settings
+
+    def encode(self, content: bytes) -> list[EncodedPicture]:
+        pictures = read_pictures(content, self._settings)
+        return [EncodedPicture(hash_pixels(it.levels), encode_png(it.levels)) for it in pictures]
 
 
 def write_images(file: Path, num_images: int) -> None:
@@ -57,7 +63,7 @@ def write_images(file: Path, num_images: int) -> None:
 def take_in(side: str, file: Path, folder: Path) -> dict[str, float]:
     """Take the file into a new workspace; seconds by the clock, and of the processors, those of all processes."""
     if side == SIDES[0]:
-        entries.IsolatedReader = DirectReader
+        entries.Sandbox = DirectReader
         entries.NUM_ASKING = 1
     cv2.setNumThreads(1)
     workspace = Workspace(folder)
@@ -81,7 +87,7 @@ def main() -> None:
             return
         file = Path(scratch) / "images.zip"
         write_images(file, given.images)
-        command = [sys.executable, "-m", "tests.benchmarks.isolation", "--folder", scratch, "--file", str(file)]
+        command = [sys.executable, "-m", "tests.benchmarks.sandbox", "--folder", scratch, "--file", str(file)]
         turns = {side: [] for side in SIDES}
         for side in SIDES * given.turns:
             turns[side].append(json.loads(subprocess.check_output([*command, "--side", side], text=True)))

@@ -1,7 +1,7 @@
-"""Reading images of unknown origin in processes of their own, so that a broken one costs one image and not the run.
+"""Decoding images of unknown origin in separate processes, so that a broken one costs one image and not the run.
 
-A decoder that meets a malicious or broken file can crash, hang or take all memory. Each thread that reads hands its
-files, one by one, to a decoder process that lives as long as the reader; when it dies, the file in its hands is known.
+A decoder that meets a malicious or broken file can crash, hang or take all memory. Each thread that reads sends its
+files, one by one, to a decoder process that lives as long as the sandbox; when it ends, the file at fault is known.
 """
 
 import contextlib
@@ -13,14 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 
-from hip_mri.data.decoder import ANSWER, QUESTION, READY, receive
-from hip_mri.data.images import Picture
+from hip_mri.config import ImageSettings
 from hip_mri.errors import DeploymentError, ImageError
+from hip_mri.images.pictures import EncodedPicture, Picture, SliceFacts
+from hip_mri.images.sandbox_worker import ANSWER, QUESTION, READY, receive
 
 TIMEOUT_SECONDS: Final = 60.0
 """Longest time for one image; the largest one that is allowed takes a few seconds, a slice a thousandth of them."""
@@ -32,7 +34,7 @@ With one, reading 24,000 images took a quarter longer than without processes of 
 NUM_TRIES: Final = 2
 """A process can die for reasons that lie outside the image, as when the system runs out of memory."""
 
-DECODER: Final = (sys.executable, "-P", "-m", "hip_mri.data.decoder")
+WORKER: Final = (sys.executable, "-P", "-m", "hip_mri.images.sandbox_worker")
 
 START_TIMEOUT_SECONDS: Final = 120.0
 """Longest time for a process to start: half a second, or much more on a machine that is short of memory."""
@@ -46,22 +48,30 @@ _TUNING: Final = {
 """One thread for each process; and glibc keeps what one image took for the next instead of asking the system again."""
 
 _MAX_NUM_ANSWER_BYTES: Final = 2**30
-"""More than any answer has; a longer one comes from a process that is out of its mind."""
+"""More than any answer has; a longer one comes from a process that was taken over or is damaged."""
+
+_FACTS: Final = tuple(field.name for field in fields(SliceFacts))
 
 
-class IsolatedReader:
-    """Reads image files in processes that nothing is lost with. A context manager; threads may share it.
+class Sandbox:
+    """Decodes image files in processes of their own. A context manager; threads may share it.
 
     Processes are started as threads need them, and stay until the block ends.
 
     Args:
-        timeout_seconds: Longest time for one image.
-        command: The program that reads.
+        settings: How files are read.
+        timeout_seconds: Longest time for one file.
+        command: The program that decodes; it gets the settings as its last argument.
     """
 
-    def __init__(self, timeout_seconds: float = TIMEOUT_SECONDS, command: Sequence[str] = DECODER) -> None:
+    def __init__(
+        self,
+        settings: ImageSettings = ImageSettings(),
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        command: Sequence[str] = WORKER,
+    ) -> None:
         self._timeout_seconds = timeout_seconds
-        self._command = command
+        self._command = (*command, settings.model_dump_json())
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
 
     def __enter__(self) -> Self:
@@ -72,35 +82,35 @@ class IsolatedReader:
             while True:
                 self._idle.get_nowait().end()
 
-    def check(self, content: bytes) -> tuple[bytes, str]:
-        """Read an image file for all but its gray levels, which need not travel; see `read`.
+    def encode(self, content: bytes) -> list[EncodedPicture]:
+        """Decode an image file and return its pictures in the form in which they are stored; see `read`."""
+        return [
+            EncodedPicture(str(answer["sha256"]), blob, **facts) for answer, facts, blob in self._ask(content, False)
+        ]
 
-        Returns:
-            `content` and `patient` of the `Picture`; the former is the very argument where nothing was to strip.
-        """
-        picture = self._ask(content, wants_levels=False)
-        return picture.content, picture.patient
-
-    def read(self, content: bytes) -> Picture:
-        """Read an image file, in a fresh process once more where the process ended over it.
+    def read(self, content: bytes) -> list[Picture]:
+        """Decode an image file; see `reading.read_pictures`. A process that ends over it is replaced once.
 
         Raises:
             ImageError: The file cannot be used, or the decoder crashes, hangs or runs out of memory over it.
             DeploymentError: No decoder starts.
         """
-        return self._ask(content, wants_levels=True)
+        return [
+            Picture(np.frombuffer(blob, np.uint8).reshape(answer["shape"]), **facts)
+            for answer, facts, blob in self._ask(content, True)
+        ]
 
-    def _ask(self, content: bytes, *, wants_levels: bool) -> Picture:
+    def _ask(self, content: bytes, wants_levels: bool) -> "list[_Answer]":
         for tries_left in reversed(range(NUM_TRIES)):
             with self._borrow() as process:
                 try:
-                    return process.read(content, wants_levels, self._timeout_seconds)
+                    return process.ask(content, wants_levels, self._timeout_seconds)
                 except TimeoutError as error:
                     if not tries_left:
-                        raise ImageError("decoder_hung", "the decoder did not come to an end") from error
+                        raise ImageError("decoder_hung", "the decoder did not respond in time") from error
                 except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
                     if not tries_left:
-                        raise ImageError("decoder_crashed", "the decoder died of the image") from error
+                        raise ImageError("decoder_crashed", "the decoder process ended over the image") from error
         raise AssertionError
 
     @contextlib.contextmanager
@@ -143,8 +153,8 @@ class _Process:
             ) from error
         self.is_sound = True
 
-    def read(self, content: bytes, wants_levels: bool, timeout_seconds: float) -> Picture:
-        """Ask and wait; unsound unless a whole answer came."""
+    def ask(self, content: bytes, wants_levels: bool, timeout_seconds: float) -> "list[_Answer]":
+        """Send a file and wait for the answer; unsound unless a whole answer came."""
         self.is_sound = False
         deadline = time.monotonic() + timeout_seconds
         self._connection.settimeout(timeout_seconds)
@@ -152,13 +162,13 @@ class _Process:
         lengths = ANSWER.unpack(receive(self._connection, ANSWER.size, deadline))
         if sum(lengths) > _MAX_NUM_ANSWER_BYTES:
             raise ValueError
-        told, stripped, pixels = (receive(self._connection, length, deadline) for length in lengths)
-        answer = json.loads(told)
-        read = None if "reason" in answer else _understand(answer, stripped or content, pixels)
+        text, blobs = (receive(self._connection, length, deadline) for length in lengths)
+        answer = json.loads(text)
+        found = [] if "reason" in answer else _divide(answer["pictures"], blobs)
         self.is_sound = True
-        if read is None:
+        if "reason" in answer:
             raise ImageError(str(answer["reason"]), str(answer["message"]))
-        return read
+        return found
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -168,11 +178,20 @@ class _Process:
             self._process.wait()
 
 
-def _understand(answer: Mapping[str, Any], content: bytes, pixels: bytes) -> Picture:
-    """What the answer says; without pixels, of no height."""
-    height, width = answer["shape"]
-    levels = np.frombuffer(pixels, np.uint8).reshape(height if pixels else 0, width)
-    return Picture(levels, content, str(answer["patient"]))
+_Answer = tuple[Mapping[str, Any], dict[str, Any], bytes]
+"""All that is said of a picture, of it the fields of `SliceFacts`, and its bytes."""
+
+
+def _divide(pictures: Sequence[Mapping[str, Any]], blobs: bytes) -> list[_Answer]:
+    """Give each picture its part of the bytes."""
+    found, start = [], 0
+    for picture in pictures:
+        end = start + int(picture["num_bytes"])
+        found.append((picture, {name: picture[name] for name in _FACTS}, blobs[start:end]))
+        start = end
+    if start != len(blobs):
+        raise ValueError
+    return found
 
 
 def _select_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -8,11 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hip_mri.images.reading import read_pictures
+
 
 def draw_noise(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:
     """Noise on a ramp, gray levels 0-255."""
     ramp = np.linspace(0, 180, height * width).reshape(height, width)
     return (ramp + np.random.default_rng(seed).integers(0, 60, (height, width))).astype(np.uint8)
+
+
+def decode_gray(content: bytes) -> NDArray[np.uint8]:
+    """Gray levels of a file with one picture."""
+    (picture,) = read_pictures(content)
+    return picture.levels
 
 
 def encode_image(picture: NDArray | Image.Image, kind: str = "PNG", **options: object) -> bytes:

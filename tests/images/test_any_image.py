@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hip_mri.data.isolation import IsolatedReader
+from hip_mri.images.sandbox import Sandbox
 from tests.faults.clean_images import KINDS, find_refused
 from tests.faults.fuzz_images import SEEDS, mutate, see_native_death, try_image
 
 
 @pytest.fixture(scope="module")
 def reader():
-    with IsolatedReader(timeout_seconds=20) as reader:
+    with Sandbox(timeout_seconds=20) as reader:
         yield reader
 
 
@@ -46,5 +46,5 @@ def test_an_exception_that_no_reader_catches_is_not_taken_for_a_broken_image():
         see_native_death(SEEDS[0], "[][0]")
     see_native_death(SEEDS[0], "import os; os.kill(os.getpid(), 9)")
     dying = (sys.executable, "-c", "import socket; socket.socket(fileno=0).sendall(b'+')")
-    with IsolatedReader(command=dying) as reader, pytest.raises(AssertionError, match="alone, the file is read"):
+    with Sandbox(command=dying) as reader, pytest.raises(AssertionError, match="alone, the file is read"):
         try_image(reader, SEEDS[0])

@@ -10,23 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from hip_mri.data import entries as entries_module
-from hip_mri.data import intake, isolation
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.images import read_picture
-from hip_mri.data.ingest import ingest_images
-from hip_mri.data.isolation import IsolatedReader
-from hip_mri.data.names import read_named_manifest
+from hip_mri.config import ImageSettings
 from hip_mri.errors import DeploymentError, ImageError
-from tests.data.batches import read_batch
-from tests.data.image_files import write_crashing_png
+from hip_mri.images import sandbox as sandbox_module
+from hip_mri.images.png import decode_png, hash_pixels
+from hip_mri.images.sandbox import Sandbox
+from tests.images.image_files import decode_gray, draw_noise, encode_image, write_crashing_png
 
 STAND_IN = """
 import os, signal, socket, sys, time
 from pathlib import Path
-from hip_mri.data.decoder import limit_resources, serve
-from hip_mri.data.images import read_picture
+from hip_mri.images.sandbox_worker import limit_resources, serve
+from hip_mri.images.reading import read_pictures
 
 def read(content):
     if content.startswith(b"crash"):
@@ -48,7 +45,7 @@ def read(content):
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         content = marker.with_suffix(".png").read_bytes()
-    return read_picture(content)
+    return read_pictures(content)
 
 limit_resources()
 serve(socket.socket(fileno=0), read)
@@ -58,7 +55,7 @@ COMMAND = (sys.executable, "-c", STAND_IN)
 
 @pytest.fixture(scope="module")
 def reader():
-    with IsolatedReader(timeout_seconds=1.0, command=COMMAND) as reader:
+    with Sandbox(timeout_seconds=1.0, command=COMMAND) as reader:
         yield reader
 
 
@@ -67,9 +64,14 @@ def content(draw, encode) -> bytes:
     return encode(draw(1))
 
 
-def find_reason(reader: IsolatedReader, content: bytes) -> str:
+def is_read(reader: Sandbox, content: bytes, expected: bytes | None = None) -> bool:
+    (picture,) = reader.encode(content)
+    return bool(np.array_equal(decode_png(picture.content), decode_gray(expected or content)))
+
+
+def find_reason(reader: Sandbox, content: bytes) -> str:
     with pytest.raises(ImageError) as caught:
-        reader.check(content)
+        reader.encode(content)
     assert str(caught.value)
     return caught.value.reason
 
@@ -87,20 +89,20 @@ def find_reason(reader: IsolatedReader, content: bytes) -> str:
 )
 def test_fault_51_a_decoder_that_breaks_costs_one_image(behaviour, reason, reader, content):
     assert find_reason(reader, behaviour.encode()) == reason
-    assert reader.check(content) == (content, "")
+    assert is_read(reader, content)
 
 
 UNCHECKED = """
 import socket, cv2, numpy as np
-from hip_mri.data.decoder import limit_resources, serve
-from hip_mri.data.images import Picture
+from hip_mri.images.sandbox_worker import limit_resources, serve
+from hip_mri.images.pictures import Picture
 from hip_mri.errors import ImageError
 
 def read(content):
     levels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if levels is None:
         raise ImageError("undecodable", "OpenCV survived it")
-    return Picture(levels, content)
+    return [Picture(levels)]
 
 limit_resources()
 serve(socket.socket(fileno=0), read)
@@ -109,65 +111,87 @@ serve(socket.socket(fileno=0), read)
 
 def test_fault_51_an_animation_that_kills_opencv_costs_one_image(content):
     """With nothing that looks at its structure first. Later versions of OpenCV may survive it."""
-    with IsolatedReader(command=(sys.executable, "-c", UNCHECKED)) as reader:
+    with Sandbox(command=(sys.executable, "-c", UNCHECKED)) as reader:
         assert find_reason(reader, write_crashing_png()) in ("decoder_crashed", "undecodable")
-        assert reader.check(content) == (content, "")
+        assert is_read(reader, content)
 
 
 def test_a_death_that_is_not_the_images_fault_is_tried_again(reader, content, tmp_path):
     (tmp_path / "marker.png").write_bytes(content)
-    assert reader.check(b"once " + str(tmp_path / "marker").encode())[0] == content
+    assert is_read(reader, b"once " + str(tmp_path / "marker").encode(), content)
     assert (tmp_path / "marker").exists()
 
 
 def test_what_is_read_is_what_the_process_itself_would_read(draw, encode):
     files = [encode(draw(1)), encode(draw(2), "TIFF"), encode(draw(3), "JPEG"), encode(np.dstack([draw(4)] * 3), "BMP")]
-    with IsolatedReader() as reader:
+    with Sandbox() as reader:
         for content in files:
-            expected = read_picture(content)
-            found = reader.read(content)
-            np.testing.assert_array_equal(found.levels, expected.levels)
-            assert (found.content, found.patient) == (expected.content, expected.patient)
-            assert reader.check(content) == (expected.content, "")
-        with pytest.raises(ImageError, match="none of BMP") as caught:
+            expected = decode_gray(content)
+            (read,), (encoded,) = reader.read(content), reader.encode(content)
+            np.testing.assert_array_equal(read.levels, expected)
+            np.testing.assert_array_equal(decode_png(encoded.content), expected)
+            assert encoded.sha256 == hash_pixels(expected)
+        with pytest.raises(ImageError, match="none of PNG") as caught:
             reader.read(b"no image")
         assert caught.value.reason == "not_an_image"
         assert find_reason(reader, b"") == "empty_file"
 
 
+def test_several_pictures_and_what_is_said_of_them_travel():
+    pages = [Image.fromarray(draw_noise(seed, 24 + seed, 20)) for seed in (1, 2)] + [Image.new("L", (20, 24), 7)]
+    content = encode_image(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    with Sandbox() as reader:
+        read, encoded = reader.read(content), reader.encode(content)
+    assert [(it.slice, it.num_slices, it.reason) for it in read] == [(0, 3, ""), (1, 3, ""), (2, 3, "blank")]
+    for page, one, other in zip(pages, read, encoded, strict=True):
+        np.testing.assert_array_equal(one.levels, np.asarray(page))
+        np.testing.assert_array_equal(decode_png(other.content), np.asarray(page))
+        assert (one.slice, one.reason) == (other.slice, other.reason)
+
+
+def test_settings_reach_the_process():
+    pages = [Image.fromarray(draw_noise(seed)) for seed in range(5)]
+    content = encode_image(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    with Sandbox(ImageSettings(slices="middle")) as reader:
+        assert [it.slice for it in reader.read(content)] == [2]
+    with Sandbox(ImageSettings(max_slices=4)) as reader:
+        assert find_reason(reader, content) == "too_many_slices"
+
+
 def test_a_file_of_several_megabytes_travels(draw, encode):
-    with IsolatedReader() as reader:
+    with Sandbox() as reader:
         content = encode(draw(1, 2000, 1500), "BMP")
-        np.testing.assert_array_equal(reader.read(content).levels, read_picture(content).levels)
+        np.testing.assert_array_equal(reader.read(content)[0].levels, decode_gray(content))
 
 
 def test_threads_share_a_reader_and_the_culprits_are_found(reader, draw, encode):
     good = [encode(draw(seed)) for seed in range(40)]
     mixed = [content for number, one in enumerate(good) for content in ([one, b"crash"] if number % 10 == 0 else [one])]
 
-    def take(content: bytes) -> str | bytes:
+    def take(content: bytes) -> str:
         try:
-            return reader.check(content)[0]
+            return reader.encode(content)[0].sha256
         except ImageError as error:
             return error.reason
 
     with ThreadPoolExecutor(4) as pool:
         taken = list(pool.map(take, mixed))
-    assert taken == ["decoder_crashed" if content == b"crash" else content for content in mixed]
+    expected = [hash_pixels(decode_gray(content)) if content != b"crash" else "decoder_crashed" for content in mixed]
+    assert taken == expected
 
 
 def test_processes_are_few_and_end_with_the_reader(content, monkeypatch):
     started = []
-    popen = isolation.subprocess.Popen
+    popen = sandbox_module.subprocess.Popen
     monkeypatch.setattr(
-        isolation.subprocess,
+        sandbox_module.subprocess,
         "Popen",
         lambda *arguments, **options: started.append(popen(*arguments, **options)) or started[-1],
     )
-    with IsolatedReader() as reader:
+    with Sandbox() as reader:
         assert not started  # a run that reads nothing new starts nothing
         for _ in range(5):
-            reader.check(content)
+            reader.encode(content)
         assert len(started) == 1
         assert started[0].poll() is None
     assert started[0].poll() is not None
@@ -177,11 +201,11 @@ def test_a_decoder_ends_when_the_run_is_killed(content, tmp_path):
     """Its connection closes with the process that asks, however that ends."""
     (tmp_path / "image.png").write_bytes(content)
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom hip_mri.data.isolation import IsolatedReader\n"
-        "reader = IsolatedReader()\nreader.check(Path(sys.argv[1]).read_bytes())\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom hip_mri.images.sandbox import Sandbox\n"
+        "reader = Sandbox()\nreader.encode(Path(sys.argv[1]).read_bytes())\n"
         "print(reader._idle.queue[0]._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    finished = isolation.subprocess.run(
+    finished = sandbox_module.subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "image.png")], capture_output=True, text=True, check=False
     )
     assert is_gone_soon(int(finished.stdout))
@@ -201,12 +225,12 @@ def is_gone_soon(pid: int) -> bool:
 ORPHAN = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from hip_mri.data.isolation import IsolatedReader
+from hip_mri.images.sandbox import Sandbox
 signal.signal(signal.SIGALRM, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
 marker = Path(sys.argv[1])
-reader = IsolatedReader(command=(sys.executable, "-c", sys.argv[2]))
-threading.Thread(target=reader.check, args=(sys.argv[3].encode(),), daemon=True).start()
+reader = Sandbox(command=(sys.executable, "-c", sys.argv[2]))
+threading.Thread(target=reader.encode, args=(sys.argv[3].encode(),), daemon=True).start()
 while not marker.exists():
     time.sleep(0.01)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -225,20 +249,20 @@ def announce(content):
     return read(content)
 
 limit_resources()
-serve(socket.socket(fileno=0), announce, most_seconds=1.5)
+serve(socket.socket(fileno=0), announce, max_seconds=1.5)
 """
     decoder = STAND_IN.replace("\nlimit_resources()\nserve(socket.socket(fileno=0), read)\n", hanging)
     command = [sys.executable, "-c", ORPHAN, str(marker), decoder, behaviour]
-    assert isolation.subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert sandbox_module.subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
     assert is_gone_soon(int(marker.read_text()))
 
 
 def test_fault_51_the_alarm_is_for_one_image_alone(content):
     """Many images may take longer together, and so may the wait between two."""
-    unhurried = STAND_IN.replace("read)\n", "read, most_seconds=1.0)\n")
-    with IsolatedReader(command=(sys.executable, "-c", unhurried)) as reader:
+    unhurried = STAND_IN.replace("read)\n", "read, max_seconds=1.0)\n")
+    with Sandbox(command=(sys.executable, "-c", unhurried)) as reader:
         for _ in range(3):
-            assert reader.check(content) == (content, "")
+            assert is_read(reader, content)
             time.sleep(0.6)
         process = reader._idle.queue[0]._process
         assert process is not None
@@ -248,62 +272,26 @@ def test_fault_51_the_alarm_is_for_one_image_alone(content):
 def test_passwords_do_not_reach_the_decoder(content, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     spy = f"import os; open({str(tmp_path / 'seen')!r}, 'w').write(repr(dict(os.environ)))\n" + STAND_IN
-    with IsolatedReader(command=(sys.executable, "-c", spy)) as reader:
-        reader.check(content)
+    with Sandbox(command=(sys.executable, "-c", spy)) as reader:
+        reader.encode(content)
     assert "secret" not in (tmp_path / "seen").read_text()
 
 
 def test_a_decoder_that_does_not_start_stops_the_run(content):
     with (
         pytest.raises(DeploymentError, match="the program that decodes images does not start"),
-        IsolatedReader(command=(sys.executable, "-c", "raise SystemExit(3)")) as reader,
+        Sandbox(command=(sys.executable, "-c", "raise SystemExit(3)")) as reader,
     ):
-        reader.check(content)
-    with pytest.raises(DeploymentError, match="No such file"), IsolatedReader(command=("/nowhere/python",)) as reader:
-        reader.check(content)
+        reader.encode(content)
+    with pytest.raises(DeploymentError, match="No such file"), Sandbox(command=("/nowhere/python",)) as reader:
+        reader.encode(content)
 
 
 def test_nothing_is_left_open(content):
     num_open = len(list(Path("/proc/self/fd").iterdir()))
     num_threads = threading.active_count()
-    with IsolatedReader(timeout_seconds=1.0, command=COMMAND) as reader:
+    with Sandbox(timeout_seconds=1.0, command=COMMAND) as reader:
         find_reason(reader, b"crash")
-        reader.check(content)
+        reader.encode(content)
     assert len(list(Path("/proc/self/fd").iterdir())) == num_open
     assert threading.active_count() == num_threads
-
-
-@pytest.fixture
-def breakable(monkeypatch):
-    """Both places that read unknown files get a decoder that breaks on demand."""
-
-    def make() -> IsolatedReader:
-        return IsolatedReader(timeout_seconds=1.0, command=COMMAND)
-
-    monkeypatch.setattr(entries_module, "IsolatedReader", make)
-    monkeypatch.setattr(intake, "IsolatedReader", make)
-
-
-BROKEN = {"normal/crash.png": b"crash", "osseous_lesion/hang.png": b"hang", "normal/memory.png": b"memory"}
-REASONS = {
-    "normal/crash.png": "decoder_crashed",
-    "osseous_lesion/hang.png": "decoder_hung",
-    "normal/memory.png": "out_of_memory",
-}
-
-
-def test_fault_51_ingest_goes_on(breakable, entries, pack, workspace):
-    report = ingest_images([Delivery("source", pack({**BROKEN, **entries}))], workspace, num_threads=2)
-    assert (report.num_images, report.num_quarantined) == (len(entries), 3)
-    manifest = read_named_manifest(workspace).set_index("source_name")
-    assert manifest["reason"][manifest["reason"] != ""].to_dict() == REASONS
-
-
-def test_fault_51_prediction_goes_on(breakable, entries, pack, workspace):
-    from hip_mri.config import PreprocessingSettings
-
-    settings = PreprocessingSettings(image_size=32)
-    report = intake.take_in_images(pack({**BROKEN, **entries}), workspace, settings, num_threads=2)
-    assert (report.num_images, report.num_unreadable) == (len(entries), 3)
-    batch = read_batch(workspace)
-    assert batch["reason"][batch["reason"] != ""].to_dict() == REASONS

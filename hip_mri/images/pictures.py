@@ -1,0 +1,100 @@
+"""What decoding returns, and its limits."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hip_mri.config import ImageSettings
+from hip_mri.errors import ImageError
+
+MAX_NUM_PIXELS: Final = 50_000_000
+"""Largest picture that is decoded, in pixels; the largest medical images, mammograms, have half of it."""
+
+MAX_NUM_STACK_PIXELS: Final = 2**27
+"""Most pixels that are decoded from one file of several slices; 512 slices of 512 x 512 pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceFacts:
+    """What a file says of one of its pictures.
+
+    Attributes:
+        patient: PatientID of a DICOM file; empty where there is none. Never stored as it stands.
+        series: SeriesInstanceUID of a DICOM file; empty where there is none. Never stored as it stands.
+        slice: Number of the slice in its file, from 0.
+        num_slices: Slices in the file.
+        position: Where the slice lies along the normal of its plane, in mm; `None` where the file does not say.
+        reason: Why this slice of several cannot be used; empty where it can.
+    """
+
+    patient: str = ""
+    series: str = ""
+    slice: int = 0
+    num_slices: int = 1
+    position: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Picture(SliceFacts):
+    """One picture of an image file, decoded.
+
+    Attributes:
+        levels: Gray levels 0-255, shape (height, width), upright.
+    """
+
+    levels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class EncodedPicture(SliceFacts):
+    """One picture of an image file, in the form in which it is stored.
+
+    Attributes:
+        sha256: Hash of its pixels; see `png.hash_pixels`.
+        content: A PNG file of its gray levels and nothing else.
+    """
+
+    sha256: str
+    content: bytes
+
+
+def select_slices(num_slices: int, settings: ImageSettings) -> range:
+    """Select slices of a file.
+
+    Returns:
+        Their numbers, from 0.
+
+    Raises:
+        ImageError: They are more than `max_slices`.
+    """
+    if settings.slices == "middle":
+        selected = range(num_slices // 2, num_slices // 2 + 1)
+    else:
+        selected = range(0, num_slices, int(settings.slices.partition(":")[2] or 1))
+    if len(selected) > settings.max_slices:
+        raise ImageError(
+            "too_many_slices",
+            f"{len(selected):,} of the {num_slices:,} slices of the file would be taken, above {settings.max_slices:,}",
+        )
+    return selected
+
+
+def check_size(width: int, height: int) -> None:
+    """Check the size of a picture before memory is taken for it; `ImageError` if it is empty or too large."""
+    if width <= 0 or height <= 0:
+        raise ImageError("damaged", f"the image has {width} x {height} pixels")
+    if width * height > MAX_NUM_PIXELS:
+        raise ImageError("too_many_pixels", f"the image has {width} x {height} pixels, above {MAX_NUM_PIXELS:,}")
+
+
+def check_stack_size(width: int, height: int, num_slices: int) -> None:
+    """Check the size of the slices that are taken of one file; `ImageError` if a slice or their sum is too large."""
+    check_size(width, height)
+    if width * height * num_slices > MAX_NUM_STACK_PIXELS:
+        raise ImageError(
+            "too_many_pixels",
+            f"{num_slices:,} slices of {width} x {height} pixels are above {MAX_NUM_STACK_PIXELS:,} pixels",
+        )

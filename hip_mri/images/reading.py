@@ -1,0 +1,110 @@
+"""Image files of every kind to gray levels.
+
+The format is known by the first bytes of a file, never by its name. A well-kept library decodes it; only gray levels
+are returned, so that nothing else of a file can be stored. What cannot be used is set aside with one of these reasons:
+
+    reason                       what was found
+    ---------------------------  ---------------------------------------------------------------------------------
+    empty_file                   no bytes
+    not_an_image                 none of the supported formats by its first bytes
+    git_lfs_pointer              the pointer that Git LFS leaves in the place of a file that was not fetched
+    truncated                    the file ends early, or has too few data for its size
+    damaged                      a header that is damaged, or parts that contradict each other
+    several_pictures             an animation
+    no_picture                   a DICOM file without pixels, such as a DICOMDIR or a segmentation; half a NIfTI pair
+    burned_in_text               DICOM that declares text in its pixels; see `--data.accept-burned-in-text`
+    secondary_capture            a DICOM secondary capture or screen save; see `--data.accept-burned-in-text`
+    too_many_pixels              more than `pictures.MAX_NUM_PIXELS`, or than `MAX_NUM_STACK_PIXELS` in all slices
+    too_many_slices              more slices than `--data.max-slices` allows; see `--data.slices`
+    too_small                    a side shorter than `gray_levels.MIN_SIDE`
+    extreme_aspect               one side more than `gray_levels.MAX_ASPECT` times as long as the other
+    unsupported_transfer_syntax  DICOM that is compressed by a method that is not read, such as video
+    unsupported_color            samples or colors of a kind that is not read
+    undecodable                  the decoder refuses the pixels
+    not_finite                   pixels that are not a number or infinite
+    transparent                  every pixel is fully transparent
+    blank                        one gray level, or fewer than one pixel in a thousand that differs
+    not_gray                     no gray levels where they are needed
+    decoder_crashed              the decoder process ended, twice
+    decoder_hung                 the decoder did not respond in time, twice
+    out_of_memory                the decoder asked for more memory than one image may take
+    too_large                    a file of more than `entries.MAX_NUM_BYTES`, or one that decompresses to too much
+    damaged_entry                the checksum or the compressed data of the zip file's entry are wrong
+    nested_archive               a zip file inside the source, which is never opened
+    unreadable_file              the disk or the permissions of the file forbid it
+    contradictory_label          the image is in both class folders
+    unencodable                  OpenCV cannot write the picture
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hip_mri.config import ImageSettings
+from hip_mri.errors import ImageError
+from hip_mri.images import dicom, nifti, raster, tiff
+from hip_mri.images.gray_levels import check_usable
+from hip_mri.images.pictures import Picture
+
+RECIPE: Final = 1
+"""Version of the rules by which files become gray levels; raised with every change that alters pixels."""
+
+SUPPORTED: Final = "PNG, JPEG, JPEG 2000, TIFF, BMP, WebP, GIF, DICOM, NIfTI"
+"""Formats, for messages."""
+
+_GIT_LFS: Final = b"version https://git-lfs"
+
+
+def read_pictures(content: bytes, settings: ImageSettings = ImageSettings()) -> list[Picture]:
+    """Decode an image file of unknown origin.
+
+    Args:
+        content: Bytes of a file of one of the formats of `SUPPORTED`.
+        settings: Which slices are taken of a file that holds several, and more.
+
+    Returns:
+        At least one picture. Of several, those that cannot be used have a `reason`.
+
+    Raises:
+        ImageError: With one of the reasons above, if nothing of the file can be used.
+    """
+    pictures = _decode(content, settings)
+    checked, errors = [], []
+    for picture in pictures:
+        try:
+            check_usable(picture.levels)
+            checked.append(picture)
+        except ImageError as error:
+            checked.append(replace(picture, reason=error.reason))
+            errors.append(error)
+    if len(errors) == len(checked):
+        raise errors[0]
+    return checked
+
+
+def _decode(content: bytes, settings: ImageSettings) -> list[Picture]:
+    if not content:
+        raise ImageError("empty_file", "the file has no content")
+    if content.startswith(_GIT_LFS):
+        raise ImageError("git_lfs_pointer", "the file is a pointer of Git LFS; `git lfs pull` fetches the image itself")
+    if content.startswith(tiff.SIGNATURES) and content[dicom.PREFIX_PLACE :][:4] != dicom.PREFIX:
+        return tiff.read_tiff(content, settings)
+    if nifti.is_nifti(content):
+        return nifti.read_nifti(content, settings)
+    if dicom.is_dicom(content):
+        return dicom.read_dicom(content, settings)
+    read = _find_raster_reader(content)
+    if read is None:
+        raise ImageError("not_an_image", f"the content is none of {SUPPORTED}")
+    return [Picture(read(content))]
+
+
+def _find_raster_reader(content: bytes) -> Callable[[bytes], NDArray[np.uint8]] | None:
+    for name, signatures in raster.FORMATS.items():
+        if content.startswith(signatures) and (name != "WebP" or content[8:12] == b"WEBP"):
+            return partial(raster.read_raster, name=name)
+    return None
