@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from hip_mri.config import (
     LABELS,
     SPLITS,
+    ImageSettings,
     PipelineConfig,
     PredictConfig,
     ReleaseSettings,
@@ -25,6 +26,7 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
     ("limits.most_entries", (1, 100_000_000), (0, 100_000_001)),
     ("limits.most_bytes", (1, 2**50), (0, 2**50 + 1)),
     ("limits.most_ratio", (1, 2000), (0.999, 2000.1)),
+    ("data.max_slices", (1, 100_000), (0, 100_001)),
     ("limits.fetch_timeout_seconds", (JUST, 604_800), (0, 604_801)),
     ("limits.stall_timeout_seconds", (JUST, 3600), (0, 3601)),
     ("data.val_fraction", (JUST, 0.5 - JUST), (0, 0.5)),
@@ -68,6 +70,8 @@ OTHERS = {
     "data.patients_file",
     "data.patient_pattern",
     "data.group_similar",
+    "data.slices",
+    "data.accept_burned_in_text",
     "model.weights",
     "training.horizontal_flip",
     "evaluation.prevalences",
@@ -231,6 +235,7 @@ PREDICT_BOUNDS = [
     ("source_sha256", (), ("ab" * 31, "ab" * 32)),  # without a source even a sound one is refused
 ]
 PREDICT_OTHERS = {"source", "workspace"} | {f"runner.{name}" for name in RunnerSettings.model_fields}
+PREDICT_OTHERS |= {f"data.{name}" for name in ImageSettings.model_fields}
 PREDICT_OTHERS |= {f"limits.{name}" for name in SourceLimits.model_fields}
 
 

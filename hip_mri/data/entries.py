@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,6 +18,7 @@ from hip_mri.data.names import hide_names
 from hip_mri.data.patients import hash_identities
 from hip_mri.data.source import Entry, Source, open_source
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
+from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.reading import RECIPE
 from hip_mri.images.sandbox import NUM_ASKING, Sandbox
 from hip_mri.storage import digest, replace_file, write_small_file
@@ -98,12 +99,13 @@ def read_delivery(
     with open_source(delivery.path, delivery.limits, needs_all_classes=not keep_earlier) as source:
         pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
         named = list(zip(pseudonyms, source.entries, strict=True))
-        decoding = digest([RECIPE, settings.model_dump(include=set(ImageSettings.model_fields))])[:16]
+        options = choose_options(settings)
+        decoding = digest([RECIPE, asdict(options)])[:16]
         known = _find_known(named, earlier, decoding, workspace)
         unread = [named[place] for place in np.setdiff1d(np.arange(len(source.entries)), known.index)]
         parts, num_known = [known], known.index.nunique()
         on_progress(done := num_known, len(source.entries))
-        with Sandbox(settings) as sandbox, Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel:
+        with Sandbox(options) as sandbox, Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel:
             remaining = iter(unread)
             while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
                 read = parallel(delayed(_read)(source, *pair, workspace, sandbox) for pair in batch)
@@ -119,6 +121,11 @@ def read_delivery(
     return Reading(listed, names, num_ignored, num_taken_over=num_known)
 
 
+def choose_options(settings: ImageSettings) -> ReadingOptions:
+    """The options of the decoders that settings ask for."""
+    return ReadingOptions(**settings.model_dump(include=set(ImageSettings.model_fields)))
+
+
 def keep_entries(name: str, entries: pd.DataFrame, workspace: Workspace) -> None:
     """Keep the list of what the delivery of this name holds."""
     with replace_file(workspace.entries_folder / f"{name}.parquet", is_private=True) as temporary:
@@ -132,7 +139,7 @@ def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
         WorkspaceError: A list is damaged.
     """
     lists = [_read_list(name, workspace).assign(delivery=name) for name in names]
-    return pd.concat(lists, ignore_index=True) if lists else pd.DataFrame(columns=[*COLUMNS, "delivery"])
+    return pd.concat(lists, ignore_index=True) if lists else _tabulate([]).assign(delivery="")
 
 
 def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:

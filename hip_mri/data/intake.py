@@ -19,7 +19,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from hip_mri.config import ImageSettings, PreprocessingSettings, SourceLimits
-from hip_mri.data.entries import ENTRIES_PER_BATCH, read_entry
+from hip_mri.data.entries import ENTRIES_PER_BATCH, choose_options, read_entry
 from hip_mri.data.manifest import COLUMNS, write_manifest
 from hip_mri.data.preprocess import name_set, preprocess_image
 from hip_mri.data.source import Entry, Source, open_unlabelled
@@ -83,7 +83,7 @@ def take_in_images(
     done = 0
     with (
         open_unlabelled(source_file, limits) as source,
-        Sandbox(image_settings) as sandbox,
+        Sandbox(choose_options(image_settings)) as sandbox,
         Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel,
     ):
         remaining = iter(source.entries)

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hip_mri.config import ImageSettings
 from hip_mri.errors import ImageError
 from hip_mri.images.dicom_display import Frame, show_frames
 from hip_mri.images.dicom_values import get_number, get_numbers
-from hip_mri.images.pictures import Picture, check_stack_size, select_slices
+from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, select_slices
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -84,14 +83,14 @@ def is_dicom(content: bytes) -> bool:
     return content[PREFIX_PLACE : PREFIX_PLACE + len(PREFIX)] == PREFIX or content[:4] in {PREFIX, *_FIRST_TAGS}
 
 
-def read_dicom(content: bytes, settings: ImageSettings) -> list[Picture]:
+def read_dicom(content: bytes, options: ReadingOptions) -> list[Picture]:
     """Read the frames of a DICOM file.
 
     For the rule by which values become gray levels, see `dicom_display.show_frames`. Overlays are not drawn.
 
     Args:
         content: Bytes of a DICOM file, or of a data set that stands alone.
-        settings: Which frames are taken, and whether pictures with text in their pixels are.
+        options: Which frames are taken, and whether pictures with text in their pixels are.
 
     Returns:
         One picture per frame, with PatientID and SeriesInstanceUID; these are empty where they name nobody.
@@ -103,17 +102,17 @@ def read_dicom(content: bytes, settings: ImageSettings) -> list[Picture]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values, and values can name people
         try:
-            return _read(_parse(content), settings)
+            return _read(_parse(content), options)
         except (ImageError, MemoryError):
             raise
         except Exception as error:  # whatever pydicom raises over wrong content is the content's fault
             raise ImageError("undecodable", "the DICOM file cannot be decoded; it is damaged or ends early") from error
 
 
-def _read(dataset: "Dataset", settings: ImageSettings) -> list[Picture]:
-    _check_content(dataset, settings)
+def _read(dataset: "Dataset", options: ReadingOptions) -> list[Picture]:
+    _check_content(dataset, options)
     num_frames = _check_pixels(dataset)
-    selected = select_slices(num_frames, settings)
+    selected = select_slices(num_frames, options)
     check_stack_size(int(dataset.Columns), int(dataset.Rows), len(selected))
     frames = [Frame(*_read_frame(dataset, number), _gather(dataset, number)) for number in selected]
     patient = str(dataset.get("PatientID") or "").strip()
@@ -156,9 +155,11 @@ def _inflate(content: bytes) -> bytes:
     meta = read_dataset(stream, False, True, stop_when=lambda tag, _, __: tag.group != 2)
     if str(meta.get("TransferSyntaxUID") or "") != _DEFLATED:
         return content
+    length = meta.get("FileMetaInformationGroupLength")  # counts from behind its own element of 12 bytes
+    start = stream.tell() if length is None else PREFIX_PLACE + len(PREFIX) + 12 + int(length)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflated = inflater.decompress(content[stream.tell() :], MAX_INFLATED_BYTES)
+        inflated = inflater.decompress(content[start:], MAX_INFLATED_BYTES)
     except zlib.error as error:
         raise ImageError("damaged", "the deflated data set of the DICOM file is damaged") from error
     if inflater.unconsumed_tail:
@@ -187,12 +188,12 @@ def _guess_syntax(dataset: "Dataset") -> None:
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
 
 
-def _check_content(dataset: "Dataset", settings: ImageSettings) -> None:
+def _check_content(dataset: "Dataset", options: ReadingOptions) -> None:
     """Check that the file holds an image of a patient, not text, a mask or a copy of a screen."""
     sop_class = str(dataset.get("SOPClassUID") or "")
     if sop_class == _SEGMENTATION:
         raise ImageError("no_picture", "the DICOM file holds a segmentation, not an image")
-    if settings.accept_burned_in_text:
+    if options.accept_burned_in_text:
         return
     if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
         raise ImageError("burned_in_text", "BurnedInAnnotation (0028,0301) says that text is drawn into the pixels")
@@ -251,7 +252,9 @@ def _check_length(dataset: "Dataset", element: str, num_frames: int) -> None:
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if element == "PixelData" and syntax not in _NATIVE:
-        if not UID(syntax).is_transfer_syntax or not _is_supported(syntax):
+        from hip_mri.images import dicom_codecs  # noqa: PLC0415 - loads imagecodecs
+
+        if syntax != _RLE and syntax not in dicom_codecs.SYNTAXES:
             raise ImageError(
                 "unsupported_transfer_syntax",
                 f"the DICOM file is compressed by {_NEWER_SYNTAXES.get(syntax, UID(syntax).name[:80])!r} "
@@ -270,22 +273,22 @@ def _check_length(dataset: "Dataset", element: str, num_frames: int) -> None:
         raise ImageError("damaged", "the DICOM file has pixels for more frames than NumberOfFrames (0028,0008) says")
 
 
-def _is_supported(syntax: str) -> bool:
-    from pydicom.pixels import get_decoder  # noqa: PLC0415 - see above
-
-    try:
-        return get_decoder(syntax).is_available
-    except NotImplementedError:
-        return False
-
-
 def _read_frame(dataset: "Dataset", number: int) -> tuple[NDArray, NDArray]:
     """Values of a frame, and the same with all allocated bits; shape (height, width) or (height, width, 3)."""
-    from pydicom.pixels import apply_color_lut, pixel_array  # noqa: PLC0415 - see above
+    from pydicom.pixels.processing import apply_color_lut  # noqa: PLC0415 - see above
+    from pydicom.pixels.utils import pixel_array  # noqa: PLC0415 - see above
 
-    whole = pixel_array(dataset, index=number, correct_unused_bits=False)
+    plugin = ""
+    if dataset.file_meta.TransferSyntaxUID not in {*_NATIVE, _RLE}:
+        from hip_mri.images import dicom_codecs  # noqa: PLC0415 - see above
+
+        dicom_codecs.register()
+        plugin = dicom_codecs.PLUGIN
+    whole = pixel_array(dataset, index=number, correct_unused_bits=False, decoding_plugin=plugin)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         colors = apply_color_lut(whole, dataset)
+        if dataset.RedPaletteColorLookupTableDescriptor[2] > 8:
+            colors = (colors >> 8).astype(np.uint8)
         return colors, colors
     if whole.ndim == 3 or "PixelData" not in dataset:
         return whole, whole

@@ -75,7 +75,7 @@ def _place(levels: NDArray[np.uint8], is_padding: NDArray[np.bool_], frame: Fram
 
 
 def _apply_modality(stored: NDArray, elements: "Dataset") -> NDArray:
-    from pydicom.pixels import apply_modality_lut  # noqa: PLC0415 - half a second, which most runs need not spend
+    from pydicom.pixels.processing import apply_modality_lut  # noqa: PLC0415 - half a second, which most runs need not spend
 
     if elements.get("ModalityLUTSequence"):
         return apply_modality_lut(stored, elements)
@@ -87,7 +87,7 @@ def _apply_modality(stored: NDArray, elements: "Dataset") -> NDArray:
 
 def _apply_voi(values: NDArray, elements: "Dataset") -> NDArray[np.uint8] | None:
     """Gray levels by the VOI LUT or the first usable window; `None` where there is neither."""
-    from pydicom.pixels import apply_voi  # noqa: PLC0415 - see above
+    from pydicom.pixels.processing import apply_voi  # noqa: PLC0415 - see above
 
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ImageError("not_finite", "some pixels are not a number or infinite")

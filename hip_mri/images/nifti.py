@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hip_mri.config import ImageSettings
 from hip_mri.errors import ImageError
 from hip_mri.images.gray_levels import convert_stack
-from hip_mri.images.pictures import Picture, check_stack_size, select_slices
+from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, select_slices
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -50,7 +49,7 @@ def _find_version(head: bytes) -> int | None:
     return 2 if head[4:7] in (b"n+2", b"ni2") else None
 
 
-def read_nifti(content: bytes, settings: ImageSettings) -> list[Picture]:
+def read_nifti(content: bytes, options: ReadingOptions) -> list[Picture]:
     """Take a volume apart into its slices.
 
     The slices lie across the axis that the header names as that of the slices, else across the axis with the largest
@@ -60,7 +59,7 @@ def read_nifti(content: bytes, settings: ImageSettings) -> list[Picture]:
 
     Args:
         content: Bytes of a `.nii` or `.nii.gz` file.
-        settings: Which slices are taken.
+        options: Which slices are taken.
 
     Returns:
         One picture per slice.
@@ -84,7 +83,7 @@ def read_nifti(content: bytes, settings: ImageSettings) -> list[Picture]:
         axis = _find_slice_axis(image)
         shape = (*image.shape, 1, 1, 1)[: max(len(image.shape), 3)]
         num_slices = shape[axis] * int(np.prod(shape[3:]))
-        selected = select_slices(num_slices, settings)
+        selected = select_slices(num_slices, options)
         height, width = (shape[other] for other in range(3) if other != axis)
         check_stack_size(width, height, len(selected))
         slices = _cut(image, shape, axis, selected)

@@ -6,7 +6,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hip_mri.config import ImageSettings
 from hip_mri.errors import ImageError
 
 MAX_NUM_PIXELS: Final = 50_000_000
@@ -14,6 +13,22 @@ MAX_NUM_PIXELS: Final = 50_000_000
 
 MAX_NUM_STACK_PIXELS: Final = 2**27
 """Most pixels that are decoded from one file of several slices; 512 slices of 512 x 512 pixels."""
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How image files are read: the fields of `hip_mri.config.ImageSettings`, for decoders, which start without it.
+
+    Attributes:
+        slices: Which slices of a file that holds several are taken: `all`, `middle` or `every:N`.
+        max_slices: Most slices taken of one file.
+        accept_burned_in_text: Whether DICOM files are read that declare text in their pixels, or that are secondary
+            captures or screen saves.
+    """
+
+    slices: str = "all"
+    max_slices: int = 4096
+    accept_burned_in_text: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +76,7 @@ class EncodedPicture(SliceFacts):
     content: bytes
 
 
-def select_slices(num_slices: int, settings: ImageSettings) -> range:
+def select_slices(num_slices: int, options: ReadingOptions) -> range:
     """Select slices of a file.
 
     Returns:
@@ -70,14 +85,14 @@ def select_slices(num_slices: int, settings: ImageSettings) -> range:
     Raises:
         ImageError: They are more than `max_slices`.
     """
-    if settings.slices == "middle":
+    if options.slices == "middle":
         selected = range(num_slices // 2, num_slices // 2 + 1)
     else:
-        selected = range(0, num_slices, int(settings.slices.partition(":")[2] or 1))
-    if len(selected) > settings.max_slices:
+        selected = range(0, num_slices, int(options.slices.partition(":")[2] or 1))
+    if len(selected) > options.max_slices:
         raise ImageError(
             "too_many_slices",
-            f"{len(selected):,} of the {num_slices:,} slices of the file would be taken, above {settings.max_slices:,}",
+            f"{len(selected):,} of the {num_slices:,} slices of the file would be taken, above {options.max_slices:,}",
         )
     return selected
 

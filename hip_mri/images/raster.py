@@ -100,7 +100,7 @@ def _read_orientation(exif: bytes) -> int:
     found = Image.Exif()
     try:
         found.load(exif)
-        orientation = found.get(ExifTags.Base.Orientation)
+        orientation = int(found.get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
     return orientation if orientation in range(1, 9) else 1

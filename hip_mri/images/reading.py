@@ -44,11 +44,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hip_mri.config import ImageSettings
 from hip_mri.errors import ImageError
 from hip_mri.images import dicom, nifti, raster, tiff
 from hip_mri.images.gray_levels import check_usable
-from hip_mri.images.pictures import Picture
+from hip_mri.images.pictures import Picture, ReadingOptions
 
 RECIPE: Final = 1
 """Version of the rules by which files become gray levels; raised with every change that alters pixels."""
@@ -59,12 +58,12 @@ SUPPORTED: Final = "PNG, JPEG, JPEG 2000, TIFF, BMP, WebP, GIF, DICOM, NIfTI"
 _GIT_LFS: Final = b"version https://git-lfs"
 
 
-def read_pictures(content: bytes, settings: ImageSettings = ImageSettings()) -> list[Picture]:
+def read_pictures(content: bytes, options: ReadingOptions = ReadingOptions()) -> list[Picture]:
     """Decode an image file of unknown origin.
 
     Args:
         content: Bytes of a file of one of the formats of `SUPPORTED`.
-        settings: Which slices are taken of a file that holds several, and more.
+        options: Which slices are taken of a file that holds several, and more.
 
     Returns:
         At least one picture. Of several, those that cannot be used have a `reason`.
@@ -72,7 +71,7 @@ def read_pictures(content: bytes, settings: ImageSettings = ImageSettings()) -> 
     Raises:
         ImageError: With one of the reasons above, if nothing of the file can be used.
     """
-    pictures = _decode(content, settings)
+    pictures = _decode(content, options)
     checked, errors = [], []
     for picture in pictures:
         try:
@@ -86,17 +85,17 @@ def read_pictures(content: bytes, settings: ImageSettings = ImageSettings()) -> 
     return checked
 
 
-def _decode(content: bytes, settings: ImageSettings) -> list[Picture]:
+def _decode(content: bytes, options: ReadingOptions) -> list[Picture]:
     if not content:
         raise ImageError("empty_file", "the file has no content")
     if content.startswith(_GIT_LFS):
         raise ImageError("git_lfs_pointer", "the file is a pointer of Git LFS; `git lfs pull` fetches the image itself")
     if content.startswith(tiff.SIGNATURES) and content[dicom.PREFIX_PLACE :][:4] != dicom.PREFIX:
-        return tiff.read_tiff(content, settings)
+        return tiff.read_tiff(content, options)
     if nifti.is_nifti(content):
-        return nifti.read_nifti(content, settings)
+        return nifti.read_nifti(content, options)
     if dicom.is_dicom(content):
-        return dicom.read_dicom(content, settings)
+        return dicom.read_dicom(content, options)
     read = _find_raster_reader(content)
     if read is None:
         raise ImageError("not_an_image", f"the content is none of {SUPPORTED}")

@@ -13,15 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 
-from hip_mri.config import ImageSettings
 from hip_mri.errors import DeploymentError, ImageError
-from hip_mri.images.pictures import EncodedPicture, Picture, SliceFacts
+from hip_mri.images.pictures import EncodedPicture, Picture, ReadingOptions, SliceFacts
 from hip_mri.images.sandbox_worker import ANSWER, QUESTION, READY, receive
 
 TIMEOUT_SECONDS: Final = 60.0
@@ -59,19 +58,19 @@ class Sandbox:
     Processes are started as threads need them, and stay until the block ends.
 
     Args:
-        settings: How files are read.
+        options: How files are read.
         timeout_seconds: Longest time for one file.
-        command: The program that decodes; it gets the settings as its last argument.
+        command: The program that decodes; it gets the options as its last argument.
     """
 
     def __init__(
         self,
-        settings: ImageSettings = ImageSettings(),
+        options: ReadingOptions = ReadingOptions(),
         timeout_seconds: float = TIMEOUT_SECONDS,
         command: Sequence[str] = WORKER,
     ) -> None:
         self._timeout_seconds = timeout_seconds
-        self._command = (*command, settings.model_dump_json())
+        self._command = (*command, json.dumps(asdict(options)))
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
 
     def __enter__(self) -> Self:

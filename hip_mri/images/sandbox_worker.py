@@ -1,6 +1,6 @@
-"""The process that decodes images of unknown origin: `python -m hip_mri.images.sandbox_worker SETTINGS`.
+"""The process that decodes images of unknown origin: `python -m hip_mri.images.sandbox_worker OPTIONS`.
 
-`SETTINGS` are the `ImageSettings` as JSON. The process uses the socket that is its standard input: it sends `READY`,
+`OPTIONS` are the `ReadingOptions` as JSON. The process uses the socket that is its standard input: it sends `READY`,
 then for each question an answer. A question is `QUESTION`, then an image file. An answer is `ANSWER`, then a JSON
 object, then for each picture its PNG file or its gray levels. Nothing that it sends is ever executed or unpickled.
 """
@@ -19,9 +19,8 @@ from typing import Any, Final
 
 import cv2
 
-from hip_mri.config import ImageSettings
 from hip_mri.errors import ImageError
-from hip_mri.images.pictures import Picture
+from hip_mri.images.pictures import Picture, ReadingOptions
 from hip_mri.images.png import encode_png, hash_pixels
 from hip_mri.images.reading import read_pictures
 
@@ -126,10 +125,10 @@ def limit_resources(num_memory_bytes: int = MAX_NUM_MEMORY_BYTES) -> None:
 
 
 def main() -> None:
-    """Read the settings and answer questions."""
-    settings = ImageSettings.model_validate_json(sys.argv[1])
+    """Read the options and answer questions."""
+    options = ReadingOptions(**json.loads(sys.argv[1]))
     limit_resources()
-    serve(socket.socket(fileno=0), lambda content: read_pictures(content, settings))
+    serve(socket.socket(fileno=0), lambda content: read_pictures(content, options))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hip_mri.config import ImageSettings
 from hip_mri.errors import ImageError
 from hip_mri.images.gray_levels import convert_stack, turn_upright
-from hip_mri.images.pictures import Picture, check_stack_size, select_slices
+from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, select_slices
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -25,14 +24,14 @@ _PHOTOMETRICS: Final = {_WHITE_IS_ZERO, 1, 2, _PALETTE, _SEPARATED, 6}
 _ORIENTATION: Final = 274
 
 
-def read_tiff(content: bytes, settings: ImageSettings) -> list[Picture]:
+def read_tiff(content: bytes, options: ReadingOptions) -> list[Picture]:
     """Read the pages of a TIFF file, thumbnails and masks left out.
 
     Pages of equal shape and type are scaled by one range, as slices of one volume; others each by its own.
 
     Args:
         content: Bytes of a TIFF file.
-        settings: Which pages are taken.
+        options: Which pages are taken.
 
     Returns:
         One picture per page.
@@ -46,7 +45,7 @@ def read_tiff(content: bytes, settings: ImageSettings) -> list[Picture]:
     try:
         with TiffFile(io.BytesIO(content)) as file:
             pages = _list_pages(file.pages)
-            selected = select_slices(len(pages), settings)
+            selected = select_slices(len(pages), options)
             chosen = [pages[number] for number in selected]
             for page in chosen:
                 _check_page(page, content)

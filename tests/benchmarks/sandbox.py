@@ -19,12 +19,11 @@ from typing import Self
 import cv2
 import numpy as np
 
-from hip_mri.config import ImageSettings
 from hip_mri.data import entries
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.demo import draw_demo
 from hip_mri.data.ingest import ingest_images
-from hip_mri.images.pictures import EncodedPicture
+from hip_mri.images.pictures import EncodedPicture, ReadingOptions
 from hip_mri.images.png import encode_png, hash_pixels
 from hip_mri.images.reading import read_pictures
 from hip_mri.workspace import Workspace
@@ -41,11 +40,11 @@ class DirectReader:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def __init__(self, settings: ImageSettings) -> None:
-        self._settings = settings
+    def __init__(self, options: ReadingOptions) -> None:
+        self._options = options
 
     def encode(self, content: bytes) -> list[EncodedPicture]:
-        pictures = read_pictures(content, self._settings)
+        pictures = read_pictures(content, self._options)
         return [EncodedPicture(hash_pixels(it.levels), encode_png(it.levels)) for it in pictures]
 
 

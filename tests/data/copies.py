@@ -1,6 +1,5 @@
 """Copies of an image as they occur in collections: what a search for copies has to find."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from hip_mri.data.shards import Shard
 from hip_mri.storage import write_small_file
 from hip_mri.workspace import Workspace
+from tests.images.image_files import hash_picture
 
 Image = NDArray[np.uint8]
 
@@ -84,7 +84,7 @@ def plant_copy(image: Image, way: str, seed: int) -> Image:
 
 def store_images(contents: Mapping[str, bytes], workspace: Workspace) -> Shard:
     """Put image files by name into a workspace, as if they had been taken in, in one shard."""
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    hashes = {name: hash_picture(content) for name, content in contents.items()}
     for name, content in contents.items():
         write_small_file(workspace.image_file(hashes[name]), content)
     rows = pd.DataFrame(

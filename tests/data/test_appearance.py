@@ -15,7 +15,6 @@ from hip_mri.data.manifest import read_manifest, select_ready
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.errors import ImageError, WorkspaceError
 from tests.conftest import draw_image
-from tests.images.image_files import decode_gray
 
 IMAGES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.integers(0, 255))
 
@@ -87,7 +86,7 @@ def test_stored_images_are_described_as_they_came(workspace, source_zip):
     hashes = list(select_ready(read_manifest(workspace.manifest_file))["sha256"].head(5))[::-1]
     rows = describe_stored_images(hashes, workspace, num_threads=2)
     for sha256, row in zip(hashes, rows, strict=True):
-        np.testing.assert_array_equal(row, describe_appearance(decode_gray(read_stored_image(sha256, workspace))))
+        np.testing.assert_array_equal(row, describe_appearance(read_stored_image(sha256, workspace)))
     assert describe_stored_images([], workspace, num_threads=1).shape == (0, len(STATISTICS))
     workspace.image_file(hashes[2]).unlink()
     with pytest.raises(WorkspaceError, match="is missing"):

@@ -24,6 +24,7 @@ from hip_mri.data.source import Entry, Source, open_source, open_unlabelled
 from hip_mri.data.zip_faults import ZipFaults
 from hip_mri.errors import ArchiveError, ImageError, LimitError, SourceError
 from tests.data.zips import DEFLATED, STORED, UNKNOWN, Member, build_zip, build_zip64_end, images
+from tests.images.image_files import hash_picture
 
 COUNTED = "Entries are counted in the order in which `zipinfo -1` lists them."
 NORMAL, UTF8, SIZES_FOLLOW = b"normal/", 1 << 11, 1 << 3
@@ -243,7 +244,8 @@ def test_fault_15_names_that_windows_reserves_never_become_paths(file, name, wor
     ingest_images([Delivery("source", file)], workspace, num_threads=1)
     row = read_named_manifest(workspace).set_index("source_name").loc[f"normal/{name}"]
     assert row["state"] == "ready"
-    assert workspace.image_file(str(row["sha256"])).read_bytes() == picture
+    assert row["sha256"] == hash_picture(picture)
+    assert workspace.image_file(str(row["sha256"])).exists()
 
 
 # Packing

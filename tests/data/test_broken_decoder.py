@@ -2,12 +2,13 @@
 
 import pytest
 
-from hip_mri.config import ImageSettings, PreprocessingSettings
+from hip_mri.config import PreprocessingSettings
 from hip_mri.data import entries as entries_module
 from hip_mri.data import intake
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import ingest_images
 from hip_mri.data.names import read_named_manifest
+from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.sandbox import Sandbox
 from tests.data.batches import read_batch
 from tests.images.test_sandbox import COMMAND
@@ -17,8 +18,8 @@ from tests.images.test_sandbox import COMMAND
 def breakable(monkeypatch):
     """Both places that read unknown files get a decoder that breaks on demand."""
 
-    def make(settings: ImageSettings) -> Sandbox:
-        return Sandbox(settings, timeout_seconds=1.0, command=COMMAND)
+    def make(options: ReadingOptions) -> Sandbox:
+        return Sandbox(options, timeout_seconds=1.0, command=COMMAND)
 
     monkeypatch.setattr(entries_module, "Sandbox", make)
     monkeypatch.setattr(intake, "Sandbox", make)

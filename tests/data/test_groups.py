@@ -19,7 +19,8 @@ from hip_mri.data.ingest import CONTRADICTORY_LABEL, ingest_images
 from hip_mri.data.names import read_named_manifest
 from hip_mri.data.shards import plan_shards
 from hip_mri.data.split import split_manifest
-from hip_mri.errors import SplitError
+from hip_mri.errors import SourceError
+from tests.images.dicom_files import write_dicom
 
 HASHES = pd.Index([f"{number:064x}" for number in range(12)])
 NODE = st.integers(0, len(HASHES) - 1)
@@ -77,33 +78,59 @@ def test_copies_are_grouped_and_strangers_are_not(hips, pack, workspace, encode)
     name, other = sorted(hips)[:2]
     pixels = np.array(Image.open(io.BytesIO(hips[name])))
     copies = {
-        name.replace(".png", "-re-encoded.png"): encode(pixels, compress_level=1),
         name.replace(".png", "-mirrored.png"): encode(pixels[:, ::-1]),
+        name.replace(".png", "-brighter.png"): encode(np.minimum(pixels, 235) + np.uint8(20)),
     }
     report, manifest = take_in(pack(hips | copies), workspace)
     assert manifest.loc[[name, *copies], "group"].nunique() == 1
     assert manifest.loc[name, "group"] == manifest.loc[[name, *copies], "image_id"].min()
-    assert manifest.loc[name, "evidence"].startswith("exact")
-    assert manifest.loc[list(copies)[1], "evidence"] == "similar"
+    assert set(manifest.loc[[name, *copies], "evidence"]) == {"similar"}
     assert manifest.loc[other, "group"] == manifest.loc[other, "image_id"]
     assert sorted(manifest["group"].value_counts()) == [1] * (len(hips) - 1) + [3]
-    assert report.evidence == {"patient_id": 0, "patient_pattern": 0, "exact": 2, "similar": 2}
+    assert {kind: count for kind, count in report.evidence.items() if count} == {"similar": 3}
     assert not report.is_patient_level
     _, left_alone = take_in(pack(hips | copies), workspace, group_similar=False)
     assert left_alone["group"].nunique() == len(hips) + 2
 
 
-def test_equal_pixels_with_two_labels_are_quarantined(hips, pack, workspace, encode):
+def test_a_picture_in_another_file_is_the_same_image(hips, pack, workspace, encode):
     name = next(name for name in hips if name.startswith("normal"))
     pixels = np.array(Image.open(io.BytesIO(hips[name])))
+    again = {"normal/same.png": encode(pixels, compress_level=1), "normal/same.bmp": encode(pixels, "BMP")}
+    _, manifest = take_in(pack(hips | again), workspace)
+    assert sorted(manifest.loc[[name, *again], "state"]) == ["duplicate", "duplicate", "ready"]
     contradiction = {"osseous_lesion/same.png": encode(pixels, compress_level=1)}
-    report, manifest = take_in(pack(hips | contradiction), workspace)
-    both = manifest.loc[[name, *contradiction]]
-    assert report.num_contradictory == 2
-    assert set(both["state"]) == {"quarantined"}
+    ingest_images([Delivery("source", pack(hips | contradiction))], workspace, num_threads=1)
+    both = read_named_manifest(workspace).set_index("source_name").loc[[name, *contradiction]]
     assert set(both["reason"]) == {CONTRADICTORY_LABEL}
-    listed = pd.read_csv(workspace.quarantine_file)
-    assert set(listed["image_id"]) == set(both["image_id"])
+
+
+def write_stack(encode, *pages: np.ndarray) -> bytes:
+    images = [Image.fromarray(page) for page in pages]
+    return encode(images[0], "TIFF", save_all=True, append_images=images[1:])
+
+
+def test_slices_of_one_file_are_one_group(hips, pack, workspace, encode, draw):
+    stack = {"normal/stack.tif": write_stack(encode, *(draw(number) for number in range(300, 304)))}
+    report, manifest = take_in(pack(hips | stack), workspace)
+    slices = manifest.loc["normal/stack.tif"]
+    assert list(slices.sort_values("slice")["slice"]) == [0, 1, 2, 3]
+    assert slices["group"].nunique() == 1
+    assert slices["evidence"].str.startswith("series").all()
+    assert report.evidence["series"] == 4
+    assert report.num_patients == 0
+
+
+def test_files_of_one_dicom_series_are_one_group(hips, pack, workspace, draw):
+    def write(seed: int, series: str) -> bytes:
+        return write_dicom(draw(seed).astype(np.uint16) * 16, SeriesInstanceUID=series)
+
+    series = {f"normal/{number}.dcm": write(400 + number, f"1.2.{number % 2}") for number in range(6)}
+    _, manifest = take_in(pack(hips | series), workspace)
+    groups = [set(manifest.loc[[f"normal/{number}.dcm" for number in range(half, 6, 2)], "group"]) for half in (0, 1)]
+    assert [len(group) for group in groups] == [1, 1]
+    assert groups[0] != groups[1]
+    assert not {"1.2.0", "1.2.1"} & set(manifest["series"])
 
 
 def test_patients_of_the_table_stay_together_and_unnamed(hips, pack, workspace):
@@ -160,7 +187,7 @@ def test_copies_of_remembered_images_are_tied_to_them(hips, pack, workspace, enc
     content = hips[gone["source_name"]]
     copy = gone["source_name"].replace(".png", "-again.png")
     replaced = {name: image for name, image in hips.items() if name != gone["source_name"]}
-    again = encode(np.array(Image.open(io.BytesIO(content))), compress_level=1)
+    again = encode(np.array(Image.open(io.BytesIO(content)))[:, ::-1])
     take_in(pack(replaced | {copy: again}), workspace)
     split_manifest(workspace, 0.2, 0.2, seed=1)
     after = read_named_manifest(workspace).set_index("source_name")
@@ -175,9 +202,9 @@ def test_nothing_left_is_an_error(workspace, pack, encode, hips):
         for level, label in ((1, "normal"), (9, "osseous_lesion"))
         for number, image in enumerate(pixels)
     }
-    with pytest.raises(SplitError, match="too few usable images"):
+    with pytest.raises(SourceError, match="contradictory_label': 6"):
         take_in(pack(both), workspace)
 
 
 def test_the_module_names_every_kind_of_evidence():
-    assert groups.EVIDENCE == ("patient_id", "patient_pattern", "exact", "similar")
+    assert groups.EVIDENCE == ("patient_id", "patient_pattern", "series", "exact", "similar")

@@ -16,10 +16,11 @@ from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport, ingest_images
 from hip_mri.data.manifest import read_manifest
 from hip_mri.data.names import read_named_manifest
+from hip_mri.data.preprocess import read_stored_image
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.workspace import Workspace
 from tests.images.dicom_files import write_dicom
-from tests.images.image_files import encode_image
+from tests.images.image_files import decode_gray, encode_image, hash_picture
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def mixed(entries, draw, encode) -> dict[str, bytes]:
         "normal/text.png": b"not a picture",
         "osseous_lesion/short.png": good[:-20],
         "osseous_lesion/black.png": encode(np.zeros((9, 9), np.uint8)),
-        "osseous_lesion/more.png": good + b"and more",
+        "osseous_lesion/more.png": encode(draw(51)) + b"and more",
         "normal/.DS_Store": b"litter",
         "readme.txt": b"above",
     }
@@ -75,9 +76,9 @@ def find(workspace: Workspace) -> pd.DataFrame:
 
 def test_every_entry_is_counted_once(mixed, pack, workspace):
     report = take_in(pack(mixed), workspace)
-    assert report == IngestReport(num_images=11, num_duplicates=2, num_quarantined=7, num_ignored=2, num_taken_over=0)
+    assert report == IngestReport(num_images=12, num_duplicates=2, num_quarantined=6, num_ignored=2, num_taken_over=0)
     assert report.num_images + report.num_duplicates + report.num_quarantined + report.num_ignored == len(mixed)
-    assert Counter(find(workspace)["state"]) == {"ready": 11, "duplicate": 2, "quarantined": 7}
+    assert Counter(find(workspace)["state"]) == {"ready": 12, "duplicate": 2, "quarantined": 6}
 
 
 def test_the_quarantine_says_why_and_names_nobody(mixed, pack, workspace):
@@ -91,9 +92,8 @@ def test_the_quarantine_says_why_and_names_nobody(mixed, pack, workspace):
         "osseous_lesion/both.png": "contradictory_label",
         "normal/empty.png": "empty_file",
         "normal/text.png": "not_an_image",
-        "osseous_lesion/short.png": "truncated",
+        "osseous_lesion/short.png": "undecodable",
         "osseous_lesion/black.png": "blank",
-        "osseous_lesion/more.png": "appended_data",
     }
     quarantined = manifest[manifest["state"] == "quarantined"].set_index("image_id")
     assert quarantine.set_index("image_id")["reason"].to_dict() == quarantined["reason"].to_dict()
@@ -107,15 +107,15 @@ def test_without_trouble_the_quarantine_is_a_header(source_file, workspace):
     assert workspace.quarantine_file.read_text() == "image_id,reason,sha256\n"
 
 
-def test_images_are_stored_byte_for_byte_and_names_never_become_paths(entries, pack, workspace):
+def test_images_are_stored_pixel_for_pixel_and_names_never_become_paths(entries, pack, workspace):
     names = ["normal/Müller, Käthe 'x';--.png", "normal/a;b c.png", "osseous_lesion/" + "long" * 40 + ".png"]
     moved = dict(zip(names, entries.values(), strict=False)) | dict(entries)
     take_in(pack(moved), workspace)
     manifest = find(workspace)
     assert set(manifest.index) == set(moved)
     for name, row in manifest[manifest["state"] != "quarantined"].iterrows():
-        assert row["sha256"] == hashlib.sha256(moved[name]).hexdigest()
-        assert workspace.image_file(row["sha256"]).read_bytes() == moved[name]
+        assert row["sha256"] == hash_picture(moved[name])
+        np.testing.assert_array_equal(read_stored_image(row["sha256"], workspace), decode_gray(moved[name]))
         assert row["num_bytes"] == len(moved[name])
     written = {path.name for path in workspace.root.rglob("*")}
     assert not written & {Path(name).name for name in names}
@@ -161,7 +161,7 @@ def test_copies_and_contradictions_are_settled_by_content(tmp_path_factory, entr
     manifest = read_manifest(workspace.manifest_file)
     assert manifest["image_id"].is_unique
     ready = manifest[manifest["state"] == "ready"]
-    assert set(ready["sha256"]) == {hashlib.sha256(contents[number]).hexdigest() for number in usable}
+    assert set(ready["sha256"]) == {hash_picture(contents[number]) for number in usable}
     assert all(ready["image_id"] == ready["sha256"].str[:16])
 
 
@@ -241,7 +241,7 @@ def test_a_changed_entry_is_read_again(entries, draw, encode, pack, workspace, r
     report = take_in(pack({**entries, "normal/n2.png": changed}), workspace)
     assert reads == ["normal/n2.png"]
     assert report.num_taken_over == len(entries) - 1
-    assert find(workspace)["sha256"]["normal/n2.png"] == hashlib.sha256(changed).hexdigest()
+    assert find(workspace)["sha256"]["normal/n2.png"] == hash_picture(changed)
 
 
 def test_a_new_entry_is_read_and_a_lost_one_forgotten(entries, draw, encode, pack, workspace, reads):
@@ -268,7 +268,7 @@ def test_a_lost_or_shortened_stored_image_is_restored(entries, source_file, work
     short.write_bytes(short.read_bytes()[:-1])
     take_in(source_file, workspace)
     assert sorted(reads) == ["normal/n0.png", "normal/n1.png"]
-    assert (lost.read_bytes(), short.read_bytes()) == (entries["normal/n0.png"], entries["normal/n1.png"])
+    assert [hash_picture(file.read_bytes()) for file in (lost, short)] == [lost.name, short.name]
 
 
 def test_a_stored_image_that_comes_again_stays_and_a_damaged_one_is_mended(entries, pack, workspace):
@@ -282,7 +282,7 @@ def test_a_stored_image_that_comes_again_stays_and_a_damaged_one_is_mended(entri
     ingest_images([Delivery("second", pack(entries, "second.zip"))], workspace, num_threads=2)
     assert sound.stat().st_ino == before[0]
     assert damaged.stat().st_ino != before[1]
-    assert damaged.read_bytes() == entries["normal/n1.png"]
+    assert hash_picture(damaged.read_bytes()) == damaged.name
 
 
 def test_refused_files_are_looked_at_again(entries, pack, workspace, reads):
@@ -342,17 +342,15 @@ def test_a_refused_source_leaves_the_workspace_alone(kind, is_fresh, source_file
 def test_a_source_without_a_usable_image_is_refused_with_the_reasons(pack, workspace):
     with pytest.raises(SourceError) as caught:
         take_in(pack({"normal/a.png": b"x", "normal/b.png": b"y", "osseous_lesion/a.png": b""}), workspace)
-    assert str(caught.value) == (
-        "source: none of the 3 files below the class folders is a usable image "
-        "({'not_an_image': 2, 'empty_file': 1}). Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM images."
-    )
+    for part in ("none of the 3 files", "'not_an_image': 2", "'empty_file': 1"):
+        assert part in str(caught.value)
 
 
 def test_a_source_of_contradictions_alone_leaves_stored_images_and_nothing_else(entries, pack, workspace):
     picture = entries["normal/n0.png"]
     with pytest.raises(SourceError, match="contradictory_label"):
         take_in(pack({"normal/a.png": picture, "osseous_lesion/a.png": picture}), workspace)
-    stored = workspace.image_file(hashlib.sha256(picture).hexdigest())
+    stored = workspace.image_file(hash_picture(picture))
     assert [path for path in workspace.root.rglob("*") if path.is_file()] == [stored]
 
 

@@ -92,7 +92,7 @@ def test_a_batch_replaces_the_one_before(files, spread, pack, draw, encode, work
 
 
 def test_a_source_without_any_image_is_refused(spread, workspace, tmp_path):
-    with pytest.raises(SourceError, match=r"none of its 2 files is a usable image \({'not_an_image': 2}\). Give 8-bit"):
+    with pytest.raises(SourceError, match=r"none of its 2 files.*not_an_image.: 2"):
         take_in_images(spread({"a.txt": b"x", "b.txt": b"y"}), workspace, SMALL, num_threads=1)
     assert not workspace.manifest_file.exists()
     with pytest.raises(SourceError, match=r"it holds no files\. Needed are images, in folders of any kind"):

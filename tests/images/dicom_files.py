@@ -1,13 +1,31 @@
 """DICOM files made for tests by pydicom, with any fault."""
 
 import io
+import zlib
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 SYNTAXES = {
     "implicit": ImplicitVRLittleEndian,
@@ -82,3 +100,87 @@ def write_dataset(dataset: Dataset, syntax: str, preamble: bytes = b"", sop_clas
 def draw_levels(depth: type = np.uint16, high: int = 4095) -> NDArray:
     """Values from 0 to `high`, shape (32, 24)."""
     return np.linspace(0, high, 32 * 24).reshape(32, 24).astype(depth)
+
+
+def compress_frames(frames: list[bytes], values: NDArray, syntax: str, **tags: Any) -> bytes:
+    """A DICOM file of compressed frames, each shaped as `values`."""
+    count = {"NumberOfFrames": len(frames)} if len(frames) > 1 else {}
+    dataset = describe(values, **count, **tags)
+    dataset.PixelData = encapsulate(frames)
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    return write_dataset(dataset, syntax)
+
+
+def compress_losslessly(values: NDArray[np.uint16]) -> dict[str, bytes]:
+    """One picture of 12 bits in each lossless transfer syntax, by its name."""
+    tags = {"BitsStored": 12, "HighBit": 11}
+    frames = {
+        JPEGLossless: imagecodecs.jpeg8_encode(values, lossless=True, predictor=6, bitspersample=12),
+        JPEGLosslessSV1: imagecodecs.jpeg8_encode(values, lossless=True, predictor=1, bitspersample=12),
+        JPEGLSLossless: imagecodecs.jpegls_encode(values),
+        JPEG2000Lossless: imagecodecs.jpeg2k_encode(values, codecformat="j2k", reversible=True, bitspersample=12),
+        HTJ2KLossless: imagecodecs.htj2k_encode(values, reversible=True),
+    }
+    files = {syntax.name: compress_frames([frame], values, syntax, **tags) for syntax, frame in frames.items()}
+    files["RLE Lossless"] = write_rle(values, **tags)
+    files["Deflated"] = write_deflated(values, **tags)
+    return files | {name: write_dicom(values, name, **tags) for name in SYNTAXES}
+
+
+def compress_lossily(values: NDArray[np.uint16]) -> dict[str, bytes]:
+    """One picture of 12 bits in each lossy transfer syntax, in 8 bits where the syntax has no more."""
+    shallow, tags = (values // 16).astype(np.uint8), {"BitsStored": 12, "HighBit": 11}
+    return {
+        "JPEG Baseline": compress_frames([imagecodecs.jpeg8_encode(shallow, level=95)], shallow, JPEGBaseline8Bit),
+        "JPEG Extended": compress_frames(
+            [imagecodecs.jpeg8_encode(values, level=95, bitspersample=12)], values, JPEGExtended12Bit, **tags
+        ),
+        "JPEG-LS near-lossless": compress_frames(
+            [imagecodecs.jpegls_encode(values, level=3)], values, JPEGLSNearLossless, **tags
+        ),
+        "JPEG 2000": compress_frames(
+            [imagecodecs.jpeg2k_encode(values, codecformat="j2k", level=60, bitspersample=12)],
+            values,
+            JPEG2000,
+            **tags,
+        ),
+    }
+
+
+def write_deflated(values: NDArray, **tags: Any) -> bytes:
+    """A DICOM file of the deflated transfer syntax."""
+    plain = write_dicom(values, **tags)
+    start = plain.index(b"\x08\0\x16\0", 132)  # SOPClassUID, the first element of the data set
+    syntax = b"1.2.840.10008.1.2.1.99"
+    meta = b"\x02\0\x10\0UI" + len(syntax).to_bytes(2, "little") + syntax
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    data = squeezer.compress(plain[start:]) + squeezer.flush()
+    length = b"\x02\0\0\0UL\x04\0" + len(meta).to_bytes(4, "little")
+    return bytes(128) + b"DICM" + length + meta + data + b"\0" * (len(data) % 2)
+
+
+def write_enhanced(frames: list[NDArray], groups: list[dict[str, Any]], **tags: Any) -> bytes:
+    """An enhanced MR object: several frames, and for each what its functional groups say.
+
+    Args:
+        frames: Stored values, all of one shape.
+        groups: Elements of each frame by the name of their sequence.
+        tags: Further elements of the file.
+    """
+    stack = np.stack(frames)
+    dataset = describe(frames[0], NumberOfFrames=len(frames), PixelData=stack.tobytes(), **tags)
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    dataset["PixelData"].VR = "OW"
+    dataset.PerFrameFunctionalGroupsSequence = Sequence([_make_group(group) for group in groups])
+    return write_dataset(dataset, SYNTAXES["explicit"])
+
+
+def _make_group(sequences: dict[str, Any]) -> Dataset:
+    group = Dataset()
+    for name, elements in sequences.items():
+        item = Dataset()
+        for element, value in elements.items():
+            setattr(item, element, value)
+        setattr(group, name, Sequence([item]))
+    return group

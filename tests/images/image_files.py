@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hip_mri.images.png import hash_pixels
 from hip_mri.images.reading import read_pictures
 
 
@@ -21,6 +22,11 @@ def decode_gray(content: bytes) -> NDArray[np.uint8]:
     """Gray levels of a file with one picture."""
     (picture,) = read_pictures(content)
     return picture.levels
+
+
+def hash_picture(content: bytes) -> str:
+    """The hash under which the picture of a file is stored."""
+    return hash_pixels(decode_gray(content))
 
 
 def encode_image(picture: NDArray | Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from hip_mri.config import ImageSettings
 from hip_mri.errors import ImageError
 from hip_mri.images.gray_levels import find_range
+from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.png import encode_png
 from hip_mri.images.reading import read_pictures
 from tests.images.image_files import decode_gray, insert_chunk
@@ -156,12 +158,12 @@ def test_an_empty_file_is_refused():
     [b"just text", b"<html><body>404</body></html>", b"RIFF\0\0\0\0WAVEfmt ", b"%PDF-1.7",
      bytes(128) + b"DICX" + bytes(50), b"\x89PNG", b"\xff\xd8", b"B", bytes(1000)],
 )  # fmt: skip
-def test_other_kinds_of_files_are_refused(content):
+def test_fault_40_other_kinds_of_files_are_refused(content):
     assert find_reason(content) == "not_an_image"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "JPEG", "JPEG2000", "WEBP", "GIF"])
-def test_every_early_end_is_refused(draw, encode, kind):
+def test_fault_36_and_37_every_early_end_is_refused(draw, encode, kind):
     content = encode(draw(1, 12, 10), kind)
     decode_gray(content)
     for length in range(len(content)):
@@ -263,7 +265,7 @@ def test_deep_jpeg_2000_is_read_as_the_same_png(draw, encode):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_animations_are_refused(draw, encode, kind):
+def test_fault_44_animations_are_refused(draw, encode, kind):
     frames = [Image.fromarray(draw(seed)) for seed in range(3)]
     assert find_reason(encode(frames[0], kind, save_all=True, append_images=frames[1:])) == "several_pictures"
 
@@ -318,9 +320,9 @@ def write_pages(*pages: np.ndarray, **options: object) -> bytes:
     ("slices", "expected"),
     [("all", [0, 1, 2, 3, 4, 5, 6]), ("middle", [3]), ("every:3", [0, 3, 6]), ("every:100", [0])],
 )
-def test_pages_are_slices(draw, slices, expected):
+def test_fault_44_pages_are_slices(draw, slices, expected):
     content = write_pages(*(draw(seed) for seed in range(7)))
-    pictures = read_pictures(content, ImageSettings(slices=slices))
+    pictures = read_pictures(content, ReadingOptions(slices=slices))
     assert [(it.slice, it.num_slices) for it in pictures] == [(number, 7) for number in expected]
     for picture in pictures:
         np.testing.assert_array_equal(picture.levels, draw(picture.slice))
@@ -343,9 +345,13 @@ def test_blank_pages_are_named_and_the_others_used(draw):
 def test_too_many_slices_are_refused(draw):
     content = write_pages(*(draw(seed) for seed in range(5)))
     with pytest.raises(ImageError, match=r"5 of the 5 slices.*above 4") as caught:
-        read_pictures(content, ImageSettings(max_slices=4))
+        read_pictures(content, ReadingOptions(max_slices=4))
     assert caught.value.reason == "too_many_slices"
-    assert len(read_pictures(content, ImageSettings(max_slices=4, slices="every:2"))) == 3
+    assert len(read_pictures(content, ReadingOptions(max_slices=4, slices="every:2"))) == 3
+
+
+def test_decoders_know_every_setting():
+    assert asdict(ReadingOptions()) == ImageSettings().model_dump()
 
 
 @pytest.mark.parametrize("slices", ["none", "every:0", "every:", "every:-1", "every:1.5", "ALL"])
@@ -359,7 +365,7 @@ def test_other_ways_to_take_slices_are_refused(slices):
 
 @pytest.mark.parametrize("marker", [65535, 30_000])
 @pytest.mark.parametrize("size", [1, 2, 8, 24])
-def test_a_marker_does_not_take_the_range(marker, size):
+def test_fault_45_a_marker_does_not_take_the_range(marker, size):
     """Burned-in text or a marker far above the anatomy; at most a seventh of the picture."""
     generator = np.random.default_rng(1)
     anatomy = np.clip(generator.normal(1800, 700, (64, 64)), 0, 4095).astype(np.uint16)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hip_mri.config import ImageSettings
 from hip_mri.errors import DeploymentError, ImageError
 from hip_mri.images import sandbox as sandbox_module
+from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.png import decode_png, hash_pixels
 from hip_mri.images.sandbox import Sandbox
 from tests.images.image_files import decode_gray, draw_noise, encode_image, write_crashing_png
@@ -152,9 +152,9 @@ def test_several_pictures_and_what_is_said_of_them_travel():
 def test_settings_reach_the_process():
     pages = [Image.fromarray(draw_noise(seed)) for seed in range(5)]
     content = encode_image(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    with Sandbox(ImageSettings(slices="middle")) as reader:
+    with Sandbox(ReadingOptions(slices="middle")) as reader:
         assert [it.slice for it in reader.read(content)] == [2]
-    with Sandbox(ImageSettings(max_slices=4)) as reader:
+    with Sandbox(ReadingOptions(max_slices=4)) as reader:
         assert find_reason(reader, content) == "too_many_slices"
 
 
