@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import json
 import logging
 import shutil
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 
 from hip_mri.config import Engine, Precision, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
+from hip_mri.errors import SettingsError
 from hip_mri.model.backbone import Backbone, add_maps, load_backbone
 from hip_mri.model.export import export_openvino, import_openvino
-from hip_mri.model.keras_settings import choose_backend, describe_keras, import_keras
+from hip_mri.model.keras_settings import BACKEND_VARIABLE, choose_backend, describe_keras, import_keras
 from hip_mri.storage import digest, write_json
 from hip_mri.workspace import Workspace
 
@@ -48,6 +50,9 @@ MAX_KERAS_ROWS: Final = 128
 """Feature rows up to which Keras computes them on a CPU. For more, OpenVINO pays for its export: two cores with
 AVX-512 computed 22 (Keras), 28 (OpenVINO) and 59 (OpenVINO, bfloat16) rows of a ResNet50 a second, and its export took
 3 s longer than Keras' first call; with a ResNet101 all of it took twice as long."""
+
+BACKENDS_OF_OPENVINO: Final = ("tensorflow", "torch")
+"""Backends of Keras whose networks OpenVINO reads; those of JAX end in "no conversion rule for XlaCallModule"."""
 
 CHOICE_RECIPE: Final = 3
 """Number of this way to choose; a change that can alter a choice raises it."""
@@ -164,12 +169,23 @@ def settle_engine(engine: Engine | Literal["auto"], num_rows: int, *, is_exporte
 
     Args:
         engine: `auto` takes Keras where Keras sees a GPU, or where there are at most `MAX_KERAS_ROWS` rows and no
-            export; else OpenVINO.
+            export, or where OpenVINO cannot read networks of Keras's backend; else OpenVINO.
         num_rows: Feature rows that are needed.
         is_exported: Whether the backbone is there in OpenVINO's format already.
+
+    Raises:
+        SettingsError: OpenVINO is asked for and cannot read networks of Keras's backend.
     """
+    backend = choose_backend()
+    if engine == "openvino" and backend not in BACKENDS_OF_OPENVINO:
+        raise SettingsError(
+            f"engine: openvino was asked for, and OpenVINO cannot read a network of Keras's backend {backend}. Set the "
+            f"engine to keras, or {BACKEND_VARIABLE} to {' or '.join(BACKENDS_OF_OPENVINO)}."
+        )
     if engine != "auto":
         return engine
+    if backend not in BACKENDS_OF_OPENVINO:
+        return "keras"
     return "keras" if sees_gpu() or (num_rows <= MAX_KERAS_ROWS and not is_exported) else "openvino"
 
 
@@ -280,6 +296,8 @@ def sees_gpu() -> bool:
     if sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
         return False
     keras = import_keras()
+    if choose_backend() == "torch":  # for which Keras lists no devices
+        return bool(importlib.import_module("torch").cuda.is_available())
     return bool(keras.distribution.list_devices("gpu"))
 
 

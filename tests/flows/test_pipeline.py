@@ -150,6 +150,19 @@ def test_what_was_changed_is_named(finished, tmp_path: Path, capsys, tamper, nam
     assert all(words in said for words in named), said
 
 
+def test_a_run_that_does_not_record_the_settings_of_keras_says_so(finished, tmp_path: Path, capsys) -> None:
+    """Earlier versions used what a `keras.json` had altered, long after the file was gone."""
+    folder, _ = finished
+    copied = shutil.copytree(folder, tmp_path / "runs" / folder.name)
+    metrics = json.loads((copied / "metrics.json").read_text())
+    (copied / "metrics.json").write_text(json.dumps({name: metrics[name] for name in metrics if name != "keras"}))
+    record_hashes(copied)
+    assert verify.main([str(copied)]) == 0
+    said = capsys.readouterr().out
+    assert "not recorded: the settings of Keras" in said
+    assert "everything is as recorded" in said
+
+
 def test_data_folder_shows_the_split(finished: tuple[Path, PipelineConfig]) -> None:
     folder, config = finished
     shown = Counter(
