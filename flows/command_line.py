@@ -1,5 +1,6 @@
 """The command line of every flow: one option per setting, one clear message on failure, the result as the last line."""
 
+import contextlib
 import importlib
 import logging
 import os
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from flows.prefect_server import PrefectServer, open_server
 from hip_mri.config import Settings
 from hip_mri.errors import DeploymentError, HipMriError, SettingsError, SourceError
+from hip_mri.model.keras_settings import choose_backend, import_keras
 from hip_mri.storage import is_hopeless
 from hip_mri.workspace import Workspace
 
@@ -65,6 +67,7 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
             read_config(command, words)  # prints the help and exits
         with open_server() as server:
             config = read_config(command, words)
+            choose_backend()  # one that cannot be used ends the run now, not in the middle
             _check_sources(config)
             if folder := getattr(config, "workspace", None):
                 command.find_held(Workspace.at(folder)).check_free()
@@ -183,7 +186,8 @@ def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras:
 
 
 def _load_keras() -> None:
-    importlib.import_module("keras")
+    with contextlib.suppress(SettingsError):  # the step that needs Keras reports it
+        import_keras()
 
 
 def _is_of_the_server(error: Exception) -> bool:

@@ -23,13 +23,14 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import ClusterError, WorkspaceError, list_offenders
+from hip_mri.model.keras_settings import describe_keras
 from hip_mri.storage import UNFINISHED, digest, digest_file
 from hip_mri.workspace import Workspace
 
 SAME_CODE: Final = ("hip_mri", "tasks", "flows")
 """Packages whose source must be the same everywhere, since workers call it by name."""
 
-SAME_VERSIONS: Final = ("prefect", "dask", "distributed", "cloudpickle", "numpy", "pandas", "keras", "openvino")
+SAME_VERSIONS: Final = ("prefect", "dask", "distributed", "cloudpickle", "numpy", "pandas", "openvino")
 """Distributions whose version must be the same everywhere: what travels between processes, and what makes figures."""
 
 SECONDS_TO_REACH_SERVER: Final = 10
@@ -143,9 +144,14 @@ def describe_member(
 
 
 def list_versions() -> dict[str, str]:
-    """What must be the same everywhere: Python's minor version, the project's source, and distributions."""
+    """What must be the same everywhere: Python's minor version, the project's source, distributions, Keras's settings.
+
+    Keras's settings contain the environment variables that change what it computes.
+    """
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return {"Python": python, "hip-mri": _name_code()} | {name: _find_version(name) for name in SAME_VERSIONS}
+    settings = {f"Keras's {name}": str(value) for name, value in describe_keras().items()}
+    packages = {name: _find_version(name) for name in SAME_VERSIONS}
+    return {"Python": python, "hip-mri": _name_code()} | packages | settings
 
 
 def _check_versions(members: Sequence[Member]) -> None:
@@ -161,7 +167,7 @@ def _check_versions(members: Sequence[Member]) -> None:
     if faults:
         raise ClusterError(
             f"runner: workers run other versions: {list_offenders(faults)}. Install the project from the same commit "
-            "and the same lock file on every machine, and start the workers again."
+            "and the same lock file on every machine, and start the workers again with the same environment variables."
         )
 
 

@@ -14,6 +14,7 @@ from hip_mri.data.split import SplitReport
 from hip_mri.evaluation.summary import tabulate_metrics
 from hip_mri.evaluation.wording import collect_notices
 from hip_mri.model.features import FeatureSet
+from hip_mri.model.keras_settings import count_network_threads, describe_keras
 from hip_mri.model.network import TrainedModel
 from hip_mri.model.weights import Weights
 from hip_mri.workspace import Workspace
@@ -42,7 +43,8 @@ def publish_run(
     notices = collect_notices(
         is_synthetic=intake.is_synthetic, weights_notice=weights.notice, num_held_out=division.num_held_out
     )
-    facts = run.RunFacts(config, weights.name, notices, intake, groups, division, features.describe(), seconds)
+    keras = {**describe_keras(), "num_threads": count_network_threads()}
+    facts = run.RunFacts(config, weights.name, notices, intake, groups, division, features.describe(), keras, seconds)
     inputs = run.RunInputs(
         trained.model_file, trained.history_file, trained.predictions_file, neighbours_file, novelty_file, folds_file
     )

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="hip-mri-tests-")  # a person's own Prefect is left alone
+os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="hip-mri-tests-")  # for tests that import Keras themselves
+os.environ.pop("KERAS_BACKEND", None)
+os.environ.pop("HIP_MRI_KERAS_BACKEND", None)
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
@@ -29,7 +32,8 @@ from tests.small_network import build_small_resnet
 GET_BUILDER = backbone.get_builder
 """What gives the real architectures."""
 
-atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
+for variable in ("PREFECT_HOME", "KERAS_HOME"):
+    atexit.register(shutil.rmtree, os.environ[variable], ignore_errors=True)
 
 RESNET50_WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "resnet50_imagenet_notop.weights.h5"
 """Pretrained weights that stand beside some checkouts; tests that need them are skipped elsewhere."""

@@ -67,10 +67,11 @@ DECISIONS = {
     "flows.command_line": (
         "hip_mri.data.fetch.check_source",
         "hip_mri.errors",
+        "hip_mri.model.keras_settings.choose_backend",
+        "hip_mri.model.keras_settings.import_keras",
         "hip_mri.storage.is_hopeless",
         "hip_mri.workspace.Workspace",
         "httpx",
-        "keras",
         "pydantic",
         "pydantic_settings",
         "yaml",
@@ -87,6 +88,7 @@ DECISIONS = {
         "hip_mri.model.weights.Weights",
         "hip_mri.workspace.Workspace",
     ),
+    "hip_mri.evaluation.verify": ("hip_mri.model.saved.list_foreign_settings",),
     "tasks.approval": ("pydantic",),
     "tasks.cluster": ("dask", "distributed", "prefect_dask"),
     "tasks.cluster_checks": ("distributed",),
@@ -97,12 +99,13 @@ DECISIONS = {
 }
 """Beyond the table. The command line reads settings and turns errors into one line. It checks the source, so that a
 mistyped path is told before Prefect takes its seconds to start, and likewise that another run holds the workspace; and
-it loads Keras beside the start of a server of the run's own where a flow will surely need it. That a server is gone
-shows in an error of httpx, Prefect's client. A server of a run's own that does not start is an error of the project's
-tree; its process hands Prefect's application to Uvicorn itself, so that it can end with the run. Progress is drawn by
-Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks for one; and to what
-makes its certificates. Stages hand the library's records on and name them in their signatures. A form in the UI is a
-pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
+it loads Keras beside the start of a server of the run's own where a flow will surely need it, and reads the choice of
+its backend. `verify` reads from a saved network, without Keras, which settings of Keras it was built with. That a
+server is gone shows in an error of httpx, Prefect's client. A server of a run's own that does not start is an error of
+the project's tree; its process hands Prefect's application to Uvicorn itself, so that it can end with the run. Progress
+is drawn by Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks for one;
+and to what makes its certificates. Stages hand the library's records on and name them in their signatures. A form in
+the UI is a pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,29 @@ def find_violations(module: str, package: str, source: str) -> list[str]:
 @pytest.mark.parametrize("module", list_modules(), ids=lambda module: module.name)
 def test_each_module_imports_only_what_the_table_allows(module):
     assert find_violations(module.name, module.package, module.file.read_text()) == []
+
+
+def list_plain_imports(source: str) -> list[str]:
+    """What of Keras and TensorFlow is imported when the code runs; imports for type checkers are left out."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [name for node in statements for name in find_imports(ast.unparse(node), "x")]
+    return [name for name in names if begins_with(name, ("keras", "tensorflow"))]
+
+
+@pytest.mark.parametrize("module", list_modules(), ids=lambda module: module.name)
+def test_keras_comes_with_the_settings_of_the_pipeline(module):
+    """`hip_mri.model.keras_settings.import_keras` alone imports it, so that no `keras.json` is read."""
+    needed = ["tensorflow"] if module.name == "hip_mri.model.fitting" else []  # which Keras has loaded by then
+    assert list_plain_imports(module.file.read_text()) == needed
+
+
+def test_a_plain_import_of_keras_is_found():
+    source = "if TYPE_CHECKING:\n    import keras\ndef f():\n    from keras import layers\n    import keras.ops\n"
+    assert list_plain_imports(source) == ["keras.layers", "keras.ops"]
 
 
 def test_decisions_are_still_needed():

@@ -18,6 +18,7 @@ from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.sheets import MOST_CASES, ExplainedCase, Outcome
 from hip_mri.model.backbone import STANDARDIZE, Backbone, load_backbone
 from hip_mri.model.engines import open_engine
+from hip_mri.model.keras_settings import import_keras
 from hip_mri.model.network import SplitNetwork
 from hip_mri.model.saved import load_head
 from hip_mri.storage import digest, digest_file, replace_file
@@ -126,8 +127,7 @@ def _check_layer(layer: "keras.Layer", *, is_last: bool) -> bool:
     Raises:
         EvaluationError: It is none that can be differentiated here.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     activations = keras.activations
     allowed = (activations.sigmoid, activations.linear) if is_last else (activations.relu, activations.linear)
     if isinstance(layer, keras.layers.Dense) and layer.activation in allowed and (layer.units == 1 or not is_last):

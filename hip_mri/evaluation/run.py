@@ -59,6 +59,7 @@ class RunFacts:
         groups: What ties images together.
         division: How groups were split.
         features: Engine, precision and why, by name.
+        keras: Versions and settings of Keras, by name.
         seconds: Wall time by step.
     """
 
@@ -69,6 +70,7 @@ class RunFacts:
     groups: GroupReport
     division: SplitReport
     features: Mapping[str, Any]
+    keras: Mapping[str, Any]
     seconds: Mapping[str, float]
 
 
@@ -207,6 +209,7 @@ def _describe(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> 
         },
         "test_set": {**test_set, "num_missing": num_missing},
         "features": dict(facts.features),
+        "keras": dict(facts.keras),
         "seconds": dict(facts.seconds),
         "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

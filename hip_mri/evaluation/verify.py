@@ -1,7 +1,8 @@
 """Check a finished run: `python -m hip_mri.evaluation.verify workspace/runs/0001`.
 
 Every reported figure is computed again from `predictions.csv`, `manifest.csv` and the other tables of the run, and
-every recorded hash is compared. What differs is named, and the exit status is 1.
+every recorded hash is compared. A network that was built with other settings of Keras than those of this pipeline is
+reported, too. What differs is named, and the exit status is 1.
 """
 
 import argparse
@@ -16,10 +17,11 @@ import yaml
 
 from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.data.split import count_images
-from hip_mri.errors import HipMriError, SettingsError, WorkspaceError
+from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceError
 from hip_mri.evaluation.results import evaluate
 from hip_mri.evaluation.tables import RunFiles, read_scores, read_table
 from hip_mri.hashes import compare_hashes
+from hip_mri.model.saved import list_foreign_settings
 from hip_mri.storage import digest, digest_file, read_json
 from hip_mri.workspace import Workspace, find_place
 
@@ -52,7 +54,12 @@ def verify_run(folder: Path) -> list[str]:
     except (HipMriError, OSError, ValueError, KeyError, TypeError) as error:
         differences.append(f"the figures cannot be computed again: {error}")
         return differences
-    return [*differences, *_compare_test_set(files, metrics), *_compare_weights(config, metrics)]
+    return [
+        *differences,
+        *_compare_test_set(files, metrics),
+        *_compare_weights(config, metrics),
+        *_check_keras_settings(files.model),
+    ]
 
 
 def compare(recorded: Any, computed: Any, name: str = "metrics.json") -> list[str]:
@@ -135,6 +142,35 @@ def _compare_weights(config: TrainingConfig, metrics: Mapping[str, Any]) -> Iter
         yield "model.weights: the file has changed since the run"
 
 
+def list_unrecorded(folder: Path) -> list[str]:
+    """Name what a run does not record and what therefore cannot be checked; it is no difference."""
+    try:
+        has_settings = "keras" in read_json(RunFiles(folder).metrics)
+    except (HipMriError, TypeError):  # the differences name it
+        return []
+    return (
+        []
+        if has_settings
+        else [
+            "not recorded: the settings of Keras. The run was made by an earlier version, whose features a keras.json "
+            "could alter unnoticed; where there may have been one, run the pipeline again in the same workspace"
+        ]
+    )
+
+
+def _check_keras_settings(model_file: Path) -> Iterator[str]:
+    """A run of an earlier version may have been computed with the data format and dtype of a `keras.json`."""
+    try:
+        foreign = list_foreign_settings(model_file)
+    except (WeightsError, OSError):  # missing or changed, which the hashes have told
+        return
+    if foreign:
+        yield (
+            f"{model_file.name}: its layers have {', '.join(foreign)}, from the settings of a keras.json: the figures "
+            "are not those of this architecture; run the pipeline again"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 all as recorded, 1 something differs, 2 no finished run."""
     parser = argparse.ArgumentParser(prog="python -m hip_mri.evaluation.verify", description=__doc__)
@@ -145,8 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HipMriError as error:
         print(error, file=sys.stderr)
         return 2
-    for difference in differences:
-        print(difference)
+    for line in (*differences, *list_unrecorded(folder)):
+        print(line)
     print(f"{folder}: {len(differences)} differences" if differences else f"{folder}: everything is as recorded")
     return 1 if differences else 0
 

@@ -14,6 +14,7 @@ from hip_mri.config import BackboneName, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
 from hip_mri.errors import WeightsError, WorkspaceError
 from hip_mri.hashes import is_as_recorded, read_hashes, record_hashes
+from hip_mri.model.keras_settings import describe_keras, import_keras
 from hip_mri.model.weights import UNREADABLE, Weights, tell_cause
 from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 NUM_FEATURES: Final = 2048
 """Channels of the last block of every ResNet here, averaged over the image."""
 
-RECIPE: Final = 2
-"""Number of this way to build and calibrate; a change that alters features raises it."""
+RECIPE: Final = 3
+"""Number of this way to build and calibrate; a change that alters features raises it. Below 3 the user's settings of
+Keras could alter what was built."""
 
 RESIDUAL_GAIN: Final = 0.3
 """Scale of the residual branches of a random backbone. At 1, a hundred random layers leave little of the image: on
@@ -84,8 +86,7 @@ class Backbone:
 
 def get_builder(name: BackboneName) -> Callable[..., "keras.Model"]:
     """The function of `keras.applications` that builds an architecture."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     return getattr(keras.applications, name)
 
 
@@ -107,15 +108,14 @@ def build_backbone(
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
+    build = get_builder(name)
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)
+    keras.config.set_dtype_policy(dtype)  # no function that calls `import_keras` may follow in the block
     try:
         image = keras.Input((image_size, image_size, 1), name="image")
         color = keras.layers.Concatenate(name="color")([image, image, image])
         centered = keras.applications.resnet.preprocess_input(color)
-        build = get_builder(name)
         features = build(include_top=False, weights=None, input_tensor=centered, pooling="avg").output
         if standardized:
             features = keras.layers.BatchNormalization(center=False, scale=False, name=STANDARDIZE)(features)
@@ -157,7 +157,7 @@ def prepare_backbone(
     origin = {"recipe": RECIPE, "name": name, "image_size": preprocessing.image_size, "weights": weights.sha256}
     is_random = weights.file is None
     if is_random:
-        origin |= {"seed": seed, "preprocessing": preprocessing.model_dump()}
+        origin |= {"seed": seed, "preprocessing": preprocessing.model_dump(), "keras": describe_keras()}
     folder = workspace.backbones_folder / digest(origin)[:16]
     if not is_as_recorded(folder, PARTS):
         network = build_backbone(name, preprocessing.image_size, standardized=is_random)
@@ -216,8 +216,7 @@ def find_backbone(digest: str, folders: Iterable[Path]) -> Backbone | None:
 
 def add_maps(network: "keras.Model") -> "keras.Model":
     """Let a backbone put out the last maps beside its features: shape (batch, map_height, map_width, channels)."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     maps = next(layer.output for layer in reversed(network.layers) if len(layer.output.shape) == NUM_MAP_AXES)
     return keras.Model(network.input, [network.output, maps], name=network.name)
 
@@ -267,8 +266,7 @@ def _draw_weights(network: "keras.Model", seed: int) -> None:
 
     Source: He et al., "Delving Deep into Rectifiers", ICCV 2015.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     seeds = np.random.default_rng(seed)
     for layer in network.layers:
         if isinstance(layer, keras.layers.Conv2D):
@@ -280,8 +278,7 @@ def _draw_weights(network: "keras.Model", seed: int) -> None:
 
 def _calibrate(network: "keras.Model", images: Sequence[NDArray[np.uint8]]) -> None:
     """Set each BatchNormalization's statistics to those of its own input for these images."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     normalizations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in normalizations]
     for layer in normalizations:
@@ -303,10 +300,9 @@ def _compute_output(network: "keras.Model", inputs: NDArray[np.float32], *, trai
 
     Calling it as a whole holds the activations of all layers at once, 130 MB an image for a ResNet50.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     blocks = [layer.output for layer in network.layers if layer.name.endswith("_out")]
     value, start = inputs, network.input
     for end in (*blocks, network.output):
         value, start = keras.Model(start, end)(value, training=training), end
-    return np.asarray(value, np.float32)
+    return keras.ops.convert_to_numpy(value).astype(np.float32)

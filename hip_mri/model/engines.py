@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import json
 import logging
 import shutil
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 
 from hip_mri.config import Engine, Precision, PreprocessingSettings
 from hip_mri.data.reading import read_training_sample
+from hip_mri.errors import SettingsError
 from hip_mri.model.backbone import Backbone, add_maps, load_backbone
 from hip_mri.model.export import export_openvino, import_openvino
+from hip_mri.model.keras_settings import BACKEND_VARIABLE, choose_backend, describe_keras, import_keras
 from hip_mri.storage import digest, write_json
 from hip_mri.workspace import Workspace
 
@@ -48,7 +51,10 @@ MAX_KERAS_ROWS: Final = 128
 AVX-512 computed 22 (Keras), 28 (OpenVINO) and 59 (OpenVINO, bfloat16) rows of a ResNet50 a second, and its export took
 3 s longer than Keras' first call; with a ResNet101 all of it took twice as long."""
 
-CHOICE_RECIPE: Final = 2
+BACKENDS_OF_OPENVINO: Final = ("tensorflow", "torch")
+"""Backends of Keras whose networks OpenVINO reads; those of JAX end in "no conversion rule for XlaCallModule"."""
+
+CHOICE_RECIPE: Final = 3
 """Number of this way to choose; a change that can alter a choice raises it."""
 
 GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -81,11 +87,13 @@ class EngineChoice:
     @property
     def version(self) -> str:
         """Version of the engine that is installed here: another one can round otherwise."""
-        return " ".join(f"{package} {version(package)}" for package in PACKAGES[self.engine])
+        return describe_version(self.engine)
 
 
-PACKAGES: Final[dict[Engine, tuple[str, ...]]] = {"keras": ("keras", "tensorflow"), "openvino": ("openvino",)}
-"""What computes, by engine."""
+def describe_version(engine: Engine) -> str:
+    """Name the packages that an engine consists of, with their versions."""
+    packages = ("keras", choose_backend()) if engine == "keras" else ("openvino",)
+    return " ".join(f"{package} {version(package)}" for package in packages)
 
 
 class FeatureEngine(Protocol):
@@ -145,9 +153,8 @@ def choose_engine(
     hashes, images = read_training_sample(workspace, preprocessing, NUM_CHECK_IMAGES, num_threads)
     engine = settle_engine(engine, num_rows)
     has_bfloat16 = computes_bfloat16(engine)
-    versions = [version(package) for package in PACKAGES[engine]]
-    question = [CHOICE_RECIPE, backbone.digest, engine, precision, has_bfloat16, versions]
-    question += [preprocessing.model_dump(), list(hashes)]
+    question = [CHOICE_RECIPE, backbone.digest, engine, precision, has_bfloat16]
+    question += [describe_version(engine), describe_keras(), preprocessing.model_dump(), list(hashes)]
     record = backbone.folder.with_name(f"{backbone.folder.name}-engine") / f"{digest(question)[:16]}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):  # none, or a damaged one
         return EngineChoice(**json.loads(record.read_text()))
@@ -162,12 +169,23 @@ def settle_engine(engine: Engine | Literal["auto"], num_rows: int, *, is_exporte
 
     Args:
         engine: `auto` takes Keras where Keras sees a GPU, or where there are at most `MAX_KERAS_ROWS` rows and no
-            export; else OpenVINO.
+            export, or where OpenVINO cannot read networks of Keras's backend; else OpenVINO.
         num_rows: Feature rows that are needed.
         is_exported: Whether the backbone is there in OpenVINO's format already.
+
+    Raises:
+        SettingsError: OpenVINO is asked for and cannot read networks of Keras's backend.
     """
+    backend = choose_backend()
+    if engine == "openvino" and backend not in BACKENDS_OF_OPENVINO:
+        raise SettingsError(
+            f"engine: openvino was asked for, and OpenVINO cannot read a network of Keras's backend {backend}. Set the "
+            f"engine to keras, or {BACKEND_VARIABLE} to {' or '.join(BACKENDS_OF_OPENVINO)}."
+        )
     if engine != "auto":
         return engine
+    if backend not in BACKENDS_OF_OPENVINO:
+        return "keras"
     return "keras" if sees_gpu() or (num_rows <= MAX_KERAS_ROWS and not is_exported) else "openvino"
 
 
@@ -222,11 +240,11 @@ class _KerasEngine:
 
     @functools.cached_property
     def _maps(self) -> "keras.Model":
-        import keras  # noqa: PLC0415 - seconds to import
-
+        keras = import_keras()
         return keras.Model(self._network.input, add_maps(self._network).output[1])
 
     def _run(self, network: "keras.Model", images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        import_keras()
         computed = np.empty((len(images), *network.output_shape[1:]), np.float32)
         batch = np.zeros((KERAS_BATCH_SIZE, self._image_size, self._image_size, 1), np.float32)
         for start in range(0, len(images), KERAS_BATCH_SIZE):
@@ -277,8 +295,9 @@ def sees_gpu() -> bool:
     """Whether Keras sees a GPU; where the system has none, Keras is not asked, since loading it takes seconds."""
     if sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
         return False
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
+    if choose_backend() == "torch":  # for which Keras lists no devices
+        return bool(importlib.import_module("torch").cuda.is_available())
     return bool(keras.distribution.list_devices("gpu"))
 
 

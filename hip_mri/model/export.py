@@ -12,12 +12,14 @@ from typing import Any, Final
 from hip_mri.hashes import HASHES, is_as_recorded, record_hashes
 from hip_mri.locks import hold_lock
 from hip_mri.model.backbone import IDENTITY_NAME, Backbone, add_maps, load_backbone
+from hip_mri.model.keras_settings import choose_backend
 from hip_mri.storage import link_or_copy, publish_folder, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-RECIPE: Final = 1
-"""Number of this way to export; a change that alters what an export computes raises it."""
+RECIPE: Final = 2
+"""Number of this way to export; a change that alters what an export computes raises it. Below 2 the user's settings of
+Keras could alter it."""
 
 EXPORT_NAME: Final = "backbone.xml"
 EXPORT_FILES: Final = (EXPORT_NAME, "backbone.bin", IDENTITY_NAME)
@@ -74,7 +76,8 @@ def _locate_export(backbone_folder: Path) -> Path:
 
 
 def _identify_export(backbone: Backbone) -> dict[str, Any]:
-    return {"recipe": RECIPE, "backbone": backbone.digest, "openvino": version("openvino")}
+    packages = ("openvino", "keras", choose_backend())
+    return {"recipe": RECIPE, "backbone": backbone.digest} | {package: version(package) for package in packages}
 
 
 def import_openvino() -> ModuleType:

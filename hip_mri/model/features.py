@@ -13,9 +13,14 @@ from hip_mri.data.reading import read_images
 from hip_mri.data.shards import Shard, read_shard
 from hip_mri.model.backbone import NUM_FEATURES, Backbone
 from hip_mri.model.engines import EngineChoice, choose_engine, open_engine
+from hip_mri.model.keras_settings import describe_keras
 from hip_mri.model.store import FeatureStore
 from hip_mri.storage import digest, require_room
 from hip_mri.workspace import Workspace
+
+RECIPE: Final = 2
+"""Number of this way to compute and name features; a change that alters rows raises it. Below 2 the user's settings of
+Keras could alter rows, and the name did not show it."""
 
 ROWS_PER_CALL: Final = 256
 """Images that are decoded and held at a time, 50 KB each."""
@@ -44,9 +49,8 @@ class FeatureSet:
     def digest(self) -> str:
         """Name of the set, 16 hexadecimal digits."""
         choice = self.choice
-        return digest(
-            [self.backbone.digest, name_set(self.preprocessing), choice.engine, choice.precision, choice.version]
-        )[:16]
+        computed_by = [choice.engine, choice.precision, choice.version, describe_keras()]
+        return digest([RECIPE, self.backbone.digest, name_set(self.preprocessing), *computed_by])[:16]
 
     def describe(self) -> dict[str, Any]:
         """What `metrics.json` says of the features: engine, precision, why, and the names of the sets on disk."""

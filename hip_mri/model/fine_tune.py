@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hip_mri.config import FineTuneSettings, PreprocessingSettings
 from hip_mri.data.reading import read_images
 from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
+from hip_mri.model.keras_settings import import_keras
 from hip_mri.model.saved import load_weights
 from hip_mri.storage import link_or_copy, publish_folder, require_room, write_json
 from hip_mri.workspace import Workspace
@@ -92,8 +93,7 @@ def fine_tune(
     Raises:
         TrainingError: The loss is not a finite number; the checkpoint of the last good epoch stays.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     epochs: list[Epoch] = []
     last = max(checkpoint_folder.glob("epoch-*"), default=None)
     unfreeze(network, settings.from_block)
@@ -143,8 +143,7 @@ def _has_stalled(epochs: list[Epoch], patience: int) -> bool:
 
 def unfreeze(network: "keras.Model", from_block: str) -> None:
     """Make the blocks from `from_block` on trainable, BatchNormalization left out."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     trained = tuple(BLOCKS[BLOCKS.index(from_block) :])
     for layer in network.layers:
         if layer.name.startswith(trained):

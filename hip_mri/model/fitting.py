@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import TrainingError
+from hip_mri.model.keras_settings import import_keras
 
 if TYPE_CHECKING:
     import keras
@@ -108,15 +109,13 @@ def choose_jit() -> bool | Literal["auto"]:
 
     Not on TensorFlow: XLA's convolutions on a CPU add up in an order that changes while the processor is busy.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     return False if keras.backend.backend() == "tensorflow" else "auto"
 
 
 def make_repeatable() -> None:
     """Let TensorFlow add up in a fixed order, or the same training gives other bits when the processor is busy."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     if keras.backend.backend() == "tensorflow":
         import tensorflow  # noqa: PLC0415 - another backend does without it
 

@@ -8,6 +8,7 @@ import numpy as np
 from hip_mri.config import BackboneName, TrainingSettings
 from hip_mri.model.backbone import NUM_FEATURES, build_backbone
 from hip_mri.model.fitting import Epoch, EpochReport, TrainingImages, fit, make_repeatable, weigh_classes
+from hip_mri.model.keras_settings import import_keras
 
 if TYPE_CHECKING:
     import keras
@@ -32,24 +33,21 @@ def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -
 
     Source of the initial weights: Glorot and Bengio, AISTATS 2010, Keras' default.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     features = keras.Input((num_features,), name="features")
     return keras.Model(features, _score(features, hidden_units, seed), name="head")
 
 
 def build_network(name: BackboneName, image_size: int, hidden_units: int, *, standardized: bool) -> "keras.Model":
     """Build the whole architecture, with random weights: what `join_network` makes, each layer called once."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     backbone = build_backbone(name, image_size, standardized=standardized)
     return keras.Model(backbone.input, _score(backbone.output, hidden_units, seed=0), name=_name_network(backbone))
 
 
 def _score(features: Any, hidden_units: int, seed: int) -> Any:
     """Symbolic features to a symbolic probability."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     first_seed, second_seed = _draw_layer_seeds(seed)
     hidden = keras.layers.Dense(
         hidden_units, "relu", kernel_initializer=keras.initializers.GlorotUniform(first_seed), name=FIRST_HEAD_LAYER
@@ -76,8 +74,7 @@ def join_network(backbone: "keras.Model", head: "keras.Model") -> "keras.Model":
     Returns:
         One flat network with the layers and weights of both; only the head's are trainable.
     """
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     score = backbone.output
     for layer in head.layers[1:]:
         score = layer(score)
@@ -86,8 +83,7 @@ def join_network(backbone: "keras.Model", head: "keras.Model") -> "keras.Model":
 
 def cut_network(network: "keras.Model") -> tuple["keras.Model", "keras.Model"]:
     """Cut a whole network into its backbone and its head, the reverse of `join_network`; the weights stay."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     hidden = network.get_layer(FIRST_HEAD_LAYER)
     features = network.layers[network.layers.index(hidden) - 1].output
     backbone = keras.Model(network.input, features, name=network.name.removeprefix(PREFIX))
@@ -103,8 +99,7 @@ def _name_network(backbone: "keras.Model") -> str:
 
 def compile_head(hidden_units: int, settings: TrainingSettings) -> "keras.Model":
     """Build a head and make it ready for `train_head`, as often as one likes: its functions are traced once."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     make_repeatable()
     head = build_head(hidden_units, seed=0)
     head.compile(keras.optimizers.Adam(settings.learning_rate), "binary_crossentropy", metrics=["accuracy"])
@@ -161,8 +156,7 @@ def train_head(
 
 def _reset(head: "keras.Model", seed: int) -> None:
     """Give a compiled head the initial weights of a seed, and its optimizer the state before the first step."""
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     for layer, layer_seed in zip(head.layers[1:], _draw_layer_seeds(seed), strict=True):
         layer.kernel.assign(keras.initializers.GlorotUniform(layer_seed)(layer.kernel.shape))
         layer.bias.assign(np.zeros(layer.bias.shape, np.float32))

@@ -28,6 +28,7 @@ from hip_mri.model.features import FeatureSet
 from hip_mri.model.fine_tune import ImageRows, discard_checkpoint, fine_tune
 from hip_mri.model.fitting import EpochReport, Rows, TrainingImages, choose_jit, weigh_classes
 from hip_mri.model.head import build_head, compile_head, cut_network, join_network, train_head
+from hip_mri.model.keras_settings import count_network_threads, describe_keras, import_keras
 from hip_mri.model.saved import load_head
 from hip_mri.storage import digest, publish_folder, require_room, write_json
 from hip_mri.workspace import Workspace
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RECIPE: Final = 1
-"""Number of this way to train; a change that alters weights or scores raises it."""
+RECIPE: Final = 2
+"""Number of this way to train; a change that alters weights or scores raises it. Below 2 the user's settings of Keras
+could alter them."""
 
 MODEL_NAME: Final = "model.keras"
 HEAD_NAME: Final = "head.keras"
@@ -169,6 +171,8 @@ def train_model(
         "hidden_units": hidden_units,
         "settings": settings.model_dump(),
         "seed": seed,
+        "keras": describe_keras(),
+        "num_threads": count_network_threads(),
         "images": digest_table(images[["image_id", "sha256", "label", "split"]]),
     }
     model = TrainedModel(workspace.models_folder / digest(identity)[:16], digest(identity), features)
@@ -317,6 +321,7 @@ def score_images(
 
 def predict(network: "keras.Model", inputs: NDArray[np.float32], batch_size: int = 32) -> NDArray[np.float32]:
     """Run a network; shape (len(inputs),). Short batches are filled up, so no score depends on its neighbours."""
+    import_keras()
     scores = np.empty(len(inputs), np.float32)
     batch = np.zeros((batch_size, *inputs.shape[1:]), np.float32)
     for start, stop in _cut(len(inputs), batch_size):

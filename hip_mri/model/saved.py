@@ -22,6 +22,7 @@ from hip_mri.config import BackboneName
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.model.backbone import STANDARDIZE
 from hip_mri.model.head import build_head, build_network
+from hip_mri.model.keras_settings import DTYPE_POLICY, SETTINGS, import_keras
 from hip_mri.model.weights import UNREADABLE, check_numbers_only, tell_cause
 from hip_mri.storage import explain_refusal, require_room
 
@@ -81,11 +82,52 @@ def load_weights(network: "keras.Model", file: Path) -> None:
         raise _refuse(file, error) from error
 
 
+def list_foreign_settings(file: Path) -> list[str]:
+    """List the settings of Keras that a saved network was built with and that are not those of this pipeline.
+
+    Args:
+        file: A `model.keras`; only its description is read, without Keras.
+
+    Returns:
+        Such as `data_format channels_first`; empty where all layers have the right settings.
+
+    Raises:
+        WeightsError: It is no saved network.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _find_foreign_settings(_read_description(archive))
+    except UNREADABLE as error:
+        raise _refuse(file, error) from error
+
+
+def _find_foreign_settings(description: dict[str, Any]) -> list[str]:
+    found: set[str] = set()
+    for layer in description["config"]["layers"]:
+        data_format, dtype = layer["config"].get("data_format"), layer["config"].get("dtype")
+        if data_format not in (None, SETTINGS["image_data_format"]):
+            found.add(f"data_format {str(data_format)[:40]}")
+        policy = dtype["config"]["name"] if isinstance(dtype, dict) else dtype
+        if policy not in (None, DTYPE_POLICY):
+            found.add(f"dtype {str(policy)[:40]}")
+    return sorted(found)
+
+
+def _check_settings(file: Path, description: dict[str, Any]) -> None:
+    if foreign := _find_foreign_settings(description):
+        raise WeightsError(
+            f"model: {file} is not loaded: its layers have {list_offenders(foreign)}, {SETTINGS['image_data_format']} "
+            f"and {DTYPE_POLICY} are needed. An earlier version built it with the settings of a keras.json, so its "
+            "scores are not those of this architecture. Train it again."
+        )
+
+
 def _load(file: Path, sha256: str | None, build: Callable[[dict[str, Any]], "keras.Model"]) -> "keras.Model":
     """Read a file once; check, build and load from the same bytes."""
     try:
         with _open_members(_read(file, sha256), file) as archive:
             description = _read_description(archive)
+            _check_settings(file, description)
             network = build(description)
             _check_layers(file, _list_layers(description), network)
             _set_weights(network, archive, file)
@@ -184,8 +226,7 @@ def _list_layers(description: dict[str, Any]) -> list[Layer]:
 
 
 def _check_layers(file: Path, found: Sequence[Layer], network: "keras.Model") -> None:
-    import keras  # noqa: PLC0415 - seconds to import
-
+    keras = import_keras()
     needed = _list_layers(cast("dict[str, Any]", keras.saving.serialize_keras_object(network)))
     if list(found) != needed:
         foreign = sorted({str(layer[0])[:40] for layer in set(found) - set(needed)}) or ["another order of layers"]

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RECIPE: Final = 1
-"""Number of this way to split; a change that alters the parts raises it."""
+RECIPE: Final = 2
+"""Number of this way to split; a change that alters the parts raises it. Below 2 the user's settings of Keras could
+alter them."""
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 import contextlib
 import hashlib
 import logging
-import os
 import socket
 import struct
 import sys
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +16,8 @@ from typing import Any, Final
 import h5py
 
 from hip_mri.config import BackboneName
-from hip_mri.errors import WeightsError, list_offenders
+from hip_mri.errors import HipMriError, WeightsError, list_offenders
+from hip_mri.model.keras_settings import choose_backend, import_keras, list_keras_folders
 from hip_mri.storage import digest_file
 from hip_mri.workspace import find_place
 
@@ -99,8 +98,9 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
 
     Raises:
         WeightsError: The file is missing or does not fit, or the download is not possible.
-        SettingsError: The path begins with a home folder that nobody has.
+        SettingsError: The path begins with a home folder that nobody has, or the backend of Keras cannot be used.
     """
+    choose_backend()
     if weights == "random":
         return Weights("random", backbone, None, "", RANDOM_NOTICE)
     if weights != "imagenet":
@@ -133,7 +133,7 @@ def _download_imagenet(backbone: BackboneName) -> Path:
         OSError: The download is not possible.
     """
     name = f"{backbone.lower()}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    for folder in _list_keras_folders():
+    for folder in list_keras_folders():
         there = folder / "models" / name
         if there.is_file() and _digest_md5(there) == IMAGENET_MD5[backbone]:
             return there
@@ -143,23 +143,22 @@ def _download_imagenet(backbone: BackboneName) -> Path:
         # Tells in a moment that there is no internet, before Keras is loaded.
         with urllib.request.urlopen(urllib.request.Request(IMAGENET_ADDRESS + name, method="HEAD")):
             pass
-        import keras  # noqa: PLC0415 - seconds to import
-
+        keras = import_keras()
         with contextlib.redirect_stdout(sys.stderr):  # Keras shows its progress on standard output
-            file = keras.utils.get_file(name, IMAGENET_ADDRESS + name, "models", file_hash=IMAGENET_MD5[backbone])
+            file = keras.utils.get_file(
+                name,
+                IMAGENET_ADDRESS + name,
+                cache_dir=str(list_keras_folders()[0]),
+                cache_subdir="models",
+                file_hash=IMAGENET_MD5[backbone],
+            )
+    except HipMriError:
+        raise
     except Exception as error:  # Keras wraps the network's errors in a plain Exception, or raises ValueError
         raise OSError(str(error).replace("\n", " ")) from error
     finally:
         socket.setdefaulttimeout(timeout)
     return Path(file)
-
-
-def _list_keras_folders() -> Iterator[Path]:
-    """Where Keras may have put its downloads: in its home, or where that cannot be written."""
-    if home := os.environ.get("KERAS_HOME"):
-        yield Path(home)
-    yield Path(os.path.expanduser("~"), ".keras")  # noqa: PTH111 - raises nothing where there is no home
-    yield Path("/tmp/.keras")
 
 
 def _digest_md5(file: Path) -> str:

@@ -14,6 +14,7 @@ from flows.command_line import Command, main, read_config
 from flows.pipeline import COMMAND
 from hip_mri.config import PipelineConfig, Settings
 from hip_mri.errors import SettingsError
+from hip_mri.model import keras_settings
 from hip_mri.workspace import Workspace
 
 PROJECT = Path(__file__).parents[2]
@@ -150,6 +151,19 @@ def test_a_home_that_nobody_has_is_told(command: Command, capsys: pytest.Capture
     assert main(command, ["--workspace", "~no-such-user/x"]) == 1
     told = "error: workspace: '~no-such-user/x' names no place (Could not determine home directory.). "
     assert capsys.readouterr().err.startswith(told + "Give the path in full.")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.flow)
+@pytest.mark.parametrize("backend", ["theano", "jax"])
+def test_a_backend_of_keras_that_cannot_be_used_is_told_at_once(
+    command: Command, backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(keras_settings, "_is_installed", lambda module: False)
+    monkeypatch.setenv("HIP_MRI_KERAS_BACKEND", backend)
+    assert main(command, []) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: HIP_MRI_KERAS_BACKEND: ")
+    assert backend in line
 
 
 def test_missing_source_is_told_at_once_with_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

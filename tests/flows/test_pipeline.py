@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from hip_mri.data.names import read_named_manifest
 from hip_mri.errors import SourceError, WeightsError
 from hip_mri.evaluation import verify
 from hip_mri.evaluation.wording import CAPTIONS
+from hip_mri.hashes import record_hashes
+from hip_mri.model.keras_settings import describe_keras
 from hip_mri.model.network import predict
 from hip_mri.workspace import Workspace
 
@@ -65,6 +68,8 @@ def test_run_folder_holds_what_was_promised(finished: tuple[Path, PipelineConfig
     assert metrics["data"]["num_quarantined"] == 0
     assert np.sum(metrics["test"]["at_threshold"]["confusion_matrix"]) == metrics["test"]["num_images"] == 10
     assert set(metrics["seconds"]) >= {"fetch_source", "preprocess_images", "extract_features", "train_model"}
+    assert metrics["keras"].items() >= describe_keras().items()
+    assert metrics["keras"]["num_threads"] >= 1
     assert list(predictions.columns) == ["image_id", "split", "label", "score"]
     assert predictions["score"].between(0, 1).all()
     told = PipelineConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
@@ -102,6 +107,19 @@ def flip_byte(folder: Path) -> None:
     (folder / "model.keras").write_bytes(content)
 
 
+def scramble_network(folder: Path) -> None:
+    """What an earlier version left behind under a `keras.json` with `channels_first`, with its hashes."""
+    file = folder / "model.keras"
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["config.json"] = members["config.json"].replace(b"channels_last", b"channels_first")
+    file.unlink()  # see above
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    record_hashes(folder)
+
+
 def move_test_image(folder: Path) -> None:
     for name in ("manifest.csv", "predictions.csv"):
         rows = pd.read_csv(folder / name, dtype="str", keep_default_na=False)
@@ -116,6 +134,7 @@ def move_test_image(folder: Path) -> None:
         (change_digit, ["metrics.json was changed", "metrics.json: test.at_half.specificity says"]),
         (swap_scores, ["predictions.csv was changed", "metrics.json: test.auc says"]),
         (flip_byte, ["model.keras was changed"]),
+        (scramble_network, ["model.keras: its layers have data_format channels_first", ": 1 differences"]),
         (move_test_image, ["manifest.csv lists other test images than the locked test set"]),
         (lambda folder: (folder / "history.csv").unlink(), ["history.csv is missing"]),
         (lambda folder: (folder / "extra.txt").write_text("x"), ["extra.txt does not belong to the run"]),
@@ -129,6 +148,19 @@ def test_what_was_changed_is_named(finished, tmp_path: Path, capsys, tamper, nam
     assert verify.main([str(copied)]) == 1
     said = capsys.readouterr().out
     assert all(words in said for words in named), said
+
+
+def test_a_run_that_does_not_record_the_settings_of_keras_says_so(finished, tmp_path: Path, capsys) -> None:
+    """Earlier versions used what a `keras.json` had altered, long after the file was gone."""
+    folder, _ = finished
+    copied = shutil.copytree(folder, tmp_path / "runs" / folder.name)
+    metrics = json.loads((copied / "metrics.json").read_text())
+    (copied / "metrics.json").write_text(json.dumps({name: metrics[name] for name in metrics if name != "keras"}))
+    record_hashes(copied)
+    assert verify.main([str(copied)]) == 0
+    said = capsys.readouterr().out
+    assert "not recorded: the settings of Keras" in said
+    assert "everything is as recorded" in said
 
 
 def test_data_folder_shows_the_split(finished: tuple[Path, PipelineConfig]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hip_mri.data.reading import read_training_sample
+from hip_mri.errors import SettingsError
 from hip_mri.hashes import record_hashes
 from hip_mri.model import engines, export
 from hip_mri.model.backbone import STANDARDIZE, Backbone, load_backbone, load_own_backbone, open_backbone
@@ -108,6 +109,14 @@ def test_a_damaged_record_is_made_anew(
 def test_keras_computes_few_images_and_whatever_a_gpu_can(asked, num_rows, is_exported, has_gpu, taken, monkeypatch):
     monkeypatch.setattr(engines, "sees_gpu", lambda: has_gpu)
     assert engines.settle_engine(asked, num_rows, is_exported=is_exported) == taken
+
+
+def test_openvino_is_not_taken_where_it_cannot_read_the_network(monkeypatch) -> None:
+    monkeypatch.setattr(engines, "choose_backend", lambda: "jax")
+    assert engines.settle_engine("auto", 10_000, is_exported=True) == "keras"
+    assert engines.settle_engine("keras", 10_000) == "keras"
+    with pytest.raises(SettingsError, match=r"openvino .* jax.*HIP_MRI_KERAS_BACKEND to tensorflow or torch"):
+        engines.settle_engine("openvino", 10_000)
 
 
 @pytest.mark.parametrize("engine", ["keras", "openvino"])

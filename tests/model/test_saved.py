@@ -16,7 +16,7 @@ import pytest
 from hip_mri.errors import DiskError, TrainingError, WeightsError
 from hip_mri.model.head import build_head, build_network
 from hip_mri.model.network import predict, tabulate_scores
-from hip_mri.model.saved import load_head, load_network
+from hip_mri.model.saved import list_foreign_settings, load_head, load_network
 from hip_mri.model.weights import check_numbers_only, resolve_weights
 
 
@@ -106,6 +106,40 @@ def test_fault_65_any_other_description_is_refused(saved, tmp_path, never_built,
     file = change(saved, tmp_path / "model.keras", config__json=json.dumps(description).encode())
     with pytest.raises(WeightsError, match="Give the model of a finished run"):
         load_network(file)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("config", "layers", 5, "config", "data_format"), "channels_first", "data_format channels_first"),
+        (("config", "layers", -2, "config", "dtype", "config", "name"), "float16", "dtype float16"),
+        (("config", "layers", 0, "config", "dtype"), "float64", "dtype float64"),
+    ],
+)
+def test_a_network_that_was_built_with_other_settings_of_keras_is_refused(
+    saved, tmp_path, never_built, place, value, named
+):
+    description = read_description(saved)
+    inner = description
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    file = change(saved, tmp_path / "model.keras", config__json=json.dumps(description).encode())
+    assert list_foreign_settings(saved) == []
+    assert list_foreign_settings(file) == [named]
+    with pytest.raises(WeightsError, match=rf"model\.keras is not loaded: .*{named}, .*Train it again"):
+        load_network(file)
+
+
+def test_a_head_that_was_trained_in_float16_is_refused(tmp_path):
+    keras.config.set_dtype_policy("float16")
+    try:
+        rows = keras.Input((8,))
+        keras.Model(rows, keras.layers.Dense(1)(keras.layers.Dense(4)(rows))).save(tmp_path / "head.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.raises(WeightsError, match="dtype float16"):
+        load_head(tmp_path / "head.keras")
 
 
 def test_fault_65_further_members_are_refused(saved, tmp_path, never_built):

@@ -74,6 +74,15 @@ def test_members_are_described_in_a_phrase() -> None:
     assert cluster.describe_members(members) == "3 workers on alpha, beta (1 with a GPU)"
 
 
+def test_variables_that_change_numbers_must_be_the_same_everywhere(workspace: Workspace, monkeypatch) -> None:
+    member = make_member("beta")
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    with pytest.raises(
+        ClusterError, match=r"beta has Keras's variables {}, this process {'TF_ENABLE_ONEDNN_OPTS': '0'}"
+    ):
+        check_workers(Answers(member), workspace, "http://h:4200/api")
+
+
 def test_slots_and_resources_come_from_the_scheduler(workspace: Workspace) -> None:
     (member,) = check_workers(Answers(make_member()), workspace, "http://127.0.0.1:9/api")
     assert (member.num_slots, member.resources) == (2, {"CPU"})
@@ -87,6 +96,11 @@ def test_slots_and_resources_come_from_the_scheduler(workspace: Workspace) -> No
             [make_member(), make_member("beta", versions=list_versions() | {"hip-mri": "0" * 12, "Python": "3.9"})],
             ClusterError,
             r"beta has Python 3.9, this process 3\.\d+, beta has hip-mri 0{12}, this process \w{12}. Install the proj",
+        ),
+        (
+            [make_member(), make_member("beta", versions=list_versions() | {"Keras's backend": "jax"})],
+            ClusterError,
+            r"beta has Keras's backend jax, this process tensorflow. .*same environment variables",
         ),
         ([make_member(), ModuleNotFoundError("tasks")], ClusterError, r"tcp://10.0.0.1:9 \(tasks\). Install the same"),
         (
