@@ -16,7 +16,7 @@ from hip_mri.data.isolation import NUM_ASKING, IsolatedReader
 from hip_mri.data.manifest import UNREADABLE
 from hip_mri.data.names import hide_names
 from hip_mri.data.patients import hash_identities
-from hip_mri.data.source import Entry, Source, open_source
+from hip_mri.data.source import Entry, Labelling, Source, open_source
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.storage import replace_file, write_small_file
 from hip_mri.workspace import Workspace
@@ -63,6 +63,7 @@ def read_delivery(
     on_progress: Callable[[int, int], None],
     *,
     keep_earlier: bool,
+    labelling: Labelling = Labelling(),
 ) -> Reading:
     """Read every new file of a delivery once, check it and store its picture.
 
@@ -78,12 +79,14 @@ def read_delivery(
         on_progress: Called with the number of entries done and the number of all.
         keep_earlier: Whether files stay listed that the delivery no longer holds. One that was replaced under its
             name, or moved to the other class folder, counts as corrected and is not kept. One class folder is enough.
+        labelling: What tells the labels.
 
     Raises:
         SourceError: The delivery as a whole cannot be used.
     """
     earlier = _read_list(delivery.name, workspace)
-    with open_source(delivery.path, delivery.limits, needs_all_classes=not keep_earlier) as source:
+    options = {"needs_all_classes": not keep_earlier, "own_folder": workspace.root}
+    with open_source(delivery.path, delivery.limits, labelling, **options) as source:
         pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
         named = list(zip(pseudonyms, source.entries, strict=True))
         known = _find_known(named, earlier, workspace)

@@ -22,10 +22,11 @@ from hip_mri.config import PreprocessingSettings, SourceLimits
 from hip_mri.data.entries import ENTRIES_PER_BATCH, read_entry
 from hip_mri.data.images import encode_png
 from hip_mri.data.isolation import NUM_ASKING, IsolatedReader
-from hip_mri.data.manifest import COLUMNS, write_manifest
+from hip_mri.data.manifest import COLUMNS, write_manifest, write_quarantine
 from hip_mri.data.preprocess import name_set, preprocess_gray
 from hip_mri.data.source import Entry, Source, open_unlabelled
 from hip_mri.errors import ImageError, SourceError
+from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
 from hip_mri.storage import digest, flush_file_system, write_bytes, write_small_file
 from hip_mri.workspace import Workspace
 
@@ -78,7 +79,7 @@ def take_in_images(
     cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
     rows: list[dict[str, Any]] = []
     with (
-        open_unlabelled(source_file, limits) as source,
+        open_unlabelled(source_file, limits, own_folder=workspace.root) as source,
         IsolatedReader() as reader,
         Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel,
     ):
@@ -91,9 +92,11 @@ def take_in_images(
     batch = _settle_copies(pd.DataFrame(rows))
     counts = Counter(batch["state"])
     if not counts["ready"]:
+        write_quarantine(workspace.quarantine_file, batch.assign(state="quarantined"))
+        reasons = count_reasons(batch["reason"])
         raise SourceError(
-            f"source: none of its {len(batch)} files is a usable image ({dict(Counter(batch['reason']))}). "
-            "Give 8-bit or 16-bit PNG, JPEG, TIFF, BMP or DICOM images."
+            f"source: none of its {len(batch):,} files is a usable image: {show_reasons(reasons)}. "
+            f"{explain_unusable(reasons, workspace.quarantine_file)}"
         )
     flush_file_system(workspace.root)  # the pictures are on the disk before the manifest names them
     _write_names(batch, workspace)
