@@ -62,5 +62,6 @@ def explain_unusable(counts: dict[str, int], quarantine_file: Path) -> str:
         One or two sentences.
     """
     commonest = next(iter(counts), "")
-    cure = f"{commonest}: {_CURES[commonest]} " if commonest in _CURES else ""
+    which = f"Most are {commonest}: " if len(counts) > 1 else ""
+    cure = f"{which}{_CURES[commonest]} " if commonest in _CURES else ""
     return f"{cure}{quarantine_file} lists every such file with its reason."
