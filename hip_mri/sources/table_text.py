@@ -82,7 +82,10 @@ def _drop_empty(lines: list[list[str]], name: str) -> list[list[str]]:
         return []
     columns = numbered[0][1]
     width = len(columns) - next((at for at, column in enumerate(reversed(columns)) if column), 0)
-    rows = [(number, line[: max(width, len(line) - _count_empty_end(line))]) for number, line in numbered]
+    rows = [
+        (number, line if len(line) <= width else line[: max(width, len(line) - _count_empty_end(line))])
+        for number, line in numbered
+    ]
     named = max(len(line) for _, line in rows)
     if width < named <= len(columns):
         raise SettingsError(f"{name} has values in column {named}, which has no heading. Give it one, or remove it.")
@@ -92,12 +95,14 @@ def _drop_empty(lines: list[list[str]], name: str) -> list[list[str]]:
             f"{name} has lines with more or fewer than {width} fields: {list_offenders(uneven)}. "
             "Write as many fields as the first line has."
         )
-    empty = {at for at in range(width) if not any(line[at] for _, line in rows)}
-    unnamed = [str(at + 1) for at, column in enumerate(columns[:width]) if not column and at not in empty]
-    if unnamed:
+    unnamed = [at for at, column in enumerate(columns[:width]) if not column]
+    empty = {at for at in unnamed if not any(line[at] for _, line in rows)}
+    if filled := [str(at + 1) for at in unnamed if at not in empty]:
         raise SettingsError(
-            f"{name} has values in column {list_offenders(unnamed)}, which has no heading. Give it one, or remove it."
+            f"{name} has values in column {list_offenders(filled)}, which has no heading. Give it one, or remove it."
         )
+    if not empty:
+        return [line for _, line in rows]
     return [[field for at, field in enumerate(line) if at not in empty] for _, line in rows]
 
 
