@@ -205,3 +205,25 @@ def test_keras_gets_the_ending_by_which_it_reads_the_format(tmp_path, group, nam
     with weights.named_for_keras(file) as named:
         assert named.name.endswith(ending)
         assert named.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["w.weights.H5", "w.H5"])
+def test_weights_with_the_state_of_an_optimizer_are_loaded_alone(tmp_path, name):
+    import keras
+
+    from hip_mri.model.backbone import _load_weights
+
+    def build() -> keras.Model:
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+
+    trained = build()
+    trained.compile("adam", "mse")
+    trained.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
+    saved = tmp_path / ("saved.weights.h5" if "weights" in name else "saved.h5")
+    trained.save_weights(saved) if "weights" in name else trained.save(saved)
+    with h5py.File(saved) as content:
+        assert {"optimizer", "optimizer_weights"} & set(content)
+    loaded = build()
+    _load_weights(loaded, saved.rename(tmp_path / name))
+    for ours, theirs in zip(loaded.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
