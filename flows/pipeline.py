@@ -19,8 +19,8 @@ if __name__ == "__main__":  # the command line imports this file as `flows.pipel
 
 from prefect import flow
 
-from flows.stages import arrange_images, compute_features, train_and_report
-from tasks.data import check_patient_tables, fetch_source, hold_workspace, ingest_images
+from flows.stages import arrange_images, compute_features, take_in, train_and_report
+from tasks.data import fetch_source, hold_workspace
 from tasks.model import resolve_weights
 from tasks.runners import open_runner
 from tasks.steps import Steps
@@ -43,8 +43,7 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
         config = config.with_backbone(weights.backbone)
 
         delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace, config.limits)
-        steps.run(check_patient_tables)(delivered, config.data.patients_file)
-        intake = steps.run(ingest_images)(delivered, workspace, config.runner.count_threads(), config.data)
+        intake = take_in(steps, config, workspace, delivered)
 
         images = arrange_images(steps, config, workspace, delivered, intake)
         features = compute_features(steps, config, workspace, weights, images)

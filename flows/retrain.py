@@ -20,9 +20,9 @@ if __name__ == "__main__":  # the command line imports this file as `flows.retra
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.stages import arrange_images, compute_features, train_and_report
+from flows.stages import arrange_images, compute_features, take_in, train_and_report
 from tasks.approval import ask_for_approval
-from tasks.data import check_patient_tables, fetch_deliveries, hold_workspace, ingest_images
+from tasks.data import fetch_deliveries, hold_workspace
 from tasks.model import resolve_weights
 from tasks.release import (
     admit_all,
@@ -56,11 +56,10 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         steps = Steps(runner)
         weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=False)
 
-        delivered = steps.run(fetch_deliveries)(config.sources, workspace, config.limits)
-        steps.run(check_patient_tables)(delivered, config.data.patients_file)
+        delivered = steps.run(fetch_deliveries)(config.sources, workspace, config.limits, config.data.class_names)
         if retrain.accept_drift:
             steps.run(admit_all)(workspace)
-        intake = steps.run(ingest_images)(delivered, workspace, threads, config.data, keep_earlier=True)
+        intake = take_in(steps, config, workspace, delivered, keep_earlier=True)
         arrivals = steps.run(find_arrivals)(workspace)
         if arrivals.num_images < retrain.min_new_images:
             if arrivals.num_images == 0:  # the manifest is written anew; without this it would lack groups and splits

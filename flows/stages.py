@@ -14,8 +14,10 @@ from hip_mri.model.features import FeatureSet
 from hip_mri.model.weights import Weights
 from hip_mri.workspace import Workspace
 from tasks.data import (
+    check_patient_tables,
     fingerprint_images,
     group_images,
+    ingest_images,
     lay_out_folders,
     plan_shards,
     preprocess_images,
@@ -51,6 +53,30 @@ class Images:
     groups: GroupReport
     division: SplitReport
     shards: Sequence[Shard]
+
+
+def take_in(
+    steps: Steps,
+    config: TrainingConfig,
+    workspace: Workspace,
+    delivered: Sequence[Delivery],
+    *,
+    keep_earlier: bool = False,
+) -> IngestReport:
+    """Check the tables that come with the images, and take the images in."""
+    data, threads = config.data, config.runner.count_threads()
+    steps.run(check_patient_tables)(
+        delivered, data.patients_file, data.class_names, keep_given_split=data.given_split == "keep"
+    )
+    return steps.run(ingest_images)(
+        delivered,
+        workspace,
+        threads,
+        data,
+        keep_earlier=keep_earlier,
+        class_names=data.class_names,
+        patients_file=data.patients_file,
+    )
 
 
 def arrange_images(

@@ -6,6 +6,8 @@ Library functions receive the values that they use, never the whole object.
 
 import os
 import re
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -19,9 +21,39 @@ LABELS: Final = ("normal", "osseous_lesion")
 SPLITS: Final = ("train", "val", "test")
 """The splits, as they are named in the manifest and as folders."""
 
+Label = Literal["normal", "osseous_lesion"]
 BackboneName = Literal["ResNet50", "ResNet101", "ResNet152"]
 Engine = Literal["keras", "openvino"]
 Precision = Literal["float32", "bfloat16"]
+
+
+_MAX_CLASS_NAME_LENGTH: Final = 255
+"""Longest name of a class, in characters, as of any file; normalizing longer ones could take minutes."""
+
+
+def spell_class_name(name: str) -> str:
+    """What the spellings of a class name have in common.
+
+    Case, blanks, dashes, underscores, dots, a plural s and the Unicode form make no difference.
+    """
+    if len(name) > _MAX_CLASS_NAME_LENGTH:
+        return name
+    return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFC", name).casefold()).removesuffix("s")
+
+
+def check_class_names(class_names: Mapping[str, str]) -> None:
+    """See that each other name of a class stands for one class.
+
+    Raises:
+        ValueError: A name is blank, or two that are spelled alike stand for two classes, those of the classes included.
+    """
+    meanings = {spell_class_name(label): label for label in LABELS}
+    for name, label in class_names.items():
+        spelled = spell_class_name(name)
+        if not spelled:
+            raise ValueError(f"{name!r} is blank; give the name of a folder or a value of the column label")
+        if meanings.setdefault(spelled, label) != label:
+            raise ValueError(f"{name!r} stands for {meanings[spelled]} and for {label}; give each name one class")
 
 
 class Settings(BaseModel):
@@ -51,12 +83,22 @@ class DataSettings(ImageSettings):
     """How image files are read, which images belong together, and how they are divided."""
 
     patients_file: LocalPath | None = None
-    """CSV file with the columns source_name and patient_id; optionally `split` (train, val or test) and columns that
-    describe subgroups. Nothing: a file `patients.csv` beside the class folders, where there is one."""
+    """CSV file with the column source_name and at least one of patient_id, label and split (train, val or test);
+    further columns describe subgroups. With a column label, labels come from the table instead of class folders.
+    Nothing: a file `patients.csv` or `labels.csv` in the source, where there is one."""
 
     patient_pattern: str | None = None
-    """Regular expression that finds the patient in a file's path below the class folder: its group `patient`, or else
-    its first group."""
+    """Regular expression that finds the patient in a file's path: its group `patient`, or else its first group. It is
+    searched in the path below the class folder and in the whole path; the place where more files have it counts."""
+
+    class_names: dict[str, Label] = {}
+    """Other names of the classes, of folders or in the column label, such as `{"healthy": "normal", "lesion":
+    "osseous_lesion"}`. Case, blanks, dashes and underscores make no difference, in these and in the two themselves."""
+
+    given_split: Literal["keep", "ignore"] = "keep"
+    """What becomes of a split that a source gives, by folders named train, val and test or by the table's column split:
+    `keep` uses it, and holds out training and validation images that are related to another part of it; `ignore`
+    draws a new split."""
 
     group_similar: bool = True
     """Whether images that equal or resemble each other (copies, also scaled, mirrored or cropped) share a split."""
@@ -66,6 +108,12 @@ class DataSettings(ImageSettings):
 
     test_fraction: float = Field(default=0.15, gt=0, lt=0.5)
     """Share of each class that goes to the test set; the rest trains."""
+
+    @field_validator("class_names")
+    @classmethod
+    def _check_class_names(cls, class_names: dict[str, Label]) -> dict[str, Label]:
+        check_class_names(class_names)
+        return class_names
 
     @field_validator("patient_pattern")
     @classmethod

@@ -11,6 +11,7 @@ workspace/
 ├── ties.parquet                          what ties images together: patients, equal and nearly equal images
 ├── entries/<delivery>.parquet            what each delivery held when it was read
 ├── identities/<delivery>.parquet         what is known of its images: keyed hashes of patients and the user's columns
+├── identities/ignored_patients.json      hashes of patients who were taken for none, since all images named them
 ├── attributes/<digest>.parquet           further columns of the user's table of patients, hashed
 ├── pseudonyms.key                        key of the hashes that stand for patients and names
 ├── names.parquet                         what pseudonyms stand for, in one private file
@@ -119,6 +120,11 @@ class Workspace:
     @property
     def identities_folder(self) -> Path:
         return self.root / "identities"
+
+    @property
+    def ignored_patients_file(self) -> Path:
+        """Keyed hashes of patients who are taken for none."""
+        return self.identities_folder / "ignored_patients.json"
 
     @property
     def attributes_folder(self) -> Path:

@@ -1,6 +1,6 @@
 """Tasks from the source to preprocessed images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,15 @@ def fetch_source(
 
 @task(task_run_name="fetch what has come", cache_policy=NO_CACHE, **NETWORK_RETRIES)
 def fetch_deliveries(
-    sources: Sequence[str], workspace: Workspace, limits: SourceLimits = SourceLimits()
+    sources: Sequence[str],
+    workspace: Workspace,
+    limits: SourceLimits = SourceLimits(),
+    class_names: Mapping[str, str] | None = None,
 ) -> tuple[Delivery, ...]:
     """See `hip_mri.data.delivery.fetch_deliveries`; shows the bytes that have come."""
     with show_progress("fetch-deliveries", "fetch_deliveries: bytes") as update:
         resolved = [resolved for source in sources if (resolved := resolve_source(source)) is not None]
-        return delivery.fetch_deliveries(resolved, workspace, update, limits)
+        return delivery.fetch_deliveries(resolved, workspace, update, limits, class_names)
 
 
 @task(task_run_name="take in the images", cache_policy=NO_CACHE)
@@ -54,10 +57,21 @@ def ingest_images(
     settings: ImageSettings,
     *,
     keep_earlier: bool = False,
+    class_names: Mapping[str, str] | None = None,
+    patients_file: Path | None = None,
 ) -> IngestReport:
     """See `hip_mri.data.ingest.ingest_images`; shows the entries that were read."""
     with show_progress("ingest-images", "ingest_images: entries") as update:
-        return ingest.ingest_images(deliveries, workspace, num_threads, update, settings, keep_earlier=keep_earlier)
+        return ingest.ingest_images(
+            deliveries,
+            workspace,
+            num_threads,
+            update,
+            settings,
+            keep_earlier=keep_earlier,
+            class_names=class_names,
+            patients_file=patients_file,
+        )
 
 
 def _is_preprocessed(parameters: dict[str, Any]) -> bool:

@@ -49,8 +49,9 @@ RULES = {
     "hip_mri": Rule(outside=()),  # its own __init__.py
     **dict.fromkeys(FOUNDATION, Rule(FOUNDATION, outside=("pydantic", "pydantic_settings"))),
     "hip_mri.images": Rule((*FOUNDATION, "hip_mri.images"), never=PREFECT + NETWORKS),
-    "hip_mri.data": Rule((*FOUNDATION, "hip_mri.images", "hip_mri.data"), never=PREFECT + NETWORKS),
-    "hip_mri.model": Rule((*FOUNDATION, "hip_mri.data", "hip_mri.model"), never=PREFECT),
+    "hip_mri.sources": Rule((*FOUNDATION, "hip_mri.sources", "hip_mri.data"), never=PREFECT + NETWORKS),
+    "hip_mri.data": Rule((*FOUNDATION, "hip_mri.images", "hip_mri.sources", "hip_mri.data"), never=PREFECT + NETWORKS),
+    "hip_mri.model": Rule((*FOUNDATION, "hip_mri.sources", "hip_mri.data", "hip_mri.model"), never=PREFECT),
     "hip_mri.evaluation": Rule((*FOUNDATION, "hip_mri.data", "hip_mri.evaluation"), never=PREFECT + NETWORKS),
     "hip_mri.evaluation.explain": Rule(
         (*FOUNDATION, "hip_mri.data", "hip_mri.evaluation", "hip_mri.model"), never=PREFECT

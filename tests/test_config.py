@@ -61,6 +61,7 @@ CHOICES = {
     "training.class_weight": {"none", "balanced"},
     "evaluation.threshold_rule": {"youden", "sensitivity"},
     "runner.kind": {"local", "dask"},
+    "data.given_split": {"keep", "ignore"},
     "training.fine_tune.from_block": {"conv2", "conv3", "conv4", "conv5"},
 }
 OTHERS = {
@@ -77,6 +78,7 @@ OTHERS = {
     "evaluation.prevalences",
     "evaluation.recalibrate",
     "runner.dask_address",
+    "data.class_names",
 }
 
 

@@ -142,4 +142,4 @@ def _open(path: Path, name: str) -> Iterator[OpenFile]:
             f"source: {name} cannot be read ({error.strerror}). Give a file on a sound disk that you may read."
         ) from None  # the error names the file
     with stream:
-        yield OpenFile(stream.fileno(), os.fstat(stream.fileno()).st_size, name)
+        yield OpenFile(stream.fileno(), os.fstat(stream.fileno()).st_size, name, path.suffix)

@@ -2,13 +2,15 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from hip_mri.addresses import strip_credentials
-from hip_mri.config import LABELS, SourceLimits
+from hip_mri.config import SourceLimits
+from hip_mri.data.delivered_table import has_label_table
 from hip_mri.data.fetch import fetch_source, is_remote
 from hip_mri.data.fetch_limits import ProgressReport
 from hip_mri.data.folder_listing import holds_files
@@ -16,6 +18,9 @@ from hip_mri.data.names import hide_names
 from hip_mri.data.references import resolve_reference
 from hip_mri.data.source import says_synthetic
 from hip_mri.errors import ArchiveError, HipMriError, SourceError
+from hip_mri.sources.class_names import ClassNames
+from hip_mri.sources.ignored_files import is_ignored_file, is_ignored_folder
+from hip_mri.sources.split_folders import find_split_name
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -112,17 +117,20 @@ def fetch_deliveries(
     workspace: Workspace,
     on_progress: ProgressReport = lambda done, total: None,
     limits: SourceLimits = SourceLimits(),
+    class_names: Mapping[str, str] | None = None,
 ) -> tuple[Delivery, ...]:
     """Bring several sources to this machine, and open the folders that deliveries are dropped into.
 
-    A local folder without class folders at its top is such a folder: each zip file and each folder in it is a
-    delivery. Hidden files and those that are still being written, by their ending, are left for the next time.
+    A local folder is such a folder, with each zip file and each folder in it a delivery, unless it holds at its top
+    class folders, folders of at least two splits, or a table with labels. Hidden files and those that are still being
+    written, by their ending, are left for the next time.
 
     Args:
         sources: Paths, addresses, Drive links or ids.
         workspace: Its `sources` folder keeps fetched files.
         on_progress: Called while bytes come.
         limits: How much each may hold, and how long fetching it may take.
+        class_names: Other names of the classes, by which class folders are known.
 
     Returns:
         The deliveries, in the order of the sources and then by name; none where drop folders are empty.
@@ -131,7 +139,7 @@ def fetch_deliveries(
         SourceError: See `fetch_source`.
     """
     fetched = [fetch_delivery(source, None, workspace, on_progress, limits) for source in sources]
-    opened = [part for delivery in fetched for part in _open_drop_folder(delivery, workspace)]
+    opened = [part for delivery in fetched for part in _open_drop_folder(delivery, workspace, ClassNames(class_names))]
     by_name = {delivery.name: delivery for delivery in opened}
     for place, delivery in enumerate(opened, 1):
         if delivery.path != by_name[delivery.name].path:
@@ -142,12 +150,14 @@ def fetch_deliveries(
     return tuple(by_name.values())
 
 
-def _open_drop_folder(delivery: Delivery, workspace: Workspace) -> Iterator[Delivery]:
-    if delivery.path.is_file() or any(holds_files(delivery.path / label) for label in LABELS):
+def _open_drop_folder(delivery: Delivery, workspace: Workspace, class_names: ClassNames) -> Iterator[Delivery]:
+    if delivery.path.is_file() or _is_one_delivery(delivery, class_names):
         yield delivery
         return
     waiting = ignored = 0
     for path in sorted(delivery.path.iterdir()):
+        if path.resolve() == workspace.root or (is_ignored_folder(path.name) and not path.name.startswith(".")):
+            continue
         if path.name.startswith(".") or path.suffix.lower() in _UNFINISHED:
             waiting += 1
         elif path.suffix.lower() == ".zip" or holds_files(path):
@@ -158,6 +168,16 @@ def _open_drop_folder(delivery: Delivery, workspace: Workspace) -> Iterator[Deli
         logger.warning("%d in a drop folder are neither zip files nor folders with images, and are ignored", ignored)
     if waiting:
         logger.info("%d files or folders in a drop folder are hidden or unfinished and wait", waiting)
+
+
+def _is_one_delivery(delivery: Delivery, class_names: ClassNames) -> bool:
+    """Whether a folder is a delivery itself and not one that deliveries are dropped into."""
+    with os.scandir(delivery.path) as found:
+        names = [entry.name for entry in found if not is_ignored_folder(entry.name) and not is_ignored_file(entry.name)]
+    if any(class_names.find_label(name) and holds_files(delivery.path / name) for name in names):
+        return True
+    splits = {split for name in names if (split := find_split_name(name)) and holds_files(delivery.path / name)}
+    return len(splits) > 1 or has_label_table(delivery.path, delivery.limits)
 
 
 def _describe(

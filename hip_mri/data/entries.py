@@ -16,7 +16,7 @@ from hip_mri.data.delivery import Delivery
 from hip_mri.data.manifest import UNREADABLE
 from hip_mri.data.names import hide_names
 from hip_mri.data.patients import hash_identities
-from hip_mri.data.source import Entry, Source, open_source
+from hip_mri.data.source import Entry, Labelling, Source, open_source
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.reading import RECIPE
@@ -75,6 +75,7 @@ def read_delivery(
     settings: ImageSettings,
     *,
     keep_earlier: bool,
+    labelling: Labelling = Labelling(),
 ) -> Reading:
     """Decode every new file of a delivery once and store its pictures.
 
@@ -91,12 +92,14 @@ def read_delivery(
         settings: How image files are read.
         keep_earlier: Whether files stay listed that the delivery no longer holds. One that was replaced under its
             name, or moved to the other class folder, counts as corrected and is not kept. One class folder is enough.
+        labelling: What tells the labels.
 
     Raises:
         SourceError: The delivery as a whole cannot be used.
     """
     earlier = _read_list(delivery.name, workspace)
-    with open_source(delivery.path, delivery.limits, needs_all_classes=not keep_earlier) as source:
+    options = {"needs_all_classes": not keep_earlier, "own_folder": workspace.root}
+    with open_source(delivery.path, delivery.limits, labelling, **options) as source:
         pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
         named = list(zip(pseudonyms, source.entries, strict=True))
         options = choose_options(settings)

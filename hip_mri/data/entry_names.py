@@ -12,6 +12,9 @@ from typing import Final
 MOST_LEVELS: Final = 16
 """Parts of a path, the file's own name included."""
 
+TOP_FOLDER: Final = "./"
+"""Name of the entry that some programs write for the top of an archive."""
+
 MOST_NAME_BYTES: Final = 255
 """Longest part of a path, in bytes of UTF-8: the limit of every usual disk."""
 
@@ -89,6 +92,19 @@ def read_unicode_path(raw: bytes, field: bytes) -> str | None:
     return field[5:].decode() if counts else None
 
 
+def normalize_path(name: str) -> str:
+    """Write a path as the format wants it, where programs write it otherwise without harm.
+
+    Backslashes, which some programs on Windows write, become slashes, and one `./` before a path, which bsdtar writes,
+    is left out. The result is judged like any other: a path that climbs or is absolute stays one. The folder `./`, the
+    top of the archive, stays as it is.
+    """
+    if "\\" not in name and not name.startswith("./"):
+        return name
+    name = name.replace("\\", "/")
+    return name if name == TOP_FOLDER else name.removeprefix(TOP_FOLDER)
+
+
 def find_path_fault(name: str) -> str | None:
     """Say why no archive with such a name can be trusted.
 
@@ -98,7 +114,7 @@ def find_path_fault(name: str) -> str | None:
     Returns:
         `nul_in_name`, `unsafe_path` or `too_deep`; `None` for a sound path.
     """
-    if _PLAIN.fullmatch(name):
+    if name == TOP_FOLDER or _PLAIN.fullmatch(name):
         return None
     if "\0" in name:
         return "nul_in_name"

@@ -3,13 +3,15 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from hip_mri.config import SourceLimits
 from hip_mri.data.entry_names import MOST_LEVELS
 from hip_mri.errors import LimitError, SourceError
+from hip_mri.sources.ignored_files import is_ignored_folder
 
 _MEANINGS: Final = {
     "link": "links that lead out of it, to folders or nowhere (find all links with `find . -type l`)",
@@ -20,14 +22,37 @@ _MEANINGS: Final = {
 }
 
 
-def list_folder(folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]:
-    """List every file below a folder.
+@dataclass
+class SkippedFolders:
+    """Folders of a source that are not looked into: hidden ones, those of systems, and the workspace.
+
+    Attributes:
+        own: Full paths, without links, of folders of this program's own.
+        num_skipped: How many were left out.
+    """
+
+    own: Collection[Path] = field(default_factory=tuple)
+    num_skipped: int = 0
+
+    def remove_from(self, folders: list[str], place: str | Path) -> None:
+        """Take the names of such folders out of those that stand at a place."""
+        kept = [name for name in folders if not self._is_skipped(name, place)]
+        self.num_skipped += len(folders) - len(kept)
+        folders[:] = kept
+
+    def _is_skipped(self, name: str, place: str | Path) -> bool:
+        return is_ignored_folder(name) or (bool(self.own) and Path(os.path.realpath(Path(place, name))) in self.own)
+
+
+def list_folder(folder: Path, limits: SourceLimits, skipped: SkippedFolders | None = None) -> dict[str, os.stat_result]:
+    """List every file below a folder but those in folders that are skipped.
 
     Links to files inside the folder are followed. Offenders are counted, not named: names can identify patients.
 
     Args:
         folder: The folder.
         limits: How much it may hold.
+        skipped: What is not looked into; counts it.
 
     Returns:
         What the system tells of each file, by its path in the folder, with forward slashes.
@@ -36,7 +61,7 @@ def list_folder(folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]
         SourceError: A folder cannot be read, there is too much, or there are links that lead out of the folder,
             pipes, devices or too many levels.
     """
-    return _look_at_all(_walk(folder), folder, limits)
+    return _look_at_all(_walk(folder, skipped or SkippedFolders()), folder, limits)
 
 
 def list_near_top(folder: Path, is_wanted: Callable[[str], bool], limits: SourceLimits) -> dict[str, os.stat_result]:
@@ -57,7 +82,9 @@ def list_near_top(folder: Path, is_wanted: Callable[[str], bool], limits: Source
     """
     unreadable: list[OSError] = []
     found: list[Path] = []
+    skipped = SkippedFolders()
     for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        skipped.remove_from(folders, place)
         found += [Path(place, name) for name in sorted([*folders, *files]) if is_wanted(name)]
         if Path(place) != folder:
             folders.clear()
@@ -67,7 +94,7 @@ def list_near_top(folder: Path, is_wanted: Callable[[str], bool], limits: Source
 
 def holds_files(folder: Path) -> bool:
     """Whether there is anything below a folder that `list_folder` takes or refuses, but for what cannot be read."""
-    return folder.is_dir() and any(_descend(folder, lambda error: None))
+    return folder.is_dir() and any(_descend(folder, lambda error: None, SkippedFolders()))
 
 
 def _look_at_all(paths: Iterable[Path], folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]:
@@ -88,10 +115,10 @@ def _look_at_all(paths: Iterable[Path], folder: Path, limits: SourceLimits) -> d
     return files
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, skipped: SkippedFolders) -> Iterator[Path]:
     """What `_descend` finds; `SourceError` where a folder cannot be read."""
     unreadable: list[OSError] = []
-    yield from _descend(folder, unreadable.append)
+    yield from _descend(folder, unreadable.append, skipped)
     _refuse_unreadable(unreadable)
 
 
@@ -103,9 +130,10 @@ def _refuse_unreadable(unreadable: Sequence[OSError]) -> None:
         )
 
 
-def _descend(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+def _descend(folder: Path, on_error: Callable[[OSError], None], skipped: SkippedFolders) -> Iterator[Path]:
     """Every file, every link in the place of a folder, and every folder at the first level that is too deep."""
     for place, folders, files in os.walk(folder, onerror=on_error):
+        skipped.remove_from(folders, place)
         folders.sort()
         is_last = len(Path(place).relative_to(folder).parts) == MOST_LEVELS
         not_entered = [name for name in folders if is_last or Path(place, name).is_symlink()]

@@ -7,14 +7,14 @@ images that an earlier run had and the source no longer holds still count, so th
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hip_mri.config import DataSettings
+from hip_mri.config import LABELS, SPLITS, DataSettings
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.fingerprint import list_fingerprinted
 from hip_mri.data.identities import identify_images
@@ -22,8 +22,8 @@ from hip_mri.data.ingest import CONTRADICTORY_LABEL, check_classes
 from hip_mri.data.ledger import read_ledger
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.data.similarity import find_similar_images
-from hip_mri.errors import SplitError, list_offenders
-from hip_mri.storage import replace_file
+from hip_mri.sources.split_folders import UNDECIDED
+from hip_mri.storage import read_json, replace_file, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,10 @@ class GroupReport:
         evidence: Number of images that each kind of evidence ties to another image.
         num_contradictory: Files that were quarantined because equal pixels stand in both class folders.
         attributes: Name of the table in the workspace that holds further columns of the table of patients.
+        given_split_by: What gives images their split: `folders`, `table`, `folders and table`, or nothing.
+        num_given_twice: Images whose copies, byte for byte, are given several splits; the test counts before
+            validation, and this before training.
+        has_constant_patient: Whether all images named one and the same patient, who was then taken for none.
     """
 
     num_patients: int
@@ -53,6 +57,9 @@ class GroupReport:
     evidence: dict[str, int]
     num_contradictory: int
     attributes: str | None
+    given_split_by: str = ""
+    num_given_twice: int = 0
+    has_constant_patient: bool = False
 
     @property
     def is_patient_level(self) -> bool:
@@ -65,8 +72,8 @@ def group_images(
 ) -> GroupReport:
     """Find the groups of the manifest's images and write them back.
 
-    Equal pixels with contradictory labels are quarantined. A split that the table of patients prescribes is written
-    into the manifest, for `split_manifest` to keep.
+    Equal pixels with contradictory labels are quarantined. A split that folders or the table of patients give is
+    written into the manifest, for `split_manifest` to keep.
 
     Args:
         workspace: Its manifest gets the columns patient, group, evidence and, where prescribed, split. Its
@@ -80,23 +87,32 @@ def group_images(
 
     Raises:
         SettingsError: Table or pattern fit no image.
-        SplitError: The table prescribes two splits for one image, or too few images are left.
+        SplitError: Table and folders give images different splits, or too few images are left.
     """
     manifest = read_manifest(workspace.manifest_file).reset_index(drop=True)
     used = manifest[manifest["state"].isin(["ready", "duplicate"])]
     ledger = read_ledger(workspace)
     names = set(manifest["delivery"])
-    identities = identify_images(deliveries, names, settings.patients_file, settings.patient_pattern, workspace)
+    identities = identify_images(
+        deliveries,
+        names,
+        settings.patients_file,
+        settings.patient_pattern,
+        workspace,
+        settings.class_names,
+        keep_given_split=settings.given_split == "keep",
+    )
     known = identities.images[identities.images["sha256"].isin(used["sha256"])]
+    known, has_constant_patient = _drop_constant_patients(known, workspace)
     known = _remember_patients(known, ledger)
-    prescribed = _find_prescribed(known)
+    given = _find_given_splits(known)
     hashes = pd.Index(used.loc[used["state"] == "ready", "sha256"])
     absent = ledger[~ledger["sha256"].isin(used["sha256"])]
     pairs = _find_pairs(hashes, absent["sha256"], workspace, num_threads) if settings.group_similar else NO_PAIRS
 
     num_contradictory = _quarantine_contradictions(manifest, pairs, workspace)
     ready = manifest[manifest["state"] == "ready"]
-    check_classes(ready["label"])
+    check_classes(ready["label"], manifest["reason"], workspace.quarantine_file)
     nodes = pd.Index(ready["sha256"]).append(pd.Index(absent["sha256"]))
     ties = pd.concat([_tie_patients(known, absent), _tie_pairs(pairs)], ignore_index=True)
     ties = ties[ties["sha256"].isin(nodes)]
@@ -108,9 +124,14 @@ def group_images(
     manifest.loc[place, "evidence"] = evidence.iloc[: len(ready)].to_numpy()
     named = known[known["patient"] != ""].groupby("sha256")["patient"].first()
     manifest.loc[place, "patient"] = named.reindex(ready["sha256"], fill_value="").to_numpy()
-    manifest.loc[place, "split"] = prescribed.reindex(ready["sha256"], fill_value="").to_numpy()
+    manifest.loc[place, "split"] = given["split"].reindex(ready["sha256"], fill_value="").to_numpy()
     write_manifest(workspace.manifest_file, manifest)
-    report = _count(manifest.loc[place], num_contradictory, identities.attributes)
+    report = replace(
+        _count(manifest.loc[place], num_contradictory, identities.attributes),
+        given_split_by=" and ".join(sorted(set(known["split_by"]) - {""})),
+        num_given_twice=int(given["is_given_twice"].sum()),
+        has_constant_patient=has_constant_patient,
+    )
     tied = [f"{count} by {kind}" for kind, count in report.evidence.items() if count]
     sizes = manifest.loc[place, "group"].value_counts()
     logger.info("%d groups, the largest of %d images; tied: %s", len(sizes), sizes.max(), ", ".join(tied) or "none")
@@ -189,16 +210,47 @@ def _remember_patients(known: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFram
     return known.assign(**filled)
 
 
-def _find_prescribed(known: pd.DataFrame) -> pd.Series:
-    """The split that the table gives to each image, by SHA-256."""
-    prescribed = known.loc[known["split"] != "", ["sha256", "split"]].drop_duplicates()
-    twice = prescribed.loc[prescribed["sha256"].duplicated(), "sha256"]
-    if len(twice):
-        raise SplitError(
-            f"data.patients_file: {len(twice)} images are prescribed for two splits by copies of the same file: "
-            f"{list_offenders([sha256[:16] for sha256 in twice])}. Give the copies one split."
+def _find_given_splits(known: pd.DataFrame) -> pd.DataFrame:
+    """The split that each image is given, by SHA-256 (column split), and whether its copies are given others."""
+    order = {split: number for number, split in enumerate((*reversed(SPLITS), *UNDECIDED))}
+    given = known.loc[known["split"] != "", ["sha256", "split"]].drop_duplicates()
+    given = given.sort_values("split", key=lambda splits: splits.map(order), kind="stable")
+    is_given_twice = given["sha256"].duplicated(keep=False)
+    return given.assign(is_given_twice=is_given_twice).drop_duplicates("sha256").set_index("sha256")
+
+
+def _drop_constant_patients(known: pd.DataFrame, workspace: Workspace) -> tuple[pd.DataFrame, bool]:
+    """Take for none a patient whom all images name, since this ties everything together: a placeholder of an export.
+
+    That one was taken for none is remembered, so that images that stand in different splits are not tied later on.
+
+    Returns:
+        The table without these, and whether there are any.
+    """
+    file = workspace.ignored_patients_file
+    ignored = set(read_json(file)) if file.exists() else set()
+    found = {patient for column in ("patient_id", "patient_pattern") if (patient := _find_constant(known, column))}
+    if found - ignored:
+        write_json(file, sorted(found | ignored))
+    is_ignored = known[["patient_id", "patient_pattern"]].isin(found | ignored)
+    if is_ignored.to_numpy().any():
+        logger.warning(
+            "%d of %d images name one and the same patient, as a placeholder does; it is ignored, and their patients "
+            "are not known. Give a table of patients with --data.patients-file",
+            known.loc[is_ignored.any(axis="columns"), "sha256"].nunique(),
+            known["sha256"].nunique(),
         )
-    return prescribed.set_index("sha256")["split"]
+    columns = known[["patient_id", "patient_pattern"]].mask(is_ignored, "")
+    patient = columns["patient_id"].where(columns["patient_id"] != "", columns["patient_pattern"])
+    return known.assign(**columns, patient=patient), bool(is_ignored.to_numpy().any())
+
+
+def _find_constant(known: pd.DataFrame, column: str) -> str:
+    """The only patient in a column, where most images name it and they are enough for a split; else nothing."""
+    images = known.drop_duplicates("sha256")
+    named = images.loc[images[column] != "", column]
+    is_constant = named.nunique() == 1 and len(named) >= len(SPLITS) * len(LABELS) and 2 * len(named) > len(images)
+    return str(named.iloc[0]) if is_constant else ""
 
 
 def _quarantine_contradictions(manifest: pd.DataFrame, pairs: pd.DataFrame, workspace: Workspace) -> int:

@@ -2,8 +2,9 @@
 
 import logging
 from collections import ChainMap, Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final
 
 import pandas as pd
@@ -12,10 +13,13 @@ from hip_mri.config import LABELS, SPLITS, ImageSettings
 from hip_mri.data.admission import mark_set_aside
 from hip_mri.data.delivery import Delivery, drop_damaged, is_synthetic, tell_which
 from hip_mri.data.entries import Reading, check_stored, keep_entries, list_entries, read_delivery
+from hip_mri.data.identities import read_table
 from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.data.names import remember_names, reveal_names
+from hip_mri.data.source import Labelling
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
-from hip_mri.images.reading import SUPPORTED
+from hip_mri.sources.class_names import ClassNames
+from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
 from hip_mri.storage import digest, flush_file_system, read_json, write_json
 from hip_mri.workspace import Workspace
 
@@ -33,8 +37,9 @@ class IngestReport:
         num_images: Images in use.
         num_duplicates: Copies, pixel for pixel, of an image in use with the same label.
         num_quarantined: Files below the class folders that cannot be used; `quarantine.csv` says why.
-        num_ignored: Files of the present deliveries that are no part of the data: above the class folders, or litter
-            of an operating system.
+        num_ignored: Files of the present deliveries that are no part of the data: above the class folders, without a
+            label in the table, in hidden or system folders, or left by an operating system. A local folder that is
+            not looked into counts as one.
         num_taken_over: Entries that an earlier run had already read and that have not changed since.
         is_synthetic: Whether images in use are said to be no patient's.
     """
@@ -55,6 +60,8 @@ def ingest_images(
     settings: ImageSettings = ImageSettings(),
     *,
     keep_earlier: bool = False,
+    class_names: Mapping[str, str] | None = None,
+    patients_file: Path | None = None,
 ) -> IngestReport:
     """Read what is new in the deliveries and write the manifest of everything in use.
 
@@ -66,26 +73,34 @@ def ingest_images(
         settings: How image files are read.
         keep_earlier: Whether the images of the present manifest stay, delivered again or not; without, the manifest
             lists what the deliveries hold and nothing else.
+        class_names: Other names of the classes, to the labels that they stand for.
+        patients_file: The user's table of patients; without it, each delivery may hold one. Its column `label`, where
+            it has one, takes the place of class folders.
 
     Returns:
         The counts.
 
     Raises:
-        SourceError: A delivery as a whole cannot be used. Where that shows only after reading, because every image
-            contradicts another, images may have been stored; manifest and `quarantine.csv` are as they were.
+        SourceError: A delivery as a whole cannot be used. Where that shows only after reading, because no file is a
+            usable image, images may have been stored, and `quarantine.csv` lists what was found; an earlier manifest
+            stays as it was.
+        SplitError: A class has too few usable images; as above.
+        SettingsError: The table cannot be used, or a class name stands for two classes.
         WorkspaceError: An image that earlier deliveries held is no longer stored.
     """
-    readings = {}
+    readings, known = {}, ClassNames(class_names)
     for delivery in deliveries:
         with tell_which(delivery, deliveries), drop_damaged(delivery):
+            labelling = Labelling(known, read_table(delivery, patients_file))
             readings[delivery.name] = read_delivery(
-                delivery, workspace, num_threads, on_progress, settings, keep_earlier=keep_earlier
+                delivery, workspace, num_threads, on_progress, settings, keep_earlier=keep_earlier, labelling=labelling
             )
     earlier = _find_earlier(workspace) - set(readings) if keep_earlier else set()
     names = ChainMap(*(reading.names for reading in readings.values()))
     rows = _gather(readings, list_entries(sorted(earlier), workspace), names, workspace)
     manifest = mark_set_aside(_settle_copies(rows), workspace)
-    _check_usable(manifest)
+    _check_usable(manifest, workspace)
+    _warn_of_unusable(readings.values(), workspace)
     flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them
     remember_names(names, workspace)
     for name, reading in readings.items():
@@ -96,14 +111,32 @@ def ingest_images(
     return _report(manifest, list(readings.values()))
 
 
-def _check_usable(manifest: pd.DataFrame) -> None:
-    is_ready = manifest["state"] == "ready"
-    if not is_ready.any():
-        raise SourceError(
-            f"source: none of the {len(manifest)} files below the class folders is a usable image "
-            f"({manifest['reason'].value_counts().to_dict()}). Give files of these formats: {SUPPORTED}."
-        )
-    check_classes(manifest.loc[is_ready, "label"])
+def _check_usable(manifest: pd.DataFrame, workspace: Workspace) -> None:
+    """See that there are usable images of each class; where there are not, `quarantine.csv` lists each file."""
+    ready = manifest[manifest["state"] == "ready"]
+    try:
+        if ready.empty:
+            counts = count_reasons(manifest["reason"])
+            raise SourceError(
+                f"source: none of the {len(manifest):,} labelled files is a usable image: {show_reasons(counts)}. "
+                f"{explain_unusable(counts, workspace.quarantine_file)}"
+            )
+        check_classes(ready["label"], manifest["reason"], workspace.quarantine_file)
+    except (SourceError, SplitError):
+        write_quarantine(workspace.quarantine_file, manifest)
+        raise
+
+
+def _warn_of_unusable(readings: Iterable[Reading], workspace: Workspace) -> None:
+    """Say of each delivery that holds files, and no usable one, why that is."""
+    for number, reading in enumerate(readings, 1):
+        reasons = reading.entries["reason"]
+        if len(reasons) and (reasons != "").all():
+            counts = count_reasons(reasons)
+            logger.warning(
+                "None of the %d files of delivery %d is a usable image: %s. %s",
+                *(len(reasons), number, show_reasons(counts), explain_unusable(counts, workspace.quarantine_file)),
+            )
 
 
 def _report(manifest: pd.DataFrame, readings: Sequence[Reading]) -> IngestReport:
@@ -168,12 +201,26 @@ def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(patient="", evidence="", split="")
 
 
-def check_classes(labels: pd.Series) -> None:
-    """See that each class has an image for every split; `SplitError` with the counts."""
+def check_classes(labels: pd.Series, reasons: Iterable[str], quarantine_file: Path) -> None:
+    """See that each class has an image for every split.
+
+    Args:
+        labels: Of the usable images.
+        reasons: Why the other files cannot be used.
+        quarantine_file: Lists them.
+
+    Raises:
+        SplitError: A class has too few; with the counts.
+    """
     num_images = labels.value_counts().reindex(list(LABELS), fill_value=0)
     if (num_images < len(SPLITS)).any():
+        counts = count_reasons(reasons)
+        refused = (
+            f" Not usable are {show_reasons(counts)}. {explain_unusable(counts, quarantine_file)}" if counts else ""
+        )
         raise SplitError(
             f"source: too few usable images for a split into {', '.join(SPLITS)}: "
             + ", ".join(f"{label} {count}" for label, count in num_images.items())
-            + f". Each class needs at least {len(SPLITS)}; add images, or look into quarantine.csv for refused ones."
+            + f". Each class needs at least {len(SPLITS)}; add images."
+            + refused
         )

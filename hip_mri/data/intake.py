@@ -20,13 +20,13 @@ from joblib import Parallel, delayed
 
 from hip_mri.config import ImageSettings, PreprocessingSettings, SourceLimits
 from hip_mri.data.entries import ENTRIES_PER_BATCH, choose_options, read_entry
-from hip_mri.data.manifest import COLUMNS, write_manifest
+from hip_mri.data.manifest import COLUMNS, write_manifest, write_quarantine
 from hip_mri.data.preprocess import name_set, preprocess_image
 from hip_mri.data.source import Entry, Source, open_unlabelled
 from hip_mri.errors import ImageError, SourceError
 from hip_mri.images.png import encode_png, hash_pixels
-from hip_mri.images.reading import SUPPORTED
 from hip_mri.images.sandbox import NUM_ASKING, Sandbox
+from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
 from hip_mri.storage import digest, flush_file_system, write_bytes, write_small_file
 from hip_mri.workspace import Workspace
 
@@ -82,7 +82,7 @@ def take_in_images(
     rows: list[dict[str, Any]] = []
     done = 0
     with (
-        open_unlabelled(source_file, limits) as source,
+        open_unlabelled(source_file, limits, own_folder=workspace.root) as source,
         Sandbox(choose_options(image_settings)) as sandbox,
         Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel,
     ):
@@ -95,9 +95,11 @@ def take_in_images(
     batch = _settle_copies(pd.DataFrame(rows).astype({"position": "float64"}))
     counts = Counter(batch["state"])
     if not counts["ready"]:
+        write_quarantine(workspace.quarantine_file, batch.assign(state="quarantined"))
+        reasons = count_reasons(batch["reason"])
         raise SourceError(
-            f"source: none of its {len(batch)} files is a usable image ({dict(Counter(batch['reason']))}). "
-            f"Give files of these formats: {SUPPORTED}."
+            f"source: none of its {len(batch):,} files is a usable image: {show_reasons(reasons)}. "
+            f"{explain_unusable(reasons, workspace.quarantine_file)}"
         )
     flush_file_system(workspace.root)  # the pictures are on the disk before the manifest names them
     _write_names(batch, workspace)

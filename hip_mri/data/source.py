@@ -1,28 +1,33 @@
 """A zip file or a folder, seen as a list of entries: labelled by two class folders, or without labels."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from hip_mri.config import SourceLimits
 from hip_mri.data.archive import Archive, open_archive
 from hip_mri.data.class_folders import NEEDED, NEEDED_WITHOUT_LABELS, label_names, list_names
 from hip_mri.data.entry_names import escape_name, find_name_fault
-from hip_mri.data.folder_listing import list_folder
+from hip_mri.data.folder_listing import SkippedFolders, list_folder
 from hip_mri.errors import ImageError, SourceError
+from hip_mri.sources.class_names import ClassNames
+from hip_mri.sources.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page, is_zip, name_archive
+
+if TYPE_CHECKING:
+    from hip_mri.data.patients import PatientTable
+
+logger = logging.getLogger(__name__)
 
 SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
 """File at the top of a delivery, or one folder below, by which it says that no patient is in it."""
 
 SHOWN: Final = "the file"
 """What messages call a zip file: its name, like those in it, can identify a patient, and messages reach logs."""
-
-_ZIP_STARTS: Final = (b"PK\3\4", b"PK\5\6")
-"""First bytes of a zip file with entries, and of an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +67,50 @@ NameReader = Callable[[Sequence[str]], tuple[list[tuple[str, str]], int]]
 """Takes the paths of a source and gives path and label of each entry, and the number of files that are ignored."""
 
 
+@dataclass(frozen=True)
+class Labelling:
+    """What tells the labels of a source's files.
+
+    Attributes:
+        class_names: Finds the class that the name of a folder, or a value in the table, stands for.
+        table: The table of patients; where it has labels, they take the place of class folders.
+    """
+
+    class_names: ClassNames = field(default_factory=ClassNames)
+    table: "PatientTable | None" = None
+
+
 @contextlib.contextmanager
 def open_source(
-    path: Path, limits: SourceLimits = SourceLimits(), *, needs_all_classes: bool = True
+    path: Path,
+    limits: SourceLimits = SourceLimits(),
+    labelling: Labelling = Labelling(),
+    *,
+    needs_all_classes: bool = True,
+    own_folder: Path | None = None,
 ) -> Iterator[Source]:
-    """Open a zip file or a folder and find its class folders.
+    """Open a zip file or a folder and find its labelled images.
 
     Args:
-        path: A zip file or a folder that holds the folders `normal` and `osseous_lesion`, both at one depth.
+        path: A zip file or a folder that holds class folders, both at one depth, or the images that a table labels.
         limits: How much it may hold.
-        needs_all_classes: Whether one class folder is too few.
+        labelling: Names of class folders, and the table.
+        needs_all_classes: Whether one class is too few.
+        own_folder: The workspace, which is no part of a source that it lies in.
 
     Yields:
-        The entries below the class folders; nothing is read or unpacked yet.
+        The labelled entries; nothing is read or unpacked yet.
 
     Raises:
         SourceError: There is no such file, class folders are missing or unknown, they hold no files, or a folder
             cannot be read or holds what no folder of images does.
         ArchiveError: The file is not a zip file, or one that cannot be trusted.
     """
-    read_names = partial(label_names, needs_all_classes=needs_all_classes)
+    read_names = partial(
+        label_names, class_names=labelling.class_names, table=labelling.table, needs_all_classes=needs_all_classes
+    )
     if path.is_dir():
-        yield _FolderSource(path, list_folder(path, limits), read_names)
+        yield _open_folder(path, limits, read_names, own_folder)
     elif path.is_file():
         with open_archive(path, SHOWN, limits, NEEDED) as archive:
             yield _ZipSource(archive, read_names)
@@ -94,12 +121,15 @@ def open_source(
 
 
 @contextlib.contextmanager
-def open_unlabelled(path: Path, limits: SourceLimits = SourceLimits()) -> Iterator[Source]:
-    """Open images that nobody has sorted into classes: every file but the litter of operating systems is an entry.
+def open_unlabelled(
+    path: Path, limits: SourceLimits = SourceLimits(), *, own_folder: Path | None = None
+) -> Iterator[Source]:
+    """Open images that nobody has sorted into classes: every file that is not ignored is an entry.
 
     Args:
         path: A zip file or a folder with folders of any kind, or a single image.
         limits: How much it may hold.
+        own_folder: The workspace, which is no part of a source that it lies in.
 
     Yields:
         The entries, with empty labels; nothing is read or unpacked yet.
@@ -110,23 +140,44 @@ def open_unlabelled(path: Path, limits: SourceLimits = SourceLimits()) -> Iterat
         ArchiveError: The zip file cannot be trusted.
     """
     if path.is_dir():
-        yield _FolderSource(path, list_folder(path, limits), list_names)
+        yield _open_folder(path, limits, list_names, own_folder)
     elif path.is_file():
-        status, is_zip = _look_into(path)
-        if is_zip:
+        status, is_archive = _look_into(path)
+        if is_archive:
             with open_archive(path, SHOWN, limits, NEEDED_WITHOUT_LABELS) as archive:
                 yield _ZipSource(archive, list_names)
         else:
-            yield _FolderSource(path.parent, {path.name: status}, list_names)
+            yield _FolderSource(path.parent, {path.name: status}, lambda names: ([(name, "") for name in names], 0))
     else:
         raise SourceError(f"source: there is no file or folder at the given path. {NEEDED_WITHOUT_LABELS}")
 
 
+def _open_folder(path: Path, limits: SourceLimits, read_names: NameReader, own_folder: Path | None) -> "_FolderSource":
+    """The files of a folder but those in hidden and system folders and in the workspace, which are not looked into.
+
+    Raises:
+        SourceError: It is the workspace itself.
+    """
+    own = Path(os.path.realpath(own_folder)) if own_folder else None
+    if own and own == Path(os.path.realpath(path)):
+        raise SourceError(
+            "source: it is the workspace itself, in which the images of the source and what is made of them could not "
+            "be told apart. Give another folder with --workspace."
+        )
+    skipped = SkippedFolders((own,) if own else ())
+    source = _FolderSource(path, list_folder(path, limits, skipped), read_names)
+    if skipped.num_skipped:
+        logger.info("%d hidden or system folders, or workspaces, are not looked into", skipped.num_skipped)
+        source.num_ignored += skipped.num_skipped
+    return source
+
+
 def _look_into(file: Path) -> tuple[os.stat_result, bool]:
-    """What the system tells of a file, and whether it is meant for a zip file by its ending or its first bytes."""
+    """What the system tells of a file, and whether it is meant for an archive by its ending or its first bytes."""
     with explain_unreadable(), file.open("rb") as stream:
-        is_zip = file.suffix.lower() == ".zip" or stream.read(4) in _ZIP_STARTS
-        return os.fstat(stream.fileno()), is_zip
+        start = stream.read(NUM_BYTES_NEEDED)
+        is_archive = file.suffix.lower() == ".zip" or is_zip(start) or bool(name_archive(start))
+        return os.fstat(stream.fileno()), is_archive
 
 
 @contextlib.contextmanager
@@ -183,7 +234,7 @@ class _FolderSource:
             raise ImageError("unreadable_file", f"the file cannot be read ({error.strerror})") from error
         if len(content) != entry.num_bytes:
             raise ImageError("unreadable_file", "the file has changed since the folder was listed")
-        return _refuse_nested(content)
+        return _refuse_other_kinds(content)
 
 
 def _tell_version(status: os.stat_result) -> str:
@@ -201,7 +252,7 @@ class _ZipSource:
 
     def read(self, entry: Entry) -> bytes:
         _refuse_by_name(entry.name)
-        return _refuse_nested(self._archive.read(entry.name))
+        return _refuse_other_kinds(self._archive.read(entry.name))
 
 
 def _refuse_by_name(name: str) -> None:
@@ -212,7 +263,15 @@ def _refuse_by_name(name: str) -> None:
         raise ImageError("nested_archive", "the file is a zip file inside the source")
 
 
-def _refuse_nested(content: bytes) -> bytes:
-    if content.startswith(_ZIP_STARTS):
+def _refuse_other_kinds(content: bytes) -> bytes:
+    """`ImageError` for a file that stands in the place of images: an archive, a pointer to a file, a web page."""
+    start = content[:NUM_BYTES_NEEDED]
+    if is_zip(start):
         raise ImageError("nested_archive", "the file is a zip file inside the source")
+    if kind := name_archive(start):
+        raise ImageError("nested_archive", f"the file is {kind} inside the source")
+    if is_lfs_pointer(start):
+        raise ImageError("git_lfs_pointer", f"the file is a Git LFS pointer, not the image itself. {LFS_ADVICE}")
+    if is_web_page(start):
+        raise ImageError("web_page", "the file is a web page, not an image")
     return content

@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 
 from hip_mri.config import SourceLimits
-from hip_mri.data.entry_names import decode_name, find_path_fault, read_unicode_path
+from hip_mri.data.entry_names import decode_name, find_path_fault, normalize_path, read_unicode_path
 from hip_mri.data.name_clashes import find_clashes
 from hip_mri.data.zip_end import DirectoryPlace, OpenFile
 from hip_mri.data.zip_extents import check_extents
-from hip_mri.data.zip_faults import ZipFaults
+from hip_mri.data.zip_faults import ZipFaults, name_method_fault
 from hip_mri.data.zip_records import (
     DEFLATED,
     ENCRYPTED,
@@ -102,6 +102,7 @@ def _take_in(record: tuple, raw: bytes, extra: bytes, directory: Directory) -> s
         name = decode_name(raw, is_utf8=bool(flags & UTF8))
         if 0x7075 in fields:
             name = read_unicode_path(raw, fields[0x7075]) or name
+        name = normalize_path(name)
     except UnicodeDecodeError:
         fault = "name_not_utf8"
     except (ValueError, struct.error):
@@ -135,8 +136,10 @@ def _find_kind_fault(name: str, mode: int, size: int) -> str | None:
 def _find_method_fault(version: int, flags: int, method: int, size: int, packed: int) -> str | None:
     if flags & ENCRYPTED:
         return "encrypted"
-    if version > _HIGHEST_VERSION or flags & PATCHED or method not in (STORED, DEFLATED):
-        return "unsupported_compression"
+    if method not in (STORED, DEFLATED):
+        return name_method_fault(method)
+    if version > _HIGHEST_VERSION or flags & PATCHED:
+        return "unsupported_version"
     if method == STORED:
         return "wrong_size" if size != packed else None
     return "too_loose" if packed > 2 * size + _LOOSE_BYTES else None

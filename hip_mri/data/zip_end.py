@@ -1,17 +1,36 @@
 """The end of a zip file, which says where its directory is: found at the very end of the file and nowhere else."""
 
 import os
+import re
 import struct
 from dataclasses import dataclass
 from typing import Final
 
 from hip_mri.errors import ArchiveError
+from hip_mri.sources.file_kinds import (
+    LFS_ADVICE,
+    NUM_BYTES_NEEDED,
+    is_lfs_pointer,
+    is_web_page,
+    name_archive,
+    name_picture,
+)
 
 END: Final = struct.Struct("<4s4H2LH")
 _LOCATOR: Final = struct.Struct("<4sLQL")
 _END64: Final = struct.Struct("<4sQ2H2L4Q")
 _SIGNATURE: Final = b"PK\5\6"
 _LONGEST_COMMENT: Final = 0xFFFF
+
+_PART_START: Final = b"PK\7\x08PK\3\4"
+"""First bytes of the first of several parts."""
+_PART_SUFFIX: Final = re.compile(r"\.(z\d\d|\d\d\d)", re.IGNORECASE)
+"""Endings of parts, but for the last one of Info-ZIP and WinZip, which ends in `.zip`."""
+_ONE_PART: Final = (
+    "one part of several of a zip file. Put the parts into one folder and join them (`zip -s 0 NAME.zip --out "
+    "whole.zip`; parts .001, .002 and so on: `cat NAME.zip.* > whole.zip`), or unpack them with 7-Zip, and give the "
+    "result."
+)
 
 
 @dataclass(frozen=True)
@@ -22,11 +41,13 @@ class OpenFile:
         descriptor: Of the operating system.
         num_bytes: Size of the file.
         name: What the user knows it by.
+        suffix: Ending of its own name, such as `.zip`.
     """
 
     descriptor: int
     num_bytes: int
     name: str
+    suffix: str = ""
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the file; fewer where it ends.
@@ -71,10 +92,15 @@ def find_directory(file: OpenFile, needed: str) -> DirectoryPlace:
     tail = file.read(start, file.num_bytes - start)
     found = [at for at in _find_all(tail, _SIGNATURE) if _fits(tail, at)]
     if len(found) != 1:
-        what = _describe_start(file.read(0, 4096)) if not found else "a zip file with two ends"
+        start_bytes = file.read(0, NUM_BYTES_NEEDED)
+        if not found and (advice := _explain_other_kind(start_bytes, file.suffix)):
+            raise ArchiveError(f"source: {file.name} is {advice} {needed}")
+        what = _describe_start(start_bytes) if not found else "a zip file with two ends"
         if not found and _has_whole_end(tail):
             what = "a zip file with bytes of something else behind its end"
         raise ArchiveError(f"source: {file.name} is {what}. Fetch it again, or give a zip file or a folder. {needed}")
+    if _is_last_part(file, start + found[0], tail[found[0] :]):
+        raise ArchiveError(f"source: {file.name} is {_ONE_PART} {needed}")
     place, end = _read_end(file, start + found[0], tail[found[0] :])
     if place is None or place.offset + place.num_bytes != end:
         raise ArchiveError(
@@ -121,8 +147,28 @@ def _read_end(file: OpenFile, end: int, record: bytes) -> tuple[DirectoryPlace |
     return (DirectoryPlace(long[5], long[4], long[3]) if is_sound else None), end64
 
 
+def _is_last_part(file: OpenFile, end: int, record: bytes) -> bool:
+    """Whether the end of a zip file, or the locator of zip64 before it, says that it is one of several parts."""
+    disk = END.unpack_from(record)[1]
+    locator = file.read(max(0, end - _LOCATOR.size), _LOCATOR.size)
+    num_disks = _LOCATOR.unpack(locator)[3] if locator.startswith(b"PK\6\7") and len(locator) == _LOCATOR.size else 1
+    return disk not in (0, 0xFFFF) or num_disks > 1
+
+
+def _explain_other_kind(start: bytes, suffix: str) -> str:
+    """What a file without the end of a zip file is, and what to do; empty where it is no known kind."""
+    if start.startswith(_PART_START) or (_PART_SUFFIX.fullmatch(suffix) and not name_archive(start)):
+        return _ONE_PART
+    if is_lfs_pointer(start):
+        return f"a Git LFS pointer, not the file itself. {LFS_ADVICE}"
+    if kind := name_archive(start):
+        return f"{kind}, not a zip file. Unpack it, and give the folder or a zip file."
+    if kind := name_picture(start):
+        return f"{kind}, not a zip file. Give the folder that it lies in, or a zip file."
+    return ""
+
+
 def _describe_start(start: bytes) -> str:
-    start = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if start.startswith((b"<!doctype html", b"<html")):
+    if is_web_page(start):
         return "a web page (a download page or an error page was saved instead of the file)"
-    return "a damaged or truncated zip file" if start.startswith(b"pk") else "no zip file"
+    return "a damaged or truncated zip file" if start.lower().startswith(b"pk") else "no zip file"

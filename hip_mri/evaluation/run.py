@@ -235,6 +235,11 @@ def _count_data(facts: RunFacts, manifest: pd.DataFrame) -> dict[str, Any]:
         "largest_deviation": facts.division.largest_deviation,
         "num_kept": facts.division.num_kept,
         "num_prescribed": facts.division.num_prescribed,
+        "given_split": {
+            "by": facts.groups.given_split_by,
+            "num_given_twice": facts.groups.num_given_twice,
+            **asdict(facts.division.given),
+        },
     }
 
 

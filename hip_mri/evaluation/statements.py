@@ -9,7 +9,7 @@ from typing import Final
 from hip_mri.config import LABELS
 from hip_mri.evaluation import result_statements
 from hip_mri.evaluation.record import RunRecord, Statement
-from hip_mri.evaluation.summary import name_weights
+from hip_mri.evaluation.summary import describe_given_split, name_weights
 from hip_mri.evaluation.templates import is_number
 from hip_mri.evaluation.wording import SPLIT_TITLES, name_label
 
@@ -61,15 +61,20 @@ def _say_partitions(record: RunRecord) -> Statement:
     ]
     data = record.metrics.get("data") or {}
     num_kept, num_prescribed = data.get("num_kept", 0), data.get("num_prescribed", 0)
-    is_settled = num_kept + num_prescribed >= data.get("num_images", 1)
+    given = data.get("given_split") or {}
+    num_drawn = sum((given.get("num_drawn") or {}).values())
+    is_settled = num_kept + num_prescribed >= data.get("num_images", 1) and not num_drawn
     ways = [
-        f"{num_prescribed:,} images have the split that the table of patients prescribes." if num_prescribed else "",
+        *describe_given_split(data),
         f"{num_kept:,} images kept the split that an earlier run in this workspace gave them." if num_kept else "",
         ""
         if is_settled
         else f"{'The other groups' if num_kept or num_prescribed else 'Groups'} were divided at random with seed "
         f"{record.show('seed')}; asked for: validation {record.show('data.val_fraction')}, test "
         f"{record.show('data.test_fraction')} of each class, the rest for training.",
+        "A split that the source may give was ignored, as asked."
+        if record.settings.get("data.given_split") == "ignore"
+        else "",
     ]
     return Statement(" ".join([*(way for way in ways if way), f"Images: {', '.join(counts)}."]), "manifest.csv")
 

@@ -187,6 +187,15 @@ def list_limits(summary: ReportSummary) -> list[tuple[str, str]]:
                 "are too optimistic and the intervals too narrow. Give a table of patients.",
             )
         )
+    if grouping.get("has_constant_patient"):
+        limits.append(
+            (
+                "One patient ID in all files",
+                "All images name one and the same patient, as a placeholder does; it was ignored.",
+            )
+        )
+    if given := describe_given_split(summary.metrics["data"]):
+        limits.append(("Split given by the source", " ".join(given)))
     limits.append(
         (
             "One source, one split",
@@ -248,10 +257,61 @@ def tabulate_evidence(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         *rows,
         ("Largest deviation from the shares asked for", f"{data['largest_deviation']:.2%} of a class"),
         ("Images that kept the split of an earlier run", f"{data['num_kept']:,}"),
-        ("Images whose split the table of patients prescribes", f"{data['num_prescribed']:,}"),
+        ("Images whose split the source gives", _describe_given(data)),
         ("Locked test set", f"{test_set['num_images']:,} images, SHA-256 {test_set['sha256'][:12]}…"),
         ("Locked test images that the source no longer holds", f"{test_set['num_missing']:,}"),
     ]
+
+
+def _describe_given(data: Mapping[str, Any]) -> str:
+    given = data.get("given_split") or {}
+    by = f" (by {given['by']})" if given.get("by") else ""
+    held_out = _list_by_split(given.get("num_held_out"), "; held out: ")
+    return f"{data['num_prescribed']:,}{by}{held_out}"
+
+
+def describe_given_split(data: Mapping[str, Any]) -> list[str]:
+    """Say what became of a split that the source gives, in sentences; none where it gives none.
+
+    Args:
+        data: What `metrics.json` holds under `data`; runs of earlier versions have no key `given_split`.
+    """
+    given = data.get("given_split") or {}
+    by = {"folders": "the folders of the source", "table": "the table of patients"}
+    parts = [by[name] for name in str(given.get("by") or "").split(" and ") if name in by]
+    num_images = data.get("num_prescribed") or 0
+    if not num_images:
+        return []
+    sentences = [
+        f"The split was given: {num_images:,} images have the split that {' and '.join(parts or [by['table']])} "
+        f"{'prescribes' if parts in ([], [by['table']]) else 'give'}"
+        f"{_list_by_split(given.get('num_images'), ' (', ')')}."
+    ]
+    if num_held_out := _list_by_split(given.get("num_held_out")):
+        sentences.append(
+            f"Of these, held out of all parts since related images stand in another part: {num_held_out} "
+            f"({given['num_divided_groups']:,} groups stood in several parts). The test goes before validation, and "
+            "validation before training: no given test image was trained on."
+        )
+    elif given and not given.get("num_divided_groups"):
+        sentences.append("No group of related images stood in more than one part.")
+    if given.get("num_given_twice"):
+        sentences.append(
+            f"{given['num_given_twice']:,} images stood in several parts as copies, byte for byte, and count for the "
+            "test, else for validation, alone."
+        )
+    if num_drawn := _list_by_split(given.get("num_drawn")):
+        sentences.append(
+            f"The source lacks a part; drawn for it, by group, from those given for training: {num_drawn}."
+        )
+    return sentences
+
+
+def _list_by_split(counts: Mapping[str, int] | None, before: str = "", after: str = "") -> str:
+    """Numbers of images by split in words, such as `training 12, validation 3`; empty without any."""
+    known = counts or {}
+    told = [f"{title.lower()} {known[split]:,}" for split, title in SPLIT_TITLES.items() if known.get(split)]
+    return f"{before}{', '.join(told)}{after}" if told else ""
 
 
 def tabulate_splits(summary: ReportSummary) -> list[tuple[str, list[int]]]:

@@ -46,7 +46,7 @@ def collect_notices(*, is_synthetic: bool, weights_notice: str, num_held_out: in
         Sentences that begin with a heading in capitals and a colon, the form that `summarize_notices` reads.
     """
     held_out = (
-        f"IMAGES HELD OUT: {num_held_out:,} new images are in no split, since they are tied to images of two splits or "
+        f"IMAGES HELD OUT: {num_held_out:,} images are in no split, since they are tied to images of another split or "
         "to the locked test set."
     )
     notices = (SYNTHETIC_NOTICE if is_synthetic else "", weights_notice, held_out if num_held_out else "")

@@ -15,7 +15,7 @@ from hip_mri.data.reading import read_training_sample
 from hip_mri.errors import WeightsError, WorkspaceError
 from hip_mri.hashes import is_as_recorded, read_hashes, record_hashes
 from hip_mri.model.keras_settings import describe_keras, import_keras
-from hip_mri.model.weights import UNREADABLE, Weights, tell_cause
+from hip_mri.model.weights import UNREADABLE, Weights, named_for_keras, tell_cause
 from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace
 
@@ -251,7 +251,8 @@ def _check_hash(file: Path, sha256: str) -> None:
 
 def _load_weights(network: "keras.Model", file: Path) -> None:
     try:
-        network.load_weights(str(file))
+        with named_for_keras(file) as named:
+            network.load_weights(str(named))
     except UNREADABLE as error:
         raise WeightsError(
             f"model.weights: {file} does not fit {network.name} ({tell_cause(error)}). "

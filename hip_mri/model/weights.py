@@ -6,9 +6,11 @@ import logging
 import socket
 import struct
 import sys
+import tempfile
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +20,7 @@ import h5py
 from hip_mri.config import BackboneName
 from hip_mri.errors import HipMriError, WeightsError, list_offenders
 from hip_mri.model.keras_settings import choose_backend, import_keras, list_keras_folders
+from hip_mri.sources.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page
 from hip_mri.storage import digest_file
 from hip_mri.workspace import find_place
 
@@ -54,6 +57,9 @@ UNREADABLE: Final = (
     *(OSError, EOFError, RuntimeError, zlib.error, struct.error, zipfile.BadZipFile),
 )
 """What HDF5, zipfile, zlib, JSON, NumPy and Keras raise over files that are damaged or none of theirs."""
+
+_OPTIMIZER_GROUPS: Final = ("optimizer", "optimizer_weights")
+"""Where Keras 3 and older versions keep the state of an optimizer beside the weights; it is not read."""
 
 _MOST_LEVELS: Final = 32
 """Groups inside groups; Keras writes four, and more for networks inside networks."""
@@ -172,23 +178,81 @@ def _check_file(file: Path, backbone: BackboneName) -> None:
             f"model.weights: no file at {file}. Give the path of a Keras {backbone} weights file without top, "
             "or 'imagenet' to download."
         )
-    if file.suffix not in (".h5", ".hdf5"):
-        raise WeightsError(f"model.weights: {file.name} does not end in .weights.h5 or .h5, as Keras' weights do.")
+    if advice := _explain_other_kind(file):
+        raise WeightsError(f"model.weights: {file.name} {advice}")
     try:
         with h5py.File(file, "r") as content:
             check_numbers_only(content, file)
             num_parameters = _count_parameters(content)
+            num_of_optimizer = sum(_count_parameters(content[name]) for name in _OPTIMIZER_GROUPS if name in content)
+            is_model = "model_config" in content.attrs or "model_weights" in content
     except UNREADABLE as error:
         raise WeightsError(
             f"model.weights: {file.name} is not a readable HDF5 file ({tell_cause(error)}). Fetch it again."
         ) from error
-    if num_parameters != NUM_PARAMETERS[backbone]:
-        fitting = [name for name, count in NUM_PARAMETERS.items() if count == num_parameters]
-        raise WeightsError(
-            f"model.weights: {file.name} holds {num_parameters:,} parameters, {backbone} without top has "
-            f"{NUM_PARAMETERS[backbone]:,}. "
-            + (f"It fits --model.backbone {fitting[0]}." if fitting else "Give a file saved with include_top=False.")
+    if num_parameters - num_of_optimizer != NUM_PARAMETERS[backbone]:
+        raise WeightsError(_explain_count(file, backbone, num_parameters, num_of_optimizer, is_model=is_model))
+
+
+def _explain_other_kind(file: Path) -> str:
+    """What is wrong with a file that is no HDF5 file by its name or its first bytes; empty where nothing is."""
+    with file.open("rb") as stream:
+        start = stream.read(NUM_BYTES_NEEDED)
+    if is_lfs_pointer(start):
+        return f"is a Git LFS pointer, not the weights. {LFS_ADVICE}"
+    if is_web_page(start):
+        return "is a web page, saved in the place of the weights. Download the file itself."
+    suffix = file.suffix.lower()
+    if suffix == ".keras":
+        return (
+            "is a whole model. Save the weights of its backbone alone with `backbone.save_weights('NAME.weights.h5')`, "
+            "and give that file."
         )
+    if suffix not in (".h5", ".hdf5"):
+        return "does not end in .weights.h5 or .h5, as Keras' weights do."
+    return ""
+
+
+def _explain_count(
+    file: Path, backbone: BackboneName, num_parameters: int, num_of_optimizer: int, *, is_model: bool
+) -> str:
+    """Say of a file with another number of parameters what it holds, and what to give instead."""
+    num_weights = num_parameters - num_of_optimizer
+    optimizer = f" beside {num_of_optimizer:,} numbers of an optimizer" if num_of_optimizer else ""
+    fitting = [name for name, count in NUM_PARAMETERS.items() if count == num_weights]
+    if fitting:
+        advice = f"It fits --model.backbone {fitting[0]}."
+    elif is_model or num_of_optimizer:
+        advice = (
+            "It is a whole model, as `model.save` writes it: save the weights of its backbone alone, without top, with "
+            "`backbone.save_weights('NAME.weights.h5')`."
+        )
+    else:
+        advice = "Give a file saved with include_top=False."
+    return (
+        f"model.weights: {file.name} holds {num_weights:,} parameters{optimizer}, {backbone} without top has "
+        f"{NUM_PARAMETERS[backbone]:,}. {advice}"
+    )
+
+
+@contextlib.contextmanager
+def named_for_keras(file: Path) -> Iterator[Path]:
+    """Give a weights file the ending by which Keras chooses how to read it, whatever its own name is.
+
+    Keras takes `.weights.h5` for its present format and `.h5` for the older one, in lower case alone.
+
+    Yields:
+        The file itself, or a link to it.
+    """
+    with h5py.File(file, "r") as content:
+        ending = ".weights.h5" if "layers" in content and "model_weights" not in content else ".h5"
+    if file.name.endswith(ending) and (ending == ".weights.h5" or not file.name.endswith(".weights.h5")):
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"named{ending}")
+        link.symlink_to(file.resolve())
+        yield link
 
 
 def check_numbers_only(content: h5py.File, file: Path) -> None:
@@ -254,8 +318,8 @@ def tell_cause(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _count_parameters(content: h5py.File) -> int:
-    """Numbers in all datasets."""
+def _count_parameters(content: Any) -> int:
+    """Numbers in all datasets of a file or a group."""
     total = 0
 
     def add(_name: str, item: Any) -> None:

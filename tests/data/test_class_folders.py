@@ -7,7 +7,10 @@ from hip_mri.errors import SourceError
 
 NEEDED = "Needed are two class folders with images, normal and osseous_lesion, at the same depth, and no third."
 
-HIDDEN = "Names of other folders are not shown, since they can identify patients: look at them in the source."
+HIDDEN = (
+    "Names of other folders are not shown, since they can identify patients: look at them in the source. "
+    "--data.class-names maps other names of the classes, and a table can give labels instead of folders."
+)
 
 LITTER = ["__MACOSX/normal/._n0.png", "normal/._n0.png", "normal/.DS_Store", "osseous_lesion/deeper/desktop.ini"]
 
@@ -16,17 +19,16 @@ LITTER = ["__MACOSX/normal/._n0.png", "normal/._n0.png", "normal/.DS_Store", "os
     ("names", "message"),
     [
         ([], f"source: it holds no images. {NEEDED}"),
-        (LITTER, f"source: it holds no images. {NEEDED}"),
+        (
+            LITTER,
+            "source: it holds no images; 4 hidden or system files, or files in hidden, system or thumbnail folders, "
+            f"are ignored. {NEEDED}",
+        ),
         (["normal/a.png"], f"source: found the folders normal; missing or empty: osseous_lesion. {NEEDED}"),
         (
             ["normal/a.png", "osseous_lesion/a.png", "fracture/a.png"],
             "source: found the folders normal, osseous_lesion and 1 of another name; unknown: 1 of another name. "
             f"{NEEDED} {HIDDEN}",
-        ),
-        (
-            ["normal/a.png", "Osseous_Lesion/a.png"],
-            "source: found the folders Osseous_Lesion, normal; unknown: Osseous_Lesion; "
-            f"missing or empty: osseous_lesion. {NEEDED}",
         ),
         (
             ["a/normal/x.png", "osseous_lesion/x.png"],
@@ -38,15 +40,6 @@ LITTER = ["__MACOSX/normal/._n0.png", "normal/._n0.png", "normal/.DS_Store", "os
             f"source: found no class folder, but files at the top and files in 1 folder at level 1. {NEEDED} {HIDDEN}",
         ),
         (["normal.png", "osseous_lesion"], f"source: found no class folder, but files at the top. {NEEDED}"),
-        (
-            ["Hip/Normal/a.png", "Hip/Osseous lesions/a.png"],
-            "source: found no class folder, but files in 2 folders at level 2 and folders named Normal, "
-            f"Osseous lesions. {NEEDED} {HIDDEN}",
-        ),
-        (
-            ["Normal/a.png"],
-            "source: found no class folder, but files in 1 folder at level 1 and folders named Normal. " + NEEDED,
-        ),
     ],
 )
 def test_wrong_folders_are_named_where_they_are_meant_for_right_ones(names, message):
@@ -61,16 +54,6 @@ def test_fault_53_many_wrong_folders_are_counted_and_none_is_named():
         label_names(sorted(names))
     assert "; unknown: 14 of other names. Needed" in str(caught.value)
     assert "Müller" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "folder", ["Normal", "NORMALS", "normal ", "Osseous Lesion", "osseous-lesions", "osseouslesion"]
-)
-def test_a_class_folder_in_another_spelling_is_named(folder):
-    with pytest.raises(SourceError) as caught:
-        label_names(["normal/a.png", "osseous_lesion/a.png", f"{folder}/a.png"])
-    assert f"; unknown: {folder}. Needed" in str(caught.value)
-    assert HIDDEN not in str(caught.value)
 
 
 def test_fault_53_folders_of_patients_without_classes_are_counted_with_their_depth():

@@ -320,7 +320,6 @@ REFUSED = {
     "third class": {"normal/a.png": b"x", "osseous_lesion/a.png": b"x", "third/a.png": b"x"},
     "one class": {"normal/a.png": b"x"},
     "unsafe path": {"normal/a.png": b"x", "osseous_lesion/a.png": b"x", "../a.png": b"x"},
-    "nothing usable": {"normal/a.png": b"x", "osseous_lesion/a.png": b""},
 }
 
 
@@ -342,16 +341,41 @@ def test_a_refused_source_leaves_the_workspace_alone(kind, is_fresh, source_file
 def test_a_source_without_a_usable_image_is_refused_with_the_reasons(pack, workspace):
     with pytest.raises(SourceError) as caught:
         take_in(pack({"normal/a.png": b"x", "normal/b.png": b"y", "osseous_lesion/a.png": b""}), workspace)
-    for part in ("none of the 3 files", "'not_an_image': 2", "'empty_file': 1"):
-        assert part in str(caught.value)
+    message = str(caught.value)
+    for part in ("none of the 3 labelled files", "2 not_an_image, 1 empty_file", str(workspace.quarantine_file)):
+        assert part in message
+    assert "NIfTI" in message, "what helps against the commonest reason"
+    assert sorted(pd.read_csv(workspace.quarantine_file)["reason"]) == ["empty_file", "not_an_image", "not_an_image"]
 
 
-def test_a_source_of_contradictions_alone_leaves_stored_images_and_nothing_else(entries, pack, workspace):
+def test_a_source_without_a_usable_image_changes_nothing_but_the_list_of_reasons(
+    source_file, pack, workspace, snapshot
+):
+    take_in(source_file, workspace)
+    before = snapshot(workspace.root)
+    with pytest.raises(SourceError, match="1 not_an_image, 1 empty_file"):
+        take_in(pack({"normal/a.png": b"x", "osseous_lesion/a.png": b""}, "refused.zip"), workspace)
+    after = snapshot(workspace.root)
+    assert before.pop("quarantine.csv") != after.pop("quarantine.csv")
+    assert before == after
+
+
+def test_too_few_images_of_a_class_are_told_with_the_reasons(entries, pack, workspace):
+    spoilt = {name: content if name.startswith("normal") else b"PK\3\4" for name, content in entries.items()}
+    with pytest.raises(
+        SplitError, match=r"osseous_lesion 0\. .* Not usable are 5 nested_archive\. .*unpack them first"
+    ):
+        take_in(pack(spoilt), workspace)
+    assert list(pd.read_csv(workspace.quarantine_file)["reason"]) == ["nested_archive"] * 5
+
+
+def test_a_source_of_contradictions_alone_leaves_stored_images_and_the_list_of_reasons(entries, pack, workspace):
     picture = entries["normal/n0.png"]
     with pytest.raises(SourceError, match="contradictory_label"):
         take_in(pack({"normal/a.png": picture, "osseous_lesion/a.png": picture}), workspace)
     stored = workspace.image_file(hash_picture(picture))
-    assert [path for path in workspace.root.rglob("*") if path.is_file()] == [stored]
+    files = [path for path in workspace.root.rglob("*") if path.is_file()]
+    assert sorted(files) == sorted([stored, workspace.quarantine_file])
 
 
 def test_an_interrupted_intake_keeps_the_old_manifest_and_can_go_on(entries, pack, draw, encode, workspace):

@@ -92,10 +92,14 @@ def test_a_batch_replaces_the_one_before(files, spread, pack, draw, encode, work
 
 
 def test_a_source_without_any_image_is_refused(spread, workspace, tmp_path):
-    with pytest.raises(SourceError, match=r"none of its 2 files.*not_an_image.: 2"):
+    with pytest.raises(SourceError, match=r"none of its 2 files is a usable image: 2 not_an_image\. ") as caught:
         take_in_images(spread({"a.txt": b"x", "b.txt": b"y"}), workspace, SMALL, num_threads=1)
+    assert str(workspace.quarantine_file) in str(caught.value)
+    assert workspace.quarantine_file.read_text().count("not_an_image") == 2
     assert not workspace.manifest_file.exists()
-    with pytest.raises(SourceError, match=r"it holds no files\. Needed are images, in folders of any kind"):
+    with pytest.raises(
+        SourceError, match=r"it holds no files; 1 hidden .* ignored\. Needed are images, in folders of any kind"
+    ):
         take_in_images(spread({".DS_Store": b"x"}, "litter"), workspace, SMALL, num_threads=1)
     with pytest.raises(SourceError, match="there is no file or folder"):
         take_in_images(tmp_path / "nothing", workspace, SMALL, num_threads=1)

@@ -66,12 +66,12 @@ def test_the_table_beside_the_class_folders_is_found(entries, pack, spread):
         (b"\xff\xfe\x00", r"table is no CSV file in UTF-8"),
         (
             b"normal/a.png,Smith\n",
-            r"no column source_name and no column patient_id among its 2 columns\. Its first line",
+            r"no column source_name and no column patient_id or label or split among its 2 columns\. Its first line",
         ),
-        (b"source_name,patient_id\nx,Smith,\n", r"lines with more or fewer than 2 fields: 2\. Write"),
+        (b"source_name,patient_id\nx,Smith,y\n", r"lines with more or fewer than 2 fields: 2\. Write"),
         (b"source_name,patient_id,patient_id \n", r"two columns of one name"),
         (b"a,b\n", r"no column source_name and no column patient_id"),
-        (b"source_name,patient_id,split\nx,y,validation\n", r"another split than train, val, test in the lines 2"),
+        (b"source_name,patient_id,split\nx,y,holdout\n", r"another split than train, val, test in the lines 2"),
         (b"source_name,patient_id\n,Smith\n", r"1 lines without source_name"),
         (
             b"source_name,patient_id\nx,Smith\nx,Jones\nx,Smith\n",

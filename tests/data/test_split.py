@@ -218,19 +218,109 @@ def tie(workspace: Workspace, *ties: tuple[str, str, str]) -> None:
     rows.assign(group=pd.factorize(rows["key"])[0]).to_parquet(workspace.ties_file)
 
 
-def test_fault_70_a_patient_in_two_prescribed_splits_is_refused(workspace, write_rows):
-    rows = write_rows(workspace, 12, 12)
-    rows["split"] = [SPLITS[number % 3] for number in range(24)]
+def read_states(workspace: Workspace) -> dict[str, str]:
+    return read_manifest(workspace.manifest_file).set_index("image_id")["state"].to_dict()
+
+
+@pytest.mark.parametrize("run", ["once", "again"])
+def test_fault_70_related_images_in_several_given_splits_are_held_out_of_training(workspace, write_rows, run):
+    """Groups of train, val and test; of val and test; of train and val; and one that is whole."""
+    rows = write_rows(workspace, 18, 18)
+    rows["split"] = [SPLITS[number % 3] for number in range(36)]
     write_manifest(workspace.manifest_file, rows)
-    first, second = rows["sha256"][:2]
-    tie(workspace, (first, "patient_id", "hash"), (second, "patient_pattern", "hash"))
-    with pytest.raises(SplitError, match="1 patients stand in two splits, with the images") as caught:
+    ids = list(rows["image_id"])
+    divided = {
+        **dict.fromkeys(ids[:3], "all"),
+        **dict.fromkeys((ids[4], ids[5]), "val and test"),
+        **dict.fromkeys((ids[6], ids[7], ids[9]), "train and val"),
+        **dict.fromkeys((ids[12], ids[15]), "train"),
+    }
+    regroup(workspace, divided)
+    before = read_manifest(workspace.manifest_file)
+    report = split_manifest(workspace, 0.15, 0.15, seed=1)
+    if run == "again":
+        write_manifest(workspace.manifest_file, before)
+        report = split_manifest(workspace, 0.15, 0.15, seed=2)
+    held_out = {ids[number] for number in (0, 1, 4, 6, 9)}
+    assert {image_id for image_id, state in read_states(workspace).items() if state == HELD_OUT} == held_out
+    prescribed = rows.set_index("image_id")["split"].drop(list(held_out)).to_dict()
+    assert read_splits(workspace) == prescribed, "what is left stands where it was given"
+    assert report.given.num_images == {"train": 12, "val": 12, "test": 12}
+    assert report.given.num_held_out == {"train": 3, "val": 2}
+    assert report.given.num_divided_groups == 3
+    assert report.given.num_drawn == {}
+
+
+def test_fault_71_given_training_images_never_join_a_test_image_of_an_earlier_run(workspace, write_rows):
+    write_rows(workspace, 20, 20)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    drawn = read_splits(workspace)
+    chosen = {name: next(image for image, split in drawn.items() if split == name) for name in SPLITS}
+    rows = write_rows(workspace, 20, 26)
+    new = [image_id for image_id in rows["image_id"] if image_id not in drawn]
+    given = dict(zip(new, ("train", "val", "test", "train", "train+val", "train+val"), strict=True))
+    rows["split"] = rows["image_id"].map(given).fillna("")
+    write_manifest(workspace.manifest_file, rows)
+    regroup(
+        workspace,
+        {
+            **dict.fromkeys((chosen["test"], new[0], new[1], new[4]), "tested"),
+            **dict.fromkeys((chosen["train"], new[2], new[3]), "trained"),
+            **dict.fromkeys((chosen["val"], new[5]), "validated"),
+        },
+    )
+    report = split_manifest(workspace, 0.2, 0.2, seed=1)
+    states = read_states(workspace)
+    assert [states[image_id] for image_id in new] == [HELD_OUT] * 3 + ["ready", HELD_OUT, "ready"]
+    after = read_splits(workspace)
+    assert (after[new[3]], after[new[5]]) == ("train", "val")
+    assert {image_id: after[image_id] for image_id in drawn} == drawn
+    assert report.given.num_held_out == {"train": 2, "val": 1, "test": 1}
+
+
+@pytest.mark.parametrize(("open_split", "lacking"), [("train+val", "val"), ("train+test", "test")])
+def test_a_part_that_the_source_lacks_is_drawn_from_training_alone(workspace, write_rows, open_split, lacking):
+    rows = write_rows(workspace, 40, 40)
+    other = {"val": "test", "test": "val"}[lacking]
+    rows["split"] = [other if number % 4 == 0 else open_split for number in range(80)]
+    write_manifest(workspace.manifest_file, rows)
+    pairs = {
+        image_id: f"pair {number // 4}" for number, image_id in enumerate(rows["image_id"]) if number % 4 in (1, 2)
+    }
+    regroup(workspace, pairs)
+    before = read_manifest(workspace.manifest_file)
+    report = split_manifest(workspace, 0.2, 0.2, seed=1)
+    splits = read_splits(workspace)
+    given = set(rows.loc[rows["split"] == other, "image_id"])
+    assert {image_id for image_id, split in splits.items() if split == other} == given
+    drawn = [image_id for image_id, split in splits.items() if split == lacking]
+    assert len(drawn) == pytest.approx(60 * 0.25, abs=2), "a fifth of all in relation to the four fifths that are left"
+    assert report.given.num_drawn == {lacking: len(drawn)}
+    manifest = read_manifest(workspace.manifest_file)
+    assert (manifest.groupby("group")["split"].nunique() == 1).all()
+    write_manifest(workspace.manifest_file, before)
+    assert split_manifest(workspace, 0.2, 0.2, seed=2).given == report.given
+    assert read_splits(workspace) == splits, "drawn once"
+
+
+def test_a_given_split_that_leaves_a_part_empty_is_told_with_the_way_out(workspace, write_rows):
+    rows = write_rows(workspace, 9, 9)
+    rows["split"] = ["train", "val", "test"] * 3 + ["train", "val"] * 4 + ["train"]
+    write_manifest(workspace.manifest_file, rows)
+    with pytest.raises(SplitError, match=r"no osseous_lesion in test .* --data\.given-split ignore"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
-    assert first[:16] in str(caught.value)
-    assert not workspace.splits_file.exists()
 
 
-def test_fault_70_near_duplicates_in_two_prescribed_splits_are_refused(workspace, write_rows):
+def test_a_largest_group_is_told_with_its_evidence(workspace, write_rows):
+    rows = write_rows(workspace, 9, 9)
+    rows["evidence"] = "patient_pattern"
+    write_manifest(workspace.manifest_file, rows)
+    regroup(workspace, dict.fromkeys(rows["image_id"][:16], "one"))
+    with pytest.raises(SplitError, match=r"The largest group holds 16 of 18 images, tied by patient_pattern\."):
+        split_manifest(workspace, 0.15, 0.15, seed=1)
+
+
+def test_ties_that_show_between_images_of_earlier_runs_are_refused(workspace, write_rows):
     rows = write_rows(workspace, 12, 12)
     rows["split"] = [SPLITS[number % 3] for number in range(24)]
     write_manifest(workspace.manifest_file, rows)
@@ -240,6 +330,10 @@ def test_fault_70_near_duplicates_in_two_prescribed_splits_are_refused(workspace
     tie(workspace, *((sha256, "similar", "torn") for sha256 in (first, second)))
     with pytest.raises(SplitError, match="1 pairs of equal or nearly equal images stand in two splits"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
+    tie(workspace, (first, "patient_id", "hash"), (second, "patient_pattern", "hash"))
+    with pytest.raises(SplitError, match="1 patients stand in two splits, with the images") as caught:
+        split_manifest(workspace, 0.15, 0.15, seed=1)
+    assert first[:16] in str(caught.value)
 
 
 def test_a_new_image_joins_relatives_that_the_source_no_longer_holds(workspace, write_rows):

@@ -7,7 +7,15 @@ import pytest
 
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.report import MOST_MARKDOWN_BYTES, compose_markdown, write_report
-from hip_mri.evaluation.summary import WITHHELD, ReportSummary, compose_answer, disclose, list_limits, name_weights
+from hip_mri.evaluation.summary import (
+    WITHHELD,
+    ReportSummary,
+    compose_answer,
+    disclose,
+    list_limits,
+    name_weights,
+    tabulate_evidence,
+)
 from hip_mri.evaluation.wording import SYNTHETIC_NOTICE, collect_notices, find_caption, summarize_notices
 
 HOSTILE = "<script>alert('x')</script>|*_`[a](http://evil.example)"
@@ -261,3 +269,16 @@ def test_names_for_readers():
     assert name_weights("imagenet") == "pretrained on ImageNet"
     assert name_weights("ab" * 32) == "from a file with SHA-256 abababababab…"
     assert find_caption("attention_maps").title == "Attention maps"
+
+
+def test_a_given_split_and_a_constant_patient_are_limits(summary):
+    given = {"by": "folders", "num_held_out": {"train": 7}, "num_divided_groups": 5, "num_given_twice": 0}
+    data = summary.metrics["data"] | {"num_prescribed": 210, "given_split": given}
+    grouping = summary.metrics["grouping"] | {"has_constant_patient": True}
+    limits = dict(list_limits(change(summary, data=data, grouping=grouping)))
+    assert "training 7 (5 groups" in limits["Split given by the source"]
+    assert "One patient ID in all files" in limits
+    assert not {"Split given by the source", "One patient ID in all files"} & set(dict(list_limits(summary)))
+    assert ("Images whose split the source gives", "210 (by folders); held out: training 7") in tabulate_evidence(
+        change(summary, data=data).metrics
+    )

@@ -150,3 +150,38 @@ def test_documents_are_written_beside_the_files_that_they_link_to(tmp_path):
     write_checklist(tmp_path / "checklist.md", record)
     assert "- [figures/explanations.png](figures/explanations.png)" in (tmp_path / "model_card.md").read_text("utf-8")
     assert "([figures/explanations.png](figures/explanations.png))" in (tmp_path / "checklist.md").read_text("utf-8")
+
+
+GIVEN = {
+    "by": "folders",
+    "num_given_twice": 4,
+    "num_images": {"train": 1_700, "val": 395, "test": 400},
+    "num_held_out": {"train": 100, "val": 5},
+    "num_divided_groups": 61,
+    "num_drawn": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (GIVEN, ("the folders of the source", "training 1,700", "training 100, validation 5", "61 groups", "4 images")),
+        (GIVEN | {"by": "folders and table"}, ("the folders of the source and the table of patients give",)),
+        (GIVEN | {"by": "table", "num_drawn": {"val": 12}}, ("the table of patients prescribes", "validation 12")),
+        (GIVEN | {"num_held_out": {}, "num_divided_groups": 0}, ("No group of related images stood in more than one",)),
+        ({}, ("the table of patients prescribes",)),
+    ],
+)
+def test_the_card_says_that_the_split_was_given_and_what_was_held_out(given, told):
+    data = METRICS["data"] | {"num_prescribed": 2_495, "num_kept": 0, "given_split": given}
+    card = compose_model_card(replace(RECORD, metrics=METRICS | {"data": data}))
+    partitions = card.partition("## Split and grouping")[2].partition("## Training")[0]
+    assert all(words in partitions for words in told), partitions
+    assert "The split was given: 2,495 images" in partitions
+    drawn_at_random = "divided at random" in partitions
+    assert drawn_at_random == bool(given.get("num_drawn"))
+
+
+def test_the_card_says_that_a_given_split_was_ignored():
+    card = compose_model_card(replace(RECORD, settings=SETTINGS | {"data.given_split": "ignore"}))
+    assert "A split that the source may give was ignored, as asked." in card

@@ -33,6 +33,33 @@ def list_options(model: type[BaseModel], prefix: str = "--") -> list[str]:
     return options
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data.class-names", '{"healthy": "normal", "Bone_Lesion": "osseous_lesion"}'],
+        ["--data.class-names", "healthy=normal", "--data.class-names", "Bone_Lesion=osseous_lesion"],
+        ["--config", "{file}"],
+    ],
+)
+def test_class_names_are_given_as_json_as_pairs_or_in_a_file(tmp_path: Path, words: list[str]) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("data: {class_names: {healthy: normal, Bone_Lesion: osseous_lesion}}\n")
+    config = read_config(COMMAND, [str(file) if word == "{file}" else word for word in words])
+    assert isinstance(config, PipelineConfig)
+    assert config.data.class_names == {"healthy": "normal", "Bone_Lesion": "osseous_lesion"}
+
+
+@pytest.mark.parametrize("names", ['{"healthy": "fine"}', '{"normal": "osseous_lesion"}'])
+def test_class_names_that_stand_for_no_class_or_two_are_refused(names: str) -> None:
+    with pytest.raises(SettingsError, match=r"data\.class_names"):
+        read_config(COMMAND, ["--data.class-names", names])
+
+
+def test_the_form_in_the_ui_shows_class_names_with_their_choices() -> None:
+    field = PipelineConfig.model_json_schema()["$defs"]["DataSettings"]["properties"]["class_names"]
+    assert field["additionalProperties"]["enum"] == ["normal", "osseous_lesion"]
+
+
 def test_no_options_are_the_defaults() -> None:
     assert read_config(COMMAND, []) == PipelineConfig()
 

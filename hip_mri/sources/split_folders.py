@@ -1,0 +1,96 @@
+"""Splits that the folders of a source give: folders named train, val and test, above or below the class folders."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import takewhile
+from typing import Final
+
+from hip_mri.config import SPLITS
+from hip_mri.errors import SourceError
+
+logger = logging.getLogger(__name__)
+
+TRAIN_OR_VAL: Final = "train+val"
+TRAIN_OR_TEST: Final = "train+test"
+"""Stand for the split of an image that is to be drawn from two: the source gives the third part and lacks one."""
+
+UNDECIDED: Final = {TRAIN_OR_VAL: ("train", "val"), TRAIN_OR_TEST: ("train", "test")}
+
+_NAMES: Final = re.compile(
+    r"(?:(?P<train>train(?:ing)?)|(?P<val>val(?:id(?:ation)?)?)|(?P<test>test(?:ing)?))"
+    r"(?:set|dataset|data|images?|split)?"
+)
+_MIN_COVERAGE: Final = 0.5
+"""Share of a source's files below which folders named like splits are no split of it."""
+
+
+@lru_cache(2**16)
+def find_split_name(name: str) -> str | None:
+    """The split that a name stands for, of a folder or in a table: `train`, `val` or `test`, or `None`.
+
+    Taken are train and training, val, valid and validation, test and testing, in any case, also followed by set, data,
+    dataset, image, images or split.
+    """
+    match = _NAMES.fullmatch(re.sub(r"[\s_.-]", "", name.casefold()))
+    return match.lastgroup if match else None
+
+
+def find_given_splits(names: Sequence[str]) -> list[str]:
+    """Find the split that folders give to each file of a source.
+
+    It is given where folders stand for at least two splits and hold half of the files or more; what all files have in
+    common, such as one folder `test` above everything, does not count.
+
+    Args:
+        names: Paths with forward slashes, of images alone.
+
+    Returns:
+        For each file `train`, `val`, `test`, one of `UNDECIDED`, or nothing where no split is given. Without a folder
+        for validation, or for the test, images in that for training are drawn for it. Files in no such folder train,
+        or are drawn for a part that lacks; without one, for validation. They never join a test set that is given.
+
+    Raises:
+        SourceError: Paths name two splits.
+    """
+    folders = [name.rpartition("/")[0] for name in names]
+    counts = Counter(folders)
+    parts = {folder: folder.split("/") for folder in counts}
+    ends = (min(parts.values()), max(parts.values())) if parts else ([], [])
+    num_common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False)))
+    found = {folder: set(filter(None, map(find_split_name, path[num_common:]))) for folder, path in parts.items()}
+    given = set().union(*found.values())
+    if len(given) < 2:
+        if given:
+            logger.info("Folders named for %s, and for no other split, are taken as plain folders", *given)
+        return [""] * len(names)
+    num_covered = sum(counts[folder] for folder, splits in found.items() if splits)
+    if num_covered < _MIN_COVERAGE * len(names):
+        logger.warning(
+            "Folders named for %s hold %d of %d files, and are taken as plain folders",
+            " and ".join(_sort(given)),
+            num_covered,
+            len(names),
+        )
+        return [""] * len(names)
+    num_torn = sum(counts[folder] for folder, splits in found.items() if len(splits) > 1)
+    if num_torn:
+        raise SourceError(
+            f"source: {num_torn:,} files lie in folders of two splits, such as test inside train. Let each path name "
+            "one of train, val and test, or draw a new split with --data.given-split ignore."
+        )
+    others = choose_open_split(given)
+    in_train = others if given != set(SPLITS) and "train" in given else "train"
+    meanings = {folder: next(iter(splits), others) for folder, splits in found.items()}
+    return [in_train if meanings[folder] == "train" else meanings[folder] for folder in folders]
+
+
+def choose_open_split(given: set[str]) -> str:
+    """From which two splits images without a given one are drawn: those for training and the part that is lacking."""
+    return TRAIN_OR_TEST if "val" in given and "test" not in given else TRAIN_OR_VAL
+
+
+def _sort(splits: set[str]) -> list[str]:
+    return [split for split in SPLITS if split in splits]

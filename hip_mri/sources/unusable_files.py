@@ -1,0 +1,72 @@
+"""What to do about a source without a usable image, by the reasons for which its files cannot be used."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from hip_mri.sources.file_kinds import LFS_ADVICE
+
+_UNPACK: Final = "These are archives (zip, tar, 7z or RAR) inside the source: unpack them first, and give the folder."
+_COPY_AGAIN: Final = "These files are damaged or incomplete: copy or export them again."
+_EXPORT: Final = "Export them as single pictures in PNG, JPEG, TIFF or DICOM."
+
+_CURES: Final = {
+    "nested_archive": _UNPACK,
+    "git_lfs_pointer": f"These files are Git LFS pointers, not the images themselves. {LFS_ADVICE}",
+    "web_page": "These files are web pages, such as a login, saved as images: download the images themselves.",
+    "not_an_image": "These files are no images of a known kind, whatever their names say. "
+    "Give images in PNG, JPEG, JPEG 2000, TIFF, BMP, WebP, GIF, DICOM or NIfTI.",
+    "empty_file": "These files hold no bytes: copy or export them again.",
+    "truncated": _COPY_AGAIN,
+    "damaged": _COPY_AGAIN,
+    "damaged_entry": "Their checksums in the zip file are wrong: fetch it again, or pack the folders again.",
+    "unreadable_file": "They cannot be read: give yourself the right to read them, and see that nothing changes them.",
+    "unsupported_transfer_syntax": "Convert the DICOM files to an uncompressed form (`gdcmconv --raw IN OUT` or "
+    "`dcmdjpeg IN OUT`).",
+    "unsupported_color": _EXPORT,
+    "several_pictures": _EXPORT,
+    "undecodable": _EXPORT,
+    "burned_in_text": "Text in their pixels can name patients, and is not removed: export them without annotations, or "
+    "take them with --data.accept-burned-in-text true.",
+    "secondary_capture": "They are secondary captures or screen saves, which often show text that can name patients: "
+    "give the original images, or take them with --data.accept-burned-in-text true.",
+    "too_many_slices": "Take fewer of their slices with --data.slices middle or every:N, or allow more with "
+    "--data.max-slices.",
+    "no_picture": "These DICOM objects hold no pixels, such as reports: give those with images.",
+    "too_large": "Export them smaller.",
+    "too_small": "These pictures are tiny, such as icons or thumbnails: give the images themselves.",
+    "blank": "These pictures are of one gray level: look whether the export lost their content.",
+    "contradictory_label": "Each of these images stands in both classes: decide for one of them.",
+    "unlike_training": "These images were set aside since they look unlike those of training; "
+    "--retrain.accept-drift true takes them in.",
+    "decoder_crashed": _EXPORT,
+    "decoder_hung": _EXPORT,
+}
+"""What helps against each reason code; others have none, or one that the file itself must tell."""
+
+
+def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
+    """Number of files by reason code, the commonest first; files without a reason are left out."""
+    return dict(Counter(reason for reason in reasons if reason).most_common())
+
+
+def show_reasons(counts: dict[str, int]) -> str:
+    """Reason codes with their numbers, for a message."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+
+
+def explain_unusable(counts: dict[str, int], quarantine_file: Path) -> str:
+    """Say why files cannot be used, what helps against the commonest reason, and where each file is listed.
+
+    Args:
+        counts: Number of files by reason code, the commonest first.
+        quarantine_file: Lists them.
+
+    Returns:
+        One or two sentences.
+    """
+    commonest = next(iter(counts), "")
+    which = f"Most are {commonest}: " if len(counts) > 1 else ""
+    cure = f"{which}{_CURES[commonest]} " if commonest in _CURES else ""
+    return f"{cure}{quarantine_file} lists every such file with its reason."
