@@ -5,7 +5,6 @@ whole or not at all, so a killed run loses the part that it was writing and noth
 """
 
 import functools
-import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from hip_mri.errors import ImageError, WorkspaceError
 from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
 
-FINGERPRINT_RECIPE: Final = 1
+FINGERPRINT_RECIPE: Final = 2
 """Number of this way to make fingerprints; a change that alters them raises it, so that old ones are not compared."""
 
 CROPS: Final = ((0.0, 0.0, 0.0, 0.0), *itertools.product((0.005, 0.025), repeat=4))
@@ -41,15 +40,14 @@ _CANVAS_SIZE: Final = 4 * HASH_SIZE  # pixels; twice what the hash looks at, so 
 ROW: Final = np.dtype(
     [
         ("sha256", "S64"),
-        ("pixels_sha256", "S64"),
         ("hashes", np.uint8, (len(CROPS), NUM_HASH_BYTES)),
         ("mirrored_hash", np.uint8, NUM_HASH_BYTES),
         ("thumbnail", np.uint8, (THUMBNAIL_SIZE, THUMBNAIL_SIZE)),
     ]
 )
-"""One stored fingerprint, 1.7 kB: the SHA-256 of the source file and the fields of `Fingerprint`."""
+"""One stored fingerprint, 1.7 kB: the SHA-256 of the pixels and the fields of `Fingerprint`."""
 
-SEARCHED: Final = repack_fields(ROW[["sha256", "pixels_sha256", "hashes", "mirrored_hash"]])
+SEARCHED: Final = repack_fields(ROW[["sha256", "hashes", "mirrored_hash"]])
 """The part of a stored fingerprint that a search looks at for every image: 0.7 kB."""
 
 Rows = NDArray[np.void]
@@ -64,13 +62,11 @@ class Fingerprint:
     """What is compared of an image.
 
     Attributes:
-        pixels_sha256: SHA-256 of the decoded gray levels and their shape, 64 hexadecimal digits.
         hashes: Perceptual hash of each of `CROPS`, uint8, shape (len(CROPS), 32); 256 bits each.
         mirrored_hash: Perceptual hash of the whole image, mirrored horizontally, uint8, shape (32,).
         thumbnail: Gray levels 0-255, uint8, shape (32, 32), whatever the image's proportions.
     """
 
-    pixels_sha256: str
     hashes: NDArray[np.uint8]
     mirrored_hash: NDArray[np.uint8]
     thumbnail: NDArray[np.uint8]
@@ -101,10 +97,6 @@ class Thumbnails:
             thumbnails[chosen] = stored["thumbnail"][rows[chosen]]
         return thumbnails
 
-    def select(self, is_kept: NDArray[np.bool_]) -> "Thumbnails":
-        """Those of some of the images."""
-        return Thumbnails(self._parts, self._part_of_image[is_kept], self._row_in_part[is_kept])
-
 
 @dataclass(frozen=True)
 class StoredFingerprints:
@@ -117,10 +109,6 @@ class StoredFingerprints:
 
     rows: Rows
     thumbnails: Thumbnails
-
-    def select(self, is_kept: NDArray[np.bool_]) -> "StoredFingerprints":
-        """Those of some of the images."""
-        return StoredFingerprints(self.rows[is_kept], self.thumbnails.select(is_kept))
 
 
 def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
@@ -140,11 +128,8 @@ def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
     """
     if image.ndim != 2 or image.dtype != np.uint8:
         raise ImageError("not_gray", f"gray levels of type uint8 are needed, received {image.dtype} {image.shape}")
-    pixels = hashlib.sha256(repr(image.shape).encode())
-    pixels.update(image.tobytes())
     canvas = _shrink(image, _CANVAS_SIZE)
     return Fingerprint(
-        pixels_sha256=pixels.hexdigest(),
         hashes=np.array([_hash(Image.fromarray(canvas), crop) for crop in CROPS]),
         mirrored_hash=_hash(Image.fromarray(canvas[:, ::-1])),
         thumbnail=_shrink(image, THUMBNAIL_SIZE),

@@ -1,8 +1,9 @@
 """Who belongs together: images of one group share a split, so that no test image has a relative in training.
 
-Evidence comes from the user (a table of patients, a pattern of file names), from DICOM files, which name their patient,
-and from the images (equal pixels, near duplicates). A group is whatever any of it connects, by union-find over all;
-images that an earlier run had and the source no longer holds still count, so that a new image of theirs finds its way.
+Evidence comes from the user (a table of patients, a pattern of file names), from DICOM files, which name their patient
+and their series, and from the images (near duplicates; equal ones are one image). A group is whatever any of it
+connects, by union-find over all; images that an earlier run had and the source no longer holds still count, so that a
+new image of theirs joins their split.
 """
 
 import logging
@@ -20,7 +21,7 @@ from hip_mri.data.fingerprint import list_fingerprinted
 from hip_mri.data.identities import identify_images
 from hip_mri.data.ingest import CONTRADICTORY_LABEL, check_classes
 from hip_mri.data.ledger import read_ledger
-from hip_mri.data.manifest import read_manifest, write_manifest, write_quarantine
+from hip_mri.data.manifest import read_manifest, write_manifest
 from hip_mri.data.similarity import find_similar_images
 from hip_mri.sources.split_folders import UNDECIDED
 from hip_mri.storage import read_json, replace_file, write_json
@@ -28,9 +29,9 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-EVIDENCE: Final = ("patient_id", "patient_pattern", "series", "exact", "similar")
+EVIDENCE: Final = ("patient_id", "patient_pattern", "series", "similar")
 """Kinds of evidence: the table of patients or the DICOM files, the pattern of file names, the DICOM series or the file
-that holds several slices, equal pixels, near duplicates."""
+that holds several slices, near duplicates."""
 
 TIE_COLUMNS: Final = ("sha256", "kind", "key")
 """Columns of a table of ties: images with one key belong together; the kind is the evidence for it."""
@@ -44,7 +45,7 @@ class GroupReport:
         num_patients: Patients that are known by table, pattern or DICOM files.
         num_without_patient: Images in use whose patient is not known.
         evidence: Number of images that each kind of evidence ties to another image.
-        num_contradictory: Files that were quarantined because equal pixels stand in both class folders.
+        num_contradictory: Files that are quarantined because equal pixels are in both classes.
         attributes: Name of the table in the workspace that holds further columns of the table of patients.
         given_split_by: What gives images their split: `folders`, `table`, `folders and table`, or nothing.
         num_given_twice: Images whose copies, byte for byte, are given several splits; the test counts before
@@ -72,7 +73,7 @@ def group_images(
 ) -> GroupReport:
     """Find the groups of the manifest's images and write them back.
 
-    Equal pixels with contradictory labels are quarantined. A split that folders or the table of patients give is
+    A split that folders or the table of patients give is
     written into the manifest, for `split_manifest` to keep.
 
     Args:
@@ -110,7 +111,6 @@ def group_images(
     absent = ledger[~ledger["sha256"].isin(used["sha256"])]
     pairs = _find_pairs(hashes, absent["sha256"], workspace, num_threads) if settings.group_similar else NO_PAIRS
 
-    num_contradictory = _quarantine_contradictions(manifest, pairs, workspace)
     ready = manifest[manifest["state"] == "ready"]
     check_classes(ready["label"], manifest["reason"], workspace.quarantine_file)
     nodes = pd.Index(ready["sha256"]).append(pd.Index(absent["sha256"]))
@@ -127,7 +127,7 @@ def group_images(
     manifest.loc[place, "split"] = given["split"].reindex(ready["sha256"], fill_value="").to_numpy()
     write_manifest(workspace.manifest_file, manifest)
     report = replace(
-        _count(manifest.loc[place], num_contradictory, identities.attributes),
+        _count(manifest.loc[place], int((manifest["reason"] == CONTRADICTORY_LABEL).sum()), identities.attributes),
         given_split_by=" and ".join(sorted(set(known["split_by"]) - {""})),
         num_given_twice=int(given["is_given_twice"].sum()),
         has_constant_patient=has_constant_patient,
@@ -178,7 +178,7 @@ NO_PAIRS: Final = pd.DataFrame({"first": [], "second": [], "kind": []}, dtype="s
 
 
 def _find_pairs(hashes: pd.Index, absent: pd.Series, workspace: Workspace, num_threads: int) -> pd.DataFrame:
-    """Equal and similar images among those of the source and those of earlier runs, as far as fingerprints are kept."""
+    """Similar images among those of the source and those of earlier runs, as far as fingerprints are kept."""
     remembered = list_fingerprinted(list(absent), workspace)
     return find_similar_images([*hashes, *remembered], workspace, num_threads)
 
@@ -227,20 +227,20 @@ def _drop_constant_patients(known: pd.DataFrame, workspace: Workspace) -> tuple[
     Returns:
         The table without these, and whether there are any.
     """
-    file = workspace.ignored_patients_file
+    file, patients = workspace.ignored_patients_file, ("patient_id", "patient_pattern")
     ignored = set(read_json(file)) if file.exists() else set()
-    found = {patient for column in ("patient_id", "patient_pattern") if (patient := _find_constant(known, column))}
+    found = {patient for column in (*patients, "series") if (patient := _find_constant(known, column))}
     if found - ignored:
         write_json(file, sorted(found | ignored))
-    is_ignored = known[["patient_id", "patient_pattern"]].isin(found | ignored)
+    is_ignored = known[[*patients, "series"]].isin(found | ignored)
     if is_ignored.to_numpy().any():
         logger.warning(
-            "%d of %d images name one and the same patient, as a placeholder does; it is ignored, and their patients "
-            "are not known. Give a table of patients with --data.patients-file",
+            "%d of %d images name one and the same patient or series, as a placeholder does; it is ignored, and their "
+            "patients are not known. Give a table of patients with --data.patients-file",
             known.loc[is_ignored.any(axis="columns"), "sha256"].nunique(),
             known["sha256"].nunique(),
         )
-    columns = known[["patient_id", "patient_pattern"]].mask(is_ignored, "")
+    columns = known[[*patients, "series"]].mask(is_ignored, "")
     patient = columns["patient_id"].where(columns["patient_id"] != "", columns["patient_pattern"])
     return known.assign(**columns, patient=patient), bool(is_ignored.to_numpy().any())
 
@@ -251,21 +251,6 @@ def _find_constant(known: pd.DataFrame, column: str) -> str:
     named = images.loc[images[column] != "", column]
     is_constant = named.nunique() == 1 and len(named) >= len(SPLITS) * len(LABELS) and 2 * len(named) > len(images)
     return str(named.iloc[0]) if is_constant else ""
-
-
-def _quarantine_contradictions(manifest: pd.DataFrame, pairs: pd.DataFrame, workspace: Workspace) -> int:
-    """Take out images whose equal pixels stand in both class folders; returns the number of files."""
-    images = manifest[manifest["state"] == "ready"].set_index("sha256")
-    exact = pairs[(pairs["kind"] == "exact") & pairs["first"].isin(images.index) & pairs["second"].isin(images.index)]
-    if exact.empty:
-        return 0
-    cluster, _ = connect(images.index, _tie_pairs(exact))
-    is_contradictory = images["label"].groupby(cluster).transform("nunique") > 1
-    taken_out = manifest["sha256"].isin(images.index[is_contradictory])
-    manifest.loc[taken_out, ["state", "reason"]] = ["quarantined", CONTRADICTORY_LABEL]
-    manifest.loc[taken_out, "group"] = ""
-    write_quarantine(workspace.quarantine_file, manifest)
-    return int(taken_out.sum())
 
 
 def _count(images: pd.DataFrame, num_contradictory: int, attributes: str | None) -> GroupReport:

@@ -39,8 +39,8 @@ _PAIRS_AT_ONCE: Final = 2048
 def find_similar_images(hashes: Sequence[str], workspace: Workspace, num_threads: int) -> pd.DataFrame:
     """Find the images that are copies of one another, by their stored fingerprints.
 
-    Found are copies with the same pixels, and re-encoded, scaled, horizontally mirrored or brighter ones, and ones
-    cropped by up to 3 % per side. Neighbouring slices of a patient may be among them.
+    Found are re-encoded, scaled, horizontally mirrored or brighter copies, and ones cropped by up to 3 % per side.
+    Neighbouring slices of a patient may be among them.
 
     Args:
         hashes: SHA-256 of the source images, in any order.
@@ -49,36 +49,16 @@ def find_similar_images(hashes: Sequence[str], workspace: Workspace, num_threads
 
     Returns:
         Pairs that connect all copies, though not every pair of a large group, sorted; columns first and second (the
-        SHA-256, first below second), kind (`exact` where the pixels are equal, or `similar`) and correlation
-        (`MIN_CORRELATION` to 1). The same for the same images.
+        SHA-256, first below second), kind (`similar`) and correlation (`MIN_CORRELATION` to 1). The same for the same
+        images.
 
     Raises:
         WorkspaceError: Some have no fingerprint.
     """
     stored = read_fingerprints(hashes, workspace)
-    exact, is_copy = pair_exact_copies(stored.rows)
-    if is_copy.any():
-        stored = stored.select(~is_copy)
-    similar = pair_similar_images(stored.rows, stored.thumbnails, num_threads)
-    pairs = pd.concat([exact, similar]).sort_values(["first", "second"], ignore_index=True)
-    logger.info("Among %d images %d pairs of exact and %d of similar copies", len(is_copy), len(exact), len(similar))
-    return pairs
-
-
-def pair_exact_copies(rows: Rows) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
-    """Pair each image with the first one that has the same pixels.
-
-    Args:
-        rows: Fingerprints, sorted by SHA-256.
-
-    Returns:
-        The pairs, and which rows are not the first of their pixels.
-    """
-    _, originals, group = np.unique(rows["pixels_sha256"], return_index=True, return_inverse=True)
-    original = originals[group]
-    is_copy = original != np.arange(len(rows))
-    pairs = _tabulate(rows, original[is_copy], np.flatnonzero(is_copy), np.ones(is_copy.sum()))
-    return pairs.assign(kind="exact"), is_copy
+    pairs = pair_similar_images(stored.rows, stored.thumbnails, num_threads)
+    logger.info("Among %d images %d pairs of similar ones", len(stored.rows), len(pairs))
+    return pairs.sort_values(["first", "second"], ignore_index=True)
 
 
 def pair_similar_images(rows: Rows, thumbnails: Thumbnails | NDArray[np.uint8], num_threads: int) -> pd.DataFrame:

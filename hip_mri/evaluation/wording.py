@@ -24,7 +24,6 @@ EVIDENCE_NAMES: Final = {
     "patient_id": "the table of patients",
     "patient_pattern": "their file names",
     "series": "their series of slices",
-    "exact": "equal pixels",
     "similar": "near duplicates",
 }
 

@@ -85,7 +85,6 @@ def make_fingerprints(folder: Path, hashes: pd.Series) -> None:
             rows[field][copies] = rows[field][originals]
         rows["hashes"][copies, 0, 0] ^= 1
         rows["sha256"] = names
-        rows["pixels_sha256"] = names
         low, high = (names[at].decode()[:8] for at in (0, -1))
         np.save(folder / f"{low}-{high}-{start:016x}.npy", rows)
 

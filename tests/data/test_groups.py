@@ -35,7 +35,7 @@ def tabulate(ties, pairs) -> pd.DataFrame:
 @settings(max_examples=80, deadline=None, database=None)
 @given(
     st.lists(st.tuples(NODE, st.sampled_from(["patient_id", "patient_pattern"]), st.sampled_from("abc")), max_size=12),
-    st.lists(st.tuples(NODE, NODE, st.sampled_from(["exact", "similar"])).filter(lambda p: p[0] != p[1]), max_size=6),
+    st.lists(st.tuples(NODE, NODE, st.sampled_from(["series", "similar"])).filter(lambda p: p[0] != p[1]), max_size=6),
 )
 def test_groups_are_what_any_path_of_evidence_connects(ties, pairs):
     found, evidence = connect(HASHES, tabulate(ties, pairs))
@@ -54,8 +54,8 @@ def test_groups_are_what_any_path_of_evidence_connects(ties, pairs):
 
 def test_evidence_is_listed_in_its_order():
     patients = [(0, "patient_id", "a"), (1, "patient_pattern", "a"), (2, "patient_id", "b")]
-    _, evidence = connect(HASHES, tabulate(patients, [(1, 0, "similar"), (0, 3, "exact")]))
-    assert list(evidence.iloc[:4]) == ["patient_id+exact+similar", "patient_pattern+similar", "", "exact"]
+    _, evidence = connect(HASHES, tabulate(patients, [(1, 0, "similar"), (0, 3, "series")]))
+    assert list(evidence.iloc[:4]) == ["patient_id+series+similar", "patient_pattern+similar", "", "series"]
 
 
 @pytest.fixture
@@ -207,4 +207,4 @@ def test_nothing_left_is_an_error(workspace, pack, encode, hips):
 
 
 def test_the_module_names_every_kind_of_evidence():
-    assert groups.EVIDENCE == ("patient_id", "patient_pattern", "series", "exact", "similar")
+    assert groups.EVIDENCE == ("patient_id", "patient_pattern", "series", "similar")

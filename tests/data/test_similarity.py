@@ -46,7 +46,6 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
         made = {"": encode_png(drawn.pixels)}
         if number % 2 == 0:
             made |= {way: encode_png(plant_copy(drawn.pixels, way, number)) for way in WAYS}
-            made["exact"] = cv2.imencode(".bmp", drawn.pixels)[1].tobytes()
         contents |= {f"{number}-{way}": content for way, content in made.items()}
         rows += [(f"{number}-{way}", drawn.patient_id, f"{number}-", way) for way in made]
     shard = store_images(contents, workspace)
@@ -72,14 +71,13 @@ def label_groups(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     return pd.Series(connected_components(graph, directed=False)[1], index=images["sha256"])
 
 
-@pytest.mark.parametrize("way", ["exact", *WAYS])
+@pytest.mark.parametrize("way", WAYS)
 def test_copies_are_joined_with_their_originals(collection, way):
     found = collection.find(way)
     copies = collection.images[collection.images["way"] == way]
     group = label_groups(collection.images, found)
     share = np.mean(group[copies["sha256"]].to_numpy() == group[copies["original"]].to_numpy())
     assert share >= 0.95 if way in CROPPING else share == 1
-    assert (found["kind"] == "exact").sum() == (len(copies) if way == "exact" else 0)
 
 
 def test_patients_stay_apart(collection, pairs):
@@ -95,8 +93,7 @@ def test_the_table_of_pairs_is_as_described(pairs):
     assert not pairs.duplicated(["first", "second"]).any()
     pd.testing.assert_frame_equal(pairs, pairs.sort_values(["first", "second"], ignore_index=True))
     assert pairs["correlation"].between(MIN_CORRELATION, 1).all()
-    assert set(pairs["kind"]) == {"exact", "similar"}
-    assert (pairs.loc[pairs["kind"] == "exact", "correlation"] == 1).all()
+    assert set(pairs["kind"]) == {"similar"}
 
 
 def test_neither_order_nor_repetition_nor_threads_matter(collection):

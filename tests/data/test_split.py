@@ -347,13 +347,13 @@ def test_a_new_image_joins_relatives_that_the_source_no_longer_holds(workspace, 
         arrived = rows[rows["sha256"] != gone].copy()
         arrived.loc[arrived.index[-1], ["image_id", "sha256", "group"]] = [copy, "f" * 63 + split[0], copy]
         write_manifest(workspace.manifest_file, arrived)
-        tie(workspace, *((sha256, "exact", "same") for sha256 in (gone, "f" * 63 + split[0])))
+        tie(workspace, *((sha256, "similar", "same") for sha256 in (gone, "f" * 63 + split[0])))
         split_manifest(workspace, 0.2, 0.2, seed=1)
         assert read_splits(workspace)[copy] == expected
     lock_test_set(workspace)
     arrived.loc[arrived.index[-1], ["image_id", "sha256", "group"]] = ["late", "e" * 64, "late"]
     write_manifest(workspace.manifest_file, arrived)
-    tie(workspace, *((sha256, "exact", "same") for sha256 in (gone, "e" * 64)))
+    tie(workspace, *((sha256, "similar", "same") for sha256 in (gone, "e" * 64)))
     assert split_manifest(workspace, 0.2, 0.2, seed=1).num_held_out == 1
 
 
