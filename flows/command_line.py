@@ -15,7 +15,9 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from flows.network_checks import prepare_network
 from flows.prefect_server import PrefectServer, open_server
+from flows.prefect_settings import load_prefect
 from flows.stopping import end_process, watcher
 from hip_mri.config import Settings
 from hip_mri.errors import DeploymentError, HipMriError, SettingsError, SourceError
@@ -91,6 +93,7 @@ def run_program(command: Command) -> NoReturn:
 def _run_command(command: Command, words: Sequence[str]) -> None:
     if not HELP.isdisjoint(words):
         read_config(command, words)  # prints the help and exits
+    prepare_network()
     with open_server() as server:
         config = read_config(command, words)
         _check_sources(config)
@@ -183,6 +186,7 @@ def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras:
     logging.raiseExceptions = False  # else Prefect writes of every line that a dying server does not take
     show_progress_lines(sys.stderr)
     logger.info("Starting Prefect ...")
+    load_prefect()
     module, _, name = flow.partition(":")
     run = getattr(importlib.import_module(module), name)  # only now: Prefect reads the environment when it is imported
     if needs_keras and server.is_own:
