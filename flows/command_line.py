@@ -135,6 +135,7 @@ def read_config(command: Command, arguments: Sequence[str]) -> Settings:
     Raises:
         SettingsError: An option or a value cannot be used; all offenders are named.
     """
+    _check_encoding(arguments)
     # These take a tenth of a second, in which the server starts already.
     from pydantic import create_model  # noqa: PLC0415
     from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict  # noqa: PLC0415
@@ -165,6 +166,19 @@ def read_config(command: Command, arguments: Sequence[str]) -> Settings:
         raise SettingsError(f"{told}. See --help for all options.") from None
     except ValidationError as error:
         raise SettingsError(_describe(error)) from error
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """See that all arguments are text: Prefect keeps settings as UTF-8, which not every name of a file is."""
+    for place, word in enumerate(arguments):
+        if not word.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in word):
+            named = next((other for other in reversed(arguments[: place + 1]) if other.startswith("--")), "an argument")
+            option = named.partition("=")[0].encode(errors="replace").decode()
+            or_link = "" if option == "--workspace" else ", or give a link to it, as `ln -s` makes one"
+            raise SettingsError(
+                f"{option}: the value has bytes that are not UTF-8, which Prefect cannot keep. Rename the file or "
+                f"folder{or_link}."
+            )
 
 
 def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras: bool) -> str:

@@ -65,7 +65,7 @@ def check_proxies() -> None:
     for proxy in proxies:
         _check_proxy(proxy)
     try:
-        httpx.Client(verify=False).close()  # noqa: S501 - nothing is sent
+        httpx.Client(verify=False).close()
     except Exception as error:  # httpx has no common base for what it says of addresses
         raise SettingsError(
             f"NO_PROXY: it has an entry that Prefect's client cannot use ({error}). Write names, numbers and domains "
@@ -85,7 +85,7 @@ def _check_proxy(proxy: Proxy) -> None:
     try:
         if not proxy.place[0]:
             raise ValueError
-        httpx.HTTPTransport(proxy=proxy.address, verify=False).close()  # noqa: S501 - nothing is sent
+        httpx.HTTPTransport(proxy=proxy.address, verify=False).close()
     except Exception:  # its text can repeat a password
         raise SettingsError(
             f"{proxy.variable}: it is not the address of a proxy. Set it to http://HOST:PORT, or unset it."

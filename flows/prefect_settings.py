@@ -144,5 +144,7 @@ def say_what_names_it() -> str:
 
 def say_how_to_go_without_it() -> str:
     """What to change to run with a server of the run's own."""
-    change = f"unset {API_URL}" if os.environ.get(API_URL) else "choose another profile, `prefect profile use ephemeral`,"
+    change = (
+        f"unset {API_URL}" if os.environ.get(API_URL) else "choose another profile, `prefect profile use ephemeral`,"
+    )
     return f"or {change} to run with a server of the run's own"

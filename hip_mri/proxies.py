@@ -1,7 +1,7 @@
 """Proxies that the environment names: which one leads to an address, and that none leads to this machine itself.
 
-The variables are those that every program reads: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or
-in lower case, which wins.
+The variables are those that every program reads: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`. Each may be
+written in lower case, too, which wins.
 """
 
 import ipaddress

@@ -105,8 +105,8 @@ def explain_drive_failure(error: Exception) -> FetchError:
     if "Proxy" in type(error).__name__ and (proxy := find_proxy("https://drive.google.com")):
         return FetchError(
             f"source: {SHOWN} could not be fetched through the proxy that {proxy.variable} names "
-            f"({type(error).__name__}). See that this proxy runs and allows drive.google.com, or fetch the file by hand "
-            "and give it."
+            f"({type(error).__name__}). See that this proxy runs and allows drive.google.com, or fetch the file by "
+            "hand and give it."
         )
     return FetchError(
         f"source: {SHOWN} could not be fetched ({type(error).__name__}). Share it with 'anyone "
