@@ -13,6 +13,7 @@ from typing import Final
 from deployments.credentials import Credentials, make_credentials, read_environment, write_environment
 from deployments.dask_certificate import describe_certificate
 from deployments.postgres import HOST, NAME, Postgres
+from hip_mri.proxies import exempt_loopback
 from hip_mri.storage import explain_refusal
 
 PROJECT: Final = Path(__file__).parents[1]
@@ -127,6 +128,7 @@ class Topology:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DASK_", "PG"))
         }
+        exempt_loopback(inherited)  # all programs speak to each other on this machine
         return {
             **inherited,
             **read_environment(SETTINGS_FILE),

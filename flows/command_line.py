@@ -7,14 +7,19 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final, NoReturn, TextIO, cast
+from uuid import UUID
 
 from pydantic import ValidationError
 
+from flows.network_checks import prepare_network
 from flows.prefect_server import PrefectServer, open_server
+from flows.prefect_settings import load_prefect
+from flows.stopping import end_process, watcher
 from hip_mri.config import Settings
 from hip_mri.errors import DeploymentError, HipMriError, SettingsError, SourceError
 from hip_mri.model.keras_settings import choose_backend, import_keras
@@ -59,34 +64,54 @@ def main(command: Command, arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; `None` takes those of the process.
 
     Returns:
-        Exit code: 0 when everything was written, 1 when not, 130 when stopped by the user.
+        Exit code: 0 when everything was written, 1 when not, 130 when stopped by Ctrl-C, 143 by SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        if not HELP.isdisjoint(words):
-            read_config(command, words)  # prints the help and exits
-        with open_server() as server:
-            config = read_config(command, words)
-            choose_backend()  # one that cannot be used ends the run now, not in the middle
-            _check_sources(config)
-            if folder := getattr(config, "workspace", None):
-                command.find_held(Workspace.at(folder)).check_free()
-            print(run_flow(command.flow, config, server, needs_keras=command.needs_keras))
-    except HipMriError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if not is_hopeless(error):
-            raise
-        print(
-            f"error: {error}. Make room on the disk, or mend it, then start again: finished work is kept.",
-            file=sys.stderr,
-        )
-        return 1
+        with watcher.end_in_order():
+            _run_command(command, words)
     except KeyboardInterrupt:
-        print("Stopped. Start again with the same settings: finished work is kept.", file=sys.stderr)
-        return 130
+        watcher.print_stopped()
+        return watcher.exit_code
+    except Exception as error:
+        if watcher.received:  # whatever the interruption was turned into on its way
+            watcher.print_stopped()
+            return watcher.exit_code
+        if not (message := _explain(error)):
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
     return 0
+
+
+def run_program(command: Command) -> NoReturn:
+    """Run a flow as the whole program; a run that was stopped does not wait for its threads."""
+    exit_code = main(command)
+    if watcher.received:
+        end_process(watcher.exit_code)
+    sys.exit(exit_code)
+
+
+def _run_command(command: Command, words: Sequence[str]) -> None:
+    if not HELP.isdisjoint(words):
+        read_config(command, words)  # prints the help and exits
+    prepare_network()
+    with open_server() as server:
+        config = read_config(command, words)
+        choose_backend()  # one that cannot be used ends the run now, not in the middle
+        _check_sources(config)
+        if folder := getattr(config, "workspace", None):
+            command.find_held(Workspace.at(folder)).check_free()
+        print(run_flow(command.flow, config, server, needs_keras=command.needs_keras))
+
+
+def _explain(error: Exception) -> str:
+    """The message for the user; empty where the error is a fault of this program."""
+    if isinstance(error, HipMriError):
+        return str(error)
+    if is_hopeless(error):
+        return f"{error}. Make room on the disk, or mend it, then start again: finished work is kept."
+    return ""
 
 
 def _check_sources(config: Settings) -> None:
@@ -113,6 +138,7 @@ def read_config(command: Command, arguments: Sequence[str]) -> Settings:
     Raises:
         SettingsError: An option or a value cannot be used; all offenders are named.
     """
+    _check_encoding(arguments)
     # These take a tenth of a second, in which the server starts already.
     from pydantic import create_model  # noqa: PLC0415
     from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict  # noqa: PLC0415
@@ -145,6 +171,19 @@ def read_config(command: Command, arguments: Sequence[str]) -> Settings:
         raise SettingsError(_describe(error)) from error
 
 
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """See that all arguments are text: Prefect keeps settings as UTF-8, which not every name of a file is."""
+    for place, word in enumerate(arguments):
+        if not word.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in word):
+            named = next((other for other in reversed(arguments[: place + 1]) if other.startswith("--")), "an argument")
+            option = named.partition("=")[0].encode(errors="replace").decode()
+            or_link = "" if option == "--workspace" else ", or give a link to it, as `ln -s` makes one"
+            raise SettingsError(
+                f"{option}: the value has bytes that are not UTF-8, which Prefect cannot keep. Rename the file or "
+                f"folder{or_link}."
+            )
+
+
 def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras: bool) -> str:
     """Run a flow in this process, with Prefect's own lines kept off the terminal.
 
@@ -164,13 +203,15 @@ def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras:
     logging.raiseExceptions = False  # else Prefect writes of every line that a dying server does not take
     show_progress_lines(sys.stderr)
     logger.info("Starting Prefect ...")
+    load_prefect()
     module, _, name = flow.partition(":")
     run = getattr(importlib.import_module(module), name)  # only now: Prefect reads the environment when it is imported
     if needs_keras and server.is_own:
         threading.Thread(target=_load_keras).start()
     server.wait_until_ready()
     try:
-        return run(config)
+        with report_hard_end(run) as watched:
+            return watched(config)
     except Exception as error:
         if not _is_of_the_server(error):
             raise
@@ -183,6 +224,34 @@ def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras:
             f"prefect: the server that PREFECT_API_URL or the profile names does not answer ({error}). Start it, or "
             "unset PREFECT_API_URL to run without one; then start again: finished work is kept."
         ) from error
+
+
+@contextmanager
+def report_hard_end(run: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Report a flow run as crashed where the process ends before Prefect could do so.
+
+    Args:
+        run: A flow; any other function is yielded as it is.
+
+    Yields:
+        The flow to call.
+    """
+    from prefect import Flow  # noqa: PLC0415 - loaded by the flow's module
+    from prefect.client.orchestration import get_client  # noqa: PLC0415
+    from prefect.states import Crashed  # noqa: PLC0415
+
+    flow_run_ids: list[UUID] = []
+
+    def report() -> None:
+        with get_client(sync_client=True) as client:
+            for flow_run_id in flow_run_ids:
+                client.set_flow_run_state(flow_run_id, Crashed(message="The process was stopped by a signal."), True)
+
+    def remember(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - the signature is Prefect's
+        flow_run_ids.append(flow_run.id)
+
+    with watcher.on_hard_end(report):
+        yield run.with_options(on_running=[remember]) if isinstance(run, Flow) else run
 
 
 def _load_keras() -> None:

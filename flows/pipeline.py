@@ -1,8 +1,11 @@
 """From a source of hip MRI images to a trained, evaluated classifier. `python flows/pipeline.py --help` tells more."""
 
-import sys
+from flows.stopping import watcher
 
-from flows.command_line import Command, main
+if __name__ == "__main__":  # before the imports below, which take a moment
+    watcher.start()
+
+from flows.command_line import Command, run_program
 from hip_mri.config import PipelineConfig
 
 COMMAND = Command(
@@ -15,7 +18,7 @@ COMMAND = Command(
 )
 
 if __name__ == "__main__":  # the command line imports this file as `flows.pipeline`; nothing is loaded twice
-    sys.exit(main(COMMAND))
+    run_program(COMMAND)
 
 from prefect import flow
 

@@ -1,8 +1,11 @@
 """From new images to scores, a table and a sheet. `python flows/predict.py --help` tells more."""
 
-import sys
+from flows.stopping import watcher
 
-from flows.command_line import Command, main
+if __name__ == "__main__":  # before the imports below, which take a moment
+    watcher.start()
+
+from flows.command_line import Command, run_program
 from hip_mri.config import PredictConfig
 
 COMMAND = Command(
@@ -17,7 +20,7 @@ COMMAND = Command(
 )
 
 if __name__ == "__main__":  # the command line imports this file as `flows.predict`; nothing is loaded twice
-    sys.exit(main(COMMAND))
+    run_program(COMMAND)
 
 from prefect import flow
 

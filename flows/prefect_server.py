@@ -7,7 +7,6 @@ the same settings and the same database; and it is stopped when all events of th
 import http.client
 import logging
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -18,6 +17,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from flows.prefect_faults import check_home, check_named_server, explain_start
+from flows.prefect_settings import (
+    API_URL,
+    check_settings_files,
+    drop_empty_api_url,
+    find_home,
+    find_named_server,
+    may_name_a_server,
+)
 from hip_mri.errors import DeploymentError
 
 PREFECT_DEFAULTS: Final = {
@@ -41,8 +49,6 @@ OWN_SERVER_DEFAULTS: Final = {
     "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
 }
 """Taken by a server of the run's own where the environment says nothing else."""
-
-API_URL: Final = "PREFECT_API_URL"
 
 HOST: Final = "127.0.0.1"
 
@@ -81,18 +87,24 @@ class PrefectServer:
         """Start a server where it is certain that the run needs one of its own; does not wait for it.
 
         Where a file or a variable may name a server, `wait_until_ready` asks Prefect, once that is loaded.
+
+        Raises:
+            DeploymentError: Prefect's home cannot be used.
         """
-        if not _may_name_a_server(os.environ, Path.cwd()):
+        if not may_name_a_server(os.environ, Path.cwd()):
             self._start_own()
 
     def wait_until_ready(self) -> None:
-        """Wait until a server of the run's own answers; one that is named is left to Prefect. Loads Prefect.
+        """Wait until a server of the run's own answers, or see that the one that is named does. Loads Prefect.
 
         Raises:
-            DeploymentError: The server does not start, or none is named and Prefect's settings allow no other.
+            DeploymentError: The server does not start or answer, or none is named and the settings allow no other.
         """
-        if self._own is None and not _is_named():
-            self._start_own()
+        if self._own is None:
+            if named := find_named_server():
+                check_named_server(named)
+            else:
+                self._start_own()
         if self._own is not None:
             logger.info(HOW_TO_KEEP_A_SERVER, extra={"send_to_api": False})  # no run yet that it could belong to
             self._own.wait_until_ready()
@@ -107,6 +119,7 @@ class PrefectServer:
         _refresh_settings()
 
     def _start_own(self) -> None:
+        check_home(find_home(os.environ))
         self._own = _OwnServer()
         os.environ[API_URL] = self._own.api_url
         _refresh_settings()
@@ -121,9 +134,14 @@ def open_server() -> Iterator[PrefectServer]:
 
     Yields:
         The server; call `wait_until_ready` before the flow.
+
+    Raises:
+        DeploymentError: Prefect's settings files or its home cannot be used.
     """
+    drop_empty_api_url()
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    check_settings_files(os.environ, Path.cwd())
     server = PrefectServer()
     try:
         server.start()
@@ -165,10 +183,8 @@ class _OwnServer:
             connection.request("GET", "/api/health")
             connection.getresponse().read()
         except (OSError, http.client.HTTPException) as error:
-            raise DeploymentError(
-                f"prefect: the server of this run did not start ({self._find_reason() or error}). Mend that, or "
-                "name a server that runs in PREFECT_API_URL; then start again."
-            ) from error
+            log = self._read_log() or str(error)
+            raise DeploymentError(explain_start(log, find_home(os.environ))) from error
         finally:
             connection.close()
         self._has_answered = True
@@ -193,14 +209,12 @@ class _OwnServer:
             self._process.wait()
             self._log.close()
 
-    def _find_reason(self) -> str:
-        """What the server says of its end: the last exception in its log, or else its last line."""
+    def _read_log(self) -> str:
+        """What the server says of its end."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").splitlines()
-        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b: ", line)]
-        return (errors or [line for line in lines if line.strip()] or [""])[-1].strip()
+        return self._log.read().decode(errors="replace")
 
 
 def _command(listener: socket.socket) -> list[str]:
@@ -212,55 +226,9 @@ def _add_defaults(environment: Mapping[str, str]) -> dict[str, str]:
     return {**OWN_SERVER_DEFAULTS, **environment}
 
 
-def _may_name_a_server(environment: Mapping[str, str], folder: Path) -> bool:
-    """Whether anything that Prefect reads may name a server, or forbid one of the run's own; loads nothing.
-
-    Prefect reads the environment, the files `.env`, `prefect.toml` and `pyproject.toml` in the current folder, and the
-    profiles in its home. A "no" is certain; a "yes" is not.
-    """
-    if "prefect" in sys.modules:  # asking it costs nothing
-        return True
-    if any(re.fullmatch(r"PREFECT_\w*(API_URL|PROFILE|EPHEMERAL|TEST)\w*", name.upper()) for name in environment):
-        return True
-    home = Path(environment.get("PREFECT_HOME") or "~/.prefect").expanduser()
-    files = {
-        home / "profiles.toml": "api|ephemeral",
-        folder / "prefect.toml": "api|ephemeral|profiles|home",
-        folder / "pyproject.toml": r"tool\.prefect",
-        folder / ".env": "prefect",
-    }
-    return any(_mentions(file, words) for file, words in files.items())
-
-
-def _mentions(file: Path, words: str) -> bool:
-    try:
-        return re.search(words, file.read_text(errors="replace"), re.IGNORECASE) is not None
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-
-
-def _is_named() -> bool:
-    """Ask Prefect whether a server is named.
-
-    Raises:
-        DeploymentError: None is, and the settings allow no server of the run's own.
-    """
-    from prefect.settings import get_current_settings  # noqa: PLC0415 - a second, beside which a server can start
-
-    settings = get_current_settings()
-    if settings.api.url is None and not settings.server.ephemeral.enabled:
-        raise DeploymentError(
-            "prefect: no server is named, and PREFECT_SERVER_EPHEMERAL_ENABLED is off, so that none may be started. "
-            "Set PREFECT_API_URL to the address of a server, or PREFECT_SERVER_EPHEMERAL_ENABLED=true."
-        )
-    return settings.api.url is not None
-
-
 def _refresh_settings() -> None:
     """Let Prefect, where it is loaded, read the environment again."""
-    if "prefect" in sys.modules:
+    if "prefect.context" in sys.modules:  # not so where Prefect refuses its settings
         from prefect.context import refresh_global_settings_context  # noqa: PLC0415 - loaded already
 
         refresh_global_settings_context()

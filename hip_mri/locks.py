@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import explain_refusal
+from hip_mri.storage import explain_refusal, is_hopeless
 
 
 @contextlib.contextmanager
@@ -26,7 +26,8 @@ def hold_lock(file: Path, timeout_seconds: float, refusal: str, advice: str) -> 
         advice: What to do then.
 
     Raises:
-        WorkspaceError: Another process holds it; the message begins with the refusal and names the holder.
+        WorkspaceError: Another process holds it, and the message begins with the refusal and names the holder; or the
+            file system has no locks.
     """
     with contextlib.ExitStack() as stack:
         with explain_refusal(file):
@@ -68,7 +69,7 @@ def _wait_for_lock(lock: IO[bytes], timeout_seconds: float) -> bool:
     """Lock a file for this process alone; whether that came about in time.
 
     Raises:
-        OSError: The file system knows no locks.
+        WorkspaceError: The file system has no locks.
     """
     end = time.monotonic() + timeout_seconds
     while True:
@@ -78,5 +79,13 @@ def _wait_for_lock(lock: IO[bytes], timeout_seconds: float) -> bool:
             if time.monotonic() > end:
                 return False
             time.sleep(0.05)
+        except OSError as error:
+            if is_hopeless(error):
+                raise
+            raise WorkspaceError(
+                f"{lock.name} cannot be locked ({error.strerror}): its file system offers no locks, without which two "
+                "runs could write to one folder. Take a folder on a local disk, or mount the file system with locks "
+                "(NFS: without nolock, with the server's lock service; SMB: without nobrl)."
+            ) from error
         else:
             return True

@@ -66,12 +66,21 @@ def find_place(path: str | Path, setting: str) -> Path:
         setting: What an error calls it.
 
     Raises:
-        SettingsError: Nobody has that home folder, or links lead in a circle.
+        SettingsError: Nobody has that home folder, links lead in a circle, or the full path is not UTF-8, which
+            Parquet files and Prefect need.
     """
     try:
-        return Path(path).expanduser().resolve()
+        place = Path(path).expanduser().resolve()
     except (RuntimeError, ValueError) as error:
         raise SettingsError(f"{setting}: {str(path)!r} names no place ({error}). Give the path in full.") from error
+    try:
+        str(place).encode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(
+            f"{setting}: the full path of {str(path)!r}, with the current folder or behind links, has bytes that are "
+            "not UTF-8. Give a path whose folders all have names in UTF-8."
+        ) from error
+    return place
 
 
 @dataclass(frozen=True)

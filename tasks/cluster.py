@@ -2,9 +2,11 @@
 
 import logging
 import queue
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, Final
 
 from dask.base import annotate
@@ -34,6 +36,9 @@ SECONDS_FOR_WORKERS: Final = 60
 
 SECONDS_BETWEEN_LOOKS: Final = 10.0
 """How often the cluster is looked after while no task run ends."""
+
+TERMINAL_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP)
+"""A terminal sends these to every process of a command."""
 
 LOCAL_CLUSTER: Final[dict[str, Any]] = {
     "threads_per_worker": 1,  # each task run brings threads of its own
@@ -165,10 +170,26 @@ def _prepare(settings: RunnerSettings) -> DaskTaskRunner:
     return DaskTaskRunner(cluster_kwargs={"n_workers": settings.num_workers, **LOCAL_CLUSTER})
 
 
+@contextmanager
+def _block_terminal_signals() -> Iterator[None]:
+    """Keep Ctrl-C from the processes of a cluster that starts in the block: this process stops them in order.
+
+    The threads that start in the block, and so the processes that these start, inherit the mask. This process itself
+    still receives the signals, in its other threads.
+    """
+    resource_tracker.ensure_running()  # a thread that starts it later unblocks the signals again
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
 def _connect(cluster: DaskTaskRunner, settings: RunnerSettings) -> Client:
     place = settings.dask_address or "this machine"
     try:
-        client = cluster.client
+        with _block_terminal_signals():
+            client = cluster.client  # starts a cluster where none is named
     except OSError as error:
         raise ClusterError(
             f"runner.dask_address: no Dask scheduler answers at {place} ({error}). Start one there with "

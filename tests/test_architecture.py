@@ -22,6 +22,7 @@ FOUNDATION = (
     "hip_mri.errors",
     "hip_mri.hashes",
     "hip_mri.locks",
+    "hip_mri.proxies",
     "hip_mri.storage",
     "hip_mri.workspace",
 )
@@ -77,7 +78,10 @@ DECISIONS = {
         "pydantic_settings",
         "yaml",
     ),
+    "flows.network_checks": ("hip_mri.errors", "hip_mri.proxies", "httpx"),
+    "flows.prefect_faults": ("hip_mri.errors", "hip_mri.proxies", "httpx"),
     "flows.prefect_server": ("hip_mri.errors",),
+    "flows.prefect_settings": ("hip_mri.addresses.strip_credentials", "hip_mri.errors", "pydantic"),
     "flows.server_process": ("uvicorn",),
     "flows.stages": (
         "hip_mri.data.delivery.Delivery",
@@ -102,11 +106,12 @@ DECISIONS = {
 mistyped path is told before Prefect takes its seconds to start, and likewise that another run holds the workspace; and
 it loads Keras beside the start of a server of the run's own where a flow will surely need it, and reads the choice of
 its backend. `verify` reads from a saved network, without Keras, which settings of Keras it was built with. That a
-server is gone shows in an error of httpx, Prefect's client. A server of a run's own that does not start is an error of
-the project's tree; its process hands Prefect's application to Uvicorn itself, so that it can end with the run. Progress
-is drawn by Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks for one;
-and to what makes its certificates. Stages hand the library's records on and name them in their signatures. A form in
-the UI is a pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
+server is gone shows in an error of httpx, Prefect's client. Proxies and certificates that httpx would fail on, and a
+server that does not start or answer, are errors of the project's tree, as are settings of Prefect that it refuses. The
+process of a server of a run's own hands Prefect's application to Uvicorn itself, so that it can end with the run.
+Progress is drawn by Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks
+for one; and to what makes its certificates. Stages hand the library's records on and name them in their signatures. A
+form in the UI is a pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
 
 
 @dataclass(frozen=True)

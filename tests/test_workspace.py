@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import platform
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hip_mri.errors import SettingsError, WorkspaceError
+from hip_mri.errors import DiskError, SettingsError, WorkspaceError
 from hip_mri.workspace import Workspace, find_place
 
 
@@ -54,6 +55,40 @@ def test_what_names_no_place_is_told(written, tmp_path, monkeypatch):
     Path("loop").symlink_to("loop")
     with pytest.raises(SettingsError, match=r"(?s)^model: '.*' names no place \(.*\)\. Give the path in full\.$"):
         find_place(written, "model")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="all names of files are UTF-8")
+def test_a_place_that_is_not_utf_8_behind_a_link_is_told(tmp_path, monkeypatch):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller"))
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(SettingsError, match=r"^workspace: .*not UTF-8"):
+        Workspace.at(tmp_path / "link")
+    monkeypatch.chdir(folder)
+    with pytest.raises(SettingsError, match=r"^workspace: .*not UTF-8"):
+        Workspace.at(Path("workspace"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told(number, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(WorkspaceError) as told, Workspace(tmp_path).hold():
+        pass
+    assert "offers no locks" in str(told.value)
+    assert os.strerror(number) in str(told.value)
+    assert "room" not in str(told.value)
+
+
+def test_a_disk_that_breaks_at_a_lock_is_told_as_such(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(DiskError), Workspace(tmp_path).hold():
+        pass
 
 
 def test_images_are_spread_over_folders_by_hash():

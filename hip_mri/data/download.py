@@ -22,6 +22,7 @@ from yarl import URL
 from hip_mri.config import SourceLimits
 from hip_mri.data.fetch_limits import limit_progress, tell_changed, tell_too_slow
 from hip_mri.errors import SourceError
+from hip_mri.proxies import find_proxy, list_proxies
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS: Final = 10
@@ -205,13 +206,17 @@ async def _request(
     """The answer to a request, behind redirects that lead to other places on the internet."""
     url = address.url
     for _ in range(_MOST_REDIRECTS):
-        async with session.request(method, url, headers=headers, allow_redirects=False) as response:
+        proxy = _find_usable_proxy(url, address)
+        sending = session.request(method, url, headers=headers, allow_redirects=False, proxy=proxy)
+        async with sending as response:
             if response.status not in _REDIRECTS or "Location" not in response.headers:
                 response.raise_for_status()
                 yield response
                 return
             url = url.join(_parse(response.headers["Location"]))
         _refuse_place(url, address)
+        if find_proxy(str(url)):
+            await _refuse_internal_name(url, address)
     raise SourceError(f"source: {address.shown} leads from one place to the next. Check the address.")
 
 
@@ -224,6 +229,30 @@ def _refuse_place(url: URL, address: Address) -> None:
         )
     with contextlib.suppress(ValueError):  # a name; `_Resolver` looks at what stands behind it
         _refuse_internal(ipaddress.ip_address(url.host or ""), url.host or "", url.port, address)
+
+
+def _find_usable_proxy(url: URL, address: Address) -> str | None:
+    """The proxy of the environment that leads to an address, where one does."""
+    proxy = find_proxy(str(url))
+    if proxy is None:
+        return None
+    if not proxy.address.lower().startswith(("http://", "https://")):
+        raise SourceError(
+            f"source: {address.shown} is reached through the proxy that {proxy.variable} names, which is not an HTTP "
+            f"proxy. Set {proxy.variable} to http://HOST:PORT, or fetch the file by hand and give it."
+        )
+    return proxy.address
+
+
+async def _refuse_internal_name(url: URL, address: Address) -> None:
+    """Raise `SourceError` where a redirect leads through a proxy to a name that this machine knows as internal.
+
+    A proxy looks names up itself. Names that this machine does not know, as is usual behind one, are left to it.
+    """
+    host, port = url.host or "", url.port
+    with contextlib.suppress(OSError):
+        for result in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            _refuse_internal(ipaddress.ip_address(result[4][0]), host, port, address)
 
 
 def _refuse_internal(place: IPAddress, host: str, port: int | None, address: Address) -> None:
@@ -246,7 +275,9 @@ def _is_public(place: IPAddress) -> bool:
 
 
 class _Resolver(aiohttp.abc.AbstractResolver):
-    """Looks names up, and refuses those that stand for internal addresses, but for the one that the user gave.
+    """Looks names up, and refuses those that stand for internal addresses, but for those that the user gave.
+
+    These are the address of the file and the proxies of the environment.
 
     What is checked here is what is connected to: a second look-up could give another answer.
     """
@@ -259,8 +290,9 @@ class _Resolver(aiohttp.abc.AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[aiohttp.abc.ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
-        for result in found:
-            _refuse_internal(ipaddress.ip_address(result["host"]), host, port, self._address)
+        if (host, port) not in [proxy.place for proxy in list_proxies()]:
+            for result in found:
+                _refuse_internal(ipaddress.ip_address(result["host"]), host, port, self._address)
         return found
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 from hip_mri.config import SourceLimits
 from hip_mri.data.fetch_limits import ProgressReport, limit_progress
 from hip_mri.errors import FetchError, HipMriError
+from hip_mri.proxies import find_proxy
 from hip_mri.storage import explain_refusal
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,12 @@ def _look(drive_id: str, limits: SourceLimits) -> tuple[bytes, int]:
 
 def explain_drive_failure(error: Exception) -> FetchError:
     """What an error on the way means to the user."""
+    if "Proxy" in type(error).__name__ and (proxy := find_proxy("https://drive.google.com")):
+        return FetchError(
+            f"source: {SHOWN} could not be fetched through the proxy that {proxy.variable} names "
+            f"({type(error).__name__}). See that this proxy runs and allows drive.google.com, or fetch the file by "
+            "hand and give it."
+        )
     return FetchError(
         f"source: {SHOWN} could not be fetched ({type(error).__name__}). Share it with 'anyone "
         "with the link', wait where Google's quota is used up, or fetch it by hand and give the file."

@@ -16,6 +16,7 @@ from hip_mri.data.partial_files import continue_part, copy_ranges, remove_old_pa
 from hip_mri.data.references import SECRET, resolve_reference
 from hip_mri.data.source import check_zip, explain_unreadable
 from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
+from hip_mri.proxies import find_proxy
 from hip_mri.storage import digest, digest_file, explain_refusal, is_hopeless, replace_file
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,9 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
     shown = show_place(address)
     explain = partial(_explain_failure, shown)
     with explain_refusal(sources_folder), _explained(explain):
-        filesystem, path = fsspec.url_to_fs(address)
+        # s3fs reads the proxies of the environment, gcsfs when told to.
+        options = {"session_kwargs": {"trust_env": True}} if address.startswith("gs://") else {}
+        filesystem, path = fsspec.url_to_fs(address, **options)
         version = _tell_version(filesystem.info(path))
     file = _name_file(address, version, sources_folder)
     if not file.exists():
@@ -224,6 +227,12 @@ def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
 
 def _explain_failure(shown: str, error: Exception) -> SourceError:
     status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp, of Google's storage
+    if "Proxy" in type(error).__name__ and (proxy := find_proxy(shown)):  # of aiohttp, botocore and requests
+        found = f"status {status}" if status else type(error).__name__
+        return FetchError(
+            f"source: {shown} could not be fetched through the proxy that {proxy.variable} names ({found}). See that "
+            "this proxy runs and allows the address, or fetch the file by hand and give it."
+        )
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return SourceError(f"source: there is nothing at {shown}. Check the address.")
     if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden"):

@@ -301,7 +301,7 @@ def test_fault_32_a_storage_whose_file_changes_while_it_comes(folder, monkeypatc
 
 def test_fault_32_a_storage_whose_file_shrinks(folder, monkeypatch):
     storage = SimpleNamespace(info=lambda path: {"size": 10**6}, cat_file=lambda path, start, end: CONTENT[start:end])
-    monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (storage, "bucket/hip.zip"))
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda address, **options: (storage, "bucket/hip.zip"))
     with pytest.raises(SourceError, match="has changed while it was fetched"):
         fetch_source("gs://bucket/hip.zip", None, folder)
     assert list_files(folder) == []

@@ -29,7 +29,7 @@ def serve(answer: Answer) -> Iterator[int]:
         def do_GET(self) -> None:
             answer(self)
 
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
+        do_HEAD = do_CONNECT = do_GET  # noqa: N815 - the names are http.server's
 
         def log_message(self, *arguments: object) -> None:
             pass

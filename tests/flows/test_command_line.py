@@ -16,6 +16,8 @@ from hip_mri.config import PipelineConfig, Settings
 from hip_mri.errors import SettingsError
 from hip_mri.model import keras_settings
 from hip_mri.workspace import Workspace
+from tests.data.web_server import serve
+from tests.flows.test_prefect_server import answer_json
 
 PROJECT = Path(__file__).parents[2]
 
@@ -152,6 +154,15 @@ def test_a_broken_settings_file_is_placed_and_not_repeated(tmp_path: Path) -> No
     assert "7f3a9c" not in str(error.value)
 
 
+@pytest.mark.parametrize("option", ["--source", "--workspace", "--data.patients-file", "--model.weights", "--config"])
+def test_a_path_that_is_not_utf_8_is_told(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([option, "/data/M\udcfcller"], [f"{option}=/data/M\udcfcller"]):
+        assert main(COMMAND, arguments) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {option}: the value has bytes that are not UTF-8")
+        assert len(told.splitlines()) == 1
+
+
 def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("{")
@@ -249,10 +260,11 @@ def test_any_flow_with_settings_of_its_own_has_this_command_line(capsys: pytest.
         "from tests.flows import test_command_line as test; from flows.command_line import Command, main\n"
         f"main(Command(test.CountingSettings, {command.flow!r}, 'count', 'Count on.'), ['--number', '41'])"
     )
-    named = os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}  # it is no flow: nobody calls that server
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, env=named
-    )
+    with serve(answer_json("3.8.8")) as port:  # it is no flow: nobody calls that server but for its version
+        named = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, env=named
+        )
     assert done.stdout.splitlines()[-1] == "42"
     assert read_config(command, []) == CountingSettings()
     assert main(command, ["--number", "x"]) == 1

@@ -1,5 +1,6 @@
 """Which Prefect server a run uses, and that a server of its own comes and goes with the run."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -7,16 +8,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[2]
-NAMED = "http://127.0.0.1:9/api"
-"""Nothing answers there; whether a server is named is settled without calling it."""
+from tests.data.web_server import Answer, serve
 
+PROJECT = Path(__file__).parents[2]
 USE_SERVER = """
 import os, sys
 from flows.command_line import show_progress_lines
@@ -100,25 +101,47 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
+def answer_json(content: object, status: int = 200) -> Answer:
+    """What stands for a server in these tests: one answer to everything."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        body = json.dumps(content).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+@pytest.fixture
+def named() -> Iterator[str]:
+    """The address of a server that tells its version."""
+    with serve(answer_json("3.8.8")) as port:
+        yield f"http://127.0.0.1:{port}/api"
+
+
 @pytest.mark.parametrize(
     ("place", "content"),
     [
         (None, ""),
-        ("prefect/profiles.toml", f'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{NAMED}"\n'),
-        (".env", f"PREFECT_API_URL={NAMED}\n"),
-        ("prefect.toml", f'[api]\nurl = "{NAMED}"\n'),
-        ("pyproject.toml", f'[tool.prefect.api]\nurl = "{NAMED}"\n'),
+        ("prefect/profiles.toml", 'active = "team"\n[profiles.team]\nPREFECT_API_URL = "{}"\n'),
+        (".env", "PREFECT_API_URL={}\n"),
+        ("prefect.toml", '[api]\nurl = "{}"\n'),
+        ("pyproject.toml", '[tool.prefect.api]\nurl = "{}"\n'),
     ],
     ids=["environment", "profile", "dotenv", "prefect.toml", "pyproject.toml"],
 )
-def test_a_server_that_is_named_is_used(place: str | None, content: str, home: Path, tmp_path: Path) -> None:
+def test_a_server_that_is_named_is_used(
+    place: str | None, content: str, named: str, home: Path, tmp_path: Path
+) -> None:
     if place:
-        (tmp_path / place).write_text(content)
-    settings = {} if place else {"PREFECT_API_URL": NAMED}
+        (tmp_path / place).write_text(content.format(named))
+    settings = {} if place else {"PREFECT_API_URL": named}
     done = use_server(make_environment(home, **settings), tmp_path)
     assert done.returncode == 0, done.stderr
-    said = NAMED if place is None else None
-    assert done.stdout.splitlines() == [f"waiting {said}", f"named {NAMED}", f"after {NAMED}"]
+    said = named if place is None else None
+    assert done.stdout.splitlines() == [f"waiting {said}", f"named {named}", f"after {named}"]
     assert "prefect server start" not in done.stderr
     assert not (home / "prefect.db").exists()
 
@@ -126,7 +149,7 @@ def test_a_server_that_is_named_is_used(place: str | None, content: str, home: P
 def test_where_none_is_named_and_none_may_be_started_it_is_told(home: Path, tmp_path: Path) -> None:
     done = use_server(make_environment(home, PREFECT_SERVER_EPHEMERAL_ENABLED="false"), tmp_path)
     assert done.returncode == 1
-    assert "DeploymentError: prefect: no server is named" in done.stderr
+    assert "DeploymentError: prefect: no server is named, and PREFECT_SERVER_EPHEMERAL_ENABLED" in done.stderr
     assert list_marked(home) == []
 
 

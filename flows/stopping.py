@@ -1,0 +1,176 @@
+"""Ends a run on Ctrl-C, SIGTERM or SIGHUP: in order where that takes a few seconds, else at once.
+
+The first signal raises `KeyboardInterrupt` in the main thread, as Python does, so that every block ends in order. That
+can take minutes: native code does not see the exception, and Prefect waits for its threads. So a thread watches the
+signals and ends the process when the time is up or a second signal comes. Files are written atomically, so the process
+can end at any moment. The module loads only small parts of the standard library: signals are handled from the first
+import on.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a run; one that the parent process ignores, as `nohup` does with SIGHUP, stays ignored."""
+
+SECONDS_TO_END_IN_ORDER: Final = 2.5
+"""How long the flow may take to report its state, release the workspace and end its processes and threads."""
+
+SECONDS_TO_REPORT: Final = 1.0
+"""How long `on_hard_end` callbacks may take after that."""
+
+SECONDS_TO_DIE: Final = 0.5
+"""How long child processes may take to die of SIGKILL."""
+
+STOPPED: Final = "Stopped. Start again with the same settings: finished work is kept."
+
+Callback = Callable[[], None]
+
+
+class SignalWatcher:
+    """Ends the process on a signal. One instance, `watcher`, serves the process.
+
+    Attributes:
+        received: The first signal that came, or `None`.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._ends_in_order = False
+        self._has_interrupted = False
+        self._is_silent = threading.Lock()
+        self._callbacks: list[Callback] = []
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the number of the signal, as shells report it."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def start(self) -> None:
+        """Handle signals from now on. Call it once, in the main thread of a program, before slow imports."""
+        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        # The write comes from the C handler, so that it comes while the main thread is in native code.
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+        for number in handled:
+            signal.signal(number, self._raise_interrupt)
+        threading.Thread(target=self._watch, args=(reader, handled), name="signals", daemon=True).start()
+        sys.unraisablehook = self._silence_after_signal(sys.unraisablehook)
+        threading.excepthook = self._silence_after_signal(threading.excepthook)
+
+    @contextmanager
+    def end_in_order(self) -> Iterator[None]:
+        """Raise `KeyboardInterrupt` on the first signal within the block; outside of it the process ends at once."""
+        self._ends_in_order = True
+        try:
+            yield
+        finally:
+            self._ends_in_order = False
+
+    @contextmanager
+    def on_hard_end(self, callback: Callback) -> Iterator[None]:
+        """Call a function before a process ends out of order within the block; the latest one is called first."""
+        self._callbacks.append(callback)
+        try:
+            yield
+        finally:
+            self._callbacks.remove(callback)
+
+    def _raise_interrupt(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is Python's
+        self.received = self.received or number
+        if self._ends_in_order and not self._has_interrupted:
+            self._has_interrupted = True
+            raise KeyboardInterrupt
+
+    def _silence_after_signal(self, hook: Callable[[Any], object]) -> Callable[[Any], None]:
+        """Print no traceback of threads and callbacks that the end of the run interrupts."""
+
+        def report(fault: Any) -> None:
+            if self.received is None:
+                hook(fault)
+
+        return report
+
+    def _watch(self, reader: socket.socket, handled: list[signal.Signals]) -> None:
+        received = _wait_for_signal(reader, handled)
+        assert received is not None
+        self.received = self.received or received
+        waits = self._ends_in_order
+        is_second = waits and _wait_for_signal(reader, handled, SECONDS_TO_END_IN_ORDER) is not None
+        if waits and not is_second:
+            self._call_back()
+        self.print_stopped()
+        end_process(self.exit_code)
+
+    def print_stopped(self) -> None:
+        """Tell the user once, whichever thread comes first."""
+        if self._is_silent.acquire(blocking=False):
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                stream = sys.stderr.fileno()  # descriptor 2 leads nowhere while TensorFlow loads
+                show_cursor = "\n\x1b[?25h" if os.isatty(stream) else ""  # progress bars hide it
+                os.write(stream, f"{show_cursor}{STOPPED}\n".encode())
+
+    def _call_back(self) -> None:
+        caller = threading.Thread(target=self._call_all, daemon=True)
+        caller.start()
+        caller.join(SECONDS_TO_REPORT)
+
+    def _call_all(self) -> None:
+        for callback in reversed(self._callbacks):
+            with suppress(Exception):
+                callback()
+
+
+def _wait_for_signal(
+    reader: socket.socket, handled: list[signal.Signals], timeout_seconds: float | None = None
+) -> int | None:
+    """The number of the next signal; Python's C handler writes one byte for each."""
+    end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    while True:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        if not select.select([reader], [], [], left)[0]:
+            return None
+        (number,) = reader.recv(1)
+        if number in handled:
+            return number
+
+
+def end_process(exit_code: int) -> NoReturn:
+    """End this process and its descendants at once, without waiting for threads."""
+    _kill_descendants(os.getpid())
+    end = time.monotonic() + SECONDS_TO_DIE
+    with suppress(ChildProcessError):  # none is left
+        while time.monotonic() < end:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.01)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(exit_code)
+
+
+def _kill_descendants(process: int) -> None:
+    """Kill what this process started and what that started; where there is no `/proc`, their pipes end them."""
+    children: dict[int, list[int]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            parent = int(file.read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(file.parent.name))
+    found = children.get(process, [])
+    for descendant in found:
+        found.extend(children.get(descendant, []))
+        with suppress(OSError):
+            os.kill(descendant, signal.SIGKILL)
+
+
+watcher: Final = SignalWatcher()

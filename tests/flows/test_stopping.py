@@ -1,0 +1,244 @@
+"""Ctrl-C, SIGTERM and SIGHUP: message, exit code, time, and what is left."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.faults.results import find_leftovers
+from tests.flows.servers import make_prefect
+from tests.flows.test_pipeline import SMALL
+from tests.flows.test_prefect_server import PROJECT, list_marked, make_environment
+
+MAX_SECONDS = 5.0
+"""From the signal to the end of the process."""
+
+STOPPED = "Stopped. "
+
+PROGRAM = """
+import os, subprocess, sys, time
+from flows.stopping import end_process, watcher
+
+watcher.start()
+child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+{body}
+"""
+LOADING = "print('now', flush=True); time.sleep(60)"
+IN_ORDER = """
+try:
+    with watcher.end_in_order():
+        print('now', flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    print('closed', flush=True)
+    watcher.print_stopped()
+end_process(watcher.exit_code)
+"""
+SWALLOWED = """
+with watcher.end_in_order(), watcher.on_hard_end(lambda: print('reported', flush=True)):
+    word = 'now'
+    while True:
+        try:
+            print(word, flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            word = 'swallowed'
+"""
+NO_REPORT = SWALLOWED.replace("lambda: print('reported', flush=True)", "lambda: time.sleep(60)")
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_handled() -> Iterator[None]:
+    """A test run in the background of a shell ignores SIGINT, and so would its children."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[float, str, str]:
+    """Seconds to the end, and what is written on both streams after the signal."""
+    begin = time.monotonic()
+    os.killpg(process.pid, number)
+    written, told = process.communicate(timeout=120)
+    return time.monotonic() - begin, written, told
+
+
+@pytest.mark.parametrize(
+    ("body", "number", "code", "seconds", "written"),
+    [
+        (LOADING, signal.SIGINT, 130, 1.0, ""),
+        (IN_ORDER, signal.SIGINT, 130, 1.0, "closed\n"),
+        (IN_ORDER, signal.SIGTERM, 143, 1.0, "closed\n"),
+        (IN_ORDER, signal.SIGHUP, 129, 1.0, "closed\n"),
+        (SWALLOWED, signal.SIGINT, 130, MAX_SECONDS, "swallowed\nreported\n"),
+        (NO_REPORT, signal.SIGINT, 130, MAX_SECONDS, "swallowed\n"),
+    ],
+    ids=["loading", "in order", "SIGTERM", "SIGHUP", "swallowed", "server that hangs"],
+)
+def test_a_signal_ends_the_process_and_its_children(body, number, code, seconds, written, tmp_path) -> None:
+    process = start(["-c", PROGRAM.format(body=body)], make_environment(tmp_path))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    taken, output, told = stop(process, number)
+    assert (process.returncode, output) == (code, written)
+    assert told.startswith(STOPPED)
+    assert len(told.splitlines()) == 1
+    assert taken < seconds
+    assert list_marked(tmp_path) == []
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path) -> None:
+    process = start(["-c", PROGRAM.format(body=SWALLOWED)], make_environment(tmp_path))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stdout.readline() == "swallowed\n"
+    taken, output, told = stop(process)
+    assert (process.returncode, output) == (130, "")
+    assert told.count(STOPPED) == 1
+    assert taken < 1.0
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = start(
+        ["-c", PROGRAM.format(body="print('now', flush=True); time.sleep(0.5)")], make_environment(tmp_path)
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    os.kill(int(next(iter(find_marked(tmp_path)))), signal.SIGKILL)
+
+
+def find_marked(home: Path) -> list[str]:
+    """Ids of processes that were started with the mark."""
+    mark = f"MARK={home}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(folder.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("flow", ["pipeline", "predict", "retrain"])
+def test_each_flow_is_stopped_while_it_loads(flow: str, tmp_path: Path) -> None:
+    process = start([f"flows/{flow}.py", "--workspace", str(tmp_path / "workspace")], make_environment(tmp_path))
+    time.sleep(0.2)
+    taken, _, told = stop(process)
+    assert process.returncode == 130, told
+    assert told.splitlines()[-1].startswith(STOPPED)
+    assert taken < MAX_SECONDS
+    assert list_marked(tmp_path) == []
+
+
+MOMENTS = [
+    (None, 0.15),
+    ("Starting Prefect", 0.3),
+    ("server of its own", 0.5),
+    ("fetch_source ...", 0.0),
+    ("ingest_images ...", 0.0),
+    ("preprocess_images ...", 0.0),
+    ("prepare_backbone ...", 1.0),
+    ("extract_features ...", 0.5),
+    ("train_model ...", 0.2),
+    ("cross_validate_fold ...", 0.1),
+    ("publish_run ...", 0.5),
+]
+"""Words on standard error, and seconds after them."""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("flow", ["pipeline", "retrain"])
+def test_ctrl_c_at_any_moment_leaves_no_process_and_a_workspace_that_goes_on(flow, source_zip, tmp_path) -> None:
+    home, settings = tmp_path / "prefect", tmp_path / "settings.yaml"
+    source = {"source": str(source_zip)} if flow == "pipeline" else {"sources": [str(source_zip)]}
+    settings.write_text(str(SMALL | source | {"workspace": str(tmp_path / "workspace"), "seed": 7}))
+    arguments = [f"flows/{flow}.py", "--config", str(settings)]
+    moments = MOMENTS if flow == "pipeline" else [("prepare_backbone ...", 0.5), ("challenge_champion ...", 0.0)]
+    for word, seconds in moments:
+        process = start(arguments, make_environment(home))
+        assert process.stderr is not None
+        lines = [""]
+        while word is not None and word not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1], (word, "".join(lines))
+        time.sleep(seconds)
+        taken, _, told = stop(process)
+        assert process.returncode == 130, (word, told)
+        assert told.splitlines()[-1].startswith(STOPPED), (word, told)
+        assert taken < MAX_SECONDS, word
+        assert list_marked(home) == [], word
+    states = list_states(home)
+    assert states
+    assert set(states) == {"CRASHED"}
+    done = start(arguments, make_environment(home))
+    output, told = done.communicate(timeout=300)
+    assert done.returncode == 0, told
+    assert Path(output.strip()).is_dir()
+    assert find_leftovers(tmp_path / "workspace") == []
+
+
+@pytest.mark.system
+def test_ctrl_c_does_not_wait_for_a_server_that_hangs(source_zip: Path, tmp_path: Path) -> None:
+    prefect, settings = make_prefect(tmp_path / "prefect"), tmp_path / "settings.yaml"
+    settings.write_text(str(SMALL | {"source": str(source_zip), "workspace": str(tmp_path / "workspace")}))
+    with prefect.serve() as server:
+        environment = make_environment(tmp_path) | prefect.environment
+        process = start(["flows/pipeline.py", "--config", str(settings)], environment)
+        assert process.stderr is not None
+        assert any("prepare_backbone ..." in line for line in process.stderr)
+        os.killpg(server.pid, signal.SIGSTOP)
+        try:
+            taken, _, told = stop(process)
+        finally:
+            os.killpg(server.pid, signal.SIGCONT)
+    assert process.returncode == 130
+    assert told.splitlines()[-1].startswith(STOPPED)
+    assert taken < MAX_SECONDS
+
+
+@pytest.mark.system
+def test_ctrl_c_reaches_no_worker_of_a_local_cluster(source_zip: Path, tmp_path: Path) -> None:
+    home, settings = tmp_path / "prefect", tmp_path / "settings.yaml"
+    runner = {"runner": {"kind": "dask"}, "workspace": str(tmp_path / "workspace")}
+    settings.write_text(str(SMALL | runner | {"source": str(source_zip)}))
+    process = start(["flows/pipeline.py", "--config", str(settings)], make_environment(home))
+    assert process.stderr is not None
+    assert any("fingerprint_images ..." in line for line in process.stderr)
+    taken, _, told = stop(process)
+    assert process.returncode == 130
+    assert told.splitlines()[-1].startswith(STOPPED)
+    assert "Traceback" not in told
+    assert taken < MAX_SECONDS
+    assert list_marked(home) == []
+    assert list_states(home) == ["CRASHED"]
+
+
+def list_states(home: Path) -> list[str]:
+    """Of all flow runs in the database of a Prefect."""
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        return [state for (state,) in database.execute("SELECT state_type FROM flow_run")]
