@@ -4,6 +4,7 @@ python -m tests.faults.clean_images --num-images 10000
 """
 
 import argparse
+import gzip
 import io
 import sys
 import time
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import cv2
+import nibabel
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -18,7 +20,14 @@ from PIL import Image, PngImagePlugin
 
 from hip_mri.errors import ImageError
 from hip_mri.images.sandbox import Sandbox
-from tests.images.dicom_files import SYNTAXES, write_dicom, write_rle
+from tests.images.dicom_files import (
+    SYNTAXES,
+    compress_lossily,
+    compress_losslessly,
+    write_dicom,
+    write_enhanced,
+    write_rle,
+)
 
 
 def draw_slice(generator: Generator, *, deepest: int = 255) -> NDArray[np.float64]:
@@ -127,6 +136,43 @@ def make_dicom(generator: Generator) -> bytes:
     return write_dicom(values, str(choose(generator, *SYNTAXES)), **tags)
 
 
+def make_untidy_dicom(generator: Generator) -> bytes:
+    """As scanners and archives write it: any preamble, none, padding, windows of maps, left-justified, compressed."""
+    values = draw_slice(generator, deepest=4095).astype(np.uint16)
+    twelve = {"BitsStored": 12, "HighBit": 11}
+    bare = write_dicom(values)
+    files = {
+        "preamble": write_dicom(values, preamble=b"II*\0\x10\0\0\0"),
+        "bare": bare[bare.index(b"\x08\0\x16\0", 132) :],
+        "padding": write_dicom(values, PixelData=values.tobytes() + bytes(2 * int(generator.integers(1, 9)))),
+        "map": write_dicom(values, RescaleSlope="0.0005", RescaleIntercept="0", WindowCenter="0.8", WindowWidth="0.9"),
+        "left-justified": write_dicom(values << 4, BitsStored=12, HighBit=15),
+        "frames": write_enhanced([values, values // 2], [{}, {}], **twelve),
+    }
+    files |= compress_losslessly(values) | compress_lossily(values)
+    return files[list(files)[generator.integers(len(files))]]
+
+
+def make_nifti(generator: Generator) -> bytes:
+    depth = choose(generator, np.uint8, np.int16, np.uint16, np.float32)
+    slices = draw_slice(generator, deepest=255 if depth == np.uint8 else 4095)
+    volume = np.stack([slices, slices * 0.9, slices * 0.8], axis=-1).astype(depth)
+    content = nibabel.Nifti1Image(volume, np.diag([0.8, 0.8, 4, 1])).to_bytes()
+    return gzip.compress(content) if generator.random() < 0.5 else content
+
+
+def make_other(generator: Generator) -> bytes:
+    """JPEG 2000, WebP, still GIF, a stack of pages, or a file with bytes behind its end."""
+    kind = str(choose(generator, "JPEG2000", "WEBP", "GIF", "stack", "tail"))
+    gray = make_gray(generator)
+    if kind == "stack":
+        return encode(gray, "TIFF", save_all=True, append_images=[Image.fromarray(gray[::-1])])
+    if kind == "tail":
+        return encode(gray, str(choose(generator, "PNG", "JPEG", "BMP"))) + b"\n" * int(generator.integers(1, 600))
+    deep = kind == "JPEG2000" and generator.random() < 0.5
+    return encode(make_deep(generator) if deep else gray, kind)
+
+
 KINDS: dict[str, Callable[[Generator], bytes]] = {
     "PNG, 8 bits": lambda generator: encode(make_gray(generator), "PNG", optimize=bool(generator.integers(2))),
     "PNG, 16 bits": lambda generator: encode(make_deep(generator), "PNG"),
@@ -140,6 +186,9 @@ KINDS: dict[str, Callable[[Generator], bytes]] = {
     "TIFF, other modes": make_odd_tiff,
     "BMP": make_bmp,
     "DICOM": make_dicom,
+    "DICOM, untidy": make_untidy_dicom,
+    "NIfTI": make_nifti,
+    "other formats": make_other,
 }
 
 
