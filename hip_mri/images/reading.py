@@ -8,6 +8,7 @@ are returned, so that nothing else of a file can be stored. What cannot be used 
     empty_file                   no bytes
     not_an_image                 none of the supported formats by its first bytes
     git_lfs_pointer              the pointer that Git LFS leaves in the place of a file that was not fetched
+    web_page                     an HTML page saved under the name of an image
     truncated                    the file ends early, or has too few data for its size
     damaged                      a header that is damaged, or parts that contradict each other
     several_pictures             an animation

@@ -93,10 +93,6 @@ def test_a_search_keeps_less_than_a_kilobyte_of_an_image_in_memory(filled, shard
     fingerprint_images(shard, filled, 1)
     stored = read_fingerprints(read_shard(shard)["sha256"].tolist(), filled)
     assert stored.rows.nbytes < 1000 * shard.num_images
-    kept = np.arange(shard.num_images) % 3 == 0
-    chosen = stored.select(kept)
-    np.testing.assert_array_equal(chosen.rows, stored.rows[kept])
-    np.testing.assert_array_equal(chosen.thumbnails[np.array([1, 0])], stored.thumbnails[np.array([3, 0])])
 
 
 def test_only_missing_ones_are_made(filled, shard, monkeypatch):
@@ -140,7 +136,7 @@ def test_fingerprints_of_another_form_are_not_taken_for_these(filled, shard):
 
 def test_another_recipe_begins_anew(filled, shard, monkeypatch):
     fingerprint_images(shard, filled, 1)
-    monkeypatch.setattr(fingerprint, "FINGERPRINT_RECIPE", 2)
+    monkeypatch.setattr(fingerprint, "FINGERPRINT_RECIPE", fingerprint.FINGERPRINT_RECIPE + 1)
     assert len(find_unfingerprinted(shard, filled)) == shard.num_images
 
 

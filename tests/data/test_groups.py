@@ -202,7 +202,7 @@ def test_nothing_left_is_an_error(workspace, pack, encode, hips):
         for level, label in ((1, "normal"), (9, "osseous_lesion"))
         for number, image in enumerate(pixels)
     }
-    with pytest.raises(SourceError, match="contradictory_label': 6"):
+    with pytest.raises(SourceError, match="6 contradictory_label"):
         take_in(pack(both), workspace)
 
 

@@ -122,7 +122,7 @@ def zip_of(content: bytes) -> bytes:
         (POINTER, ".png", "3 git_lfs_pointer. .*git lfs pull"),
         (PAGE, ".png", "3 web_page. .*download the images themselves"),
         (b"", ".png", "3 empty_file. .*copy or export them again"),
-        (b"text", ".png", "3 not_an_image. .*PNG, JPEG, TIFF, BMP or DICOM"),
+        (b"text", ".png", "3 not_an_image. .*NIfTI"),
     ],
 )
 def test_the_last_message_gives_the_cure_of_the_commonest_reason(pack, spread, workspace, content, suffix, cure):

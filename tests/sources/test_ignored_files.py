@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hip_mri.config import ImageSettings
 from hip_mri.data.delivery import Delivery, fetch_deliveries
 from hip_mri.data.entries import read_delivery
 from hip_mri.data.ingest import ingest_images
@@ -150,7 +151,12 @@ def test_a_link_to_the_workspace_is_followed_to_it(entries, spread, tmp_path):
     (folder / "work/manifest.parquet").write_bytes(b"x")
     (tmp_path / "link").symlink_to(folder / "work")
     reading = read_delivery(
-        Delivery("source", folder), Workspace(tmp_path / "link"), 1, lambda done, total: None, keep_earlier=False
+        Delivery("source", folder),
+        Workspace(tmp_path / "link"),
+        1,
+        lambda done, total: None,
+        ImageSettings(),
+        keep_earlier=False,
     )
     assert (len(reading.entries), reading.num_ignored) == (len(entries), 1)
 
