@@ -217,12 +217,14 @@ def _read(source: Source, pseudonym: str, entry: Entry, workspace: Workspace, sa
     """Decode a file and store its pictures; the rows of one entry."""
     row: Row = {"entry": pseudonym, "version": entry.version, "label": entry.label, "num_bytes": entry.num_bytes}
     row |= {"slice": 0, "num_slices": 1, "sha256": "", "num_stored_bytes": 0, "patient": "", "series": "", "reason": ""}
+    content = None
     try:
         content = read_entry(source, entry)
-        row |= {"sha256": hashlib.sha256(content).hexdigest(), "num_bytes": len(content)}
+        row["num_bytes"] = len(content)
         pictures = sandbox.encode(content)
     except ImageError as error:
-        return [row | {"reason": error.reason}]
+        sha256 = "" if content is None else hashlib.sha256(content).hexdigest()
+        return [row | {"reason": error.reason, "sha256": sha256}]
     rows = []
     for picture in pictures:
         facts = {name: value for name, value in vars(picture).items() if name != "content"}
