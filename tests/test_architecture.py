@@ -49,6 +49,7 @@ RULES = {
     "hip_mri": Rule(outside=()),  # its own __init__.py
     **dict.fromkeys(FOUNDATION, Rule(FOUNDATION, outside=("pydantic", "pydantic_settings"))),
     "hip_mri.data": Rule((*FOUNDATION, "hip_mri.data"), never=PREFECT + NETWORKS),
+    "hip_mri.images": Rule((*FOUNDATION, "hip_mri.images"), never=PREFECT + NETWORKS),
     "hip_mri.model": Rule((*FOUNDATION, "hip_mri.data", "hip_mri.model"), never=PREFECT),
     "hip_mri.evaluation": Rule((*FOUNDATION, "hip_mri.data", "hip_mri.evaluation"), never=PREFECT + NETWORKS),
     "hip_mri.evaluation.explain": Rule(
@@ -225,6 +226,7 @@ def test_decisions_are_still_needed():
         ("hip_mri.data.split", "from ..model import backbone", "hip_mri.model.backbone"),
         ("hip_mri.data.split", "from hip_mri import model", "hip_mri.model"),
         ("hip_mri.data.split", "from hip_mri import *", "hip_mri.*"),
+        ("hip_mri.images.burned_in_text", "from hip_mri.data import gray", "hip_mri.data.gray"),
         ("hip_mri.model.head", "async def f():\n    from prefect import task", "prefect.task"),
         ("hip_mri.evaluation.run", "from hip_mri.model import head", "hip_mri.model.head"),
         ("hip_mri.evaluation.explanation", "from tasks import data", "tasks.data"),
