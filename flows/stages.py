@@ -15,6 +15,7 @@ from hip_mri.model.weights import Weights
 from hip_mri.workspace import Workspace
 from tasks.data import (
     check_patient_tables,
+    find_images_with_text,
     fingerprint_images,
     group_images,
     ingest_images,
@@ -84,6 +85,8 @@ def arrange_images(
 ) -> Images:
     """Find what belongs together, split it, and preprocess every image."""
     data, preprocessing = config.data, config.preprocessing
+    if data.find_text:
+        steps.run(find_images_with_text)(workspace, config.runner.count_threads())
     if data.group_similar:
         arrived = steps.run(plan_shards)(workspace, config.runner.shard_size)
         steps.map_shards(fingerprint_images, arrived, workspace)

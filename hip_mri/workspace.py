@@ -5,6 +5,7 @@ workspace/
 ├── format.json                           version of the format of all these files
 ├── manifest.parquet                      one row per image
 ├── quarantine.csv                        what could not be used, and why
+├── text_in_images.csv                    images that were searched for text in their pixels, and what was found
 ├── deliveries.json                       names of the deliveries that the manifest lists
 ├── splits.parquet                        which split each image was given, for good
 ├── test_set.json                         hash of the test set, locked at its first use
@@ -109,6 +110,10 @@ class Workspace:
     @property
     def quarantine_file(self) -> Path:
         return self.root / "quarantine.csv"
+
+    @property
+    def text_file(self) -> Path:
+        return self.root / "text_in_images.csv"
 
     @property
     def splits_file(self) -> Path:

@@ -9,7 +9,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import ImageSettings, SourceLimits
-from hip_mri.data import delivery, fingerprint, folders, groups, identities, ingest, preprocess, shards, split
+from hip_mri.data import (
+    delivery,
+    fingerprint,
+    folders,
+    groups,
+    identities,
+    ingest,
+    preprocess,
+    shards,
+    split,
+    text_search,
+)
 from hip_mri.data.delivery import Delivery
 from hip_mri.data.ingest import IngestReport
 from hip_mri.workspace import SECONDS_TO_WAIT, Workspace
@@ -90,6 +101,14 @@ fingerprint_images = task(
 check_patient_tables = task(task_run_name="check the table of patients", cache_policy=NO_CACHE)(
     identities.check_patient_tables
 )
+
+
+@task(task_run_name="search for text in pixels", cache_policy=NO_CACHE)
+def find_images_with_text(workspace: Workspace, num_threads: int) -> int:
+    """See `hip_mri.data.text_search.find_images_with_text`; shows the images that were searched."""
+    with show_progress("find-images-with-text", "find_images_with_text: images") as update:
+        return text_search.find_images_with_text(workspace, num_threads, update)
+
 
 group_images = task(task_run_name="find what belongs together", cache_policy=NO_CACHE)(groups.group_images)
 

@@ -232,6 +232,7 @@ def test_decisions_are_still_needed():
         ("hip_mri.data.split", "from ..model import backbone", "hip_mri.model.backbone"),
         ("hip_mri.data.split", "from hip_mri import model", "hip_mri.model"),
         ("hip_mri.data.split", "from hip_mri import *", "hip_mri.*"),
+        ("hip_mri.images.burned_in_text", "from hip_mri.data import gray", "hip_mri.data.gray"),
         ("hip_mri.model.head", "async def f():\n    from prefect import task", "prefect.task"),
         ("hip_mri.evaluation.run", "from hip_mri.model import head", "hip_mri.model.head"),
         ("hip_mri.evaluation.explanation", "from tasks import data", "tasks.data"),

@@ -72,6 +72,7 @@ OTHERS = {
     "data.patient_pattern",
     "data.group_similar",
     "data.slices",
+    "data.find_text",
     "data.accept_burned_in_text",
     "model.weights",
     "training.horizontal_flip",
