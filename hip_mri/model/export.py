@@ -52,7 +52,7 @@ def export_openvino(backbone: Backbone) -> Path:
 
 def _hold_across_processes(folder: Path) -> AbstractContextManager[None]:
     """Let one process at a time export, or look whether it must: the workers of a cluster share the folder."""
-    place = folder.with_name(f".{folder.name}.lock")
+    place = folder.parent / ".lock"
     refusal = f"backbones: {folder} has for {SECONDS_TO_WAIT:g} seconds been exported by"
     return hold_lock(place, SECONDS_TO_WAIT, refusal, "Wait for it to end, or end it")
 
