@@ -19,6 +19,7 @@ from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 from PIL import Image
 
+from hip_mri.data.arrays import load_array
 from hip_mri.data.preprocess import read_stored_image
 from hip_mri.data.shards import Shard, read_shard
 from hip_mri.errors import ImageError, WorkspaceError
@@ -248,7 +249,7 @@ def _list_parts(folder: Path, hashes: Sequence[str]) -> list[Path]:
 def _open_part(file: Path) -> Rows | None:
     """A part, left on disk; `None` where it is damaged, so that its fingerprints are made anew."""
     try:
-        part = np.load(file, mmap_mode="r", allow_pickle=False)
+        part = load_array(file, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
     return part if part.dtype == ROW else None

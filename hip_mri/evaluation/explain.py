@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hip_mri.data.arrays import load_array
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.sheets import MOST_CASES, ExplainedCase, Outcome
 from hip_mri.model.backbone import STANDARDIZE, Backbone, load_backbone
@@ -70,7 +71,7 @@ def explain_images(network: SplitNetwork, images: NDArray[np.uint8], cache_folde
 def _read_heat(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     """What was found before; `None` where there is nothing or the file is damaged."""
     try:
-        heat = np.load(file, allow_pickle=False)
+        heat = load_array(file)
     except (OSError, ValueError, EOFError):
         return None
     return heat if heat.shape == shape and heat.dtype == np.float32 else None

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hip_mri.data.arrays import load_array
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import digest, replace_file
 
@@ -131,7 +132,7 @@ def _read_part(file: Path) -> pd.DataFrame | None:
     """Which rows a part holds; `None` where its two files do not fit each other, so that it is computed again."""
     try:
         keys = pd.read_parquet(file)
-        features = np.load(file.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        features = load_array(file.with_suffix(".npy"), mmap_mode="r")
     except (OSError, ValueError):
         return None
     return keys if len(keys) == len(features) else None
@@ -139,4 +140,4 @@ def _read_part(file: Path) -> pd.DataFrame | None:
 
 @functools.lru_cache(maxsize=MAX_OPEN_PARTS)
 def _open_part(file: Path) -> NDArray[np.float32]:
-    return np.load(file, mmap_mode="r", allow_pickle=False)
+    return load_array(file, mmap_mode="r")
