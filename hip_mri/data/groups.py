@@ -73,8 +73,7 @@ def group_images(
 ) -> GroupReport:
     """Find the groups of the manifest's images and write them back.
 
-    A split that folders or the table of patients give is
-    written into the manifest, for `split_manifest` to keep.
+    A split that folders or the table of patients give is written into the manifest, for `split_manifest` to keep.
 
     Args:
         workspace: Its manifest gets the columns patient, group, evidence and, where prescribed, split. Its
@@ -227,20 +226,20 @@ def _drop_constant_patients(known: pd.DataFrame, workspace: Workspace) -> tuple[
     Returns:
         The table without these, and whether there are any.
     """
-    file, patients = workspace.ignored_patients_file, ("patient_id", "patient_pattern")
+    file, patients = workspace.ignored_patients_file, ["patient_id", "patient_pattern"]
     ignored = set(read_json(file)) if file.exists() else set()
-    found = {patient for column in (*patients, "series") if (patient := _find_constant(known, column))}
+    found = {patient for column in patients if (patient := _find_constant(known, column))}
     if found - ignored:
         write_json(file, sorted(found | ignored))
-    is_ignored = known[[*patients, "series"]].isin(found | ignored)
+    is_ignored = known[patients].isin(found | ignored)
     if is_ignored.to_numpy().any():
         logger.warning(
-            "%d of %d images name one and the same patient or series, as a placeholder does; it is ignored, and their "
-            "patients are not known. Give a table of patients with --data.patients-file",
+            "%d of %d images name one and the same patient, as a placeholder does; it is ignored, and their patients "
+            "are not known. Give a table of patients with --data.patients-file",
             known.loc[is_ignored.any(axis="columns"), "sha256"].nunique(),
             known["sha256"].nunique(),
         )
-    columns = known[[*patients, "series"]].mask(is_ignored, "")
+    columns = known[patients].mask(is_ignored, "")
     patient = columns["patient_id"].where(columns["patient_id"] != "", columns["patient_pattern"])
     return known.assign(**columns, patient=patient), bool(is_ignored.to_numpy().any())
 

@@ -121,6 +121,13 @@ def test_slices_of_one_file_are_one_group(hips, pack, workspace, encode, draw):
     assert report.num_patients == 0
 
 
+def test_slices_of_a_file_that_holds_most_images_stay_together(hips, pack, workspace, encode, draw):
+    """A single series is no placeholder: torn apart, its slices would be in training and test."""
+    stack = {"normal/stack.tif": write_stack(encode, *(draw(number) for number in range(300, 320)))}
+    _, manifest = take_in(pack(hips | stack), workspace)
+    assert manifest.loc["normal/stack.tif", "group"].nunique() == 1
+
+
 def test_files_of_one_dicom_series_are_one_group(hips, pack, workspace, draw):
     def write(seed: int, series: str) -> bytes:
         return write_dicom(draw(seed).astype(np.uint16) * 16, SeriesInstanceUID=series)
