@@ -22,7 +22,7 @@ from flows.prefect_settings import load_prefect
 from flows.stopping import end_process, watcher
 from hip_mri.config import Settings
 from hip_mri.errors import DeploymentError, HipMriError, SettingsError, SourceError
-from hip_mri.model.keras_settings import choose_backend, import_keras
+from hip_mri.models.keras_settings import choose_backend, import_keras
 from hip_mri.storage import is_hopeless
 from hip_mri.workspace import Workspace
 
@@ -116,7 +116,7 @@ def _explain(error: Exception) -> str:
 
 def _check_sources(config: Settings) -> None:
     """See that the sources are there; the terminal alone is told which is not."""
-    from hip_mri.data.fetch import check_source  # noqa: PLC0415 - loads NumPy, a tenth of a second
+    from hip_mri.sources.fetch import check_source  # noqa: PLC0415 - loads NumPy, a tenth of a second
 
     for source in (getattr(config, "source", None), *getattr(config, "sources", ())):
         try:

@@ -25,8 +25,8 @@ from prefect import flow
 from flows.stages import arrange_images, compute_features, take_in, train_and_report
 from tasks.data import fetch_source, hold_workspace
 from tasks.model import resolve_weights
-from tasks.runners import open_runner
 from tasks.steps import Steps
+from tasks.task_runners.open_runner import open_runner
 
 
 @flow(name="hip-pipeline", flow_run_name="hip-pipeline, seed {config.seed}", persist_result=False)

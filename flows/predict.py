@@ -33,8 +33,8 @@ from tasks.prediction import (
     publish_predictions,
     take_in_images,
 )
-from tasks.runners import open_runner
 from tasks.steps import Steps
+from tasks.task_runners.open_runner import open_runner
 
 
 @flow(name="hip-predict", flow_run_name="hip-predict, {config.model}", persist_result=False)

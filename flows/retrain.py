@@ -37,8 +37,8 @@ from tasks.release import (
     refuse_batch,
     report_nothing_new,
 )
-from tasks.runners import open_runner
 from tasks.steps import Steps
+from tasks.task_runners.open_runner import open_runner
 
 
 @flow(name="hip-retrain", flow_run_name="hip-retrain of {config.workspace}", persist_result=False)

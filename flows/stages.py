@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hip_mri.config import TrainingConfig
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.groups import GroupReport
-from hip_mri.data.ingest import IngestReport
-from hip_mri.data.shards import Shard
-from hip_mri.data.split import SplitReport
-from hip_mri.model.features import FeatureSet
-from hip_mri.model.weights import Weights
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import IngestReport
+from hip_mri.dataset.shards import Shard
+from hip_mri.grouping.groups import GroupReport
+from hip_mri.grouping.split import SplitReport
+from hip_mri.models.backbones.weights import Weights
+from hip_mri.models.features import FeatureSet
 from hip_mri.workspace import Workspace
 from tasks.data import (
     check_patient_tables,

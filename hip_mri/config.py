@@ -21,6 +21,9 @@ LABELS: Final = ("normal", "osseous_lesion")
 SPLITS: Final = ("train", "val", "test")
 """The splits, as they are named in the manifest and as folders."""
 
+SYNTHETIC_MARK: Final = "SYNTHETIC.txt"
+"""File at the top of a delivery, or one folder below it, that marks its images as synthetic."""
+
 Label = Literal["normal", "osseous_lesion"]
 BackboneName = Literal["ResNet50", "ResNet101", "ResNet152"]
 Engine = Literal["keras", "openvino"]

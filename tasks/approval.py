@@ -9,8 +9,8 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from hip_mri.config import RetrainSettings
-from hip_mri.release.challenge import Answer, Challenge
-from hip_mri.release.retraining import describe_comparison
+from hip_mri.promotion.challenge import Answer, Challenge
+from hip_mri.promotion.retraining_report import describe_comparison
 
 logger = logging.getLogger("hip_mri.tasks")
 

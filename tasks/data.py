@@ -9,20 +9,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import ImageSettings, SourceLimits
-from hip_mri.data import (
-    delivery,
-    fingerprint,
-    folders,
-    groups,
-    identities,
-    ingest,
-    preprocess,
-    shards,
-    split,
-    text_search,
-)
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.ingest import IngestReport
+from hip_mri.dataset import deliveries as delivery
+from hip_mri.dataset import folders, identities, ingest, shards, text_search
+from hip_mri.dataset import preprocessing as preprocess
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import IngestReport
+from hip_mri.grouping import fingerprints as fingerprint
+from hip_mri.grouping import groups, split
 from hip_mri.workspace import SECONDS_TO_WAIT, Workspace
 from tasks.progress import show_progress
 from tasks.retries import NETWORK_RETRIES
@@ -42,7 +35,7 @@ def hold_workspace(folder: Path, timeout_seconds: float = SECONDS_TO_WAIT) -> It
 def fetch_source(
     source: str | None, sha256: str | None, workspace: Workspace, limits: SourceLimits = SourceLimits()
 ) -> tuple[Delivery, ...]:
-    """See `hip_mri.data.delivery.fetch_delivery`; shows the bytes that have come."""
+    """See `hip_mri.dataset.deliveries.fetch_delivery`; shows the bytes that have come."""
     with show_progress("fetch-source", "fetch_source: bytes") as update:
         return (delivery.fetch_delivery(resolve_source(source), sha256, workspace, update, limits),)
 
@@ -54,7 +47,7 @@ def fetch_deliveries(
     limits: SourceLimits = SourceLimits(),
     class_names: Mapping[str, str] | None = None,
 ) -> tuple[Delivery, ...]:
-    """See `hip_mri.data.delivery.fetch_deliveries`; shows the bytes that have come."""
+    """See `hip_mri.dataset.deliveries.fetch_deliveries`; shows the bytes that have come."""
     with show_progress("fetch-deliveries", "fetch_deliveries: bytes") as update:
         resolved = [resolved for source in sources if (resolved := resolve_source(source)) is not None]
         return delivery.fetch_deliveries(resolved, workspace, update, limits, class_names)
@@ -71,7 +64,7 @@ def ingest_images(
     class_names: Mapping[str, str] | None = None,
     patients_file: Path | None = None,
 ) -> IngestReport:
-    """See `hip_mri.data.ingest.ingest_images`; shows the entries that were read."""
+    """See `hip_mri.dataset.ingest.ingest_images`; shows the entries that were read."""
     with show_progress("ingest-images", "ingest_images: entries") as update:
         return ingest.ingest_images(
             deliveries,
@@ -105,7 +98,7 @@ check_patient_tables = task(task_run_name="check the table of patients", cache_p
 
 @task(task_run_name="search for text in pixels", cache_policy=NO_CACHE)
 def find_images_with_text(workspace: Workspace, num_threads: int) -> int:
-    """See `hip_mri.data.text_search.find_images_with_text`; shows the images that were searched."""
+    """See `hip_mri.dataset.text_search.find_images_with_text`; shows the images that were searched."""
     with show_progress("find-images-with-text", "find_images_with_text: images") as update:
         return text_search.find_images_with_text(workspace, num_threads, update)
 

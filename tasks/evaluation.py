@@ -8,15 +8,15 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import TrainingConfig
-from hip_mri.data.groups import GroupReport
-from hip_mri.data.ingest import IngestReport
-from hip_mri.data.split import SplitReport
-from hip_mri.evaluation.summary import tabulate_metrics
-from hip_mri.evaluation.wording import collect_notices
-from hip_mri.model.features import FeatureSet
-from hip_mri.model.keras_settings import count_network_threads, describe_keras
-from hip_mri.model.network import TrainedModel
-from hip_mri.model.weights import Weights
+from hip_mri.dataset.ingest import IngestReport
+from hip_mri.evaluation.charts.captions import collect_notices
+from hip_mri.evaluation.report.summary import tabulate_metrics
+from hip_mri.grouping.groups import GroupReport
+from hip_mri.grouping.split import SplitReport
+from hip_mri.models.backbones.weights import Weights
+from hip_mri.models.features import FeatureSet
+from hip_mri.models.keras_settings import count_network_threads, describe_keras
+from hip_mri.models.network import TrainedModel
 from hip_mri.workspace import Workspace
 
 
@@ -38,7 +38,7 @@ def publish_run(
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
     from hip_mri.evaluation import run  # noqa: PLC0415 - draws and measures, seconds to import
     from hip_mri.evaluation.explain import explain_images  # noqa: PLC0415 - see above
-    from hip_mri.evaluation.report import compose_markdown  # noqa: PLC0415 - see above
+    from hip_mri.evaluation.report.html_report import compose_markdown  # noqa: PLC0415 - see above
 
     notices = collect_notices(
         is_synthetic=intake.is_synthetic, weights_notice=weights.notice, num_held_out=division.num_held_out

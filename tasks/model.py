@@ -8,14 +8,16 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import TrainingSettings
-from hip_mri.model import backbone, cross_validation, features, neighbours, network, novelty, weights
-from hip_mri.model.features import FeatureSet
-from hip_mri.model.fitting import Epoch
-from hip_mri.model.network import TrainedModel
+from hip_mri.models import cross_validation, features, network
+from hip_mri.models.backbones import backbone, weights
+from hip_mri.models.features import FeatureSet
+from hip_mri.models.fitting import Epoch
+from hip_mri.models.network import TrainedModel
+from hip_mri.monitoring import neighbours, novelty
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
-from tasks.runners import GPU_TAG
 from tasks.shards import shard_options
+from tasks.task_runners.runner import GPU_TAG
 
 logger = logging.getLogger("hip_mri.tasks")
 
@@ -45,7 +47,7 @@ extract_features = task(
 def train_model(
     workspace: Workspace, features: FeatureSet, hidden_units: int, settings: TrainingSettings, seed: int
 ) -> TrainedModel:
-    """See `hip_mri.model.network.train_model`; shows each epoch as progress, in the log and as a table."""
+    """See `hip_mri.models.network.train_model`; shows each epoch as progress, in the log and as a table."""
     num_epochs = settings.epochs + settings.fine_tune.epochs
     with show_progress("train-model", "train_model: epochs") as update:
 

@@ -9,17 +9,17 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import ImageSettings, PreprocessingSettings, SheetSettings
-from hip_mri.data import intake
-from hip_mri.data.delivery import Delivery, drop_damaged
-from hip_mri.data.intake import IntakeReport
-from hip_mri.evaluation.prediction_sheet import compose_prediction_markdown, tabulate_counts
-from hip_mri.model import serving
-from hip_mri.model.network import SplitNetwork
-from hip_mri.release import served_model
-from hip_mri.release.served_model import ServedModel
+from hip_mri.dataset.deliveries import Delivery, drop_damaged
+from hip_mri.models.network import SplitNetwork
+from hip_mri.serving import prediction_inputs as intake
+from hip_mri.serving import served_model
+from hip_mri.serving import served_network as serving
+from hip_mri.serving.prediction_inputs import IntakeReport
+from hip_mri.serving.prediction_sheet import compose_prediction_markdown, tabulate_counts
+from hip_mri.serving.served_model import ServedModel
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
-from tasks.runners import GPU_TAG
+from tasks.task_runners.runner import GPU_TAG
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def take_in_images(
     num_threads: int,
     image_settings: ImageSettings,
 ) -> IntakeReport:
-    """See `hip_mri.data.intake.take_in_images`; shows the files that were read."""
+    """See `hip_mri.serving.prediction_inputs.take_in_images`; shows the files that were read."""
     with show_progress("take-in-images", "take_in_images: files") as update, drop_damaged(delivery):
         return intake.take_in_images(
             delivery.path, workspace, settings, num_threads, update, delivery.limits, image_settings
@@ -62,8 +62,8 @@ def publish_predictions(
     *,
     is_synthetic: bool,
 ) -> str:
-    """See `hip_mri.release.prediction.publish_predictions`; shows counts as a table and a summary as Markdown."""
-    from hip_mri.release import prediction  # noqa: PLC0415 - draws, a second to import
+    """See `hip_mri.serving.predictions.publish_predictions`; shows counts as a table and a summary as Markdown."""
+    from hip_mri.serving import predictions as prediction  # noqa: PLC0415 - draws, a second to import
 
     published = prediction.publish_predictions(workspace, model, network, report, settings, is_synthetic=is_synthetic)
     notices = " ".join(published.sheet.facts["notices"])

@@ -12,13 +12,16 @@ from prefect.events import emit_event
 from prefect.states import Completed
 
 from hip_mri.config import EvaluationSettings, ReleaseSettings
-from hip_mri.data import admission
+from hip_mri.dataset import quarantine as admission
 from hip_mri.errors import DriftError
-from hip_mri.release import arrivals, batch, challenge, retraining
-from hip_mri.release.arrivals import Arrivals
-from hip_mri.release.batch import BatchCheck
-from hip_mri.release.challenge import Answer, Challenge
-from hip_mri.release.retraining import PublishedRetraining, Retraining
+from hip_mri.promotion import batch_check as batch
+from hip_mri.promotion import challenge
+from hip_mri.promotion import new_images as arrivals
+from hip_mri.promotion import retraining_report as retraining
+from hip_mri.promotion.batch_check import BatchCheck
+from hip_mri.promotion.challenge import Answer, Challenge
+from hip_mri.promotion.new_images import Arrivals
+from hip_mri.promotion.retraining_report import PublishedRetraining, Retraining
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger("hip_mri.tasks")
@@ -37,7 +40,7 @@ check_batch = task(task_run_name="compare with training images", cache_policy=NO
 def challenge_champion(
     workspace: Workspace, run_folder: str, settings: ReleaseSettings, evaluation: EvaluationSettings
 ) -> Challenge:
-    """See `hip_mri.release.challenge.challenge_champion`."""
+    """See `hip_mri.promotion.challenge.challenge_champion`."""
     return challenge.challenge_champion(workspace, Path(run_folder), settings, evaluation.subgroup_minimum_size)
 
 

@@ -4,12 +4,12 @@ from typing import cast
 
 from prefect.blocks.system import Secret
 
-from hip_mri.data.references import SECRET, resolve_reference
 from hip_mri.errors import SourceError
+from hip_mri.sources.references import SECRET, resolve_reference
 
 
 def resolve_source(source: str | None) -> str | None:
-    """Look up the source that another one names; see `hip_mri.data.references.resolve_reference`."""
+    """Look up the source that another one names; see `hip_mri.sources.references.resolve_reference`."""
     return resolve_reference(source, _read_block)
 
 

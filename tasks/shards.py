@@ -11,12 +11,12 @@ from prefect.context import TaskRunContext
 from prefect.filesystems import LocalFileSystem
 from prefect.serializers import JSONSerializer
 
-from hip_mri.data.shards import Shard
+from hip_mri.dataset.shards import Shard
 from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
 from tasks.retries import STORAGE_RETRIES
-from tasks.runners import Runner
+from tasks.task_runners.runner import Runner
 
 SERIALIZER: Final = JSONSerializer()
 """How results are kept: plain data, which cannot run when it is loaded."""

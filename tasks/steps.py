@@ -8,10 +8,10 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from prefect import Task
 
-from hip_mri.data.shards import Shard
+from hip_mri.dataset.shards import Shard
 from hip_mri.workspace import Workspace
-from tasks.runners import Runner
 from tasks.shards import map_over, map_over_shards
+from tasks.task_runners.runner import Runner
 
 logger = logging.getLogger("hip_mri.steps")
 

@@ -14,7 +14,7 @@ from prefect import flow, task
 
 from hip_mri.config import RunnerSettings
 from hip_mri.workspace import Workspace
-from tasks.runners import open_runner
+from tasks.task_runners.open_runner import open_runner
 
 PROJECT = Path(__file__).parents[1]
 

@@ -25,11 +25,14 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 
-from hip_mri.model import backbone
+from hip_mri.models.backbones import backbone as backbones
 from hip_mri.workspace import Workspace
+from tests.small_models import backbone, prepared, shards, trained_workspace  # noqa: F401 - fixtures
 from tests.small_network import build_small_resnet
+from tests.small_runs import versions, write_run  # noqa: F401 - fixtures
+from tests.small_sources import entries, filled, pack, shard, snapshot, source_file, spread, write_rows  # noqa: F401 - fixtures
 
-GET_BUILDER = backbone.get_builder
+GET_BUILDER = backbones.get_builder
 """What gives the real architectures."""
 
 for variable in ("PREFECT_HOME", "KERAS_HOME"):
@@ -46,7 +49,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     System tests share networks with processes of their own, which know the real one alone.
     """
     needs_real = any(item.get_closest_marker(name) for name in ("full_network", "system"))
-    backbone.get_builder = GET_BUILDER if needs_real else get_small_builder
+    backbones.get_builder = GET_BUILDER if needs_real else get_small_builder
 
 
 def get_small_builder(name: str):
@@ -78,7 +81,10 @@ def write_source(file: Path, num_normal: int = 30, num_lesion: int = 20, seed: i
 def _forget_networks() -> Iterator[None]:
     """Networks and engines that the library keeps in memory go with the module, or a worker grows to gigabytes."""
     yield
-    for module, name in (("hip_mri.model.backbone", "load_backbone"), ("hip_mri.model.engines", "_load_engine")):
+    for module, name in (
+        ("hip_mri.models.backbones.backbone", "load_backbone"),
+        ("hip_mri.models.backbones.engines", "_load_engine"),
+    ):
         if module in sys.modules:
             getattr(sys.modules[module], name).cache_clear()
     if "keras" in sys.modules:

@@ -15,7 +15,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from hip_mri.config import PipelineConfig
-from hip_mri.data.fetch import check_source
+from hip_mri.sources.fetch import check_source
 from tests.conftest import write_source
 
 pytestmark = pytest.mark.system

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hip_mri.data.arrays import load_array
+from hip_mri.dataset.arrays import load_array
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.sheets import MOST_CASES, ExplainedCase, Outcome
-from hip_mri.model.backbone import STANDARDIZE, Backbone, load_backbone
-from hip_mri.model.engines import open_engine
-from hip_mri.model.keras_settings import import_keras
-from hip_mri.model.network import SplitNetwork
-from hip_mri.model.saved import load_head
+from hip_mri.models.backbones.backbone import STANDARDIZE, Backbone, load_backbone
+from hip_mri.models.backbones.engines import open_engine
+from hip_mri.models.keras_settings import import_keras
+from hip_mri.models.network import SplitNetwork
+from hip_mri.models.saved import load_head
 from hip_mri.storage import digest, digest_file, replace_file
 
 if TYPE_CHECKING:

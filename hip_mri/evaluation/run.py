@@ -14,22 +14,22 @@ import pandas as pd
 import yaml
 
 from hip_mri.config import LABELS, TrainingConfig
-from hip_mri.data.groups import GroupReport
-from hip_mri.data.ingest import IngestReport
-from hip_mri.data.ledger import lock_test_set
-from hip_mri.data.manifest import read_manifest
-from hip_mri.data.split import HELD_OUT, SplitReport
-from hip_mri.evaluation.checklist import write_checklist
+from hip_mri.dataset.ingest import IngestReport
+from hip_mri.dataset.manifest import read_manifest
+from hip_mri.dataset.split_registry import lock_test_set
+from hip_mri.evaluation.charts.captions import summarize_notices
+from hip_mri.evaluation.charts.figures import draw_figures
 from hip_mri.evaluation.explain import ExplainImages
-from hip_mri.evaluation.figures import draw_figures
-from hip_mri.evaluation.findings import Images, gather_findings, pick_samples
-from hip_mri.evaluation.model_card import write_model_card
-from hip_mri.evaluation.record import RunRecord, list_files
-from hip_mri.evaluation.report import write_report
-from hip_mri.evaluation.results import evaluate
-from hip_mri.evaluation.summary import WITHHELD, ReportSummary, flatten_settings
+from hip_mri.evaluation.figure_data import Images, gather_findings, pick_samples
+from hip_mri.evaluation.metrics.results import evaluate
+from hip_mri.evaluation.report.checklist import write_checklist
+from hip_mri.evaluation.report.html_report import write_report
+from hip_mri.evaluation.report.model_card import write_model_card
+from hip_mri.evaluation.report.record import RunRecord, list_files
+from hip_mri.evaluation.report.summary import WITHHELD, ReportSummary, flatten_settings
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
-from hip_mri.evaluation.wording import summarize_notices
+from hip_mri.grouping.groups import GroupReport
+from hip_mri.grouping.split import HELD_OUT, SplitReport
 from hip_mri.hashes import record_hashes
 from hip_mri.storage import link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace

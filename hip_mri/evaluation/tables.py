@@ -6,10 +6,10 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.data.manifest import UNREADABLE
-from hip_mri.data.names import reveal_names
+from hip_mri.dataset.manifest import UNREADABLE
+from hip_mri.dataset.pseudonyms import reveal_names
 from hip_mri.errors import EvaluationError, WorkspaceError
-from hip_mri.evaluation.results import Scores
+from hip_mri.evaluation.metrics.results import Scores
 from hip_mri.hashes import HASHES
 from hip_mri.workspace import Workspace
 

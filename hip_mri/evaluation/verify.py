@@ -16,12 +16,12 @@ from typing import Any, Final, TypeGuard, cast
 import yaml
 
 from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
-from hip_mri.data.split import count_images
 from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceError
-from hip_mri.evaluation.results import evaluate
+from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.tables import RunFiles, read_scores, read_table
+from hip_mri.grouping.split import count_images
 from hip_mri.hashes import compare_hashes
-from hip_mri.model.saved import list_foreign_settings
+from hip_mri.models.saved import list_foreign_settings
 from hip_mri.storage import digest, digest_file, read_json
 from hip_mri.workspace import Workspace, find_place
 

@@ -46,7 +46,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
-from hip_mri.images import dicom, nifti, raster, tiff
+from hip_mri.images.formats import dicom, nifti, raster, tiff
 from hip_mri.images.gray_levels import check_usable
 from hip_mri.images.pictures import Picture, ReadingOptions
 

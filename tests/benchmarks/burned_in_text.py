@@ -13,8 +13,8 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from hip_mri.data.demo import draw_demo
 from hip_mri.images.burned_in_text import find_text
+from hip_mri.synthetic.demo import draw_demo
 
 NUM_IMAGES = 300
 SIDES = (None, None, 320, 384, 512)

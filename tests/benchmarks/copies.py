@@ -1,6 +1,6 @@
 """How surely copies are found, and strangers kept apart: `python -m tests.benchmarks.copies --patients 2800`.
 
-Phantoms are drawn and copied in each way of `tests.data.copies`. Each way is looked for alone, among all phantoms, so
+Phantoms are drawn and copied in each way of `tests.grouping.copies`. Each way is searched alone among all phantoms, so
 that no copy is found by way of another. The figures justify `MIN_CORRELATION` and `MAX_DISTANCE`.
 """
 
@@ -17,11 +17,11 @@ from joblib import Parallel, delayed
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from hip_mri.data.candidates import find_candidates
-from hip_mri.data.demo import draw_demo
-from hip_mri.data.fingerprint import ROW, make_row
-from hip_mri.data.similarity import correlate_candidates, pair_similar_images
-from tests.data.copies import WAYS, plant_copy
+from hip_mri.grouping.candidates import find_candidates
+from hip_mri.grouping.fingerprints import ROW, make_row
+from hip_mri.grouping.similarity import correlate_candidates, pair_similar_images
+from hip_mri.synthetic.demo import draw_demo
+from tests.grouping.copies import WAYS, plant_copy
 
 PATIENTS_AT_ONCE = 100
 

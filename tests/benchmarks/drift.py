@@ -2,7 +2,7 @@
 
 One pool of phantoms is drawn and described once. Each trial then draws training patients and a new batch of other
 patients from it, as they are (a false alarm is an error) or with their images changed in one way of
-`tests.model.changes` (silence is an error, where the change is strong).
+`tests.monitoring.changes` (silence is an error, where the change is strong).
 """
 
 import argparse
@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from hip_mri.config import DriftSettings, PreprocessingSettings
-from hip_mri.data.appearance import describe_appearance
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.demo import draw_demo, write_demo_zip
-from hip_mri.data.ingest import ingest_images
-from hip_mri.data.preprocess import preprocess_image
-from hip_mri.data.shift import choose_witnesses
-from hip_mri.data.split import split_manifest
-from hip_mri.model.backbone import prepare_backbone
-from hip_mri.model.drift import Batch, DriftReport, detect_drift
-from hip_mri.model.engines import FeatureEngine, open_engine
-from hip_mri.model.weights import resolve_weights
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import ingest_images
+from hip_mri.grouping.split import split_manifest
+from hip_mri.images.contrast import preprocess_image
+from hip_mri.images.image_statistics import describe_appearance
+from hip_mri.models.backbones.backbone import prepare_backbone
+from hip_mri.models.backbones.engines import FeatureEngine, open_engine
+from hip_mri.models.backbones.weights import resolve_weights
+from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
+from hip_mri.monitoring.shift import choose_witnesses
+from hip_mri.synthetic.demo import draw_demo, write_demo_zip
 from hip_mri.workspace import Workspace
-from tests.model.changes import MODERATE, SLIGHT, STRONG
+from tests.monitoring.changes import MODERATE, SLIGHT, STRONG
 
 PATIENTS_AT_ONCE = 60
 FEWEST_PATIENTS, MOST_PATIENTS = 10, 20

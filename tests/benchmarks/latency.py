@@ -15,8 +15,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from hip_mri.data.demo import write_demo_zip
-from hip_mri.model.engines import computes_bfloat16
+from hip_mri.models.backbones.engines import computes_bfloat16
+from hip_mri.synthetic.demo import write_demo_zip
 from tests.benchmarks.measure import IMAGES_PER_PATIENT, PROJECT, find_weights, run_flow, run_recipe
 
 NUM_IMAGES: int = 228
@@ -30,7 +30,7 @@ import os, sys, time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pathlib import Path
 import keras
-from hip_mri.model.saved import load_network
+from hip_mri.models.saved import load_network
 file = Path(sys.argv[1])
 load_network(file), keras.models.load_model(file, compile=False)  # both import what they need
 for load in (load_network, lambda file: keras.models.load_model(file, compile=False)):

@@ -22,23 +22,23 @@ import numpy as np
 import pandas as pd
 
 from hip_mri.config import LABELS, DataSettings, EvaluationSettings
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.entries import COLUMNS as ENTRY_COLUMNS
-from hip_mri.data.entries import keep_entries
-from hip_mri.data.fingerprint import FINGERPRINT_RECIPE, ROW
-from hip_mri.data.groups import group_images
-from hip_mri.data.manifest import COLUMNS, read_manifest, write_manifest
-from hip_mri.data.names import hide_names, remember_names
-from hip_mri.data.shards import plan_shards
-from hip_mri.data.similarity import find_similar_images
-from hip_mri.data.split import split_manifest
-from hip_mri.evaluation.curves import bootstrap_curves
-from hip_mri.evaluation.figures import Findings, draw_figures
-from hip_mri.evaluation.prediction_sheet import PredictionSheet, write_sheet
-from hip_mri.evaluation.report import write_report
-from hip_mri.evaluation.results import evaluate
-from hip_mri.evaluation.summary import ReportSummary
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.entries import COLUMNS as ENTRY_COLUMNS
+from hip_mri.dataset.entries import keep_entries
+from hip_mri.dataset.manifest import COLUMNS, read_manifest, write_manifest
+from hip_mri.dataset.pseudonyms import hide_names, remember_names
+from hip_mri.dataset.shards import plan_shards
+from hip_mri.evaluation.charts.figures import Findings, draw_figures
+from hip_mri.evaluation.metrics.curves import bootstrap_curves
+from hip_mri.evaluation.metrics.results import evaluate
+from hip_mri.evaluation.report.html_report import write_report
+from hip_mri.evaluation.report.summary import ReportSummary
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores
+from hip_mri.grouping.fingerprints import FINGERPRINT_RECIPE, ROW
+from hip_mri.grouping.groups import group_images
+from hip_mri.grouping.similarity import find_similar_images
+from hip_mri.grouping.split import split_manifest
+from hip_mri.serving.prediction_sheet import PredictionSheet, write_sheet
 from hip_mri.workspace import Workspace
 from tests.benchmarks.load import LESION_FRACTION, MOST_IMAGES_PER_PATIENT, compare_runs
 from tests.benchmarks.memory import MemoryWatch

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 
 from hip_mri.config import LABELS, PreprocessingSettings, RunnerSettings
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.demo import draw_demo, write_demo_zip
-from hip_mri.data.ingest import ingest_images
-from hip_mri.data.preprocess import preprocess_images
-from hip_mri.data.shards import plan_shards
-from hip_mri.data.split import split_manifest
-from hip_mri.model.store import FeatureStore
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import ingest_images
+from hip_mri.dataset.preprocessing import preprocess_images
+from hip_mri.dataset.shards import plan_shards
+from hip_mri.grouping.split import split_manifest
+from hip_mri.models.store import FeatureStore
+from hip_mri.synthetic.demo import draw_demo, write_demo_zip
 from hip_mri.workspace import Workspace
 
 PROJECT = Path(__file__).parents[2]
@@ -210,8 +210,8 @@ def measure_preprocessing(folder: Path, given: argparse.Namespace) -> dict[str, 
     from prefect.testing.utilities import prefect_test_harness
 
     from tasks.data import preprocess_images as preprocess_task
-    from tasks.runners import open_runner
     from tasks.shards import map_over_shards
+    from tasks.task_runners.open_runner import open_runner
 
     settings, cores, results = PreprocessingSettings(), os.cpu_count() or 1, {}
     with prefect_test_harness(server_startup_timeout=120):

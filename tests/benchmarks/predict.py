@@ -6,11 +6,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from hip_mri.data.preprocess import preprocess_image
+from hip_mri.images.contrast import preprocess_image
 from hip_mri.images.reading import read_pictures
-from hip_mri.model.engines import open_engine
-from hip_mri.model.serving import prepare_network
-from hip_mri.release.served_model import load_served_model
+from hip_mri.models.backbones.engines import open_engine
+from hip_mri.serving.served_model import load_served_model
+from hip_mri.serving.served_network import prepare_network
 from hip_mri.workspace import Workspace
 from tests.benchmarks.measure import make_images, run_flow
 

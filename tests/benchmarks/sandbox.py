@@ -19,13 +19,13 @@ from typing import Self
 import cv2
 import numpy as np
 
-from hip_mri.data import entries
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.demo import draw_demo
-from hip_mri.data.ingest import ingest_images
+from hip_mri.dataset import entries
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import ingest_images
 from hip_mri.images.pictures import EncodedPicture, ReadingOptions
 from hip_mri.images.png import encode_png, hash_pixels
 from hip_mri.images.reading import read_pictures
+from hip_mri.synthetic.demo import draw_demo
 from hip_mri.workspace import Workspace
 
 SIDES = ("without processes", "with processes")

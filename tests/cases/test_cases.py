@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 
 from hip_mri.config import DataSettings
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.groups import group_images
-from hip_mri.data.ingest import IngestReport, ingest_images
-from hip_mri.data.names import read_named_manifest
-from hip_mri.data.patients import read_patient_file
-from hip_mri.data.split import split_manifest
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import IngestReport, ingest_images
+from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.errors import HipMriError, ImageError
+from hip_mri.grouping.groups import group_images
+from hip_mri.grouping.split import split_manifest
 from hip_mri.images.png import hash_pixels
 from hip_mri.images.reading import read_pictures
+from hip_mri.sources.tables.patient_table import read_patient_file
 from hip_mri.workspace import Workspace
 
 CASES = Path(__file__).parent

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from hip_mri.config import LABELS, EvaluationSettings
+from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
+from hip_mri.evaluation.charts.figures import draw_figures
 from hip_mri.evaluation.charts.sheets import ContrastSample
-from hip_mri.evaluation.figures import draw_figures
-from hip_mri.evaluation.results import Scores, evaluate
-from hip_mri.evaluation.summary import ReportSummary
-from hip_mri.evaluation.wording import collect_notices, summarize_notices
+from hip_mri.evaluation.metrics.results import Scores, evaluate
+from hip_mri.evaluation.report.summary import ReportSummary
 
 NUM_IMAGES = {"train": 140, "val": 30, "test": 40}
 NOTICES = collect_notices(is_synthetic=True, weights_notice="RANDOM WEIGHTS: the backbone was given random weights.")

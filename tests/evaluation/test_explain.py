@@ -12,11 +12,11 @@ from hip_mri.config import PreprocessingSettings
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation import explain
 from hip_mri.evaluation.explain import differentiate_head, explain_cases, explain_images, pick_cases
-from hip_mri.model.backbone import build_backbone, open_backbone, write_backbone
-from hip_mri.model.engines import EngineChoice
-from hip_mri.model.features import FeatureSet
-from hip_mri.model.head import build_head, cut_network, join_network
-from hip_mri.model.network import SplitNetwork
+from hip_mri.models.backbones.backbone import build_backbone, open_backbone, write_backbone
+from hip_mri.models.backbones.engines import EngineChoice
+from hip_mri.models.features import FeatureSet
+from hip_mri.models.head import build_head, cut_network, join_network
+from hip_mri.models.network import SplitNetwork
 
 keras = pytest.importorskip("keras")
 

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.data.zip_mutations import KINDS, SAMPLES, TELLING, Mutation, check, damage
+from tests.sources.zip_files.zip_mutations import KINDS, SAMPLES, TELLING, Mutation, check, damage
 
 
 def draw_mutation(chance: random.Random) -> Mutation:

@@ -225,7 +225,11 @@ def test_fault_53_nothing_is_left_in_the_temporary_folder(clinic: Clinic) -> Non
 def test_a_name_is_found_again_by_its_owner(clinic: Clinic) -> None:
     workspace = clinic.folder / "workspace"
     table = subprocess.run(
-        [sys.executable, "-m", "hip_mri.data.names", workspace], cwd=PROJECT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "hip_mri.dataset.pseudonyms", workspace],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert table.count(name_patient("FOLDER")) == 54 + 22 + 22
     assert "control\\x1b[31m.png" in table

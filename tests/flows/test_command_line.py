@@ -14,10 +14,10 @@ from flows.command_line import Command, main, read_config
 from flows.pipeline import COMMAND
 from hip_mri.config import PipelineConfig, Settings
 from hip_mri.errors import SettingsError
-from hip_mri.model import keras_settings
+from hip_mri.models import keras_settings
 from hip_mri.workspace import Workspace
-from tests.data.web_server import serve
 from tests.flows.test_prefect_server import answer_json
+from tests.sources.remote.web_server import serve
 
 PROJECT = Path(__file__).parents[2]
 

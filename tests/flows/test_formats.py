@@ -10,8 +10,8 @@ import pandas as pd
 from flows.pipeline import hip_pipeline
 from flows.predict import hip_predict
 from hip_mri.config import PredictConfig
-from hip_mri.data.demo import draw_demo
-from hip_mri.data.names import read_named_manifest
+from hip_mri.dataset.pseudonyms import read_named_manifest
+from hip_mri.synthetic.demo import draw_demo
 from hip_mri.workspace import Workspace
 from tests.flows.test_pipeline import configure
 from tests.images.dicom_files import compress_losslessly, write_enhanced

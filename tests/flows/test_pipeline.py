@@ -17,14 +17,14 @@ from prefect.settings import get_current_settings
 
 from flows.pipeline import hip_pipeline
 from hip_mri.config import PipelineConfig
-from hip_mri.data.manifest import read_manifest, select_ready
-from hip_mri.data.names import read_named_manifest
+from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.errors import SourceError, WeightsError
 from hip_mri.evaluation import verify
-from hip_mri.evaluation.wording import CAPTIONS
+from hip_mri.evaluation.charts.captions import CAPTIONS
 from hip_mri.hashes import record_hashes
-from hip_mri.model.keras_settings import describe_keras
-from hip_mri.model.network import predict
+from hip_mri.models.keras_settings import describe_keras
+from hip_mri.models.network import predict
 from hip_mri.workspace import Workspace
 
 SMALL = {

@@ -13,8 +13,8 @@ from flows.pipeline import hip_pipeline
 from flows.predict import hip_predict
 from hip_mri.config import PredictConfig
 from hip_mri.errors import ReleaseError, SourceError
-from hip_mri.release.champion import promote
-from hip_mri.release.registry import register_version
+from hip_mri.registry.champion import promote
+from hip_mri.registry.commands import register_version
 from hip_mri.workspace import Workspace
 from tests.flows.test_pipeline import configure
 
@@ -159,7 +159,7 @@ def test_fault_66_a_model_that_is_not_the_recorded_one_is_never_loaded(
     content = bytearray((copied / "model.keras").read_bytes())
     content[len(content) // 2] ^= 1
     (copied / "model.keras").write_bytes(content)
-    monkeypatch.setattr("hip_mri.model.serving.prepare_network", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr("hip_mri.serving.served_network.prepare_network", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(ReleaseError, match=r"model\.keras in .* is missing or has another SHA-256"):
         score(copied, mixed, tmp_path / "w")
     assert not (tmp_path / "w" / "predictions").exists()

@@ -17,8 +17,8 @@ from flows import prefect_faults
 from flows.prefect_faults import check_home, explain_start
 from flows.prefect_settings import check_settings_files, find_home
 from hip_mri.errors import DeploymentError
-from tests.data.web_server import serve
 from tests.flows.test_prefect_server import PROJECT, answer_json, list_marked, make_environment
+from tests.sources.remote.web_server import serve
 
 MAX_SECONDS = 20.0
 UNKNOWN_USER = 54321

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.web_server import Answer, serve
+from tests.sources.remote.web_server import Answer, serve
 
 PROJECT = Path(__file__).parents[2]
 USE_SERVER = """

@@ -15,13 +15,13 @@ from prefect.client.schemas.objects import State
 
 from flows.retrain import hip_retrain
 from hip_mri.config import RetrainConfig
-from hip_mri.data.ledger import read_ledger
-from hip_mri.data.manifest import read_manifest
+from hip_mri.dataset.manifest import read_manifest
+from hip_mri.dataset.split_registry import read_ledger
 from hip_mri.evaluation import verify
-from hip_mri.release import registry
-from hip_mri.release.champion import read_champion, read_history
-from hip_mri.release.ledger import read_looks
-from hip_mri.release.versions import list_versions
+from hip_mri.promotion.error_budget import read_looks
+from hip_mri.registry import commands as registry
+from hip_mri.registry.champion import read_champion, read_history
+from hip_mri.registry.versions import list_versions
 from hip_mri.workspace import Workspace
 from tests.conftest import draw_image
 
@@ -214,7 +214,7 @@ def test_fault_54_a_retraining_that_is_killed_before_its_report_is_ended_by_the_
     deliver(clinic.incoming, "first", NUM_FIRST, seed=0)
     for number, training in enumerate((FIRST, GOOD), start=1):
         with monkeypatch.context() as killing:
-            killing.setattr("hip_mri.release.retraining.publish_folder", _die)
+            killing.setattr("hip_mri.promotion.retraining_report.publish_folder", _die)
             killed = clinic.retrain(training)
         assert killed.outcome == "Failed"
         assert killed.champion == f"{number:04d}"  # promoted, and nobody was told

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from hip_mri.data.demo import draw_demo
 from hip_mri.errors import SettingsError
 from hip_mri.images import burned_in_text
 from hip_mri.images.burned_in_text import TextBox, find_text
+from hip_mri.synthetic.demo import draw_demo
 
 SECRET = "MUELLER ANNA"
 

@@ -1,5 +1,5 @@
-"""Pictures and sources, as for the tests of `hip_mri.data`."""
+"""Fixtures: a workspace whose folder does not exist yet."""
 
-from tests.data.conftest import entries, pack, spread, workspace
+from tests.small_sources import workspace
 
-__all__ = ["entries", "pack", "spread", "workspace"]
+__all__ = ["workspace"]

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from hip_mri.config import DataSettings
-from hip_mri.data.class_folders import label_names
 from hip_mri.errors import SettingsError, SourceError
+from hip_mri.sources.class_folders import label_names
 from hip_mri.sources.class_names import ClassNames
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from hip_mri.config import PreprocessingSettings
-from hip_mri.data.delivery import Delivery
-from hip_mri.data.ingest import ingest_images
-from hip_mri.data.intake import take_in_images
-from hip_mri.data.source import open_source, open_unlabelled
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import ingest_images
 from hip_mri.errors import ArchiveError, ImageError, SourceError, WeightsError
-from hip_mri.model import weights
+from hip_mri.models.backbones import weights
+from hip_mri.serving.prediction_inputs import take_in_images
+from hip_mri.sources.source import open_source, open_unlabelled
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html><html>Sign in</html>"
@@ -211,7 +211,7 @@ def test_keras_gets_the_ending_by_which_it_reads_the_format(tmp_path, group, nam
 def test_weights_with_the_state_of_an_optimizer_are_loaded_alone(tmp_path, name):
     import keras
 
-    from hip_mri.model.backbone import _load_weights
+    from hip_mri.models.backbones.backbone import _load_weights
 
     def build() -> keras.Model:
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from hip_mri.config import ImageSettings
-from hip_mri.data.delivery import Delivery, fetch_deliveries
-from hip_mri.data.entries import read_delivery
-from hip_mri.data.ingest import ingest_images
-from hip_mri.data.source import open_source, open_unlabelled
+from hip_mri.dataset.deliveries import Delivery, fetch_deliveries
+from hip_mri.dataset.entries import read_delivery
+from hip_mri.dataset.ingest import ingest_images
 from hip_mri.errors import SourceError
 from hip_mri.sources.ignored_files import find_workspaces, select_data_files
+from hip_mri.sources.source import open_source, open_unlabelled
 from hip_mri.workspace import Workspace
 
 SYSTEM_FOLDERS = [
@@ -75,7 +75,7 @@ def test_system_folders_of_a_local_folder_are_not_entered(entries, spread, monke
 
 
 def test_the_table_of_patients_is_found_beside_folders_that_may_not_be_read(entries, spread, monkeypatch):
-    from hip_mri.data.delivered_table import read_patients_table
+    from hip_mri.sources.tables.delivered_table import read_patients_table
 
     folder = spread({**entries, "lost+found/patients.csv": b"x", "patients.csv": b"source_name,patient_id\n"})
     scandir = os.scandir

@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from hip_mri.config import DataSettings
-from hip_mri.data.delivery import Delivery, fetch_deliveries
-from hip_mri.data.fingerprint import fingerprint_images
-from hip_mri.data.groups import group_images
-from hip_mri.data.ingest import ingest_images
-from hip_mri.data.ledger import lock_test_set
-from hip_mri.data.names import read_named_manifest
-from hip_mri.data.shards import plan_shards
-from hip_mri.data.split import HELD_OUT, split_manifest
+from hip_mri.dataset.deliveries import Delivery, fetch_deliveries
+from hip_mri.dataset.ingest import ingest_images
+from hip_mri.dataset.pseudonyms import read_named_manifest
+from hip_mri.dataset.shards import plan_shards
+from hip_mri.dataset.split_registry import lock_test_set
 from hip_mri.errors import SourceError, SplitError
+from hip_mri.grouping.fingerprints import fingerprint_images
+from hip_mri.grouping.groups import group_images
+from hip_mri.grouping.split import HELD_OUT, split_manifest
 from hip_mri.sources.split_folders import find_given_splits, find_split_name
 
 PARTS = {"train": 6, "val": 3, "test": 3}
@@ -172,7 +172,7 @@ def test_a_split_that_was_drawn_before_is_not_overturned_in_silence(presplit, pa
 
 
 def test_near_duplicates_across_the_split_are_held_out_of_training(pack, workspace, encode):
-    from hip_mri.data.demo import draw_demo
+    from hip_mri.synthetic.demo import draw_demo
 
     slices = list({image.patient_id: image for image in draw_demo(seed=3, num_patients=24)}.values())
     by_label = {label: [it.pixels for it in slices if it.label == label][:6] for label in ("normal", "osseous_lesion")}

@@ -13,9 +13,9 @@ from prefect.context import FlowRunContext
 from prefect.flow_runs import resume_flow_run
 
 from hip_mri.config import RetrainSettings
-from hip_mri.release.challenge import Answer, Challenge
-from hip_mri.release.gate import Decision
-from hip_mri.release.versions import Version
+from hip_mri.promotion.challenge import Answer, Challenge
+from hip_mri.promotion.gate import Decision
+from hip_mri.registry.versions import Version
 from tasks import approval
 from tasks.approval import ask_for_approval
 

@@ -9,9 +9,10 @@ import pytest
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import ClusterError, SettingsError, WorkspaceError
 from hip_mri.workspace import Workspace
-from tasks import cluster, cluster_checks
-from tasks.cluster_checks import Member, check_workers, describe_member, list_versions
-from tasks.runners import open_runner
+from tasks.task_runners import cluster_checks
+from tasks.task_runners import dask_cluster as cluster
+from tasks.task_runners.dask_checks import Member, check_workers, describe_member, list_versions
+from tasks.task_runners.open_runner import open_runner
 
 
 def make_member(host: str = "alpha", num_cores: int = 8, num_slots: int = 1, *resources: str, **faults) -> Member:
@@ -33,7 +34,7 @@ class Answers:
 
 
 def test_dask_without_its_packages_is_refused_at_once(workspace: Workspace, monkeypatch) -> None:
-    monkeypatch.delitem(sys.modules, "tasks.cluster")  # it is loaded anew
+    monkeypatch.delitem(sys.modules, "tasks.task_runners.dask_cluster")  # it is loaded anew
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
     with (

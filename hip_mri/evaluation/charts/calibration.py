@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from hip_mri.evaluation import style
+from hip_mri.evaluation.charts import style
+from hip_mri.evaluation.charts.captions import NOT_AVAILABLE
 from hip_mri.evaluation.charts.curves import ScoredSplit
-from hip_mri.evaluation.intervals import bound_fraction
-from hip_mri.evaluation.wording import NOT_AVAILABLE
+from hip_mri.evaluation.metrics.confidence_intervals import bound_fraction
 
 MOST_BINS: Final = 10
 IMAGES_PER_BIN: Final = 10

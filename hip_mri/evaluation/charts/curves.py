@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_auc_score, roc_curve
 
-from hip_mri.evaluation import style
-from hip_mri.evaluation.curves import Band
-from hip_mri.evaluation.intervals import Interval
-from hip_mri.evaluation.wording import SPLIT_TITLES
+from hip_mri.evaluation.charts import style
+from hip_mri.evaluation.charts.captions import SPLIT_TITLES
+from hip_mri.evaluation.metrics.confidence_intervals import Interval
+from hip_mri.evaluation.metrics.curves import Band
 
 USUAL_THRESHOLD: Final = 0.5
 """The threshold that a reader expects where none was chosen; shown beside the one in use."""

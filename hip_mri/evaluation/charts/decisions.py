@@ -11,10 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
-from hip_mri.evaluation import style
+from hip_mri.evaluation.charts import style
+from hip_mri.evaluation.charts.captions import SPLIT_TITLES, name_label
 from hip_mri.evaluation.charts.curves import USUAL_THRESHOLD, ScoredSplit
-from hip_mri.evaluation.decision_curve import DecisionCurve
-from hip_mri.evaluation.wording import SPLIT_TITLES, name_label
+from hip_mri.evaluation.metrics.curves import DecisionCurve
 
 NUM_SCORE_BINS: Final = 25
 """Columns of a histogram of scores; each is 0.04 wide."""

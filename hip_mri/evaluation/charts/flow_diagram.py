@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hip_mri.evaluation import style
-from hip_mri.evaluation.wording import SPLIT_TITLES
+from hip_mri.evaluation.charts import style
+from hip_mri.evaluation.charts.captions import SPLIT_TITLES
 
 ROW_HEIGHT: Final = 1.05
 """From one box to the next one below, in inches; so are the other lengths."""

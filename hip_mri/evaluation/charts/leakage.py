@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from hip_mri.evaluation import style
+from hip_mri.evaluation.charts import style
 
 DISTANCE_LINES: Final = {
     "within a group": style.SPLIT_LINES["train"],

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
-from hip_mri.evaluation import style
-from hip_mri.evaluation.wording import name_label
+from hip_mri.evaluation.charts import style
+from hip_mri.evaluation.charts.captions import name_label
 
 Outcome = Literal["true positive", "true negative", "false positive", "false negative"]
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hip_mri.evaluation import style
-from hip_mri.evaluation.wording import SPLIT_TITLES
+from hip_mri.evaluation.charts import style
+from hip_mri.evaluation.charts.captions import SPLIT_TITLES
 
 OPEN_RING: Final[dict[str, Any]] = style.RING | {"markerfacecolor": "none"}
 """Lets the point show that it surrounds."""

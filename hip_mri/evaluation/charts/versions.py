@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from hip_mri.evaluation import style
+from hip_mri.evaluation.charts import style
 
 CHALLENGER_LOOK: Final[dict[str, Any]] = {"color": "#0072B2", "linewidth": 2.2}
 CHAMPION_LOOK: Final[dict[str, Any]] = {"color": style.INK, "linewidth": 1.4, "linestyle": (0, (5, 2))}

@@ -9,8 +9,7 @@ from hip_mri.evaluation.charts.curves import ScoredSplit
 from hip_mri.evaluation.charts.flow_diagram import SplitCount, SplitFlow
 from hip_mri.evaluation.charts.leakage import FoldComparison, NeighbourDistances
 from hip_mri.evaluation.charts.sheets import ClosePair, ExplainedCase, Outcome
-from hip_mri.evaluation.curves import Band
-from hip_mri.evaluation.decision_curve import DecisionCurve
+from hip_mri.evaluation.metrics.curves import Band, DecisionCurve
 
 LONG_ID = "a-hospital-with-a-very-long-name-000000000000000001"
 

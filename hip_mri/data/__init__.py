@@ -1,1 +1,0 @@
-"""From a zip of class folders to checked, split and contrast-enhanced images."""

@@ -1,0 +1,1 @@
+"""The images of a workspace: deliveries, manifest, pseudonyms, shards, preprocessed images."""

@@ -1,0 +1,261 @@
+"""What each delivery held when it was read: one row per picture, so that nothing is read twice and nothing is lost."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from hip_mri.config import ImageSettings
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.manifest import UNREADABLE
+from hip_mri.dataset.pseudonyms import hash_identities, hide_names
+from hip_mri.errors import ImageError, WorkspaceError, list_offenders
+from hip_mri.images.pictures import ReadingOptions
+from hip_mri.images.reading import RECIPE
+from hip_mri.images.sandbox import NUM_ASKING, Sandbox
+from hip_mri.sources.source import Entry, Labelling, Source, open_source
+from hip_mri.storage import digest, replace_file, write_small_file
+from hip_mri.workspace import Workspace
+
+COLUMNS: Final = (
+    "entry",  # pseudonym of the path in the delivery; see `names`
+    "version",  # changes when the file changes
+    "label",  # class folder
+    "decoding",  # digest of the rules by which the file was decoded
+    "slice",  # number of the picture in its file, from 0
+    "num_slices",  # pictures in the file
+    "sha256",  # of the pixels; of the file where it cannot be decoded; empty where it could not be read
+    "num_bytes",  # size of the file
+    "num_stored_bytes",  # size of the stored image, or 0
+    "patient",  # keyed hash of the patient that a DICOM file names, or empty
+    "series",  # keyed hash of the series that a DICOM file names, or empty
+    "position",  # of the slice along the normal of its plane, in mm; not a number where the file does not say
+    "reason",  # why the file cannot be used, or empty
+)
+
+_NUMBERS: Final = dict.fromkeys(("slice", "num_slices", "num_bytes", "num_stored_bytes"), "int64")
+_TYPES: Final = dict.fromkeys(COLUMNS, "str") | _NUMBERS | {"position": "float64"}
+
+ENTRIES_PER_BATCH = 2048
+"""Entries between two reports of progress; bounds the memory that waiting results take."""
+
+MAX_NUM_BYTES: Final = 256 * 2**20
+"""Largest file that is read, in bytes; a slice has a thousandth of it. Bounds the memory that a thread takes."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came of reading a delivery.
+
+    Attributes:
+        entries: The columns of `COLUMNS`, one row per picture, and one per file that holds none.
+        names: What the pseudonyms of the files stand for.
+        num_ignored: Files that are no part of the data.
+        num_taken_over: Entries that an earlier run had read and that have not changed since.
+    """
+
+    entries: pd.DataFrame
+    names: Mapping[str, str]
+    num_ignored: int
+    num_taken_over: int
+
+
+def read_delivery(
+    delivery: Delivery,
+    workspace: Workspace,
+    num_threads: int,
+    on_progress: Callable[[int, int], None],
+    settings: ImageSettings,
+    *,
+    keep_earlier: bool,
+    labelling: Labelling = Labelling(),
+) -> Reading:
+    """Decode every new file of a delivery once and store its pictures.
+
+    Only gray levels are stored, under the SHA-256 of the pixels: names never become paths, nothing else of a file can
+    be kept, and files that differ in anything but their pixels are one image. A file that an earlier run has read by
+    the same settings, unchanged since by name, size and checksum, is not read again. Files are decoded in a sandbox:
+    one that breaks the decoder is set aside.
+
+    Args:
+        delivery: What to read.
+        workspace: Where images are stored, and the earlier list is.
+        num_threads: Threads that read and decode at the same time, beside as many that wait for their decoders.
+        on_progress: Called with the number of entries done and the number of all.
+        settings: How image files are read.
+        keep_earlier: Whether files stay listed that the delivery no longer holds. One that was replaced under its
+            name, or moved to the other class folder, counts as corrected and is not kept. One class folder is enough.
+        labelling: What tells the labels.
+
+    Raises:
+        SourceError: The delivery as a whole cannot be used.
+    """
+    earlier = _read_list(delivery.name, workspace)
+    options = {"needs_all_classes": not keep_earlier, "own_folder": workspace.root}
+    with open_source(delivery.path, delivery.limits, labelling, **options) as source:
+        pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
+        named = list(zip(pseudonyms, source.entries, strict=True))
+        options = choose_options(settings)
+        decoding = digest([RECIPE, asdict(options)])[:16]
+        known = _find_known(named, earlier, decoding, workspace)
+        unread = [named[place] for place in np.setdiff1d(np.arange(len(source.entries)), known.index)]
+        parts, num_known = [known], known.index.nunique()
+        on_progress(done := num_known, len(source.entries))
+        with Sandbox(options) as sandbox, Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel:
+            remaining = iter(unread)
+            while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
+                read = parallel(delayed(_read)(source, *pair, workspace, sandbox) for pair in batch)
+                rows = [row | {"decoding": decoding} for found in cast("list[list[Row]]", read) for row in found]
+                parts.append(_tabulate(_hide_identities(rows, workspace)))  # a table takes a fifth of the memory
+                on_progress(done := done + len(batch), len(source.entries))
+        num_ignored = source.num_ignored
+    listed = pd.concat(parts, ignore_index=True)
+    if keep_earlier:
+        is_gone = ~earlier["entry"].isin(listed["entry"]) & ~earlier["sha256"].isin(listed["sha256"])
+        listed = pd.concat([listed, earlier[is_gone]])
+    names = {pseudonym: entry.storable_name for pseudonym, entry in named}
+    return Reading(listed, names, num_ignored, num_taken_over=num_known)
+
+
+def choose_options(settings: ImageSettings) -> ReadingOptions:
+    """The options of the decoders that settings ask for."""
+    return ReadingOptions(**settings.model_dump(include=set(ImageSettings.model_fields)))
+
+
+def keep_entries(name: str, entries: pd.DataFrame, workspace: Workspace) -> None:
+    """Keep the list of what the delivery of this name holds."""
+    with replace_file(workspace.entries_folder / f"{name}.parquet", is_private=True) as temporary:
+        entries.sort_values(["entry", "slice"]).to_parquet(temporary, index=False)
+
+
+def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
+    """List the entries that are kept of deliveries; the columns of `COLUMNS` and `delivery`, the name.
+
+    Raises:
+        WorkspaceError: A list is damaged.
+    """
+    lists = [_read_list(name, workspace).assign(delivery=name) for name in names]
+    return pd.concat(lists, ignore_index=True) if lists else _tabulate([]).assign(delivery="")
+
+
+def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
+    file = workspace.entries_folder / f"{name}.parquet"
+    if not file.exists():
+        return _tabulate([])
+    try:
+        return pd.read_parquet(file)[list(COLUMNS)]
+    except UNREADABLE as error:
+        raise WorkspaceError(f"{file} cannot be read. Remove it and start again: the delivery is read anew.") from error
+
+
+def check_stored(entries: pd.DataFrame, workspace: Workspace) -> None:
+    """See that the images of entries, which no delivery at hand may hold any more, are still stored in full.
+
+    Raises:
+        WorkspaceError: Some are not.
+    """
+    usable = entries[entries["reason"] == ""]
+    stored = zip(usable["sha256"], usable["num_stored_bytes"], strict=True)
+    lost = [sha256[:16] for sha256, num_bytes in stored if not _is_stored(sha256, num_bytes, workspace)]
+    if lost:
+        raise WorkspaceError(
+            f"{len(lost)} images of earlier deliveries are no longer in {workspace.images_folder}: "
+            f"{list_offenders(lost)}. Restore the folder from a backup, or deliver them again; `python -m "
+            f"hip_mri.dataset.pseudonyms {workspace.root} {lost[0]}` says which file it was."
+        )
+
+
+def _tabulate(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype(_TYPES)
+
+
+def _find_known(
+    named: Iterable[tuple[str, Entry]], earlier: pd.DataFrame, decoding: str, workspace: Workspace
+) -> pd.DataFrame:
+    """Rows of the earlier list whose entries are unchanged and whose pictures are still stored in full.
+
+    Returns:
+        The columns of `COLUMNS`; the index is the place among the entries.
+    """
+    if earlier.empty:
+        return earlier
+    now = pd.DataFrame([(pseudonym, entry.version, entry.label) for pseudonym, entry in named], dtype="str")
+    now.columns = list(COLUMNS[:3])
+    # A file of which nothing could be used is read again: a later version may decode it.
+    is_usable = earlier["entry"].isin(earlier.loc[earlier["reason"] == "", "entry"])
+    usable = earlier[is_usable & (earlier["decoding"] == decoding)].drop_duplicates(["entry", "slice"], keep="last")
+    unchanged = now.rename_axis("place").reset_index().merge(usable, on=list(now.columns)).set_index("place")
+    stored = zip(unchanged["sha256"], unchanged["num_stored_bytes"], unchanged["reason"] != "", strict=True)
+    is_there = pd.Series(
+        [is_set_aside or _is_stored(sha256, size, workspace) for sha256, size, is_set_aside in stored],
+        index=unchanged.index,
+        dtype=bool,
+    )
+    return unchanged.loc[is_there.groupby(level=0).transform("all"), list(COLUMNS)]
+
+
+def _is_stored(sha256: str, num_bytes: int, workspace: Workspace) -> bool:
+    try:
+        return workspace.image_file(sha256).stat().st_size == num_bytes
+    except OSError:
+        return False
+
+
+Row = dict[str, Any]
+"""A row of `COLUMNS`, with patient and series still as the file names them."""
+
+
+def _read(source: Source, pseudonym: str, entry: Entry, workspace: Workspace, sandbox: Sandbox) -> list[Row]:
+    """Decode a file and store its pictures; the rows of one entry."""
+    row: Row = {"entry": pseudonym, "version": entry.version, "label": entry.label, "num_bytes": entry.num_bytes}
+    row |= {"slice": 0, "num_slices": 1, "sha256": "", "num_stored_bytes": 0, "patient": "", "series": "", "reason": ""}
+    content = None
+    try:
+        content = read_entry(source, entry)
+        row["num_bytes"] = len(content)
+        pictures = sandbox.encode(content)
+    except ImageError as error:
+        sha256 = "" if content is None else hashlib.sha256(content).hexdigest()
+        return [row | {"reason": error.reason, "sha256": sha256}]
+    rows = []
+    for picture in pictures:
+        facts = {name: value for name, value in vars(picture).items() if name != "content"}
+        rows.append(row | facts)
+        if not picture.reason:
+            _store(picture.content, workspace.image_file(picture.sha256))
+            rows[-1]["num_stored_bytes"] = len(picture.content)
+    return rows
+
+
+def _store(content: bytes, file: Path) -> None:
+    """Store an image, unless its very bytes are there: rewritten without waiting, a power cut could empty them."""
+    try:
+        if file.stat().st_size == len(content) and file.read_bytes() == content:
+            return
+    except OSError:
+        pass  # missing, or no longer readable
+    write_small_file(file, content)
+
+
+def _hide_identities(rows: list[Row], workspace: Workspace) -> list[Row]:
+    """Replace patients and series by keyed hashes."""
+    for name in ("patient", "series"):
+        named = [row for row in rows if row[name]]
+        hashes = hash_identities(pd.Series([row[name] for row in named], dtype="str"), workspace) if named else ()
+        for row, hashed in zip(named, hashes, strict=True):
+            row[name] = hashed
+    return rows
+
+
+def read_entry(source: Source, entry: Entry) -> bytes:
+    """Read the file of an entry; `ImageError` where it is too large or damaged."""
+    if entry.num_bytes > MAX_NUM_BYTES:
+        raise ImageError("too_large", f"the file has {entry.num_bytes:,} bytes, above {MAX_NUM_BYTES:,}")
+    return source.read(entry)

@@ -1,0 +1,1 @@
+"""Groups related images and splits them by group."""

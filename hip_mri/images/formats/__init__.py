@@ -1,0 +1,1 @@
+"""Decoders of image files, one module for each family of formats."""

@@ -1,0 +1,1 @@
+"""Frozen backbones: weights, engines that compute features, exports."""

@@ -1,0 +1,134 @@
+"""Frozen features, computed once per image and flip."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from hip_mri.config import FeatureSettings, PreprocessingSettings
+from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.dataset.preprocessing import name_set, read_images
+from hip_mri.dataset.shards import Shard, read_shard
+from hip_mri.models.backbones.backbone import NUM_FEATURES, Backbone
+from hip_mri.models.backbones.engines import EngineChoice, choose_engine, open_engine
+from hip_mri.models.keras_settings import describe_keras
+from hip_mri.models.store import FeatureStore
+from hip_mri.storage import digest, require_room
+from hip_mri.workspace import Workspace
+
+RECIPE: Final = 2
+"""Number of this way to compute and name features; a change that alters rows raises it. Below 2 the user's settings of
+Keras could alter rows, and the name did not show it."""
+
+ROWS_PER_CALL: Final = 256
+"""Images that are decoded and held at a time, 50 KB each."""
+
+BYTES_PER_NUMBER: Final = 4
+"""Features are stored as float32."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What determines every row of a set of features.
+
+    Attributes:
+        backbone: The frozen network.
+        preprocessing: How its input is made.
+        choice: What computes it, in which precision.
+        with_mirrored: Whether training images are also needed mirrored; rows do not depend on it.
+    """
+
+    backbone: Backbone
+    preprocessing: PreprocessingSettings
+    choice: EngineChoice
+    with_mirrored: bool
+
+    @property
+    def digest(self) -> str:
+        """Name of the set, 16 hexadecimal digits."""
+        choice = self.choice
+        computed_by = [choice.engine, choice.precision, choice.version, describe_keras()]
+        return digest([RECIPE, self.backbone.digest, name_set(self.preprocessing), *computed_by])[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What `metrics.json` says of the features: engine, precision, why, and the names of the sets on disk."""
+        return asdict(self.choice) | {
+            "engine_version": self.choice.version,
+            "set": self.digest,
+            "preprocessed": name_set(self.preprocessing),
+        }
+
+    def open_store(self, workspace: Workspace) -> FeatureStore:
+        """The rows of this set."""
+        return FeatureStore(workspace.features_folder / self.digest)
+
+
+def choose_features(
+    backbone: Backbone,
+    settings: FeatureSettings,
+    preprocessing: PreprocessingSettings,
+    with_mirrored: bool,
+    workspace: Workspace,
+    num_threads: int,
+) -> FeatureSet:
+    """Choose which features a run uses; see `choose_engine`."""
+    images = select_ready(read_manifest(workspace.manifest_file))
+    num_rows = len(list_rows(images, with_mirrored=with_mirrored))
+    choice = choose_engine(
+        backbone, settings.engine, settings.precision, num_rows, workspace, preprocessing, num_threads
+    )
+    return FeatureSet(backbone, preprocessing, choice, with_mirrored)
+
+
+def list_rows(images: pd.DataFrame, *, with_mirrored: bool) -> pd.DataFrame:
+    """List the feature rows that images need.
+
+    Args:
+        images: Columns sha256 and split.
+        with_mirrored: Whether training draws mirrored images.
+
+    Returns:
+        Columns sha256 and mirrored: each image plain, training images mirrored as well if asked.
+    """
+    plain = images[["sha256"]].assign(mirrored=False)
+    if not with_mirrored:
+        return plain
+    mirrored = images.loc[images["split"] == "train", ["sha256"]].assign(mirrored=True)
+    return pd.concat([plain, mirrored], ignore_index=True)
+
+
+def find_missing_rows(shard: Shard, workspace: Workspace, features: FeatureSet) -> pd.DataFrame:
+    """List the rows that a shard of images needs and the store has not; columns sha256 and mirrored."""
+    rows = list_rows(read_shard(shard), with_mirrored=features.with_mirrored)
+    return features.open_store(workspace).find_missing(rows)
+
+
+def extract_features(shard: Shard, workspace: Workspace, features: FeatureSet, num_threads: int) -> int:
+    """Compute and store the features of a shard of images that are not there yet.
+
+    Args:
+        shard: Which images.
+        workspace: Where preprocessed images are read and features are stored.
+        features: The set that the rows belong to.
+        num_threads: Threads that decode; the engine takes one per core, and one shard at a time.
+
+    Returns:
+        Number of rows that were computed.
+
+    Raises:
+        DiskError: There is no room for the rows; nothing was computed.
+    """
+    missing = find_missing_rows(shard, workspace, features)
+    if missing.empty:
+        return 0
+    require_room(workspace.features_folder, len(missing) * NUM_FEATURES * BYTES_PER_NUMBER)
+    engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
+    computed = []
+    for start in range(0, len(missing), ROWS_PER_CALL):
+        part = missing.iloc[start : start + ROWS_PER_CALL]
+        images = read_images(list(part["sha256"]), workspace, features.preprocessing, num_threads)
+        mirrored = part["mirrored"]
+        computed.append(engine.compute([np.fliplr(i) if m else i for i, m in zip(images, mirrored, strict=True)]))
+    features.open_store(workspace).add(missing, np.concatenate(computed))
+    return len(missing)

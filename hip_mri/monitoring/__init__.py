@@ -1,0 +1,1 @@
+"""Drift, out-of-distribution detection and the leakage audit."""

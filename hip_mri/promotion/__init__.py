@@ -1,0 +1,1 @@
+"""Decides whether a new model replaces the champion."""

@@ -1,0 +1,136 @@
+"""Show one version to an MLflow tracking server, for teams that keep their models there.
+
+MLflow gets a copy for reading: the model, its figures and its settings; no table of images, and no setting that could
+name a person or a place. The champion, the gate and the hashes stay with the files of the workspace.
+"""
+
+import importlib
+import os
+import re
+from typing import Any, Final
+
+import yaml
+
+from hip_mri.errors import ReleaseError
+from hip_mri.evaluation.report.summary import disclose, flatten_settings
+from hip_mri.registry.versions import MODEL, RECORD, Version, check_version
+from hip_mri.storage import digest_file
+
+NAME: Final = "hip-mri"
+"""Name of the experiment and of the registered model."""
+
+ARTIFACTS: Final = (MODEL, "metrics.json", RECORD)
+"""Files that the server gets."""
+
+_LOGIN: Final = re.compile(r"(?<=://)[^/@\s]*@")
+"""User and password in an address."""
+
+TEST_MEASURES: Final = ("auc", "average_precision", "brier", "calibration_slope", "num_images", "num_lesions")
+DECISION_MEASURES: Final = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1")
+
+
+def export_version(version: Version, tracking_uri: str, name: str = NAME) -> str:
+    """Log a version as a run of MLflow and register its model. The same version again changes nothing.
+
+    Args:
+        version: All of its files are checked first.
+        tracking_uri: Such as `http://127.0.0.1:5000` or `sqlite:///mlflow.db`. Where that server keeps artifacts is
+            its own setting.
+        name: Of the experiment and of the registered model.
+
+    Returns:
+        MLflow's number of the registered model's version.
+
+    Raises:
+        ReleaseError: A file of the version was changed, MLflow is not installed, or the server refuses.
+    """
+    check_version(version)
+    client, failure = _connect(tracking_uri)
+    try:
+        return _find_exported(client, version, name) or _export(client, version, name)
+    except (failure, OSError) as error:
+        raise ReleaseError(
+            f"release: MLflow at {_hide_login(tracking_uri)} did not take version {version.name} "
+            f"({_hide_login(str(error))}). See that the server runs and that you may write to it, then export again: "
+            "nothing is registered twice."
+        ) from None  # the error repeats the address
+
+
+def _connect(tracking_uri: str) -> tuple[Any, type[Exception]]:
+    """MLflow's client, and what it raises."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        client = importlib.import_module("mlflow.tracking").MlflowClient
+        failure = importlib.import_module("mlflow.exceptions").MlflowException
+    except ModuleNotFoundError as error:
+        raise ReleaseError(
+            f"release: MLflow is not installed ({error.name} is missing). Install it: pip install 'hip-mri[mlflow]'"
+        ) from error
+    try:
+        return client(tracking_uri=tracking_uri), failure
+    except failure as error:
+        raise ReleaseError(
+            f"release: {_hide_login(tracking_uri)} is no address of MLflow ({_hide_login(str(error))}). Give one such "
+            "as http://127.0.0.1:5000."
+        ) from None  # the error repeats the address
+
+
+def _hide_login(text: str) -> str:
+    """Leave user and password out of the addresses in a text."""
+    return _LOGIN.sub("", text)
+
+
+def _find_exported(client: Any, version: Version, name: str) -> str | None:
+    """Number of the model version that an earlier export registered."""
+    registered = client.search_model_versions(f"name='{name}'")
+    same = [found for found in registered if _describe(version).items() <= dict(found.tags).items()]
+    return str(same[0].version) if same else None
+
+
+def _export(client: Any, version: Version, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    number = experiment.experiment_id if experiment else client.create_experiment(name)
+    run = client.create_run(number, run_name=f"version {version.name}", tags=_describe(version)).info
+    is_done = False
+    try:
+        for setting, value in read_parameters(version).items():
+            client.log_param(run.run_id, setting, value)
+        for measure, value in read_measures(version).items():
+            client.log_metric(run.run_id, measure, value)
+        for file in ARTIFACTS:
+            client.log_artifact(run.run_id, str(version.folder / file))
+        if not client.search_registered_models(f"name='{name}'"):
+            client.create_registered_model(name)
+        made = client.create_model_version(
+            name, source=f"{run.artifact_uri}/{MODEL}", run_id=run.run_id, tags=_describe(version)
+        )
+        is_done = True
+    finally:
+        client.set_terminated(run.run_id, "FINISHED" if is_done else "FAILED")
+    return str(made.version)
+
+
+def read_parameters(version: Version) -> dict[str, str]:
+    """Settings of a version by dotted name; those that could name a person or a place are withheld."""
+    settings = yaml.safe_load((version.folder / "config.yaml").read_text())
+    return {name: disclose(name, value) for name, value in flatten_settings(settings).items()}
+
+
+def read_measures(version: Version) -> dict[str, float]:
+    """Figures of the test set and the threshold, as far as the version's run could measure them."""
+    metrics = version.read_metrics()
+    test, decisions = metrics["test"], metrics["test"].get("at_threshold") or {}
+    measures = {"threshold": metrics.get("threshold")}
+    measures |= {f"test_{name}": test.get(name) for name in TEST_MEASURES}
+    measures |= {f"test_{name}": decisions.get(name) for name in DECISION_MEASURES}
+    return {name: float(value) for name, value in measures.items() if value is not None}
+
+
+def _describe(version: Version) -> dict[str, str]:
+    """Tags by which an exported version is found again."""
+    return {
+        "hip_mri.version": version.name,
+        "hip_mri.model_sha256": version.model_sha256,
+        "hip_mri.data_sha256": version.data_sha256,
+        "hip_mri.record_sha256": digest_file(version.folder / RECORD),
+    }

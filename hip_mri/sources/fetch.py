@@ -1,0 +1,263 @@
+"""Bringing the source here: from an address, from Google Drive, from the demo; local files stay where they are."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from hip_mri.addresses import find_scheme, show_place, strip_credentials
+from hip_mri.config import SourceLimits
+from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
+from hip_mri.proxies import find_proxy
+from hip_mri.sources.references import SECRET, resolve_reference
+from hip_mri.sources.remote.fetch_limits import ProgressReport, tell_changed
+from hip_mri.sources.remote.google_drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
+from hip_mri.sources.remote.partial_files import continue_part, copy_ranges, remove_old_parts
+from hip_mri.sources.source import check_zip, explain_unreadable
+from hip_mri.storage import digest, digest_file, explain_refusal, is_hopeless, replace_file
+
+logger = logging.getLogger(__name__)
+
+DEMO_VERSION: Final = 4
+"""Raised when the drawing changes, so that an older demo is not taken for the present one."""
+
+DEMO_SEED: Final = 0
+"""The demo is the same for every seed of a run, so that runs can be compared."""
+
+_STORAGES: Final = ("s3://", "gs://")
+_REMOTE: Final = ("https://", *_STORAGES)
+_NAME: Final = re.compile(r"(?P<origin>[0-9a-f]{16})-[0-9a-f]{16}\.zip")
+"""What `_name_file` gives."""
+
+_VERSION_FIELDS: Final = ("ETag", "etag", "generation", "size", "mtime", "LastModified", "Last-Modified", "md5Hash")
+
+
+def check_source(source: str | None) -> None:
+    """See, without touching the network, that a source can be what it is said to be. No message repeats it.
+
+    Raises:
+        SourceError: There is no such local file or folder, the kind of address is not supported, or the source is a
+            reference to what is not there.
+    """
+    source = resolve_reference(source)
+    if source is None or source.startswith(SECRET) or is_remote(source) or _is_path(source):
+        return
+    if scheme := find_scheme(source):
+        raise SourceError(
+            f"source: an address that begins like this one, with {scheme}:, is not supported. "
+            f"Give one that starts with {', '.join(_REMOTE)}, a Google Drive share link, a zip file or a folder."
+        )
+    raise SourceError(
+        "source: there is no such file or folder. Give the path of a zip file or of a folder, an address, or nothing "
+        "for the synthetic demo."
+    )
+
+
+def fetch_source(
+    source: str | None,
+    sha256: str | None,
+    sources_folder: Path,
+    on_progress: ProgressReport = lambda done, total: None,
+    limits: SourceLimits = SourceLimits(),
+) -> Path:
+    """Bring a source to this machine, once.
+
+    Args:
+        source: Path, address, Drive link or id; `None` draws the synthetic demo.
+        sha256: Expected SHA-256 of the file, or `None`.
+        sources_folder: Where fetched files are kept. A remote file that has not changed, by its size, time and tag
+            (on Google Drive: by its size and first bytes), is not fetched again. Once a later version has come whole,
+            the earlier ones are removed; so are parts that nobody has gone on with for a week.
+        on_progress: Called while bytes come.
+        limits: How many bytes may come, and how long that may take.
+
+    Returns:
+        A zip file or a folder on this machine.
+
+    Raises:
+        SourceError: The source does not exist, cannot be read, is refused, is not the file that `sha256` names, leads
+            to a private address, is over a limit, or changed between two tries.
+        ArchiveError: What was fetched is not a zip file, or one that cannot be trusted; it is not kept.
+        FetchError: The network failed; trying again can help.
+        DiskError: The disk is full, read-only or broken.
+        WorkspaceError: The folder cannot be written.
+    """
+    check_source(source)
+    remove_old_parts(sources_folder)
+    if source is None:
+        from hip_mri.synthetic.demo import write_demo_zip  # noqa: PLC0415 - loads OpenCV, `check_source` needs none
+
+        file = sources_folder / f"synthetic-demo-{DEMO_VERSION}.zip"
+        return file if file.exists() else write_demo_zip(file, seed=DEMO_SEED)
+    if drive_id := find_drive_id(source):
+        path = _fetch_from_drive(drive_id, sources_folder, on_progress, limits)
+    elif source.startswith(_STORAGES):
+        path = _fetch_from_storage(source, sources_folder, on_progress, limits)
+    elif source.startswith(_REMOTE):
+        path = _fetch_from_web(source, sources_folder, on_progress, limits)
+    else:
+        path = Path(source).expanduser().resolve()
+    if sha256:
+        _check_sha256(path, sha256.lower(), is_fetched=is_remote(source))
+    if is_remote(source):
+        _remove_earlier_versions(path)
+    return path
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source is fetched from elsewhere."""
+    return find_drive_id(source) is not None or source.startswith(_REMOTE)
+
+
+def _is_path(source: str) -> bool:
+    try:
+        return bool(source) and Path(source).expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long, the home of an unknown user
+        return False
+
+
+def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
+    from hip_mri.sources.remote.https import Address, ask_for_file, download_file  # noqa: PLC0415 - loads aiohttp, half a second
+
+    shown = show_place(address)
+    explain = partial(_explain_failure, shown)
+    schemes = tuple(start for start in _REMOTE if start.startswith("http"))
+    place = Address(address, shown, schemes)
+    with explain_refusal(sources_folder), _explained(explain):
+        remote = ask_for_file(place, limits)
+    # Each new link to a file carries another signature; without a tag, another query may stand for another file.
+    origin = strip_credentials(address) if remote.has_strong_tag else address
+    file = _name_file(origin, remote.version, sources_folder)
+    if not file.exists():
+        logger.info("Fetching %s", shown)
+        with _receive(file, explain, limits) as temporary:
+            if remote.can_resume:
+                with continue_part(origin, shown, remote.version, sources_folder, temporary) as part:
+                    download_file(place, remote, part, limits, on_progress)
+            else:
+                download_file(place, remote, temporary, limits, on_progress)
+    return file
+
+
+def _fetch_from_storage(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
+    """Fetch from `s3://` or `gs://`, range by range."""
+    import fsspec  # noqa: PLC0415 - most sources need none
+
+    shown = show_place(address)
+    explain = partial(_explain_failure, shown)
+    with explain_refusal(sources_folder), _explained(explain):
+        # s3fs reads the proxies of the environment, gcsfs when told to.
+        options = {"session_kwargs": {"trust_env": True}} if address.startswith("gs://") else {}
+        filesystem, path = fsspec.url_to_fs(address, **options)
+        version = _tell_version(filesystem.info(path))
+    file = _name_file(address, version, sources_folder)
+    if not file.exists():
+        logger.info("Fetching %s", shown)
+        with (
+            _receive(file, explain, limits) as temporary,
+            continue_part(address, shown, version, sources_folder, temporary) as part,
+        ):
+            read = partial(filesystem.cat_file, path)
+            copy_ranges(read, int(version.get("size", 0)), part, shown, on_progress, limits)
+            if _tell_version(filesystem.info(path)) != version:
+                raise tell_changed(shown)
+    return file
+
+
+def _name_file(origin: str, version: Mapping[str, str], sources_folder: Path) -> Path:
+    """Which file it is, then which version; nothing of the address, which can name people."""
+    return sources_folder / f"{digest(origin)[:16]}-{digest(version)[:16]}.zip"
+
+
+def _remove_earlier_versions(file: Path) -> None:
+    """Keep the latest version alone: images of the others are stored, and a source that grows daily fills the disk."""
+    if named := _NAME.fullmatch(file.name):
+        for version in set(file.parent.glob(f"{named['origin']}-*.zip")) - {file}:
+            version.unlink(missing_ok=True)
+
+
+def _tell_version(info: Mapping[str, Any]) -> dict[str, str]:
+    return {field: str(info[field]) for field in _VERSION_FIELDS if info.get(field) is not None}
+
+
+def _fetch_from_drive(drive_id: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
+    file = sources_folder / f"drive-{digest(drive_id)[:16]}.zip"
+    if not file.exists() or not is_unchanged(drive_id, file, limits):
+        logger.info("Fetching a file from Google Drive")
+        with _receive(file, explain_drive_failure, limits) as temporary, temporary.open("wb") as stream:
+            download_from_drive(drive_id, stream, limits, on_progress)
+    return file
+
+
+@contextlib.contextmanager
+def _receive(file: Path, explain: Callable[[Exception], SourceError], limits: SourceLimits) -> Iterator[Path]:
+    """Let a block fetch a zip file, which appears whole and sound or not at all.
+
+    Args:
+        file: The file to write.
+        explain: Makes an error of the block one that tells the user what to do.
+        limits: How much the zip file may hold. One that holds more is kept, since they can be raised; opening it tells.
+
+    Yields:
+        The path that the block writes to.
+    """
+    with replace_file(file) as temporary:
+        temporary.touch()  # where the folder cannot be written, it shows here and not as an error of the network
+        with _explained(explain):
+            yield temporary
+        with contextlib.suppress(LimitError):
+            check_zip(temporary, "what was fetched", limits)
+
+
+@contextlib.contextmanager
+def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
+    """Raise what an error of the network means to the user; one of the disk is left to `explain_refusal`."""
+    try:
+        yield
+    except HipMriError:
+        raise
+    except Exception as error:  # each storage has network errors of its own, without a common base
+        if is_hopeless(error):
+            raise
+        raise explain(error) from None  # its text can hold the whole address, and tracebacks reach logs
+
+
+def _explain_failure(shown: str, error: Exception) -> SourceError:
+    status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp, of Google's storage
+    if "Proxy" in type(error).__name__ and (proxy := find_proxy(shown)):  # of aiohttp, botocore and requests
+        found = f"status {status}" if status else type(error).__name__
+        return FetchError(
+            f"source: {shown} could not be fetched through the proxy that {proxy.variable} names ({found}). See that "
+            "this proxy runs and allows the address, or fetch the file by hand and give it."
+        )
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return SourceError(f"source: there is nothing at {shown}. Check the address.")
+    if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden"):
+        return SourceError(
+            f"source: access to {shown} is refused. Set the credentials of the storage in the environment, "
+            "as its command line tool takes them, or give an address that is open to you."
+        )
+    found = type(error).__name__ + (f", status {status}" if status else "")  # its text can hold the query
+    return FetchError(
+        f"source: {shown} could not be fetched ({found}). "
+        "Check address and network, or fetch it by hand and give the file."
+    )
+
+
+def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
+    if path.is_dir():
+        raise SourceError("source_sha256: the source is a folder, which has no SHA-256. Give a zip file, or leave it.")
+    with explain_unreadable():
+        if not path.is_file():
+            raise SourceError("source: it is a pipe or a device. Give the path of a zip file.")
+        found = digest_file(path)
+    if found != expected:
+        if is_fetched:
+            path.unlink(missing_ok=True)
+        raise SourceError(
+            f"source_sha256: the file has the SHA-256 {found}, expected is {expected}. "
+            "The file is another version or damaged: fetch it again, or correct the setting."
+        )

@@ -1,0 +1,1 @@
+"""Files that are fetched: HTTPS, Google Drive, limits and partial files."""

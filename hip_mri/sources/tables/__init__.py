@@ -1,0 +1,1 @@
+"""Tables of patients, labels and splits that users give."""

@@ -1,0 +1,82 @@
+"""Labels of the images of a source from a table, in the place of class folders."""
+
+import logging
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hip_mri.config import LABELS
+from hip_mri.errors import SourceError
+from hip_mri.sources.class_names import ClassNames
+from hip_mri.sources.tables.patient_table import SOURCE_NAME, PatientTable, explain_no_match, find_rows
+
+logger = logging.getLogger(__name__)
+
+
+def label_by_table(
+    names: Sequence[str], table: PatientTable, class_names: ClassNames, *, needs_all_classes: bool
+) -> list[tuple[str, str]] | None:
+    """Label the files of a source that a table gives a label.
+
+    Args:
+        names: Paths with forward slashes.
+        table: A table with labels.
+        class_names: Finds the class that a value of the table stands for.
+        needs_all_classes: Whether one class is too few.
+
+    Returns:
+        Path and label; files without label are left out. `None` where the table names no file and class folders can
+        tell instead, as when several deliveries share one table.
+
+    Raises:
+        SourceError: A value stands for no class, a class is missing, or a file lies in the folder of another class.
+        SettingsError: The table names no file and there are no class folders, or its names fit several files.
+    """
+    matched = find_rows(table, pd.Series(names, dtype="str"))
+    if matched[SOURCE_NAME].isna().all():
+        if not any(map(class_names.find_label, {part for name in names for part in name.split("/")[:-1]})):
+            raise explain_no_match(table)
+        logger.warning("The table has a label for none of %d files; class folders tell", len(names))
+        return None
+    labels = _translate(names, matched["label"].fillna(""), class_names)
+    _check_folders(labels, class_names)
+    if len(labels) < len(names):
+        logger.warning(
+            "The table has no label for %d of %d files; they are left out", len(names) - len(labels), len(names)
+        )
+    num_silent = len(table.rows) - matched[SOURCE_NAME].nunique()
+    if num_silent:
+        logger.warning("%d of %d rows of the table name no file of the source", num_silent, len(table.rows))
+    missing = [label for label in LABELS if label not in set(labels.values())]
+    if missing and (needs_all_classes or not labels):
+        raise SourceError(
+            f"source: the column label of the table gives {len(labels):,} of {len(names):,} files a label, and none is "
+            f"{' or '.join(missing)}. Needed are images of {LABELS[0]} and {LABELS[1]}."
+        )
+    return list(labels.items())
+
+
+def _translate(names: Sequence[str], values: pd.Series, class_names: ClassNames) -> dict[str, str]:
+    """Label of each file that has one."""
+    meanings = {value: class_names.find_label(value) for value in values.unique() if value}
+    unknown = [value for value, label in meanings.items() if label is None]
+    if unknown:
+        raise SourceError(
+            f"source: the column label of the table has {len(unknown)} values that name no class, for "
+            f"{int(values.isin(unknown).sum()):,} files. Write {' or '.join(LABELS)}, map other values with "
+            "--data.class-names, or leave the field empty: a file without label is left out."
+        )
+    return {name: str(meanings[value]) for name, value in zip(names, values, strict=True) if value}
+
+
+def _check_folders(labels: dict[str, str], class_names: ClassNames) -> None:
+    """See that no file lies in the folder of another class than the table gives it."""
+    num_contradictory = 0
+    for name, label in labels.items():
+        named = set(map(class_names.find_label, name.split("/")[:-1])) - {None}
+        num_contradictory += bool(named) and label not in named
+    if num_contradictory:
+        raise SourceError(
+            f"source: the table gives {num_contradictory:,} files another label than their class folder has. Correct "
+            "the table, or move the files out of class folders."
+        )

@@ -1,0 +1,1 @@
+"""Zip files: checked as a whole before any entry is unpacked."""

@@ -1,0 +1,233 @@
+"""Synthetic hip MRI to try the pipeline without any patient's data: phantoms, packed as a zip like the original's.
+
+All patients are drawn in the same way: some volumes of marrow are chosen, and the slices that cut them are kept. Only
+then is the lesion painted, or left out. So nothing but the lesion tells the classes apart.
+
+`python -m hip_mri.synthetic.demo FILE.zip --seed 1` draws other patients, to play a delivery that comes later.
+"""
+
+import argparse
+import sys
+import zipfile
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hip_mri.config import LABELS, SYNTHETIC_MARK
+from hip_mri.errors import HipMriError, SettingsError
+from hip_mri.images.png import encode_png
+from hip_mri.storage import replace_file
+from hip_mri.synthetic.phantom import draw_body
+from hip_mri.synthetic.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice, draw_textures
+
+TOP_FOLDER: Final = "Synthetic Hip MRI"
+NOTICE: Final = "Synthetic phantoms drawn from formulas (seed {seed}): not patients, of no diagnostic use.\n"
+NAME_STEMS: Final[dict[str, str]] = dict(zip(LABELS, ("hip-normal", "hip"), strict=True))
+ZIP_DATE: Final = (1980, 1, 1, 0, 0, 0)
+NUM_PATIENTS: Final = 290
+"""The test split of 15 % then holds 42 patients, enough for a useful interval of the AUC."""
+LESION_FRACTION: Final = 0.4
+SLICE_DISTANCE: Final = 3.0  # mm
+# Centre x and y and its spread, mm: femoral head, neck, greater trochanter, roof of the acetabulum.
+LESION_SITES: Final = ((-1, -3, 5.5), (24, 17, 3), (55, 18, 3), (0, -40, 3.5))
+RED_MARROW_SITES: Final = ((26, 19, 4), (40, 36, 4), (40, 70, 4), (-2, -46, 6), (8, -70, 6), (-30, -8, 4), (-28, 50, 4))
+
+
+class Traits(NamedTuple):
+    """What is dealt out evenly to the patients of a class, so that none of it tells the class."""
+
+    size: int  # of the images, pixels
+    contrast: Contrast
+    brightness: float
+    num_slices: int
+    num_lesions: int
+    lesion_strength: float
+
+
+TRAIT_VALUES: Final = (
+    (224, 224, 224, 240, 256),
+    (T1, T1, T1, FAT_SUPPRESSED),
+    (0.9, 0.95, 1.0, 1.05, 1.1),
+    (1, 2, 2, 2),
+    (2, 2, 3),
+    (0.85, 0.9, 0.95, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class DemoImage:
+    """One slice of a phantom.
+
+    Attributes:
+        source_name: Full name of its entry in the zip.
+        patient_id: Whose slice it is; the name does not tell.
+        label: One of `LABELS`.
+        pixels: Gray levels 0-255, uint8, shape (size, size).
+        marrow: Where more than half of the pixel is bone marrow, bool, same shape.
+        lesion: Where at least half of a lesion's change of signal shows in marrow, bool, same shape.
+    """
+
+    source_name: str
+    patient_id: str
+    label: str
+    pixels: NDArray[np.uint8]
+    marrow: NDArray[np.bool_]
+    lesion: NDArray[np.bool_]
+
+
+def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float, depth: float, traits: Traits) -> Patch:
+    """Draw an ill-defined (oedema-like) or a circumscribed lesion near a site, centred at `z`, reaching `depth` mm."""
+    uniform = generator.uniform
+    is_circumscribed = uniform() < 0.5
+    return Patch(
+        centre=(*generator.normal(site[:2], site[2]), z),
+        radii=(*uniform(12, 20, 2).tolist(), depth),
+        degrees=uniform(0, 180),
+        softness=uniform(0.1, 0.3) if is_circumscribed else uniform(0.3, 0.5),
+        strength=traits.lesion_strength,
+        signal=traits.contrast.lesion * uniform(0.85, 1.15),
+        mottle=uniform(0.15, 0.21),
+        rim=uniform(0.3, 0.9) if is_circumscribed and uniform() < 0.4 else 0.0,
+    )
+
+
+def draw_red_marrow(generator: np.random.Generator, signal: float) -> list[Patch]:
+    """Draw what is harmless: islands of red marrow, and the bundle of weight-bearing trabeculae in the head."""
+    uniform = generator.uniform
+    sites = generator.permutation(RED_MARROW_SITES)[: generator.integers(2, 6)]
+    bundle = Patch((4, 4, 0), (9, 26, 40), 20, 0.9, uniform(0.1, 0.25), signal)
+    return [bundle] + [
+        Patch(
+            centre=(*generator.normal(site[:2], site[2]), uniform(-10, 10)),
+            radii=uniform([6, 5, 10], [16, 12, 20]).tolist(),
+            degrees=uniform(0, 180),
+            softness=uniform(0.5, 0.9),
+            strength=uniform(0.1, 0.25),
+            signal=signal * uniform(0.85, 1.15),
+        )
+        for site in sites
+    ]
+
+
+def draw_patient(generator: np.random.Generator, traits: Traits, has_lesion: bool) -> list[Slice]:
+    """Draw the neighbouring slices of a new patient; `has_lesion` changes nothing but whether lesions are painted."""
+    scanner = Scanner(generator, draw_body(generator, traits.size), traits.contrast, traits.brightness)
+    middle, depth = generator.uniform(-4, 4), 0.65 * SLICE_DISTANCE * traits.num_slices
+    sites = generator.permutation(LESION_SITES)[: traits.num_lesions]
+    lesions = [draw_lesion(generator, site, middle, depth, traits) for site in sites]
+    red_marrow = draw_red_marrow(generator, traits.contrast.red_marrow)
+    first = middle - SLICE_DISTANCE * (traits.num_slices - 1) / 2
+    return [
+        scanner.scan(first + SLICE_DISTANCE * number, red_marrow, lesions if has_lesion else [])
+        for number in range(traits.num_slices)
+    ]
+
+
+def draw_demo(seed: int, num_patients: int = NUM_PATIENTS, num_threads: int = 1) -> Iterator[DemoImage]:
+    """Draw all patients in random order, each with 1 to 3 neighbouring slices under consecutive numbers.
+
+    Args:
+        seed: Decides everything; not negative.
+        num_patients: At least 5, so that there are both classes; each has 2 images on average.
+        num_threads: Threads that draw ahead of the caller; the images do not depend on it. With Python's global lock a
+            second one gains nothing: most steps take some microseconds.
+
+    Yields:
+        One image after the other, about 40 % with a lesion. Few are drawn ahead.
+
+    Raises:
+        SettingsError: Too few patients.
+    """
+    if num_patients < 5:
+        raise SettingsError(f"num_patients: found {num_patients}. Give at least 5, so that both classes have patients.")
+    numbers = Counter[str]()
+    plan = _plan_patients(np.random.default_rng(seed), num_patients)
+    for patient, ((label, _), slices) in enumerate(zip(plan, _draw_ahead(seed, plan, num_threads), strict=True)):
+        for pixels, marrow, lesion in slices:
+            numbers[label] += 1
+            name = f"{TOP_FOLDER}/{label}/{NAME_STEMS[label]}{numbers[label]:06d}.png"
+            yield DemoImage(name, f"synthetic-{seed}-{patient + 1:04d}", label, pixels, marrow, lesion)
+
+
+def _draw_ahead(seed: int, plan: Sequence[tuple[str, Traits]], num_threads: int) -> Iterator[list[Slice]]:
+    """Yield the slices of each patient in order, while threads draw the next patients."""
+    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would compete with them
+    draw_textures()  # once, before the threads ask for it
+    waiting: deque[Future[list[Slice]]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        for patient, (label, traits) in enumerate(plan):
+            generator = np.random.default_rng([seed, patient])
+            waiting.append(pool.submit(draw_patient, generator, traits, label == LABELS[1]))
+            if len(waiting) > 4 * num_threads:
+                yield waiting.popleft().result()
+        yield from (future.result() for future in waiting)
+
+
+def _plan_patients(generator: np.random.Generator, num_patients: int) -> list[tuple[str, Traits]]:
+    num_lesions = round(LESION_FRACTION * num_patients)
+    plan = []
+    for label, count in zip(LABELS, (num_patients - num_lesions, num_lesions), strict=True):
+        dealt = ([values[i % len(values)] for i in generator.permutation(count)] for values in TRAIT_VALUES)
+        plan += [(label, Traits(*traits)) for traits in zip(*dealt, strict=True)]
+    return [plan[i] for i in generator.permutation(num_patients)]
+
+
+def write_demo_zip(zip_file: Path, seed: int, num_patients: int = NUM_PATIENTS, num_threads: int = 1) -> Path:
+    """Pack the demo as a zip: whole or not at all, and byte for byte the same for the same seed.
+
+    Beside the class folders lie `SYNTHETIC.txt`, which says what this is, and `SYNTHETIC-patients.csv` with the
+    columns source_name and patient_id.
+
+    Args:
+        zip_file: Where to; an older file is replaced.
+        seed: See `draw_demo`.
+        num_patients: See `draw_demo`.
+        num_threads: See `draw_demo`.
+
+    Returns:
+        `zip_file`.
+
+    Raises:
+        SettingsError: Too few patients.
+        WorkspaceError: The disk is full or not writable.
+    """
+    rows = ["source_name,patient_id"]
+    with replace_file(zip_file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.writestr(_describe_entry(f"{TOP_FOLDER}/{SYNTHETIC_MARK}"), NOTICE.format(seed=seed))
+        for image in draw_demo(seed, num_patients, num_threads):
+            archive.writestr(_describe_entry(image.source_name), encode_png(image.pixels))
+            rows.append(f"{image.source_name},{image.patient_id}")
+        archive.writestr(_describe_entry(f"{TOP_FOLDER}/SYNTHETIC-patients.csv"), "\n".join(rows) + "\n")
+    return zip_file
+
+
+def _describe_entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, ZIP_DATE)
+    entry.create_system, entry.external_attr = 3, 0o100644 << 16  # Unix, whatever this machine is
+    return entry
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 written, 2 refused with one message."""
+    parser = argparse.ArgumentParser(prog="python -m hip_mri.synthetic.demo", description="Draw synthetic patients.")
+    parser.add_argument("file", type=Path, help="zip file to write, such as incoming/month-1.zip")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds are other patients; 0 draws those of the demo")
+    parser.add_argument("--num-patients", type=int, default=NUM_PATIENTS, help="at least 5; each has 1 to 3 images")
+    given = parser.parse_args(arguments)
+    try:
+        print(write_demo_zip(given.file, given.seed, given.num_patients))
+    except HipMriError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

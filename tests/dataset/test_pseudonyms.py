@@ -1,0 +1,133 @@
+"""Names of files and people: behind keyed hashes everywhere, in the clear in one private file."""
+
+import stat
+
+import pandas as pd
+import pytest
+
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import ingest_images
+from hip_mri.dataset.manifest import read_manifest, write_manifest
+from hip_mri.dataset.pseudonyms import (
+    hash_identities,
+    hide_names,
+    main,
+    read_named_manifest,
+    remember_names,
+    reveal_names,
+)
+from hip_mri.errors import SourceError, WorkspaceError
+from hip_mri.workspace import Workspace
+
+NAMES = ["Müller, Anna/1.png", "金絲雀/2.png", "Müller, Anna/1.png", ""]
+
+
+def test_a_pseudonym_lasts_in_its_workspace_and_means_nothing_elsewhere(workspace, tmp_path):
+    pseudonyms = hide_names(NAMES, workspace)
+    assert pseudonyms == hide_names(NAMES, workspace)
+    assert pseudonyms[0] == pseudonyms[2] != pseudonyms[1]
+    assert [len(pseudonym) for pseudonym in pseudonyms] == [32, 32, 32, 0]
+    assert not set(pseudonyms[:2]) & set(hide_names(NAMES, Workspace(tmp_path / "other")))
+
+
+def test_a_file_and_a_patient_of_one_name_have_different_pseudonyms(workspace):
+    assert not hide_names(["Smith"], workspace)[0].startswith(hash_identities(pd.Series(["Smith"]), workspace)[0])
+
+
+def test_names_that_differ_in_escapes_alone_are_told_apart(workspace):
+    assert len(set(hide_names(["a\x1b.png", "a\\x1b.png", "a\udcff.png"], workspace))) == 3
+
+
+def test_what_is_remembered_can_be_revealed_by_the_owner_alone(workspace):
+    pseudonyms = hide_names(NAMES, workspace)
+    remember_names(dict(zip(pseudonyms[:1], NAMES[:1], strict=True)), workspace)
+    remember_names(dict(zip(pseudonyms, NAMES, strict=True)), workspace)
+    assert list(reveal_names(pd.Series(pseudonyms), workspace)) == NAMES
+    assert stat.S_IMODE(workspace.names_file.stat().st_mode) == 0o600
+
+
+def test_what_is_known_already_is_not_written_again(workspace):
+    names = dict(zip(hide_names(NAMES, workspace), NAMES, strict=True))
+    remember_names(names, workspace)
+    before = workspace.names_file.stat()
+    remember_names(names, workspace)
+    assert workspace.names_file.stat().st_ino == before.st_ino
+
+
+def test_names_that_were_lost_are_told_with_a_way_out(workspace):
+    with pytest.raises(WorkspaceError, match=r"names\.parquet does not hold 1 of 2 names\. Restore it from a "):
+        reveal_names(pd.Series(["0" * 32, ""]), workspace)
+    workspace.prepare()
+    workspace.names_file.write_bytes(b"PAR1 no more")
+    with pytest.raises(WorkspaceError, match=r"names\.parquet cannot be read\. Restore it from a backup\."):
+        reveal_names(pd.Series(["0" * 32]), workspace)
+
+
+def test_a_damaged_key_is_not_replaced(workspace):
+    workspace.prepare()
+    workspace.pseudonym_key_file.write_bytes(b"short")
+    with pytest.raises(WorkspaceError, match=r"pseudonyms\.key is damaged\. Restore it from a backup; with a new key"):
+        hide_names(["x"], workspace)
+
+
+@pytest.mark.parametrize("made", ["names.parquet", "entries/x.parquet", "identities/x.parquet", "splits.parquet"])
+def test_a_missing_key_is_not_replaced_where_anything_was_made_with_it(workspace, made):
+    hide_names(["x"], workspace)
+    file = workspace.root / made
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    assert hide_names(["x"], workspace)
+    workspace.pseudonym_key_file.unlink()
+    with pytest.raises(WorkspaceError, match=r"key is missing, and .*parquet was made with it.* in a new workspace\."):
+        hide_names(["x"], workspace)
+    assert not workspace.pseudonym_key_file.exists()
+
+
+def test_a_manifest_of_deliveries_needs_its_key_and_one_of_a_batch_needs_none(workspace, write_rows):
+    rows = write_rows(workspace, 3, 3)
+    with pytest.raises(WorkspaceError, match=r"key is missing, and .*manifest\.parquet was made with it"):
+        hide_names(["x"], workspace)
+    write_manifest(workspace.manifest_file, rows.assign(delivery=""))
+    assert hide_names(["x"], workspace)
+
+
+def test_a_delivery_is_refused_where_the_key_is_gone(source_file, workspace, snapshot):
+    """Its patients would hash differently, and their new images could come into another split than the old ones."""
+    ingest_images([Delivery("source", source_file)], workspace, num_threads=1)
+    workspace.pseudonym_key_file.unlink()
+    before = snapshot(workspace.root)
+    with pytest.raises(WorkspaceError, match=r"pseudonyms\.key is missing"):
+        ingest_images([Delivery("source", source_file)], workspace, num_threads=1, keep_earlier=True)
+    assert snapshot(workspace.root) == before
+
+
+def test_the_manifest_holds_no_name_and_its_owner_finds_them(source_file, workspace, entries, capsys):
+    ingest_images([Delivery("source", source_file)], workspace, num_threads=1)
+    assert "source_name" not in read_manifest(workspace.manifest_file)
+    named = read_named_manifest(workspace)
+    assert set(named["source_name"]) == set(entries)
+    assert main([str(workspace.root), named["image_id"][0]]) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading == "image_id,source_name,state,reason"
+    assert row == f"{named['image_id'][0]},{named['source_name'][0]},ready,"
+    assert main([str(workspace.root)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(entries)
+
+
+def test_the_command_names_images_that_it_does_not_know(filled, capsys):
+    known = read_manifest(filled.manifest_file)["image_id"][0]
+    assert main([str(filled.root), "0" * 16, known]) == 2
+    told = capsys.readouterr()
+    assert [line[:16] for line in told.out.splitlines()] == ["image_id,source_", known]
+    assert told.err.startswith(f"The manifest lists no image {'0' * 16}. Give ids as they stand in")
+
+
+def test_the_command_refuses_what_is_no_workspace(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert "is not a readable manifest" in capsys.readouterr().err
+
+
+def test_a_refused_source_leaves_no_name_behind(pack, entries, workspace):
+    with pytest.raises(SourceError):
+        ingest_images([Delivery("source", pack(dict.fromkeys(entries, b"x")))], workspace, num_threads=1)
+    assert not workspace.names_file.exists()

@@ -1,0 +1,99 @@
+"""The numbers that describe an image, against definitions written out."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy.stats import entropy, skew
+
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import ingest_images
+from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.dataset.preprocessing import read_stored_image
+from hip_mri.errors import ImageError, WorkspaceError
+from hip_mri.images.image_statistics import PERCENTILES, STATISTICS, describe_appearance
+from hip_mri.monitoring.shift import describe_stored_images
+from tests.conftest import draw_image
+
+IMAGES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.integers(0, 255))
+
+
+def describe(image: np.ndarray) -> dict[str, float]:
+    return dict(zip([statistic.name for statistic in STATISTICS], describe_appearance(image), strict=True))
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return draw_image(np.random.default_rng(4), has_lesion=True)
+
+
+@given(IMAGES)
+def test_values_are_those_of_their_definitions(image):
+    values = describe(image)
+    levels = np.sort(image.ravel()).astype(np.float64)
+    assert np.isfinite(list(values.values())).all()
+    assert (values["height"], values["width"]) == image.shape
+    assert values["mean"] == pytest.approx(levels.mean())
+    assert values["standard_deviation"] == pytest.approx(levels.std(), abs=1e-9)
+    for percent in PERCENTILES:
+        assert values[f"percentile_{percent}"] == levels[-(-percent * len(levels) // 100) - 1]
+    counts = np.unique(levels, return_counts=True)[1]
+    assert values["entropy"] == pytest.approx(entropy(counts, base=2), abs=1e-9)
+    assert values["skewness"] == pytest.approx(skew(levels) if len(counts) > 1 else 0, abs=1e-6)
+
+
+@given(IMAGES)
+def test_inverting_an_image_mirrors_its_levels_and_keeps_its_contrast(image):
+    plain, inverted = describe(image), describe(255 - image)
+    for name in ("mean", "border"):
+        assert inverted[name] == pytest.approx(255 - plain[name])
+    for name in ("height", "width", "aspect", "standard_deviation", "entropy", "gradient"):
+        assert inverted[name] == pytest.approx(plain[name], abs=1e-9)
+    assert inverted["skewness"] == pytest.approx(-plain["skewness"], abs=1e-6)
+
+
+def test_the_border_is_a_frame_of_one_fiftieth():
+    image = np.full((100, 150), 200, np.uint8)
+    image[2:-2, 2:-2] = 30
+    assert describe(image)["border"] == 200
+    image[1:-1, 1:-1] = 30
+    assert 30 < describe(image)["border"] < 200
+
+
+def test_steps_tell_blur_and_noise(image):
+    noisy = np.clip(image + np.random.default_rng(0).normal(0, 20, image.shape), 0, 255).astype(np.uint8)
+    steps = [describe(picture)["gradient"] for picture in (cv2.GaussianBlur(image, (0, 0), 2), image, noisy)]
+    assert steps == sorted(steps)
+    ramp = np.tile(np.arange(0, 100, 5, dtype=np.uint8), (10, 1))
+    assert describe(ramp)["gradient"] == 2.5  # 5 along rows, 0 along columns
+
+
+def test_aspect_is_width_over_height():
+    assert describe(np.eye(30, 60, dtype=np.uint8))["aspect"] == 2
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4)), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)], ids=str
+)
+def test_other_arrays_are_refused(image):
+    with pytest.raises(ImageError, match="gray levels of type uint8 are needed, received"):
+        describe_appearance(image)
+
+
+def test_stored_images_are_described_as_they_came(workspace, source_zip):
+    ingest_images([Delivery("source", source_zip)], workspace, num_threads=2)
+    hashes = list(select_ready(read_manifest(workspace.manifest_file))["sha256"].head(5))[::-1]
+    rows = describe_stored_images(hashes, workspace, num_threads=2)
+    for sha256, row in zip(hashes, rows, strict=True):
+        np.testing.assert_array_equal(row, describe_appearance(read_stored_image(sha256, workspace)))
+    assert describe_stored_images([], workspace, num_threads=1).shape == (0, len(STATISTICS))
+    workspace.image_file(hashes[2]).unlink()
+    with pytest.raises(WorkspaceError, match="is missing"):
+        describe_stored_images(hashes, workspace, num_threads=2)
+
+
+def test_names_and_titles_are_unique():
+    assert len({statistic.name for statistic in STATISTICS}) == len({s.title for s in STATISTICS}) == len(STATISTICS)
+    assert all(statistic.least_spread > 0 for statistic in STATISTICS)

@@ -1,0 +1,39 @@
+"""The nearest images, against looking at all of them one by one."""
+
+import numpy as np
+import pandas as pd
+
+from hip_mri.dataset.manifest import read_manifest
+from hip_mri.monitoring import neighbours
+from hip_mri.monitoring.neighbours import find_neighbours
+
+
+def test_neighbours_are_the_nearest_of_all(trained_workspace, monkeypatch) -> None:
+    workspace, features = trained_workspace
+    monkeypatch.setattr(neighbours, "ROWS_PER_BLOCK", 7)
+    table = pd.read_csv(find_neighbours(workspace, features), dtype={"image_id": "str", "neighbour_id": "str"})
+    manifest = read_manifest(workspace.manifest_file)
+    images = manifest[manifest["split"].isin(["train", "test"])].set_index("image_id")
+    store = features.open_store(workspace)
+    rows = store.select(images["sha256"], mirrored=False)[np.arange(len(images))].astype(np.float64)
+    is_train = (images["split"] == "train").to_numpy()
+    rows -= rows[is_train].mean(axis=0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    distance = pd.DataFrame(1 - rows @ rows.T, images.index, images.index).loc[:, images.index[is_train]]
+    group = images["group"]
+    for (kind, image_id), found in table.groupby(["kind", "image_id"]):
+        others = distance.loc[image_id].drop(image_id, errors="ignore")
+        related = group[others.index] == group[image_id]
+        others = others[related] if kind == "within_group" else others[~related]
+        assert abs(found["distance"].iloc[0] - others.min()) < 1e-5
+        assert abs(others[found["neighbour_id"].iloc[0]] - others.min()) < 1e-5
+    assert set(table.loc[table["kind"] == "test_to_train", "image_id"]) == set(images.index[~is_train])
+    assert set(table.loc[table["kind"] == "between_groups", "image_id"]) == set(images.index[is_train])
+    assert (table["kind"] == "within_group").any()
+
+
+def test_it_is_done_once(trained_workspace, monkeypatch) -> None:
+    workspace, features = trained_workspace
+    file = find_neighbours(workspace, features)
+    written = file.stat().st_mtime_ns
+    assert find_neighbours(workspace, features).stat().st_mtime_ns == written

@@ -1,0 +1,254 @@
+"""The gate: what it lets pass, what it says, and how often it is wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import ndtri
+from scipy.stats import norm
+
+from hip_mri.config import LABELS, ReleaseSettings
+from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
+from hip_mri.errors import EvaluationError, ReleaseError
+from hip_mri.evaluation.metrics.delong import compare_auc
+from hip_mri.promotion.error_budget import Look
+from hip_mri.promotion.gate import bound_difference, compare_versions, judge_first_version
+from tests.benchmarks.gate import SETTINGS as BENCHMARK_SETTINGS
+from tests.benchmarks.gate import draw_history, find_p_values, lay_out_images, look_back, share_alpha
+from tests.small_runs import TEST_SET
+
+LOOK = Look(3, 0.01, TEST_SET, "champion", "challenger", "2026-01-01")
+SPENT = Look(25, 0.0, TEST_SET, "champion", "challenger", "2026-01-01")
+NO_FLOORS = ReleaseSettings(minimum_sensitivity=0, minimum_subgroup_sensitivity=0)
+THRESHOLD = 0.5
+
+
+def draw_tables(gain: float, num_lesions: int = 60, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores of a champion and a challenger on the same images; the order of the rows differs."""
+    labels, patients = lay_out_images(num_lesions)
+    champion, challengers = draw_history(np.random.default_rng(seed), labels, patients, gain, 1)
+    images = pd.DataFrame(
+        {
+            "image_id": [f"{number:016x}" for number in range(len(labels))],
+            "label": np.array(LABELS)[labels],
+            "group": [f"{patient:016x}" for patient in patients],
+        }
+    )
+    return images.assign(score=champion), images.assign(score=challengers[0]).sample(frac=1, random_state=seed)
+
+
+def describe(images: pd.DataFrame, values: list[str]) -> pd.DataFrame:
+    """A column that divides the patients evenly."""
+    numbers = images["group"].map(lambda name: int(name, 16))
+    return pd.DataFrame(
+        {"image_id": images["image_id"], f"{ATTRIBUTE_PREFIX}sex": [values[n % len(values)] for n in numbers]}
+    )
+
+
+def test_a_clear_gain_passes():
+    decision = compare_versions(*draw_tables(0.08), NO_FLOORS, LOOK, THRESHOLD)
+    assert decision.promote
+    assert decision.interval[0] > 0
+    assert decision.p_value < LOOK.alpha == decision.alpha_spent
+    assert decision.look == 3
+    assert decision.reasons[1:] == (
+        "It is shown to be better.",
+        "A loss of 0.02, the margin, is ruled out.",
+        f"Sensitivity reaches every floor: {decision.floors[0].sensitivity:.3f} in all test images.",
+    )
+
+
+def test_figures_are_those_of_the_paired_test_whatever_the_order_of_rows():
+    champion, challenger = draw_tables(0.03)
+    decision = compare_versions(champion, challenger, NO_FLOORS, LOOK, THRESHOLD)
+    truth = (champion["label"] == LABELS[1]).astype(int)
+    sorted_challenger = challenger.sort_values("image_id")["score"].to_numpy()
+    expected = compare_auc(truth, sorted_challenger, champion["score"], champion["group"])
+    assert decision.difference == pytest.approx(expected.difference)
+    half = norm.ppf(0.99) * expected.standard_error
+    assert decision.interval == pytest.approx((expected.difference - half, expected.difference + half))
+    assert decision.p_value == pytest.approx(norm.sf(expected.difference / expected.standard_error))
+    assert decision.reasons[0] == (
+        f"AUC {expected.first_auc:.3f} against {expected.second_auc:.3f} of the champion: difference "
+        f"{expected.difference:+.3f}, bounds {decision.interval[0]:+.3f} and {decision.interval[1]:+.3f} at the error "
+        "of look 3, 1 %."
+    )
+
+
+@pytest.mark.parametrize("gain", [-0.05, 0.0])
+def test_fault_72_a_model_that_is_no_better_is_kept_out(gain):
+    decision = compare_versions(*draw_tables(gain), NO_FLOORS, LOOK, THRESHOLD)
+    assert not decision.promote
+    assert decision.reasons[1] == "It is not shown to be better."
+
+
+def test_the_same_model_is_as_good_and_no_better():
+    champion, _ = draw_tables(0)
+    decision = compare_versions(champion, champion, NO_FLOORS, LOOK, THRESHOLD)
+    assert (decision.promote, decision.difference, decision.interval, decision.p_value) == (False, 0, (0, 0), 0.5)
+    equal = NO_FLOORS.model_copy(update={"rule": "non_inferior"})
+    assert compare_versions(champion, champion, equal, LOOK, THRESHOLD).promote
+
+
+def test_non_inferiority_decides_only_where_it_is_the_rule():
+    champion, challenger = draw_tables(0.0, num_lesions=800)
+    generous = NO_FLOORS.model_copy(update={"non_inferiority_margin": 0.03})
+    assert not compare_versions(champion, challenger, generous, LOOK, THRESHOLD).promote
+    rule = generous.model_copy(update={"rule": "non_inferior"})
+    decision = compare_versions(champion, challenger, rule, LOOK, THRESHOLD)
+    assert decision.promote
+    assert decision.interval[0] < 0
+    strict = rule.model_copy(update={"non_inferiority_margin": 0.001})
+    told = compare_versions(champion, challenger, strict, LOOK, THRESHOLD)
+    assert not told.promote
+    assert "A loss of 0.001, the margin, is not ruled out." in told.reasons
+
+
+def test_without_budget_nothing_passes():
+    decision = compare_versions(*draw_tables(0.09), NO_FLOORS, SPENT, THRESHOLD)
+    assert (decision.promote, decision.interval) == (False, (-1, 1))
+    assert decision.reasons[1].startswith("The error budget of this test set, 0.05, is spent")
+
+
+def test_images_that_say_nothing_about_chance_promote_nothing():
+    champion, challenger = draw_tables(0)
+    champion["score"] = 0.5
+    challenger["score"] = np.where(challenger["label"] == LABELS[1], 0.9, 0.1)
+    decision = compare_versions(champion, challenger, NO_FLOORS, LOOK, THRESHOLD)
+    assert (decision.promote, decision.p_value) == (False, None)
+    assert "say nothing about chance" in decision.reasons[1]
+
+
+# Floors
+
+
+def test_too_few_lesions_called_keep_a_better_model_out():
+    decision = compare_versions(*draw_tables(0.08), ReleaseSettings(), LOOK, threshold=0.95)
+    assert not decision.promote
+    (floor,) = decision.floors
+    assert not floor.is_met
+    assert (floor.name, floor.num_lesions, floor.num_groups, floor.required) == ("all", 60, 30, 0.8)
+    assert decision.reasons[-1] == (
+        f"Sensitivity in all: {floor.sensitivity:.3f} of 60 lesions, below the floor of 0.8."
+    )
+
+
+def test_a_score_at_the_threshold_is_called():
+    champion, challenger = draw_tables(0.08)
+    challenger["score"] = challenger["score"].where(challenger["label"] != LABELS[1], THRESHOLD)
+    assert compare_versions(champion, challenger, NO_FLOORS, LOOK, THRESHOLD).floors[0].sensitivity == 1
+
+
+def test_one_subgroup_below_its_floor_keeps_a_better_model_out():
+    champion, challenger = draw_tables(0.08)
+    attributes = describe(challenger, ["F", "M"])
+    women = challenger["image_id"].map(attributes.set_index("image_id")[f"{ATTRIBUTE_PREFIX}sex"]) == "F"
+    is_missed = women & (challenger["label"] == LABELS[1]) & (challenger["score"] < 0.8)
+    challenger.loc[is_missed, "score"] *= 0.55
+    loose = ReleaseSettings(minimum_sensitivity=0.1)
+    decision = compare_versions(champion, challenger, loose, LOOK, THRESHOLD, attributes)
+    floors = {floor.name: floor for floor in decision.floors}
+    assert list(floors) == ["all", "sex = F", "sex = M"]
+    assert not floors["sex = F"].is_met
+    assert not decision.promote
+    assert any(reason.startswith("Sensitivity in sex = F: 0.") for reason in decision.reasons)
+
+
+def test_a_subgroup_that_is_too_small_is_not_judged_nor_named():
+    champion, challenger = draw_tables(0.08)
+    attributes = describe(champion, ["F", "M"])
+    attributes.loc[:3, f"{ATTRIBUTE_PREFIX}sex"] = "Jane Doe"
+    decision = compare_versions(champion, challenger, NO_FLOORS, LOOK, THRESHOLD, attributes)
+    (small,) = [floor for floor in decision.floors if floor.sensitivity is None]
+    assert (small.name, small.num_groups, small.is_met) == ("sex = others", 1, True)
+    assert "Sensitivity in sex = others: not judged, only 1 groups have lesions." in decision.reasons
+    assert "Jane Doe" not in str(decision)
+
+
+def test_the_first_version_needs_the_floors_alone():
+    _, scores = draw_tables(0)
+    decision = judge_first_version(scores, NO_FLOORS, THRESHOLD)
+    assert (decision.promote, decision.difference, decision.look) == (True, None, None)
+    assert decision.reasons[0] == "There is no champion to compare with: only the floors count."
+    assert not judge_first_version(scores, ReleaseSettings(), threshold=1.0).promote
+
+
+# What cannot be compared
+
+
+def test_other_images_are_counted_and_named():
+    champion, challenger = draw_tables(0)
+    challenger = challenger.sort_values("image_id")[3:]
+    with pytest.raises(ReleaseError) as caught:
+        compare_versions(champion, challenger, NO_FLOORS, LOOK, THRESHOLD)
+    assert str(caught.value) == (
+        "release: the champion has scores of 660 test images and the challenger of 657; 3 are scored by the champion "
+        "alone, 0 by the challenger alone: 0000000000000000, 0000000000000001, 0000000000000002. Score both on the "
+        "locked test set of this workspace."
+    )
+
+
+@pytest.mark.parametrize(("column", "value"), [("label", LABELS[0]), ("group", "another")])
+def test_other_labels_or_groups_are_counted(column, value):
+    champion, challenger = draw_tables(0)
+    challenger.loc[challenger["image_id"] == f"{0:016x}", column] = value
+    with pytest.raises(ReleaseError, match=f"1 of 660 test images have another {column} for the champion"):
+        compare_versions(champion, challenger, NO_FLOORS, LOOK, THRESHOLD)
+
+
+def test_a_missing_column_is_named():
+    champion, challenger = draw_tables(0)
+    with pytest.raises(ReleaseError, match="the challenger's scores have no column group, only image_id, label, score"):
+        compare_versions(champion, challenger.drop(columns="group"), NO_FLOORS, LOOK, THRESHOLD)
+
+
+def test_one_class_alone_is_refused():
+    champion, challenger = (table[table["label"] == LABELS[0]] for table in draw_tables(0))
+    with pytest.raises(EvaluationError, match="all 600 images are normal"):
+        compare_versions(champion, challenger, NO_FLOORS, LOOK, THRESHOLD)
+    with pytest.raises(EvaluationError, match="all 600 images are normal"):
+        judge_first_version(challenger, NO_FLOORS, THRESHOLD)
+
+
+# How often it is wrong; `tests.benchmarks.gate` measures the same with 1,000 histories
+
+
+def test_bounds_are_passed_where_the_p_value_says_so():
+    labels, patients = lay_out_images(40)
+    champion, challengers = draw_history(np.random.default_rng(5), labels, patients, 0.03, 30)
+    for alpha in (0.002, 0.05, 0.5):
+        for scores in challengers:
+            seen = bound_difference(labels, champion, scores, patients, alpha)
+            assert (seen.interval[0] > 0) == (seen.p_value < alpha)
+
+
+def test_simulated_scores_are_as_good_and_as_alike_as_they_claim():
+    labels, patients = lay_out_images(4000)
+    champion, challengers = draw_history(np.random.default_rng(0), labels, patients, -0.05, 1)
+    seen = bound_difference(labels, champion, challengers[0], patients, 0.05)
+    assert seen.champion_auc == pytest.approx(0.90, abs=0.01)
+    assert seen.value == pytest.approx(-0.05, abs=0.01)
+    normals = labels == 0
+    logits = [np.log(scores[normals] / (1 - scores[normals])) for scores in (champion, challengers[0])]
+    assert np.corrcoef(logits)[0, 1] == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("spending", ["even", "falling"])
+def test_fault_72_of_histories_of_24_equal_models_few_promote_any(spending):
+    """At 3.5 %, 250 histories give 18 or more with a probability of 0.3 %."""
+    alphas = share_alpha(BENCHMARK_SETTINGS.model_copy(update={"spending": spending}))
+    p_values = find_p_values(40, 0.0, 250, 24, seed=11)
+    assert (p_values < alphas).any(axis=1).sum() <= 17
+    assert (p_values < 0.05).any(axis=1).mean() > 0.2  # what happens without a budget
+
+
+def test_fault_72_a_loss_of_5_points_is_kept_out():
+    p_values = find_p_values(40, -0.05, 60, 24, seed=12)
+    assert (p_values >= share_alpha(BENCHMARK_SETTINGS)).all()
+    margin = BENCHMARK_SETTINGS.non_inferiority_margin
+    lower = [seen.interval[0] for (seen,) in look_back(40, -0.05, 400, 1, 0.05 / 24, seed=13)]
+    assert np.mean(np.array(lower) <= -margin) >= 0.99
+
+
+def test_a_gain_of_3_points_is_seen_where_there_are_lesions_enough():
+    assert (find_p_values(350, 0.03, 40, 1, seed=14) < 0.05 / 24).mean() >= 0.9
+    assert -ndtri(0.05 / 24) == pytest.approx(2.865, abs=1e-3)

@@ -1,0 +1,134 @@
+"""The pointer to the model that serves, and its history."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hip_mri.errors import ReleaseError
+from hip_mri.registry import champion as champion_module
+from hip_mri.registry.champion import Change, promote, read_champion, read_history, roll_back
+
+KILLS = Path(__file__).parent / "kill_everywhere.py"
+
+
+def test_before_the_first_promotion_nobody_serves(workspace, versions):
+    assert read_champion(workspace) is None
+    assert read_history(workspace) == []
+
+
+def test_a_promoted_version_serves_and_the_reason_is_kept(workspace, versions):
+    assert promote(workspace, versions[1], "better by 0.03") == versions[1]
+    assert read_champion(workspace) == versions[1]
+    (change,) = read_history(workspace)
+    assert (change.order, change.action, change.version, change.reason) == (1, "promotion", 2, "better by 0.03")
+    pointer = json.loads(workspace.champion_file.read_text())
+    assert (pointer["version"], pointer["model_sha256"]) == ("0002", versions[1].model_sha256)
+
+
+def test_promoting_the_champion_again_changes_nothing(workspace, versions):
+    promote(workspace, versions[0], "first")
+    before = workspace.champion_file.read_bytes()
+    promote(workspace, versions[0], "again")
+    assert workspace.champion_file.read_bytes() == before
+
+
+def test_fault_74_rolling_back_walks_back_through_the_champions(workspace, versions):
+    for version in versions:
+        promote(workspace, version, "better")
+    assert [roll_back(workspace).number for _ in range(2)] == [2, 1]
+    with pytest.raises(ReleaseError, match=r"there is no champion before 0001\. Promote another version instead"):
+        roll_back(workspace)
+    assert roll_back(workspace, 3).number == 3
+    assert roll_back(workspace).number == 1
+    assert [change.order for change in read_history(workspace)] == list(range(1, 8))
+
+
+def test_rolling_back_to_the_champion_changes_nothing(workspace, versions):
+    promote(workspace, versions[0], "first")
+    assert roll_back(workspace, 1) == versions[0]
+    assert len(read_history(workspace)) == 1
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=12))
+def test_the_line_of_champions_ends_with_the_present_one_and_names_none_twice(steps):
+    history = [
+        Change(order, "promotion" if is_promotion else "rollback", version, "", "", "")
+        for order, (is_promotion, version) in enumerate(steps, start=1)
+    ]
+    line = champion_module._follow(history)
+    assert line[-1] == history[-1].version
+    assert len(set(line)) == len(line)
+    assert set(line) <= {version for _, version in steps}
+
+
+def test_a_version_that_never_served_is_no_target(workspace, versions):
+    promote(workspace, versions[0], "first")
+    with pytest.raises(ReleaseError, match=r"version 0003 never was champion, only 0001 was\. .* through the gate\."):
+        roll_back(workspace, 3)
+
+
+@pytest.mark.parametrize("act", ["promote", "roll_back"])
+def test_a_model_with_other_bytes_never_serves(workspace, versions, act):
+    promote(workspace, versions[0], "first")
+    promote(workspace, versions[1], "second")
+    before = workspace.champion_file.read_bytes()
+    target = versions[2] if act == "promote" else versions[0]
+    target.model_file.unlink()
+    target.model_file.write_text("other bytes")
+    with pytest.raises(ReleaseError, match=r"is not what was registered: model\.keras"):
+        promote(workspace, target, "better") if act == "promote" else roll_back(workspace)
+    assert workspace.champion_file.read_bytes() == before
+
+
+def exchange(version, other) -> None:
+    """Put another version in the place of one, with a record that does not contradict itself."""
+    record = json.loads((other.folder / "version.json").read_text())
+    for name in version.files:
+        (version.folder / name).unlink()
+        (version.folder / name).write_bytes((other.folder / name).read_bytes())
+    record |= {"version": version.name, "number": version.number, "run": version.run}
+    (version.folder / "version.json").write_text(json.dumps(record))
+
+
+def test_a_version_that_was_exchanged_does_not_serve(workspace, versions):
+    promote(workspace, versions[0], "first")
+    promote(workspace, versions[1], "second")
+    exchange(versions[1], versions[2])
+    with pytest.raises(ReleaseError, match=r"version 0002 is not the one that became champion: .* or roll back\."):
+        read_champion(workspace)
+    with pytest.raises(ReleaseError, match=r"version 0002 of .* is another one than was to be promoted"):
+        promote(workspace, versions[1], "again")
+    assert roll_back(workspace) == versions[0]
+    with pytest.raises(ReleaseError, match="version 0002 is not the one that was champion: its model has another"):
+        roll_back(workspace, 2)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"history": [{"version": "0001"}]}', '{"history": [{}]}'])
+def test_a_pointer_that_was_damaged_is_told(workspace, versions, content):
+    workspace.champion_file.write_text(content)
+    with pytest.raises(ReleaseError, match=r"champion.json is no record of champions. Restore it from a backup."):
+        read_champion(workspace)
+
+
+def test_fault_55_killed_anywhere_the_old_or_the_new_champion_serves(tmp_path):
+    """SIGKILL before each system call that changes the disk, in promoting, rolling back and registering."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.faults.kill_releases", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=KILLS.parents[2],
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    told = json.loads(finished.stdout)
+    assert told["promote"]["old"] >= 5
+    assert told["promote"]["new"] >= 1
+    assert told["roll_back"]["old"] >= 5
+    assert told["register"]["old"] >= 10

@@ -1,0 +1,124 @@
+"""The sheet of new images: what it shows, what it leaves out, and that nothing in it becomes code."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from hip_mri.serving import prediction_sheet
+from hip_mri.serving.prediction_sheet import (
+    THUMBNAIL_SIZE,
+    Portrait,
+    PredictionSheet,
+    compose_prediction_markdown,
+    encode_overlay,
+    encode_thumbnail,
+    tabulate_counts,
+    write_sheet,
+)
+
+HOSTILE = "<script>alert('x')</script>|`[a](http://evil.example)"
+
+
+@pytest.fixture
+def sheet() -> PredictionSheet:
+    """Six images with the scores .1 to .6, one of them far out, and two that could not be read."""
+    ids = [f"{number:016x}" for number in range(8)]
+    table = pd.DataFrame(
+        {
+            "image_id": ids,
+            "state": ["scored"] * 6 + ["unreadable"] * 2,
+            "reason": [""] * 6 + ["not_an_image", "empty_file"],
+            "score": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, np.nan, np.nan],
+            "label": ["normal"] * 4 + ["osseous_lesion"] * 2 + [None] * 2,
+            "distance": [0.1, 0.9, 0.1, 0.1, 0.1, 0.1, np.nan, np.nan],
+            "is_outside": [False, True, False, False, False, False, None, None],
+        }
+    )
+    counts = {"num_images": 6, "num_copies": 3, "num_unreadable": 2, "num_ignored": 1}
+    facts = {
+        "created": "2026-01-02T03:04:05+00:00",
+        "notices": ["NOT FOR CLINICAL USE: no diagnosis."],
+        "model": {"name": "version 0003", "sha256": "ab" * 32, "threshold": 0.45},
+        "features": {"engine": "openvino", "precision": "float32", "reason": "it was asked for"},
+        "novelty": {"limit": 0.25, "outside_fraction": 0.01, "num_training": 900, "num_validation": 200},
+        "counts": counts | {"num_lesion": 2, "num_normal": 4, "num_outside": 1},
+        "reasons": {"not_an_image": 1, "empty_file": 1},
+    }
+    picture = encode_thumbnail(np.zeros((32, 32), np.uint8))
+    portraits = (Portrait(ids[5], picture, picture), Portrait(ids[4], picture), Portrait(ids[1], picture))
+    return PredictionSheet("0007", facts, table, portraits)
+
+
+def write(sheet: PredictionSheet, folder) -> str:
+    write_sheet(folder / "sheet.html", sheet)
+    return (folder / "sheet.html").read_text()
+
+
+def test_the_most_suspicious_come_first_with_what_is_known_of_them(sheet, tmp_path):
+    page = write(sheet, tmp_path)
+    assert [row["score"] for row in sheet.list_scored(3)] == [0.6, 0.5, 0.4]
+    order = [page.index(f'alt="Image {portrait.image_id}"') for portrait in sheet.portraits]
+    assert order == sorted(order)
+    assert page.count("Heat map of image") == 1
+    assert page.count('class="card marked"') == 1
+    assert "About 1.0% of ordinary images" in page
+    assert "NOT FOR CLINICAL USE" in page
+    assert "ab" * 32 in page
+    assert "not an image" in page
+    assert "predictions.csv" not in page  # all rows are shown
+
+
+def test_without_a_measure_of_novelty_nothing_is_claimed(sheet, tmp_path):
+    table = sheet.table.assign(distance=np.nan, is_outside=None)
+    page = write(replace(sheet, table=table, facts={**sheet.facts, "novelty": None}), tmp_path)
+    assert "is not known: the run of this model did not" in page
+    assert 'class="badge' not in page
+    assert ">within<" not in page
+    assert "not measured" in compose_prediction_markdown(replace(sheet, facts={**sheet.facts, "novelty": None}))
+
+
+def test_long_tables_are_cut_and_say_so(sheet, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction_sheet, "MOST_LISTED", 2)
+    page = write(sheet, tmp_path)
+    assert "2 of 6 images, the highest scores first" in page
+    assert '<a href="predictions.csv">predictions.csv</a> has all' in page
+
+
+def test_nothing_becomes_code(sheet, tmp_path):
+    hostile = {
+        **sheet.facts,
+        "notices": [HOSTILE],
+        "model": {"name": HOSTILE, "sha256": HOSTILE, "threshold": 0.5},
+        "features": dict.fromkeys(("engine", "precision", "reason"), HOSTILE),
+        "reasons": {HOSTILE: 1},
+    }
+    table = sheet.table.assign(reason=HOSTILE, label=HOSTILE)
+    page = write(replace(sheet, facts=hostile, table=table), tmp_path)
+    assert "<script" not in page
+    summary = compose_prediction_markdown(replace(sheet, facts=hostile))
+    assert "<script" not in summary
+    assert "[a](" not in summary
+
+
+def test_the_summary_stays_small(sheet):
+    many = pd.concat([sheet.table] * 20_000, ignore_index=True)
+    assert len(compose_prediction_markdown(replace(sheet, table=many)).encode()) < 10_000
+
+
+def test_counts_are_a_table(sheet):
+    rows = {row["what"]: row["count"] for row in tabulate_counts(sheet)}
+    assert rows["Images scored"] == rows["called normal"] + rows["called osseous lesion"] == 6
+    assert rows["Files unreadable"] == 2
+
+
+@pytest.mark.parametrize("size", [32, 192, 512])
+def test_pictures_have_one_size(size):
+    image = np.random.default_rng(0).integers(0, 256, (size, size), np.uint8)
+    cold, hot = (encode_overlay(image, np.full((size, size), heat, np.float32)) for heat in (0, 1))
+    decoded = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in (cold, hot)]
+    assert {picture.shape for picture in decoded} == {(THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)}
+    assert np.ptp(decoded[0].astype(int), axis=2).max() <= 12  # without heat it is gray, up to what JPEG loses
+    assert np.ptp(decoded[1].astype(int), axis=2).mean() > 50

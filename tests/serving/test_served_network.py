@@ -1,0 +1,139 @@
+"""A saved network in parts: the same scores, only from the recorded bytes."""
+
+import shutil
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from hip_mri.config import FineTuneSettings, TrainingSettings
+from hip_mri.errors import WeightsError
+from hip_mri.models.backbones import engines, export
+from hip_mri.models.backbones.engines import open_engine
+from hip_mri.models.backbones.export import export_openvino
+from hip_mri.models.network import SplitNetwork, predict, train_model
+from hip_mri.serving import served_network as serving
+from hip_mri.serving.served_network import SavedNetwork, choose_serving_engine, prepare_network
+from hip_mri.storage import digest_file
+from hip_mri.workspace import Workspace
+
+
+@pytest.fixture
+def network(trained_workspace) -> SavedNetwork:
+    workspace, features = trained_workspace
+    trained = train_model(workspace, features, 8, TrainingSettings(epochs=2), seed=1)
+    file = trained.model_file
+    return SavedNetwork(file, digest_file(file), features.backbone.name, features.preprocessing, "float32")
+
+
+def prepare(network: SavedNetwork, workspace: Workspace, engine="keras", precision="float32") -> SplitNetwork:
+    return prepare_network(network, engine, precision, 5, workspace)
+
+
+@pytest.fixture(params=["where it was trained", "elsewhere"])
+def place(request, trained_workspace, workspace) -> Workspace:
+    """With what training left, and without it."""
+    place = trained_workspace[0] if request.param == "where it was trained" else workspace
+    shutil.rmtree(place.serving.root, ignore_errors=True)
+    return place
+
+
+def test_the_parts_compute_what_the_whole_computes(network, place):
+    parts = prepare(network, place)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32), np.uint8)
+    features = open_engine(parts.features.backbone, "keras", "float32").compute(list(images))
+    scores = np.concatenate([scored for _, scored in parts.score(features)])
+    whole = keras.models.load_model(network.file, compile=False)
+    np.testing.assert_allclose(scores, predict(whole, images[..., None].astype(np.float32)), atol=1e-4)
+
+
+def test_it_is_split_once_and_a_changed_part_is_made_anew(network, place):
+    parts = prepare(network, place)
+    written = parts.head_file.stat().st_mtime_ns
+    assert prepare(network, place) == parts
+    assert parts.head_file.stat().st_mtime_ns == written
+    recorded = digest_file(parts.features.backbone.weights_file)
+    parts.features.backbone.weights_file.unlink()  # may be a link
+    parts.features.backbone.weights_file.write_bytes(b"other weights")
+    prepare(network, place)
+    assert digest_file(parts.features.backbone.weights_file) == recorded
+
+
+def test_what_training_left_is_used(network, trained_workspace, monkeypatch):
+    workspace, features = trained_workspace
+    shutil.rmtree(workspace.serving.root, ignore_errors=True)
+    export_openvino(features.backbone)
+    monkeypatch.setattr(serving, "load_network", lambda *_, **__: pytest.fail("it was split"))
+    monkeypatch.setattr(export, "load_backbone", lambda *_, **__: pytest.fail("it was exported"))
+    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    parts = prepare(network, workspace, engine="auto")
+    assert parts.features.backbone.digest == features.backbone.digest
+    assert parts.features.choice.engine == "openvino"
+    open_engine(parts.features.backbone, "openvino", "float32")
+
+
+def test_so_is_the_backbone_that_fine_tuning_left(trained_workspace, monkeypatch):
+    workspace, features = trained_workspace
+    settings = TrainingSettings(epochs=1, fine_tune=FineTuneSettings(epochs=1))
+    tuned = train_model(workspace, features, 8, settings, seed=2)
+    assert tuned.features.backbone.digest != features.backbone.digest
+    monkeypatch.setattr(serving, "load_network", lambda *_, **__: pytest.fail("it was split"))
+    file = tuned.model_file
+    parts = prepare(SavedNetwork(file, digest_file(file), "ResNet50", features.preprocessing, "float32"), workspace)
+    assert parts.features.backbone.digest == tuned.features.backbone.digest
+
+
+def test_left_parts_of_another_model_are_not_used(network, trained_workspace):
+    workspace, features = trained_workspace
+    other = train_model(workspace, features, 8, TrainingSettings(epochs=2), seed=9)
+    shutil.rmtree(workspace.serving.root, ignore_errors=True)
+    parts = prepare(network, workspace)
+    assert digest_file(parts.head_file) != digest_file(other.head_file)
+
+
+def test_few_images_are_computed_by_keras_where_nothing_is_exported(network, workspace, monkeypatch):
+    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    assert prepare(network, workspace, engine="auto").features.choice.engine == "keras"
+
+
+def test_fault_66_other_bytes_are_never_loaded(network, workspace, tmp_path, monkeypatch):
+    other = tmp_path / "model.keras"
+    other.write_bytes(network.file.read_bytes() + b"!")
+    monkeypatch.setattr("keras.Model.load_weights", lambda *_, **__: pytest.fail("it was loaded"))
+    for file, found in ((other, digest_file(other)[:12]), (tmp_path / "none.keras", "none")):
+        with pytest.raises(WeightsError, match=rf"is {found}, .* was recorded\. It is not loaded\. Restore it from"):
+            prepare(replace(network, file=file), workspace)
+
+
+def test_what_is_no_network_is_told(workspace, tmp_path, network):
+    file = tmp_path / "model.keras"
+    file.write_bytes(b"no network")
+    with pytest.raises(WeightsError, match=r"cannot be loaded .* Give the model of a finished run"):
+        prepare(replace(network, file=file, sha256=digest_file(file)), workspace)
+
+
+def test_the_number_of_images_does_not_change_the_precision(network, workspace, monkeypatch):
+    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    monkeypatch.setattr(serving, "computes_bfloat16", lambda engine: engine == "openvino")
+    evaluated = replace(network, precision="bfloat16")
+    choices = [
+        prepare_network(evaluated, "auto", "auto", num_images, workspace).features.choice for num_images in (1, 500)
+    ]
+    assert {(choice.engine, choice.precision) for choice in choices} == {("openvino", "bfloat16")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "evaluated", "can", "precision"),
+    [
+        (("openvino", "auto"), "float32", True, "float32"),
+        (("openvino", "auto"), "bfloat16", True, "bfloat16"),
+        (("openvino", "auto"), "bfloat16", False, "float32"),
+        (("keras", "bfloat16"), "float32", False, "bfloat16"),
+    ],
+)
+def test_the_precision_is_that_of_the_evaluation(monkeypatch, asked, evaluated, can, precision):
+    monkeypatch.setattr(serving, "computes_bfloat16", lambda _: can)
+    choice = choose_serving_engine(*asked, evaluated)
+    assert (choice.engine, choice.precision) == (asked[0], precision)
+    assert choice.reason
