@@ -9,8 +9,7 @@ import pytest
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import ClusterError, SettingsError, WorkspaceError
 from hip_mri.workspace import Workspace
-from tasks.task_runners import cluster_checks
-from tasks.task_runners import dask_cluster as cluster
+from tasks.task_runners import dask_checks, dask_cluster
 from tasks.task_runners.dask_checks import Member, check_workers, describe_member, list_versions
 from tasks.task_runners.open_runner import open_runner
 
@@ -66,13 +65,13 @@ def test_other_missing_modules_are_not_blamed_on_the_extra(workspace: Workspace,
     ],
 )
 def test_threads_fit_the_most_crowded_machine(members, num_threads: int, expected: int) -> None:
-    assert cluster.share_threads(members, num_threads) == expected
+    assert dask_cluster.share_threads(members, num_threads) == expected
 
 
 def test_members_are_described_in_a_phrase() -> None:
-    assert cluster.describe_members([make_member()]) == "1 worker on alpha"
+    assert dask_cluster.describe_members([make_member()]) == "1 worker on alpha"
     members = [make_member("beta"), make_member("alpha", 8, 1, "GPU"), make_member("alpha")]
-    assert cluster.describe_members(members) == "3 workers on alpha, beta (1 with a GPU)"
+    assert dask_cluster.describe_members(members) == "3 workers on alpha, beta (1 with a GPU)"
 
 
 def test_variables_that_change_numbers_must_be_the_same_everywhere(workspace: Workspace, monkeypatch) -> None:
@@ -126,7 +125,7 @@ def describe(token_file: Path) -> Member:
 
 
 def test_a_worker_sees_the_workspace_or_says_why_not(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(cluster_checks, "SECONDS_TO_REACH_SERVER", 1)
+    monkeypatch.setattr(dask_checks, "SECONDS_TO_REACH_SERVER", 1)
     token = tmp_path / "token"
     assert "FileNotFoundError" in str(describe(token).workspace_fault)
     token.write_text("another")
@@ -139,18 +138,18 @@ def test_a_worker_sees_the_workspace_or_says_why_not(tmp_path: Path, monkeypatch
 
 
 def test_the_code_has_a_name_of_its_own(tmp_path: Path, monkeypatch) -> None:
-    name = cluster_checks._name_code()
-    assert cluster_checks._name_code() == name
+    name = dask_checks._name_code()
+    assert dask_checks._name_code() == name
     (tmp_path / "__init__.py").write_text("")
     monkeypatch.setattr(importlib.import_module("flows"), "__file__", str(tmp_path / "__init__.py"))
-    assert cluster_checks._name_code() != name
+    assert dask_checks._name_code() != name
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch) -> None:
     monkeypatch.setattr(cluster, "SECONDS_TO_CONNECT", 0.5)
     settings = RunnerSettings(kind="dask", dask_address="tcp://127.0.0.1:9")
     with (
-        cluster._prepare(settings) as prepared,
+        dask_cluster._prepare(settings) as prepared,
         pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*Start one there with"),
     ):
-        cluster._connect(prepared, settings)
+        dask_cluster._connect(prepared, settings)
