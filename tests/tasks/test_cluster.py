@@ -146,7 +146,7 @@ def test_the_code_has_a_name_of_its_own(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch) -> None:
-    monkeypatch.setattr(cluster, "SECONDS_TO_CONNECT", 0.5)
+    monkeypatch.setattr(dask_cluster, "SECONDS_TO_CONNECT", 0.5)
     settings = RunnerSettings(kind="dask", dask_address="tcp://127.0.0.1:9")
     with (
         dask_cluster._prepare(settings) as prepared,
