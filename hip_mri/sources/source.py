@@ -243,7 +243,7 @@ class _ZipSource:
         self._archive = archive
         labelled, self.num_ignored = read_names(sorted(archive.names))
         self.entries = [
-            Entry(name, label, archive.tell_size(name), f"{archive.tell_checksum(name):08x}-{archive.tell_size(name)}")
+            Entry(name, label, archive.get_size(name), f"{archive.get_checksum(name):08x}-{archive.get_size(name)}")
             for name, label in labelled
         ]
 

@@ -97,7 +97,7 @@ def _read_file(file: Path, num_bytes: int) -> bytes:
 
 
 def _read_entry(archive: Archive, name: str) -> bytes:
-    _check_size(archive.tell_size(name))
+    _check_size(archive.get_size(name))
     try:
         return archive.read(name)
     except ImageError as error:

@@ -1,48 +1,55 @@
-"""The directory of a zip file, held against the file itself before a byte of any entry is unpacked.
+"""Reads the directory of a zip file with `zipfile` and checks every entry before any is extracted.
 
-The standard library's `zipfile` reads what it can: it cuts names at a NUL, takes the last of two entries of one name,
-finds archives inside other files and does not see that entries overlap. What it drops cannot be judged afterwards, so
-the records are read here, from their bytes, and what is judged is what is unpacked. Entries are known by their position
-in the directory, counted from 1 in messages: names can identify patients.
+`zipfile` accepts more than can be trusted: it cuts names at a NUL, keeps the last of two entries with one name, finds
+archives inside other files, and on some Python versions does not notice that entries overlap. Messages refer to entries
+by their position in the directory, counted from 1, because names can identify patients.
 """
 
 import stat
 import struct
+import zipfile
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hip_mri.config import SourceLimits
-from hip_mri.errors import LimitError
+from hip_mri.errors import ArchiveError, LimitError
 from hip_mri.sources.entry_names import decode_name, find_path_fault, normalize_path, read_unicode_path
 from hip_mri.sources.zip_files.end_record import DirectoryPlace, OpenFile
-from hip_mri.sources.zip_files.extents import check_extents
 from hip_mri.sources.zip_files.faults import ZipFaults, name_method_fault
+from hip_mri.sources.zip_files.layout import ENCRYPTED, UTF8, find_data, split_extra
 from hip_mri.sources.zip_files.name_clashes import find_clashes
-from hip_mri.sources.zip_files.records import (
-    DEFLATED,
-    ENCRYPTED,
-    PATCHED,
-    STORED,
-    UTF8,
-    Directory,
-    read_records,
-    read_zip64,
-    split_extra,
-)
+
+METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Compression methods that are accepted. No imaging program writes others."""
 
 SMALL_ENTRY_BYTES: Final = 2**20
-"""Entries up to this size may be packed as tightly as they are: an empty picture is, and does no harm."""
+"""Entries up to this size may have any compression ratio: an empty picture has a high one and does no harm."""
 
-_LOOSE_BYTES: Final = 2**16
-"""What an entry may take, packed, beyond twice its size; the worst programs add half, or some bytes."""
+_MAX_OVERHEAD_BYTES: Final = 2**16
+"""Packed bytes allowed beyond twice the size of an entry; the least efficient programs add half, or some bytes."""
 
-_HIGHEST_VERSION: Final = 63
-"""6.3, the last version of the format."""
+_PATCHED: Final = 1 << 5
+_ENTRY: Final = np.dtype([("start", "u8"), ("packed_size", "u8"), ("size", "u8"), ("checksum", "u4"), ("method", "u2")])
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Entries of a zip file, in the order of its directory.
+
+    Attributes:
+        names: Decoded names; names of folders end in a slash.
+        entries: Offset of the data, packed size, size, CRC-32 and method of each entry, 30 bytes each.
+    """
+
+    names: list[str]
+    entries: NDArray[np.void]
 
 
 def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) -> Directory:
-    """Read and judge every entry of a directory, and where its data lie.
+    """Read and check all entries of a zip file.
 
     Args:
         file: The zip file.
@@ -50,25 +57,52 @@ def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) 
         limits: How much it may hold.
 
     Raises:
-        ArchiveError: An entry cannot be trusted. Offenders are told together, by position: those that are faulty by
-            themselves, then those that clash, then those that lie elsewhere than they say.
-        LimitError: There is too much; this ends the reading.
+        ArchiveError: An entry cannot be trusted. All offenders are listed: entries with faults of their own first, else
+            names that clash, else entries that are not where the directory says.
+        LimitError: It holds too much.
     """
     _check_number(file, place, limits)
     faults = ZipFaults(file.name)
-    directory = Directory()
-    total = 0
-    for record, raw, extra in read_records(file, place):
-        faults.add(_take_in(record, raw, extra, directory), len(directory.names))
-        total += directory.sizes[-1]
-        _check_total(file, total, limits)
-    _find_tight(directory, limits, faults)
-    faults.refuse()  # before names are compared: what that takes grows with their depth, which is bounded only now
-    find_clashes(directory.names, limits.most_entries, faults)
+    infos, unread_fault = _parse(file, place)
+    names = []
+    for position, info in enumerate(infos, start=1):
+        name, fault = _check_entry(info)
+        names.append(name)
+        faults.add(fault, position)
+        if info.file_size > max(SMALL_ENTRY_BYTES, limits.most_ratio * info.compress_size):
+            faults.add("too_tight", position)
+    faults.add(unread_fault, len(infos) + 1)
+    _check_total(file, sum(info.file_size for info in infos), limits)
+    faults.refuse()  # names are compared only if their depth is within bounds, which the time to compare depends on
+    find_clashes(names, limits.most_entries, faults)
     faults.refuse()
-    check_extents(file, place, directory, faults)
+    starts = find_data(file, place, infos, faults)
     faults.refuse()
-    return directory
+    rows = ((s, i.compress_size, i.file_size, i.CRC, i.compress_type) for s, i in zip(starts, infos, strict=True))
+    return Directory(names, np.fromiter(rows, _ENTRY, len(infos)))
+
+
+def _parse(file: OpenFile, place: DirectoryPlace) -> tuple[list[zipfile.ZipInfo], str | None]:
+    """All records, and the fault of the record behind them if it stopped `zipfile`."""
+    archive = zipfile.ZipFile.__new__(zipfile.ZipFile)  # an object, so that the records before a fault are known
+    fault = None
+    try:
+        archive.__init__(file.stream)
+    except UnicodeDecodeError:
+        fault = "name_not_utf8"
+    except NotImplementedError:
+        fault = "unsupported_version"
+    except zipfile.BadZipFile:
+        fault = "broken_record"
+    except OSError as error:
+        raise file.describe_unreadable(error) from error
+    infos = archive.filelist
+    if archive.start_dir != place.offset or (fault is None and len(infos) != place.num_entries):
+        raise ArchiveError(
+            f"source: {file.name} is a damaged or truncated zip file: its directory breaks off behind entry "
+            f"{min(len(infos), place.num_entries):,}. Fetch it again, or pack the folders again."
+        )
+    return infos, fault
 
 
 def _check_number(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) -> None:
@@ -92,61 +126,43 @@ def _check_total(file: OpenFile, total: int, limits: SourceLimits) -> None:
         )
 
 
-def _take_in(record: tuple, raw: bytes, extra: bytes, directory: Directory) -> str | None:
-    """Add an entry to the directory; returns what is wrong with it, as one of the codes of `ZipFaults`."""
-    _, _, _, version, flags, method, _, _, checksum, packed, size, _, _, _, disk, _, attributes, start = record
-    name, fault = "", None
+def _check_entry(info: zipfile.ZipInfo) -> tuple[str, str | None]:
+    """Name of an entry, and its fault as one of the codes of `ZipFaults`."""
     try:
-        fields = split_extra(extra)
-        size, packed, start = read_zip64(fields.get(1, b""), size, packed, start)
-        name = decode_name(raw, is_utf8=bool(flags & UTF8))
-        if 0x7075 in fields:
-            name = read_unicode_path(raw, fields[0x7075]) or name
-        name = normalize_path(name)
+        name = _read_name(info)
     except UnicodeDecodeError:
-        fault = "name_not_utf8"
+        return "", "name_not_utf8"
     except (ValueError, struct.error):
+        return "", "broken_record"
+    fault = find_path_fault(name) or _find_kind_fault(name, info.external_attr >> 16, info.file_size)
+    if fault is None and info.volume:
         fault = "broken_record"
-    directory.names.append(name)
-    for column, value in (
-        (directory.sizes, size),
-        (directory.packed_sizes, packed),
-        (directory.checksums, checksum),
-        (directory.methods, method),
-        (directory.flags, flags),
-        (directory.starts, start),
-        (directory.raw_names, hash(raw)),
-    ):
-        column.append(value)
-    fault = fault or find_path_fault(name) or _find_kind_fault(name, attributes >> 16, size)
-    if fault is None and disk:
-        fault = "broken_record"
-    return fault or _find_method_fault(version & 0xFF, flags, method, size, packed)
+    return name, fault or _find_method_fault(info)
+
+
+def _read_name(info: zipfile.ZipInfo) -> str:
+    is_utf8 = bool(info.flag_bits & UTF8)
+    raw = info.orig_filename.encode("utf-8" if is_utf8 else "cp437")
+    fields = split_extra(info.extra)
+    name = decode_name(raw, is_utf8=is_utf8)
+    return normalize_path(read_unicode_path(raw, fields.get(0x7075, b"")) or name)
 
 
 def _find_kind_fault(name: str, mode: int, size: int) -> str | None:
     """Whether an entry is something else than a file or a folder; programs off Unix leave the mode at 0."""
     is_folder = name.endswith("/")
-    kind = stat.S_IFMT(mode)
-    if kind not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG):
+    if stat.S_IFMT(mode) not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG):
         return "special_file"
     return "folder_with_content" if is_folder and size else None
 
 
-def _find_method_fault(version: int, flags: int, method: int, size: int, packed: int) -> str | None:
-    if flags & ENCRYPTED:
+def _find_method_fault(info: zipfile.ZipInfo) -> str | None:
+    if info.flag_bits & ENCRYPTED:
         return "encrypted"
-    if method not in (STORED, DEFLATED):
-        return name_method_fault(method)
-    if version > _HIGHEST_VERSION or flags & PATCHED:
+    if info.compress_type not in METHODS:
+        return name_method_fault(info.compress_type)
+    if info.flag_bits & _PATCHED:
         return "unsupported_version"
-    if method == STORED:
-        return "wrong_size" if size != packed else None
-    return "too_loose" if packed > 2 * size + _LOOSE_BYTES else None
-
-
-def _find_tight(directory: Directory, limits: SourceLimits, faults: ZipFaults) -> None:
-    sizes, packed = np.array(directory.sizes), np.array(directory.packed_sizes)
-    is_tight = (sizes > SMALL_ENTRY_BYTES) & (sizes > limits.most_ratio * packed.astype(np.float64))
-    for position in np.flatnonzero(is_tight).tolist():
-        faults.add("too_tight", position + 1)
+    if info.compress_type == zipfile.ZIP_STORED:
+        return "wrong_size" if info.file_size != info.compress_size else None
+    return "too_loose" if info.compress_size > 2 * info.file_size + _MAX_OVERHEAD_BYTES else None

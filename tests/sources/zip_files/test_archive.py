@@ -400,10 +400,9 @@ def test_fault_21_a_size_that_lies(file, size, checks):
     content = bytes(range(100))
     checksum = zlib.crc32(content if checks == "whole" else content[:size])
     member = Member(b"normal/a.png", content, DEFLATED, size=size, checksum=checksum)
-    assert refuse(file, build_zip(images(member))) == (
-        f"source: entry 3 of the file unpacks to another size than the {size:,} bytes that the archive tells, as no "
-        "program packs it. Pack the folders again."
-    )
+    message = refuse(file, build_zip(images(member)))
+    assert "entry 3 of the file" in message
+    assert f" {size:,} bytes" in message
 
 
 def test_fault_21_a_stored_size_that_lies(file):
