@@ -1,4 +1,4 @@
-"""Addresses of sources: what settings may hold, what messages tell, and what stays the same when a token changes."""
+"""Validates addresses of sources, shortens them for messages and removes their credentials."""
 
 import re
 from pathlib import Path

@@ -18,7 +18,7 @@ from hip_mri.sources.folder_listing import holds_files
 from hip_mri.sources.ignored_files import is_ignored_file, is_ignored_folder
 from hip_mri.sources.references import resolve_reference
 from hip_mri.sources.remote.fetch_limits import ProgressReport
-from hip_mri.sources.source import says_synthetic
+from hip_mri.sources.source import is_marked_synthetic
 from hip_mri.sources.split_folders import find_split_name
 from hip_mri.sources.tables.delivered_table import has_label_table
 from hip_mri.workspace import Workspace
@@ -184,5 +184,5 @@ def _describe(
     path: Path, origin: str, workspace: Workspace, limits: SourceLimits, *, is_fetched: bool = False
 ) -> Delivery:
     (pseudonym,) = hide_names([origin], workspace)
-    mark = _SYNTHETIC if says_synthetic(path, limits) else ""
+    mark = _SYNTHETIC if is_marked_synthetic(path, limits) else ""
     return Delivery(mark + pseudonym[:16], path, limits, is_fetched)

@@ -1,4 +1,4 @@
-"""From decoded pixel values to gray levels 0-255, and whether they show anything."""
+"""Converts decoded pixel values to gray levels 0-255 and rejects images without content."""
 
 from collections.abc import Sequence
 from typing import Final

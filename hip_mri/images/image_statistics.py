@@ -1,7 +1,6 @@
-"""How an image looks, in a few numbers: size, gray levels and sharpness, cheap enough for every image.
+"""Computes statistics of an image: size, gray levels and sharpness.
 
-They describe the image as it came. Contrast enhancement, which the network's input goes through, hides the very shifts
-of gray levels that tell another scanner or another export from the one that the model was trained on.
+They describe the image before contrast enhancement, which would hide shifts of gray levels between scanners or exports.
 """
 
 from typing import Final, NamedTuple
@@ -16,7 +15,7 @@ NUM_LEVELS: Final = 256
 PERCENTILES: Final = (1, 5, 25, 50, 75, 95, 99)
 
 BORDER_FRACTION: Final = 0.02
-"""Width of the frame whose gray level is taken, as a share of the shorter edge."""
+"""Width of the border whose gray level is measured, as a fraction of the shorter side."""
 
 
 class Statistic(NamedTuple):
@@ -25,14 +24,14 @@ class Statistic(NamedTuple):
     Attributes:
         name: As in tables.
         title: As in sentences and charts, with the unit.
-        least_spread: A standard deviation between patients that is taken for real, in the unit of the statistic.
-            Where training images agree more closely (all of one size, say), differences are held against this one,
-            so that what no reader of the images would notice does not count as large.
+        min_spread: Smallest standard deviation between patients that is used, in the unit of the statistic. If
+            training images agree more closely (for example, all have one size), differences are compared with this
+            value, so that differences too small to notice do not count as large.
     """
 
     name: str
     title: str
-    least_spread: float
+    min_spread: float
 
 
 STATISTICS: Final = (
@@ -47,10 +46,10 @@ STATISTICS: Final = (
     Statistic("border", "mean gray level of the border", 4.0),
     Statistic("gradient", "mean step from pixel to pixel", 1.0),
 )
-"""What `describe_appearance` returns, in this order."""
+"""What `compute_statistics` returns, in this order."""
 
 
-def describe_appearance(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+def compute_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Describe an image by its size, the distribution of its gray levels, its border and its sharpness.
 
     Args:

@@ -1,4 +1,4 @@
-"""What decoding returns, and its limits."""
+"""Results of decoding, and the limits that decoders enforce."""
 
 from dataclasses import dataclass
 from typing import Final

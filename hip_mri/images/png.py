@@ -1,4 +1,4 @@
-"""The form in which gray levels are stored: an 8-bit gray PNG file that holds pixels and nothing else."""
+"""Encodes and decodes the stored form of images: 8-bit gray PNG files without metadata."""
 
 import hashlib
 from typing import Final

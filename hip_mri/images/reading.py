@@ -1,4 +1,4 @@
-"""Image files of every kind to gray levels.
+"""Decodes image files of all supported formats to gray levels.
 
 The format is known by the first bytes of a file, never by its name. A well-kept library decodes it; only gray levels
 are returned, so that nothing else of a file can be stored. What cannot be used is set aside with one of these reasons:

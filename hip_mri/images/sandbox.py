@@ -1,4 +1,4 @@
-"""Decoding images of unknown origin in separate processes, so that a broken one costs one image and not the run.
+"""Decodes images in separate processes, so that a crash of a decoder costs one image and not the run.
 
 A decoder that meets a malicious or broken file can crash, hang or take all memory. Each thread that reads sends its
 files, one by one, to a decoder process that lives as long as the sandbox; when it ends, the file at fault is known.

@@ -1,4 +1,4 @@
-"""The process that decodes images of unknown origin: `python -m hip_mri.images.sandbox_worker OPTIONS`.
+"""Process that decodes images for the sandbox: `python -m hip_mri.images.sandbox_worker OPTIONS`.
 
 `OPTIONS` are the `ReadingOptions` as JSON. The process uses the socket that is its standard input: it sends `READY`,
 then for each question an answer. A question is `QUESTION`, then an image file. An answer is `ANSWER`, then a JSON

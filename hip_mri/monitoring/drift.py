@@ -50,7 +50,7 @@ class Batch:
     """Images to compare, a row each.
 
     Attributes:
-        appearance: What `describe_appearance` says of the images as they came, shape (num_images, len(STATISTICS)).
+        appearance: What `compute_statistics` says of the images as they came, shape (num_images, len(STATISTICS)).
         features: What the backbone makes of them, in memory or on disk, shape (num_images, num_features).
         groups: Code of each image's group, shape (num_images,). Images of different groups are independent.
     """

@@ -36,7 +36,7 @@ class BatchLook:
     """What is shown of one side.
 
     Attributes:
-        appearance: What `describe_appearance` says of its images, shape (num_images, len(STATISTICS)), at least one.
+        appearance: What `compute_statistics` says of its images, shape (num_images, len(STATISTICS)), at least one.
         examples: Some of its images as they came, gray levels 0-255, shape (height, width) each; at least one. The
             first six are shown.
     """

@@ -25,7 +25,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from hip_mri.dataset.preprocessing import read_stored_image
-from hip_mri.images.image_statistics import STATISTICS, Statistic, describe_appearance
+from hip_mri.images.image_statistics import STATISTICS, Statistic, compute_statistics
 from hip_mri.workspace import Workspace
 
 MAX_NUM_GROUPS: Final = 500
@@ -49,9 +49,9 @@ class StatisticShift:
         new_median: Median of the new groups.
         effect: Distance of the two distributions (Wasserstein's, in units of the statistic: how far values must be
             moved, on average, to turn one into the other) over the standard deviation between training groups, or
-            over `Statistic.least_spread` where that is larger.
+            over `Statistic.min_spread` where that is larger.
         is_beyond: Whether all new groups lie outside the range of the training groups, widened on both sides by its
-            own width, or by four times `least_spread` where that is larger.
+            own width, or by four times `min_spread` where that is larger.
         p_value: Chance of such a difference, in any statistic, between groups from one source; `None`: not tested.
     """
 
@@ -159,8 +159,8 @@ def _measure_shift(statistic: Statistic, reference: Floats, new: Floats, p_value
     from scipy.stats import wasserstein_distance  # noqa: PLC0415 - half a second to import
 
     low, high = float(reference.min()), float(reference.max())
-    margin = max(high - low, 4 * statistic.least_spread)
-    spread = max(float(reference.std()), statistic.least_spread)
+    margin = max(high - low, 4 * statistic.min_spread)
+    spread = max(float(reference.std()), statistic.min_spread)
     return StatisticShift(
         statistic=statistic,
         reference_range=(low, high),
@@ -193,4 +193,4 @@ def describe_stored_images(hashes: Sequence[str], workspace: Workspace, num_thre
 
 
 def _describe_stored(sha256: str, workspace: Workspace) -> NDArray[np.float64]:
-    return describe_appearance(read_stored_image(sha256, workspace))
+    return compute_statistics(read_stored_image(sha256, workspace))

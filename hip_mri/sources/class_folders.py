@@ -1,4 +1,4 @@
-"""Which paths of a source are images, and of which class: by folders named after the classes, or by a table."""
+"""Finds the images of a source and their labels, by class folders or by a table."""
 
 import logging
 from collections import Counter
@@ -36,7 +36,7 @@ Labelled = tuple[list[tuple[str, str]], int]
 
 
 def list_names(names: Sequence[str]) -> Labelled:
-    """Take all paths of a source but ignored files; see `label_names`, whose form this has with empty labels.
+    """Return all paths of a source except ignored files, with empty labels; see `label_names`.
 
     Raises:
         SourceError: There are no files.
@@ -54,9 +54,9 @@ def label_names(
 ) -> Labelled:
     """Find the images among the paths of a source, and their labels.
 
-    Where the table says labels, files with one are images, wherever they are. Else class folders tell, which may stand
-    at any depth that is the same for both; every folder at that depth must be one. A single folder above them may have
-    the name of a class, too.
+    If the table has labels, the files with a label are the images, wherever they are. Otherwise the class folders give
+    the labels. They may be at any depth that is the same for both classes, and every folder at that depth must be a
+    class folder. A single folder above them may also have the name of a class.
 
     Args:
         names: Paths with forward slashes.

@@ -1,4 +1,4 @@
-"""Names of the classes in a source: in any spelling, and other names that the user maps to them."""
+"""Recognizes the names of the classes in any spelling, and other names that the user maps to them."""
 
 from collections.abc import Mapping
 from functools import lru_cache

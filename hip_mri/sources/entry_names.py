@@ -1,7 +1,7 @@
-"""Names of a source's entries: decoded, judged, compared and shown, but never made into paths.
+"""Decodes, checks, compares and displays the names of the entries of a source.
 
-Images are stored under the SHA-256 of their bytes, so a name can do no harm on this disk. It is judged all the same:
-programs differ in what they make of a name such as `normal/../osseous_lesion/x.png`, and the class is part of it.
+Names never become paths: images are stored under the SHA-256 of their pixels. Names are checked nevertheless, because
+programs differ in how they resolve a name such as `normal/../osseous_lesion/x.png`, and the class is part of it.
 """
 
 import re
@@ -9,40 +9,43 @@ import unicodedata
 import zlib
 from typing import Final
 
-MOST_LEVELS: Final = 16
+MAX_LEVELS: Final = 16
 """Parts of a path, the file's own name included."""
 
 TOP_FOLDER: Final = "./"
 """Name of the entry that some programs write for the top of an archive."""
 
-MOST_NAME_BYTES: Final = 255
+MAX_NAME_BYTES: Final = 255
 """Longest part of a path, in bytes of UTF-8: the limit of every usual disk."""
 
-_MOST_SHOWN: Final = 60
+_MAX_SHOWN: Final = 60
 """Characters of a folder's name that a message shows."""
 
 _PLAIN: Final = re.compile(r"(?:\w[\w +,=@()-]{0,99}/){0,9}\w[\w +,=@().-]{0,99}/?", re.ASCII)
-"""Names without any doubt, which are nearly all; they are spared the closer look."""
+"""Plain names, which are nearly all names; they skip the detailed checks."""
 
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _ONLY_DOTS: Final = re.compile(r"[. ]*")
-"""A part that climbs or stays, also for programs that drop spaces and dots at its end."""
+"""A part that means the same or the parent folder, also for programs that drop trailing spaces and dots."""
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""What moves the cursor, colours the terminal or turns the direction of writing."""
+"""Characters that move the cursor, color the terminal or change the direction of text."""
 
 _LOOSE_END: Final = ". "
 """What Windows drops at the end of a part."""
 
-_MOST_MARKS: Final = 30
-"""Accents on one letter; every language does with fewer. Source: Unicode Standard Annex 15, Stream-Safe Text Format."""
+_MAX_MARKS: Final = 30
+"""Maximum number of accents on one letter; no language uses more.
+
+Source: Unicode Standard Annex 15, Stream-Safe Text Format.
+"""
 
 _JAPANESE_RUN: Final = re.compile("[\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uff66-\uff9f]{2,}")
 _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 
 def decode_name(raw: bytes, *, is_utf8: bool) -> str:
-    """Make text of a name as it stands in a zip file.
+    """Decode a name of a zip file.
 
     Without the flag for UTF-8 the format means cp437, and programs write what their system uses: UTF-8 and Shift-JIS
     are recognised, everything else is read as cp437, which can read any byte. A wrong guess changes the spelling of a
@@ -106,7 +109,7 @@ def normalize_path(name: str) -> str:
 
 
 def find_path_fault(name: str) -> str | None:
-    """Say why no archive with such a name can be trusted.
+    """Return the fault of a path that makes an archive untrustworthy.
 
     Args:
         name: Path inside an archive; one of a folder ends in a slash.
@@ -121,21 +124,21 @@ def find_path_fault(name: str) -> str | None:
     parts = name.removesuffix("/").split("/")
     if "\\" in name or _DRIVE.match(name) or any(_ONLY_DOTS.fullmatch(part) for part in parts):
         return "unsafe_path"
-    return "too_deep" if len(parts) > MOST_LEVELS else None
+    return "too_deep" if len(parts) > MAX_LEVELS else None
 
 
 def find_name_fault(name: str) -> str | None:
-    """Say why a file with such a name is quarantined: reason code, or `None`."""
+    """Return the reason code for which a file with such a name is quarantined, or `None`."""
     if _PLAIN.fullmatch(name):
         return None
     if _CONTROL.search(name):
         return "control_characters_in_name"
     longest = max(len(part.encode("utf-8", "surrogateescape")) for part in name.split("/"))
-    return "name_too_long" if longest > MOST_NAME_BYTES else None
+    return "name_too_long" if longest > MAX_NAME_BYTES else None
 
 
 def fold_name(name: str) -> str:
-    """What a name has in common with those that some system takes for the same.
+    """Return a form that is equal for names that some system regards as the same.
 
     Case, composition of accents, and dots and spaces at the end of a part make no difference.
     """
@@ -155,12 +158,12 @@ def compose_accents(text: str) -> str:
 
 
 def _has_endless_accents(text: str) -> bool:
-    if text.isascii() or len(text) <= _MOST_MARKS:
+    if text.isascii() or len(text) <= _MAX_MARKS:
         return False
     num_marks = 0
     for character in text:
         num_marks = num_marks + 1 if unicodedata.category(character).startswith("M") else 0
-        if num_marks > _MOST_MARKS:
+        if num_marks > _MAX_MARKS:
             return True
     return False
 
@@ -174,4 +177,4 @@ def escape_name(name: str) -> str:
 def show_name(name: str) -> str:
     """A name for a message: escaped, and cut where it is long."""
     shown = escape_name(name)
-    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

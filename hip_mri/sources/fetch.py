@@ -1,4 +1,4 @@
-"""Bringing the source here: from an address, from Google Drive, from the demo; local files stay where they are."""
+"""Downloads a remote source or draws the demo; local files stay where they are."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ from hip_mri.config import SourceLimits
 from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
 from hip_mri.proxies import find_proxy
 from hip_mri.sources.references import SECRET, resolve_reference
-from hip_mri.sources.remote.fetch_limits import ProgressReport, tell_changed
+from hip_mri.sources.remote.fetch_limits import ProgressReport, changed_error
 from hip_mri.sources.remote.google_drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
 from hip_mri.sources.remote.partial_files import continue_part, copy_ranges, remove_old_parts
 from hip_mri.sources.source import check_zip, explain_unreadable
@@ -36,7 +36,7 @@ _VERSION_FIELDS: Final = ("ETag", "etag", "generation", "size", "mtime", "LastMo
 
 
 def check_source(source: str | None) -> None:
-    """See, without touching the network, that a source can be what it is said to be. No message repeats it.
+    """Check a source without network access. No message repeats it.
 
     Raises:
         SourceError: There is no such local file or folder, the kind of address is not supported, or the source is a
@@ -63,14 +63,14 @@ def fetch_source(
     on_progress: ProgressReport = lambda done, total: None,
     limits: SourceLimits = SourceLimits(),
 ) -> Path:
-    """Bring a source to this machine, once.
+    """Provide a source as a local file or folder; a remote file is downloaded once.
 
     Args:
         source: Path, address, Drive link or id; `None` draws the synthetic demo.
         sha256: Expected SHA-256 of the file, or `None`.
         sources_folder: Where fetched files are kept. A remote file that has not changed, by its size, time and tag
-            (on Google Drive: by its size and first bytes), is not fetched again. Once a later version has come whole,
-            the earlier ones are removed; so are parts that nobody has gone on with for a week.
+            (on Google Drive: by its size and first bytes), is not fetched again. When a later version is complete,
+            the earlier ones are removed; so are partial files that were not continued for a week.
         on_progress: Called while bytes come.
         limits: How many bytes may come, and how long that may take.
 
@@ -152,7 +152,7 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
         # s3fs reads the proxies of the environment, gcsfs when told to.
         options = {"session_kwargs": {"trust_env": True}} if address.startswith("gs://") else {}
         filesystem, path = fsspec.url_to_fs(address, **options)
-        version = _tell_version(filesystem.info(path))
+        version = _select_version(filesystem.info(path))
     file = _name_file(address, version, sources_folder)
     if not file.exists():
         logger.info("Fetching %s", shown)
@@ -162,8 +162,8 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
         ):
             read = partial(filesystem.cat_file, path)
             copy_ranges(read, int(version.get("size", 0)), part, shown, on_progress, limits)
-            if _tell_version(filesystem.info(path)) != version:
-                raise tell_changed(shown)
+            if _select_version(filesystem.info(path)) != version:
+                raise changed_error(shown)
     return file
 
 
@@ -179,7 +179,7 @@ def _remove_earlier_versions(file: Path) -> None:
             version.unlink(missing_ok=True)
 
 
-def _tell_version(info: Mapping[str, Any]) -> dict[str, str]:
+def _select_version(info: Mapping[str, Any]) -> dict[str, str]:
     return {field: str(info[field]) for field in _VERSION_FIELDS if info.get(field) is not None}
 
 
@@ -194,7 +194,7 @@ def _fetch_from_drive(drive_id: str, sources_folder: Path, on_progress: Progress
 
 @contextlib.contextmanager
 def _receive(file: Path, explain: Callable[[Exception], SourceError], limits: SourceLimits) -> Iterator[Path]:
-    """Let a block fetch a zip file, which appears whole and sound or not at all.
+    """Let a block download a zip file, which appears complete and checked or not at all.
 
     Args:
         file: The file to write.

@@ -1,4 +1,4 @@
-"""Kinds of files that are given by mistake, known by their first bytes: archives, web pages, Git LFS pointers."""
+"""Recognizes files that are given by mistake by their first bytes: archives, web pages, Git LFS pointers."""
 
 import contextlib
 import zlib

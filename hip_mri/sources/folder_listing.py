@@ -1,4 +1,4 @@
-"""A folder as a source: every file in it, and nothing that leads out of it or never ends."""
+"""Lists the files of a folder; links that lead out of it, pipes and devices are rejected."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from typing import Final
 
 from hip_mri.config import SourceLimits
 from hip_mri.errors import LimitError, SourceError
-from hip_mri.sources.entry_names import MOST_LEVELS
+from hip_mri.sources.entry_names import MAX_LEVELS
 from hip_mri.sources.ignored_files import is_ignored_folder
 
 _MEANINGS: Final = {
@@ -18,7 +18,7 @@ _MEANINGS: Final = {
     "special": "pipes, sockets or devices (find them with `find . ! -type f ! -type d ! -type l`)",
     "folder": "folders under the name of a file",
     "gone": "files that went away while it was listed, or that nobody may look at",
-    "deep": f"files or folders below more than {MOST_LEVELS - 1} others (see `find . -mindepth {MOST_LEVELS + 1}`)",
+    "deep": f"files or folders below more than {MAX_LEVELS - 1} others (see `find . -mindepth {MAX_LEVELS + 1}`)",
 }
 
 
@@ -135,7 +135,7 @@ def _descend(folder: Path, on_error: Callable[[OSError], None], skipped: Skipped
     for place, folders, files in os.walk(folder, onerror=on_error):
         skipped.remove_from(folders, place)
         folders.sort()
-        is_last = len(Path(place).relative_to(folder).parts) == MOST_LEVELS
+        is_last = len(Path(place).relative_to(folder).parts) == MAX_LEVELS
         not_entered = [name for name in folders if is_last or Path(place, name).is_symlink()]
         yield from (Path(place, name) for name in (*not_entered, *files))
         if is_last:
@@ -144,7 +144,7 @@ def _descend(folder: Path, on_error: Callable[[OSError], None], skipped: Skipped
 
 def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
     """What the system tells of a file, or a key of `_MEANINGS`."""
-    if len(path.relative_to(folder).parts) > MOST_LEVELS:
+    if len(path.relative_to(folder).parts) > MAX_LEVELS:
         return "deep"
     try:
         status = path.lstat()

@@ -1,4 +1,4 @@
-"""Files that are no part of the data: of operating systems, file servers and version control, and whole workspaces."""
+"""Recognizes files that are not data: of operating systems, file servers and version control, and workspaces."""
 
 import re
 from collections import Counter

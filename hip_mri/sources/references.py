@@ -1,4 +1,4 @@
-"""Sources that are named in the settings and not written there: an address that opens a file to whoever reads it.
+"""Resolves sources that settings refer to by name, because the address itself is confidential.
 
 Settings are shown in the Prefect UI, kept in its database and repeated in the run folder. So an address with a
 password, a token or a signature stands in the environment (`env:HIP_SOURCE`) or in a Secret block of Prefect's

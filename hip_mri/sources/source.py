@@ -1,4 +1,4 @@
-"""A zip file or a folder, seen as a list of entries: labelled by two class folders, or without labels."""
+"""Opens a zip file or a folder as a list of entries, with or without labels."""
 
 import contextlib
 import logging
@@ -66,7 +66,7 @@ NameReader = Callable[[Sequence[str]], tuple[list[tuple[str, str]], int]]
 
 @dataclass(frozen=True)
 class Labelling:
-    """What tells the labels of a source's files.
+    """How the files of a source are labelled.
 
     Attributes:
         class_names: Finds the class that the name of a folder, or a value in the table, stands for.
@@ -121,7 +121,7 @@ def open_source(
 def open_unlabelled(
     path: Path, limits: SourceLimits = SourceLimits(), *, own_folder: Path | None = None
 ) -> Iterator[Source]:
-    """Open images that nobody has sorted into classes: every file that is not ignored is an entry.
+    """Open images without labels: every file that is not ignored is an entry.
 
     Args:
         path: A zip file or a folder with folders of any kind, or a single image.
@@ -139,7 +139,7 @@ def open_unlabelled(
     if path.is_dir():
         yield _open_folder(path, limits, list_names, own_folder)
     elif path.is_file():
-        status, is_archive = _look_into(path)
+        status, is_archive = _inspect(path)
         if is_archive:
             with open_archive(path, SHOWN, limits, NEEDED_WITHOUT_LABELS) as archive:
                 yield _ZipSource(archive, list_names)
@@ -169,8 +169,8 @@ def _open_folder(path: Path, limits: SourceLimits, read_names: NameReader, own_f
     return source
 
 
-def _look_into(file: Path) -> tuple[os.stat_result, bool]:
-    """What the system tells of a file, and whether it is meant for an archive by its ending or its first bytes."""
+def _inspect(file: Path) -> tuple[os.stat_result, bool]:
+    """Status of a file, and whether its suffix or first bytes are those of an archive."""
     with explain_unreadable(), file.open("rb") as stream:
         start = stream.read(NUM_BYTES_NEEDED)
         is_archive = file.suffix.lower() == ".zip" or is_zip(start) or bool(name_archive(start))
@@ -179,7 +179,7 @@ def _look_into(file: Path) -> tuple[os.stat_result, bool]:
 
 @contextlib.contextmanager
 def explain_unreadable() -> Iterator[None]:
-    """Make an error of the system in a block that reads the file of a source one that tells the user what to do."""
+    """Convert an `OSError` of a block that reads a source file to a `SourceError` with advice."""
     try:
         yield
     except OSError as error:
@@ -189,11 +189,11 @@ def explain_unreadable() -> Iterator[None]:
 
 
 def check_zip(file: Path, name: str, limits: SourceLimits) -> None:
-    """Judge the whole directory of a zip file, as at its opening; class folders do not matter, nothing is unpacked.
+    """Check the whole directory of a zip file, as when it is opened; nothing is extracted.
 
     Args:
         file: The file.
-        name: What the user knows it by.
+        name: Name for messages.
         limits: How much it may hold.
 
     Raises:
@@ -204,8 +204,8 @@ def check_zip(file: Path, name: str, limits: SourceLimits) -> None:
         pass
 
 
-def says_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
-    """Whether a zip file or a folder says that no patient is in it, by the file `SYNTHETIC_MARK`."""
+def is_marked_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
+    """Whether a zip file or a folder contains the file `SYNTHETIC_MARK`, which marks its images as synthetic."""
     if path.is_dir():
         return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
     try:
@@ -220,7 +220,9 @@ class _FolderSource:
     def __init__(self, folder: Path, files: Mapping[str, os.stat_result], read_names: NameReader) -> None:
         self._folder = folder
         labelled, self.num_ignored = read_names(sorted(files))
-        self.entries = [Entry(name, label, files[name].st_size, _tell_version(files[name])) for name, label in labelled]
+        self.entries = [
+            Entry(name, label, files[name].st_size, _describe_version(files[name])) for name, label in labelled
+        ]
 
     def read(self, entry: Entry) -> bytes:
         _refuse_by_name(entry.name)
@@ -234,7 +236,7 @@ class _FolderSource:
         return _refuse_other_kinds(content)
 
 
-def _tell_version(status: os.stat_result) -> str:
+def _describe_version(status: os.stat_result) -> str:
     return f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}"
 
 

@@ -1,4 +1,4 @@
-"""Splits that the folders of a source give: folders named train, val and test, above or below the class folders."""
+"""Finds the split that a source gives by folders named train, val and test, above or below the class folders."""
 
 import logging
 import re
@@ -24,7 +24,7 @@ _NAMES: Final = re.compile(
     r"(?:set|dataset|data|images?|split)?"
 )
 _MIN_COVERAGE: Final = 0.5
-"""Share of a source's files below which folders named like splits are no split of it."""
+"""Fraction of the files of a source below which folders named like splits are no split of it."""
 
 
 @lru_cache(2**16)

@@ -1,4 +1,4 @@
-"""What to do about a source without a usable image, by the reasons for which its files cannot be used."""
+"""Explains why the files of a source cannot be used, and what to do."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ _UNPACK: Final = "These are archives (zip, tar, 7z or RAR) inside the source: un
 _COPY_AGAIN: Final = "These files are damaged or incomplete: copy or export them again."
 _EXPORT: Final = "Export them as single pictures in PNG, JPEG, TIFF or DICOM."
 
-_CURES: Final = {
+_REMEDIES: Final = {
     "nested_archive": _UNPACK,
     "git_lfs_pointer": f"These files are Git LFS pointers, not the images themselves. {LFS_ADVICE}",
     "web_page": "These files are web pages, such as a login, saved as images: download the images themselves.",
@@ -68,5 +68,5 @@ def explain_unusable(counts: dict[str, int], quarantine_file: Path) -> str:
     """
     commonest = next(iter(counts), "")
     which = f"Most are {commonest}: " if len(counts) > 1 else ""
-    cure = f"{which}{_CURES[commonest]} " if commonest in _CURES else ""
-    return f"{cure}{quarantine_file} lists every such file with its reason."
+    remedy = f"{which}{_REMEDIES[commonest]} " if commonest in _REMEDIES else ""
+    return f"{remedy}{quarantine_file} lists every such file with its reason."

@@ -24,7 +24,7 @@ from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.grouping.split import split_manifest
 from hip_mri.images.contrast import preprocess_image
-from hip_mri.images.image_statistics import describe_appearance
+from hip_mri.images.image_statistics import compute_statistics
 from hip_mri.models.backbones.backbone import prepare_backbone
 from hip_mri.models.backbones.engines import FeatureEngine, open_engine
 from hip_mri.models.backbones.weights import resolve_weights
@@ -71,7 +71,7 @@ def describe(
 ) -> Batch:
     def look_at(pixels: NDArray) -> tuple[NDArray, NDArray]:
         changed = change(pixels)
-        return describe_appearance(changed), preprocess_image(changed, settings)
+        return compute_statistics(changed), preprocess_image(changed, settings)
 
     parallel = Parallel(num_threads, backend="threading")
     described = list(parallel(delayed(look_at)(phantom.pixels) for phantom in phantoms))

@@ -13,7 +13,7 @@ from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_stored_image
 from hip_mri.errors import ImageError, WorkspaceError
-from hip_mri.images.image_statistics import PERCENTILES, STATISTICS, describe_appearance
+from hip_mri.images.image_statistics import PERCENTILES, STATISTICS, compute_statistics
 from hip_mri.monitoring.shift import describe_stored_images
 from tests.conftest import draw_image
 
@@ -21,7 +21,7 @@ IMAGES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=1, max_s
 
 
 def describe(image: np.ndarray) -> dict[str, float]:
-    return dict(zip([statistic.name for statistic in STATISTICS], describe_appearance(image), strict=True))
+    return dict(zip([statistic.name for statistic in STATISTICS], compute_statistics(image), strict=True))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_aspect_is_width_over_height():
 )
 def test_other_arrays_are_refused(image):
     with pytest.raises(ImageError, match="gray levels of type uint8 are needed, received"):
-        describe_appearance(image)
+        compute_statistics(image)
 
 
 def test_stored_images_are_described_as_they_came(workspace, source_zip):
@@ -87,7 +87,7 @@ def test_stored_images_are_described_as_they_came(workspace, source_zip):
     hashes = list(select_ready(read_manifest(workspace.manifest_file))["sha256"].head(5))[::-1]
     rows = describe_stored_images(hashes, workspace, num_threads=2)
     for sha256, row in zip(hashes, rows, strict=True):
-        np.testing.assert_array_equal(row, describe_appearance(read_stored_image(sha256, workspace)))
+        np.testing.assert_array_equal(row, compute_statistics(read_stored_image(sha256, workspace)))
     assert describe_stored_images([], workspace, num_threads=1).shape == (0, len(STATISTICS))
     workspace.image_file(hashes[2]).unlink()
     with pytest.raises(WorkspaceError, match="is missing"):
@@ -96,4 +96,4 @@ def test_stored_images_are_described_as_they_came(workspace, source_zip):
 
 def test_names_and_titles_are_unique():
     assert len({statistic.name for statistic in STATISTICS}) == len({s.title for s in STATISTICS}) == len(STATISTICS)
-    assert all(statistic.least_spread > 0 for statistic in STATISTICS)
+    assert all(statistic.min_spread > 0 for statistic in STATISTICS)

@@ -11,7 +11,7 @@ from hip_mri.config import DriftSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.errors import EvaluationError
 from hip_mri.images.contrast import preprocess_image
-from hip_mri.images.image_statistics import STATISTICS, describe_appearance
+from hip_mri.images.image_statistics import STATISTICS, compute_statistics
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.monitoring import drift
 from hip_mri.monitoring.drift import Batch, FeatureShift, compare_features, detect_drift
@@ -65,7 +65,7 @@ def look_at(backbone):
     def describe(phantoms, change) -> Batch:
         changed = [change(pixels) for _, pixels in phantoms]
         features = engine.compute([preprocess_image(pixels, SMALL) for pixels in changed])
-        appearance = np.array([describe_appearance(pixels) for pixels in changed])
+        appearance = np.array([compute_statistics(pixels) for pixels in changed])
         return Batch(appearance, features, np.array([patient for patient, _ in phantoms]))
 
     return describe

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hip_mri.images.image_statistics import STATISTICS, describe_appearance
+from hip_mri.images.image_statistics import STATISTICS, compute_statistics
 from hip_mri.monitoring.drift_chart import MOST_EXAMPLES, NUM_PANELS, BatchLook, draw_drift
 from hip_mri.monitoring.shift import measure_shifts
 from tests.evaluation.charts.test_charts import NOTICE, list_overlaps, read_texts
@@ -11,7 +11,7 @@ from tests.evaluation.charts.test_charts import NOTICE, list_overlaps, read_text
 
 def make_look(seed: int, size: tuple[int, int], count: int) -> BatchLook:
     images = list(np.random.default_rng(seed).integers(0, 256, (count, *size), np.uint8))
-    return BatchLook(np.array([describe_appearance(image) for image in images]), images)
+    return BatchLook(np.array([compute_statistics(image) for image in images]), images)
 
 
 def draw(reference: BatchLook, new: BatchLook, alpha: float | None = 0.01, num_statistics: int = len(STATISTICS)):

@@ -16,7 +16,7 @@ MEAN = [statistic.name for statistic in STATISTICS].index("mean")
 
 
 def draw_groups(seed: int, count: int) -> np.ndarray:
-    """Independent statistics, spread far enough that `least_spread` plays no part."""
+    """Independent statistics, spread far enough that `min_spread` plays no part."""
     return np.random.default_rng(seed).normal(100, 30, (count, NUM_STATISTICS))
 
 

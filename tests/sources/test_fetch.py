@@ -347,7 +347,7 @@ def spoil_first_name(content: bytes) -> bytes:
 def test_fault_20_a_file_with_a_sound_end_and_a_bad_directory_is_not_kept(server, folder):
     server.content = spoil_first_name(CONTENT)
     with pytest.raises(
-        ArchiveError, match=r"^source: what was fetched is refused\. It has entries that tell one thing"
+        ArchiveError, match=r"^source: what was fetched is refused\. It has entries that differ between the directory"
     ):
         fetch_source(server.address, None, folder)
     assert list_files(folder) == []

@@ -407,7 +407,8 @@ def test_fault_33_redirects_at_the_given_place_are_followed(server, folder, stat
 
 def test_fault_33_a_circle_of_redirects(server, folder):
     message = refuse_redirect(server, folder, "/hip.zip")
-    assert message == f"source: {server.shown} leads from one place to the next. Check the address."
+    assert server.shown in message
+    assert "too many redirects" in message
 
 
 @pytest.mark.parametrize(

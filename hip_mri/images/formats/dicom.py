@@ -1,4 +1,4 @@
-"""DICOM files: their pictures, and whose they are.
+"""Reads the images of DICOM files, their patient and their series.
 
 Files are read where every viewer reads them: with any preamble or none, without file meta information, with elements
 missing that have one sensible default, and with padding behind the pixels. An element without content counts as

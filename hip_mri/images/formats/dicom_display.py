@@ -1,4 +1,4 @@
-"""From stored values of DICOM frames to gray levels.
+"""Converts stored values of DICOM frames to gray levels.
 
 Source: DICOM PS3.3 2024e, C.7.5.1.1.2 (padding), C.11.1 (modality LUT) and C.11.2 (VOI LUT).
 """

@@ -1,4 +1,4 @@
-"""Numbers of DICOM elements, also where they are not quite written as the standard wants."""
+"""Reads numbers of DICOM elements, including some that violate the standard."""
 
 from typing import TYPE_CHECKING
 

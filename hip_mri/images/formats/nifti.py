@@ -1,4 +1,4 @@
-"""NIfTI volumes, taken apart into slices by nibabel.
+"""Reads the slices of NIfTI volumes with nibabel.
 
 Source: NIfTI-1.1 and NIfTI-2 headers, https://nifti.nimh.nih.gov
 """

@@ -1,4 +1,4 @@
-"""PNG, JPEG, JPEG 2000, BMP, WebP and GIF files: OpenCV reads their pixels, Pillow the headers of all but PNG."""
+"""Reads PNG, JPEG, JPEG 2000, BMP, WebP and GIF files: OpenCV decodes pixels, Pillow headers of all but PNG."""
 
 import io
 import struct

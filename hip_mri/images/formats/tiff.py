@@ -1,4 +1,4 @@
-"""TIFF files of one or several pages, read by tifffile."""
+"""Reads TIFF files of one or several pages with tifffile."""
 
 import io
 import logging

@@ -1,7 +1,7 @@
-"""Files on Google Drive that anyone with the link may read: which one is meant, fetching it, and seeing a new upload.
+"""Downloads files of Google Drive that are shared by link, and detects new uploads.
 
-Drive tells no tag, and a time only sometimes. A file is known again by its size and its first bytes, which in a zip
-file hold time and checksum of the first image: an upload that differs in neither is not noticed.
+Drive reports no ETag and a time stamp only sometimes. A file is compared by its size and its first bytes, which in a
+zip file contain time and checksum of the first image: an upload that differs in neither is not detected.
 """
 
 import io
@@ -27,11 +27,11 @@ be a patient's, and send it to Google."""
 _LINK: Final = re.compile(r"https://(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([A-Za-z0-9_-]{25,60})")
 
 _HEAD_BYTES: Final = 2**16
-"""How much of a file is looked at; it comes in pieces of half a megabyte, so that a look costs one of them."""
+"""Bytes that are compared; downloads come in chunks of half a megabyte, so a comparison costs one chunk."""
 
 
-class _SeenEnough(Exception):  # noqa: N818 - ends a download, and is no error
-    """Enough of a file has come to know it again."""
+class _HeadComplete(Exception):  # noqa: N818 - ends a download, and is no error
+    """Enough of a file was downloaded to compare it."""
 
 
 def find_drive_id(source: str) -> str | None:
@@ -71,7 +71,7 @@ def is_unchanged(drive_id: str, file: Path, limits: SourceLimits) -> bool:
         LimitError: The file on Drive has become too large, or does not come in time.
     """
     try:
-        head, size = _look(drive_id, limits)
+        head, size = _read_head(drive_id, limits)
     except HipMriError:
         raise
     except Exception as error:  # `gdown` has errors of several kinds, without a common base
@@ -84,18 +84,18 @@ def is_unchanged(drive_id: str, file: Path, limits: SourceLimits) -> bool:
         return size in (0, file.stat().st_size) and stream.read(len(head)) == head
 
 
-def _look(drive_id: str, limits: SourceLimits) -> tuple[bytes, int]:
+def _read_head(drive_id: str, limits: SourceLimits) -> tuple[bytes, int]:
     """First bytes of a file, and its size, 0 where Drive does not tell."""
     stream, sizes = io.BytesIO(), [0]
 
     def stop_early(done: int, total: int) -> None:
         sizes.append(total)
         if done >= _HEAD_BYTES:
-            raise _SeenEnough
+            raise _HeadComplete
 
     try:
         download_from_drive(drive_id, stream, limits, stop_early)
-    except _SeenEnough:
+    except _HeadComplete:
         return stream.getvalue(), sizes[-1]
     return stream.getvalue(), len(stream.getvalue())
 

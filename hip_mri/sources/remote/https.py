@@ -1,7 +1,7 @@
-"""Fetching a file over https: from nowhere the user did not mean, within limits, and on from where it broke off.
+"""Downloads files over HTTPS: redirects to private hosts are rejected, and interrupted downloads are resumed.
 
-An address that the user gives is the user's will, on a private network too. Where a server then sends the program is
-not: a redirect may lead to other hosts on the internet, not to this machine, its network or the cloud's own services.
+The address that the user gives may be on a private network. A redirect of a server may not: it may lead to other hosts
+on the internet, but not to this machine, its network or the metadata services of a cloud.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from yarl import URL
 from hip_mri.config import SourceLimits
 from hip_mri.errors import SourceError
 from hip_mri.proxies import find_proxy, list_proxies
-from hip_mri.sources.remote.fetch_limits import limit_progress, tell_changed, tell_too_slow
+from hip_mri.sources.remote.fetch_limits import changed_error, limit_progress, too_slow_error
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
-_MOST_REDIRECTS: Final = 10
+_MAX_REDIRECTS: Final = 10
 _CHUNK_BYTES: Final = 2**20
 _PLAIN: Final = {"Accept-Encoding": "identity"}
 """Asks for the file's own bytes, which resuming and the budget count."""
@@ -57,10 +57,10 @@ class Address:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What a server tells of a file.
+    """Properties of a file as reported by its server.
 
     Attributes:
-        version: Header fields that change when the file does, and `size`; those that are told.
+        version: Header fields that change when the file changes, and `size`, if reported.
         takes_ranges: Whether the server sends a part of the file on request.
     """
 
@@ -69,20 +69,20 @@ class RemoteFile:
 
     @property
     def has_strong_tag(self) -> bool:
-        """Whether the server tells a tag that changes with every byte of the file."""
+        """Whether the server reports an ETag that changes with every byte of the file."""
         return not self.version.get("ETag", "W/").startswith("W/")
 
     @property
     def can_resume(self) -> bool:
-        """Whether a part and the rest, fetched later, are known to belong together."""
+        """Whether a part and the rest, downloaded later, are known to be of one version."""
         return self.takes_ranges and self.has_strong_tag
 
 
 def ask_for_file(address: Address, limits: SourceLimits) -> RemoteFile:
-    """Ask a server for what it tells of a file, without fetching it.
+    """Request the properties of a file without downloading it.
 
     Raises:
-        SourceError: The address leads where it must not.
+        SourceError: A redirect leads to a private host.
         aiohttp.ClientError: The server refuses, or the network failed.
     """
     return sync(get_loop(), _ask, address, limits)
@@ -91,17 +91,17 @@ def ask_for_file(address: Address, limits: SourceLimits) -> RemoteFile:
 def download_file(
     address: Address, remote: RemoteFile, file: Path, limits: SourceLimits, on_progress: Callable[[int, int], None]
 ) -> None:
-    """Fetch a file, or what is missing of it.
+    """Download a file, or the missing part of it.
 
     Args:
         address: Where it is.
-        remote: What the server told of it.
+        remote: Properties that the server reported.
         file: Where it is written; if `remote` can resume, the bytes it holds are kept and the rest is appended.
         limits: Bytes and seconds that it may take.
         on_progress: Called with the bytes that have come and the bytes of all, 0 where that is unknown.
 
     Raises:
-        SourceError: The address leads where it must not, the file has changed since the server was asked, or it is
+        SourceError: A redirect leads to a private host, the file has changed since the server was asked, or it is
             over a limit; trying again does not help.
         aiohttp.ClientError: The server refuses, or the network failed.
         OSError: The network failed, or the disk.
@@ -141,7 +141,7 @@ async def _receive(
     limits: SourceLimits,
     on_progress: Callable[[int, int], None],
 ) -> None:
-    """Write what comes behind the position of a file, no more than allowed and no less than told."""
+    """Append the response to a file: at most the allowed and exactly the announced number of bytes."""
     total = int(_describe(response).version.get("size", 0))
     report = limit_progress(on_progress, address.shown, limits)
     report(stream.tell(), total)
@@ -153,9 +153,9 @@ async def _receive(
 
 
 def _refuse_change(address: Address, remote: RemoteFile, found: RemoteFile) -> None:
-    told = remote.version.keys() & found.version.keys()
-    if any(remote.version[field] != found.version[field] for field in told):
-        raise tell_changed(address.shown)
+    shared = remote.version.keys() & found.version.keys()
+    if any(remote.version[field] != found.version[field] for field in shared):
+        raise changed_error(address.shown)
 
 
 def _continues_at(response: aiohttp.ClientResponse, here: int) -> bool:
@@ -191,7 +191,7 @@ async def _open_session(address: Address, limits: SourceLimits) -> AsyncIterator
             yield session
     except TimeoutError:
         if clock.expired():
-            raise tell_too_slow(address.shown, limits) from None
+            raise too_slow_error(address.shown, limits) from None
         raise
     except ValueError:  # what aiohttp and yarl say of addresses, which they repeat
         raise SourceError(
@@ -205,7 +205,7 @@ async def _request(
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """The answer to a request, behind redirects that lead to other places on the internet."""
     url = address.url
-    for _ in range(_MOST_REDIRECTS):
+    for _ in range(_MAX_REDIRECTS):
         proxy = _find_usable_proxy(url, address)
         sending = session.request(method, url, headers=headers, allow_redirects=False, proxy=proxy)
         async with sending as response:
@@ -217,7 +217,7 @@ async def _request(
         _refuse_place(url, address)
         if find_proxy(str(url)):
             await _refuse_internal_name(url, address)
-    raise SourceError(f"source: {address.shown} leads from one place to the next. Check the address.")
+    raise SourceError(f"source: {address.shown} has too many redirects. Check the address.")
 
 
 def _refuse_place(url: URL, address: Address) -> None:

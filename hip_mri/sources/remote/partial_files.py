@@ -1,4 +1,4 @@
-"""Files that have come in part: kept for the next try and the next run, and never taken for whole."""
+"""Keeps partial downloads for the next attempt or run, separate from complete files."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import Final
 
 from hip_mri.config import SourceLimits
 from hip_mri.errors import LimitError, SourceError
-from hip_mri.sources.remote.fetch_limits import limit_progress, tell_changed
+from hip_mri.sources.remote.fetch_limits import changed_error, limit_progress
 from hip_mri.storage import digest, explain_refusal
 
 _RANGE_BYTES: Final = 32 * 2**20
@@ -23,7 +23,7 @@ _KEPT_SECONDS: Final = 7 * 24 * 3600
 
 
 def remove_old_parts(sources_folder: Path) -> None:
-    """Remove the parts of files that no run has gone on with for a week: of addresses that nobody asks for any more.
+    """Remove the parts of files that were not continued for a week: of addresses that are no longer used.
 
     Raises:
         DiskError: The disk is read-only or broken.
@@ -60,7 +60,7 @@ def continue_part(
     for other in others:
         other.unlink()
     if others:
-        raise tell_changed(shown)
+        raise changed_error(shown)
     try:
         yield part
     except SourceError as error:
@@ -98,6 +98,6 @@ def copy_ranges(
         while (start := stream.tell()) < size:
             content = read(start, min(start + _RANGE_BYTES, size))
             if not content:
-                raise tell_changed(shown)
+                raise changed_error(shown)
             stream.write(content)
             report(stream.tell(), size)

@@ -1,4 +1,4 @@
-"""The table that lies in a delivery, at its top or one folder below: `...patients.csv`, or `...labels.csv`."""
+"""Reads the table in a delivery, at its top or one folder below: `...patients.csv` or `...labels.csv`."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ _PATIENTS: Final = re.compile(r"(.*-)?patients\.csv", re.IGNORECASE)
 _LABELS: Final = re.compile(r"(.*[-_])?labels\.csv", re.IGNORECASE)
 """Counts where its first line has the columns that are needed: data sets have files of this name for other programs."""
 
-_MOST_BYTES: Final = 2**27
+_MAX_BYTES: Final = 2**27
 """Largest table of patients: a hundred bytes for each of a million images."""
 
 _INSTEAD: Final = "give the table with --data.patients-file."
@@ -63,7 +63,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _read_one(readers: Mapping[str, Callable[[], bytes]]) -> bytes | None:
-    """The only table among files, by their paths. Names of several are not told: they can identify patients."""
+    """The only table among files, by their paths. Names are not shown, because they can identify patients."""
     tables = [name for name in readers if _PATIENTS.fullmatch(name.rpartition("/")[2])]
     candidates = [readers[name]() for name in sorted(readers.keys() - set(tables))]
     labels = [content for content in candidates if has_needed_columns(content)]
@@ -107,8 +107,8 @@ def _read_entry(archive: Archive, name: str) -> bytes:
 
 
 def _check_size(num_bytes: int) -> None:
-    if num_bytes > _MOST_BYTES:
+    if num_bytes > _MAX_BYTES:
         raise SourceError(
-            f"source: its table of patients has {num_bytes:,} bytes, above {_MOST_BYTES:,}. "
+            f"source: its table of patients has {num_bytes:,} bytes, above {_MAX_BYTES:,}. "
             "Keep the rows of its images alone."
         )

@@ -1,4 +1,4 @@
-"""Labels of the images of a source from a table, in the place of class folders."""
+"""Labels the images of a source by a table instead of class folders."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Who is in the images: identities from the user's table or from file names, kept as keyed hashes only."""
+"""Parses the table of patients, and finds patients in file names."""
 
 import contextlib
 import logging

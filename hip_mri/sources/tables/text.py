@@ -1,4 +1,4 @@
-"""Tables as people save them: any usual encoding and separator, with columns and fields that hold nothing dropped."""
+"""Parses CSV tables in any usual encoding and with any usual separator; empty columns and rows are dropped."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What makes a zip file one that is refused, told for all of its entries at once."""
+"""Faults for which a zip file is rejected, reported for all of its entries at once."""
 
 from collections import defaultdict
 from typing import Final
@@ -18,10 +18,10 @@ _MEANINGS: Final = {
     "file_and_folder": "files that share their name with a folder",
     "encrypted": "encrypted entries",
     "unsupported_version": "entries that need a later version of the zip format, or that change another file",
-    "wrong_size": "entries whose size is not the one that is told",
+    "wrong_size": "entries whose size is not the declared one",
     "too_tight": "entries that unpack to more than --limits.most-ratio times their size",
     "too_loose": "entries that take far more room packed than unpacked, as no program packs them",
-    "headers_differ": "entries that tell one thing in the directory and another where they stand",
+    "headers_differ": "entries that differ between the directory and their local header",
     "overlapping": "entries that share bytes with another",
     "gap": "bytes of no entry before the entry, as in a zip file behind or inside another file",
     "broken_record": "damaged records in the directory",
@@ -84,7 +84,7 @@ class ZipFaults:
     Names are left out of the messages: they can identify patients, and messages reach logs.
 
     Args:
-        name: What the user knows the zip file by.
+        name: Name for messages.
     """
 
     def __init__(self, name: str) -> None:
@@ -92,7 +92,7 @@ class ZipFaults:
         self._found: defaultdict[str, list[str]] = defaultdict(list)
 
     def add(self, fault: str | None, position: int) -> None:
-        """Note a fault of the entry at a position, counted from 1; `None` is none."""
+        """Add a fault of the entry at a position, counted from 1; `None` is ignored."""
         if fault is not None:
             self._found[fault].append(str(position))
 
@@ -100,10 +100,12 @@ class ZipFaults:
         """Raise `ArchiveError` if there is any fault, or `LimitError` where a setting would allow them all."""
         if not self._found:
             return
-        told = [f"{_describe_fault(fault)} (entry {list_offenders(entries)})" for fault, entries in self._found.items()]
+        found = [
+            f"{_describe_fault(fault)} (entry {list_offenders(entries)})" for fault, entries in self._found.items()
+        ]
         advice = dict.fromkeys(map(_advise, self._found))
         kind = LimitError if self._found.keys() == {_TIGHT} else ArchiveError
         raise kind(
-            f"source: {self._name} is refused. It has {'; '.join(told)}. Entries are counted in the order in which "
+            f"source: {self._name} is refused. It has {'; '.join(found)}. Entries are counted in the order in which "
             f"`zipinfo -1` lists them. {' '.join(advice)}"
         )

@@ -105,7 +105,7 @@ def test_fault_53_a_table_on_a_broken_disk_is_not_named(entries, spread, monkeyp
 
 
 def test_a_table_above_the_limit_is_not_read(entries, spread, monkeypatch):
-    monkeypatch.setattr(delivered_table, "_MOST_BYTES", 10)
+    monkeypatch.setattr(delivered_table, "_MAX_BYTES", 10)
     assert refuse(spread({**entries, "patients.csv": TABLE})) == (
         "source: its table of patients has 23 bytes, above 10. Keep the rows of its images alone."
     )

@@ -379,19 +379,19 @@ def test_fault_19_nothing_is_changed_by_a_refused_archive(file, workspace, entri
 )
 def test_fault_20_headers_that_differ(file, lie):
     message = refuse(file, build_zip(images(Member(b"normal/a.png", in_local=lie))))
-    assert "entries that tell one thing in the directory and another where they stand (entry 3" in message
+    assert "entries that differ between the directory and their local header (entry 3" in message
 
 
 @pytest.mark.parametrize("offset", [1, 2**31, UNKNOWN])
 def test_fault_20_an_offset_that_leads_nowhere(file, offset):
     message = refuse(file, build_zip(images(Member(b"normal/a.png", offset=offset))))
-    assert "entries that tell one thing in the directory and another where they stand (entry 3" in message
+    assert "entries that differ between the directory and their local header (entry 3" in message
 
 
 def test_fault_20_an_offset_beyond_any_file(file):
     extra = struct.pack("<2HQ", 1, 8, 2**64 - 1)
     member = Member(b"normal/a.png", extra=extra, offset=UNKNOWN, in_local={"extra": b""})
-    assert "another where they stand (entry 3" in refuse(file, build_zip(images(member)))
+    assert "their local header (entry 3" in refuse(file, build_zip(images(member)))
 
 
 @pytest.mark.parametrize("size", [0, 50, 99, 101, 150, 5000])
@@ -407,7 +407,7 @@ def test_fault_21_a_size_that_lies(file, size, checks):
 
 def test_fault_21_a_stored_size_that_lies(file):
     message = refuse(file, build_zip(images(Member(b"normal/a.png", b"abc", size=2))))
-    assert "entries whose size is not the one that is told (entry 3)" in message
+    assert "entries whose size is not the declared one (entry 3)" in message
 
 
 def test_fault_21_a_bomb_that_tells_a_small_size_takes_little_memory(file):
@@ -792,7 +792,7 @@ def test_a_table_of_patients_is_read_within_bounds(file, monkeypatch):
         read_patients_table(file)
     file.write_bytes(build_zip(images(Member(b"patients.csv", b"source_name,patient_id\n"))))
     assert read_patients_table(file) == b"source_name,patient_id\n"
-    monkeypatch.setattr("hip_mri.sources.tables.delivered_table._MOST_BYTES", 10)
+    monkeypatch.setattr("hip_mri.sources.tables.delivered_table._MAX_BYTES", 10)
     with pytest.raises(SourceError, match="its table of patients has 23 bytes, above 10"):
         read_patients_table(file)
 
