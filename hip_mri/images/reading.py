@@ -46,7 +46,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
-from hip_mri.images.formats import dicom, nifti, raster, tiff
+from hip_mri.images.file_kinds import is_lfs_pointer
+from hip_mri.images.formats import dicom, dicom_parsing, nifti, raster, tiff
 from hip_mri.images.gray_levels import check_usable
 from hip_mri.images.pictures import Picture, ReadingOptions
 
@@ -55,8 +56,6 @@ RECIPE: Final = 1
 
 SUPPORTED: Final = "PNG, JPEG, JPEG 2000, TIFF, BMP, WebP, GIF, DICOM, NIfTI"
 """Formats, for messages."""
-
-_GIT_LFS: Final = b"version https://git-lfs"
 
 
 def read_pictures(content: bytes, options: ReadingOptions = ReadingOptions()) -> list[Picture]:
@@ -89,13 +88,13 @@ def read_pictures(content: bytes, options: ReadingOptions = ReadingOptions()) ->
 def _decode(content: bytes, options: ReadingOptions) -> list[Picture]:
     if not content:
         raise ImageError("empty_file", "the file has no content")
-    if content.startswith(_GIT_LFS):
+    if is_lfs_pointer(content):
         raise ImageError("git_lfs_pointer", "the file is a pointer of Git LFS; `git lfs pull` fetches the image itself")
-    if content.startswith(tiff.SIGNATURES) and content[dicom.PREFIX_PLACE :][:4] != dicom.PREFIX:
+    if content.startswith(tiff.SIGNATURES) and content[dicom_parsing.PREFIX_PLACE :][:4] != dicom_parsing.PREFIX:
         return tiff.read_tiff(content, options)
     if nifti.is_nifti(content):
         return nifti.read_nifti(content, options)
-    if dicom.is_dicom(content):
+    if dicom_parsing.is_dicom(content):
         return dicom.read_dicom(content, options)
     read = _find_raster_reader(content)
     if read is None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from hip_mri.config import SYNTHETIC_MARK, SourceLimits
 from hip_mri.errors import ImageError, SourceError
+from hip_mri.images.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page, is_zip, name_archive
 from hip_mri.sources.class_folders import NEEDED, NEEDED_WITHOUT_LABELS, label_names, list_names
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.entry_names import escape_name, find_name_fault
-from hip_mri.sources.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page, is_zip, name_archive
 from hip_mri.sources.folder_listing import SkippedFolders, list_folder
 from hip_mri.sources.zip_files.archive import Archive, open_archive
 

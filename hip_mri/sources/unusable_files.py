@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from hip_mri.sources.file_kinds import LFS_ADVICE
+from hip_mri.images.file_kinds import LFS_ADVICE
 
 _UNPACK: Final = "These are archives (zip, tar, 7z or RAR) inside the source: unpack them first, and give the folder."
 _COPY_AGAIN: Final = "These files are damaged or incomplete: copy or export them again."

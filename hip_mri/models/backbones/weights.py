@@ -19,8 +19,8 @@ import h5py
 
 from hip_mri.config import BackboneName
 from hip_mri.errors import HipMriError, WeightsError, list_offenders
+from hip_mri.images.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page
 from hip_mri.models.keras_settings import choose_backend, import_keras, list_keras_folders
-from hip_mri.sources.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page
 from hip_mri.storage import digest_file
 from hip_mri.workspace import find_place
 

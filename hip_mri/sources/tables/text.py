@@ -6,8 +6,8 @@ import re
 from typing import Final
 
 from hip_mri.errors import SettingsError, list_offenders
+from hip_mri.images.file_kinds import LFS_ADVICE, is_lfs_pointer, is_web_page, is_zip
 from hip_mri.sources.entry_names import compose_accents
-from hip_mri.sources.file_kinds import LFS_ADVICE, is_lfs_pointer, is_web_page, is_zip
 
 _SEPARATORS: Final = ",;\t"
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=(.)"?\r?\n')

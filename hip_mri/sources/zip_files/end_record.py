@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from hip_mri.errors import ArchiveError
-from hip_mri.sources.file_kinds import (
+from hip_mri.images.file_kinds import (
     LFS_ADVICE,
     NUM_BYTES_NEEDED,
     is_lfs_pointer,
