@@ -14,7 +14,7 @@ from deployments.credentials import Credentials, make_credentials, read_environm
 from deployments.dask_certificate import describe_certificate
 from deployments.postgres import HOST, NAME, Postgres
 from hip_mri.proxies import exempt_loopback
-from hip_mri.storage import explain_refusal
+from hip_mri.storage import explain_write_errors
 
 PROJECT: Final = Path(__file__).parents[1]
 SETTINGS_FILE: Final = Path(__file__).with_name("settings.env")
@@ -110,7 +110,7 @@ class Topology:
         Raises:
             WorkspaceError: It cannot be created.
         """
-        with explain_refusal(self.folder):
+        with explain_write_errors(self.folder):
             # PostgreSQL runs as another user where the caller is root, and must be able to pass.
             self.folder.mkdir(mode=0o711 if self.postgres.owner else 0o700, parents=True, exist_ok=True)
 

@@ -23,7 +23,7 @@ from flows.stopping import end_process, watcher
 from hip_mri.config import Settings
 from hip_mri.errors import DeploymentError, HipMriError, SettingsError, SourceError
 from hip_mri.models.keras_settings import choose_backend, import_keras
-from hip_mri.storage import is_hopeless
+from hip_mri.storage import is_unrecoverable
 from hip_mri.workspace import Workspace
 
 WITHOUT_INPUT: Final = (("source",), ("sources",))
@@ -109,7 +109,7 @@ def _explain(error: Exception) -> str:
     """The message for the user; empty where the error is a fault of this program."""
     if isinstance(error, HipMriError):
         return str(error)
-    if is_hopeless(error):
+    if is_unrecoverable(error):
         return f"{error}. Make room on the disk, or mend it, then start again: finished work is kept."
     return ""
 

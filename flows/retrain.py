@@ -28,12 +28,12 @@ from tasks.approval import ask_for_approval
 from tasks.data import fetch_deliveries, hold_workspace
 from tasks.model import resolve_weights
 from tasks.release import (
-    admit_all,
     challenge_champion,
     check_batch,
     conclude_retraining,
     end_by,
     find_arrivals,
+    lift_quarantine,
     refuse_batch,
     report_nothing_new,
 )
@@ -61,7 +61,7 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
 
         delivered = steps.run(fetch_deliveries)(config.sources, workspace, config.limits, config.data.class_names)
         if retrain.accept_drift:
-            steps.run(admit_all)(workspace)
+            steps.run(lift_quarantine)(workspace)
         intake = take_in(steps, config, workspace, delivered, keep_earlier=True)
         arrivals = steps.run(find_arrivals)(workspace)
         if arrivals.num_images < retrain.min_new_images:

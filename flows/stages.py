@@ -15,11 +15,11 @@ from hip_mri.models.features import FeatureSet
 from hip_mri.workspace import Workspace
 from tasks.data import (
     check_patient_tables,
+    export_folders,
     find_images_with_text,
     fingerprint_images,
     group_images,
     ingest_images,
-    lay_out_folders,
     plan_shards,
     preprocess_images,
     split_manifest,
@@ -94,7 +94,7 @@ def arrange_images(
     division = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
     shards = steps.run(plan_shards)(workspace, config.runner.shard_size)
     steps.map_shards(preprocess_images, shards, workspace, settings=preprocessing)
-    steps.run(lay_out_folders)(workspace, preprocessing)
+    steps.run(export_folders)(workspace, preprocessing)
     return Images(intake, groups, division, shards)
 
 

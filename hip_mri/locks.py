@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import explain_refusal, is_hopeless
+from hip_mri.storage import explain_write_errors, is_unrecoverable
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def hold_lock(file: Path, timeout_seconds: float, refusal: str, advice: str) -> 
             file system has no locks.
     """
     with contextlib.ExitStack() as stack:
-        with explain_refusal(file):
+        with explain_write_errors(file):
             # Unbuffered: what a full disk refused would be written, and fail, once more when the file is closed.
             lock = stack.enter_context(file.open("ab+", buffering=0))
             if not _wait_for_lock(lock, timeout_seconds):
@@ -80,7 +80,7 @@ def _wait_for_lock(lock: IO[bytes], timeout_seconds: float) -> bool:
                 return False
             time.sleep(0.05)
         except OSError as error:
-            if is_hopeless(error):
+            if is_unrecoverable(error):
                 raise
             raise WorkspaceError(
                 f"{lock.name} cannot be locked ({error.strerror}): its file system offers no locks, without which two "

@@ -54,7 +54,7 @@ def replace_file(file: Path, *, is_private: bool = False) -> Iterator[Path]:
     """
     temporary = file.with_name(f"{UNFINISHED}{os.getpid()}-{os.urandom(4).hex()}{''.join(file.suffixes[-2:])}")
     try:
-        with explain_refusal(file):
+        with explain_write_errors(file):
             _make_folder(file.parent)
             _reached("write", file)
             if is_private:
@@ -110,11 +110,11 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         DiskError: The disk is full, read-only or broken; what stood there already stays.
         WorkspaceError: The folder cannot be written for another reason.
     """
-    with explain_refusal(folder):
+    with explain_write_errors(folder):
         _make_folder(folder.parent)
         temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent))
     try:
-        with explain_refusal(folder):
+        with explain_write_errors(folder):
             _reached("fill", folder)
             yield temporary
             _reached("flush", folder)
@@ -139,7 +139,7 @@ def write_small_file(file: Path, content: bytes) -> None:
     """
     temporary = file.parent.with_name(f"{UNFINISHED}{os.urandom(8).hex()}-{file.name}")
     try:
-        with explain_refusal(file):
+        with explain_write_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             _reached("write", file)
             temporary.write_bytes(content)
@@ -156,7 +156,7 @@ def flush_file_system(folder: Path) -> None:
     Raises:
         DiskError: The disk lost some of it.
     """
-    with explain_refusal(folder):
+    with explain_write_errors(folder):
         _reached("flush", folder)
         if not hasattr(_C_LIBRARY, "syncfs"):  # macOS has no such call
             os.sync()
@@ -219,7 +219,7 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
     """
     for leftover in [path for folder in folders for path in folder.glob(f"{UNFINISHED}?*-?*")]:
         former_place = leftover.with_name(leftover.name.removeprefix(UNFINISHED).rpartition("-")[0])
-        with explain_refusal(leftover):
+        with explain_write_errors(leftover):
             if leftover.suffix == _FORMER and not former_place.exists():
                 os.replace(leftover, former_place)
             elif leftover.is_dir():
@@ -229,7 +229,7 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
 
 
 @contextlib.contextmanager
-def explain_refusal(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Tell the user what to do where the disk refuses to hold a path.
 
     Libraries that lose the number of an error (NumPy's short writes, HDF5, OpenVINO) are judged by the room left.
@@ -238,7 +238,7 @@ def explain_refusal(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         cause = getattr(error, "strerror", None) or error
-        if is_hopeless(error) or (getattr(error, "errno", None) is None and _is_full(path)):
+        if is_unrecoverable(error) or (getattr(error, "errno", None) is None and _is_full(path)):
             raise DiskError(
                 f"{path} could not be written ({cause}). Make room on the disk, or mend it, then start again: "
                 "finished work is kept."
@@ -251,7 +251,7 @@ def explain_refusal(path: Path) -> Iterator[None]:
         raise
 
 
-def is_hopeless(error: object) -> bool:
+def is_unrecoverable(error: object) -> bool:
     """Whether an error says that the disk is full, read-only or broken, so that trying again cannot help."""
     return isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in HOPELESS)
 

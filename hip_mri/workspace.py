@@ -48,18 +48,18 @@ from typing import Final, Self
 
 from hip_mri.errors import SettingsError, WorkspaceError
 from hip_mri.locks import hold_lock
-from hip_mri.storage import explain_refusal, find_next_number, read_json, remove_leftovers, write_bytes, write_json
+from hip_mri.storage import explain_write_errors, find_next_number, read_json, remove_leftovers, write_bytes, write_json
 
 FORMAT: Final = 2
 """Version of the format of a workspace; raised when files of an earlier version can no longer be used."""
 
-SECONDS_TO_WAIT: Final = 1.0
+LOCK_TIMEOUT_SECONDS: Final = 1.0
 """How long a run waits for a workspace: longer than `check_free` holds it, short enough for a quick answer."""
 
 ELSEWHERE: Final = "Wait for that run to end, or give another folder with --workspace"
 
 
-def find_place(path: str | Path, setting: str) -> Path:
+def resolve_path(path: str | Path, setting: str) -> Path:
     """Full form of a path that a person wrote, with `~` or `~name` for a home folder; nothing need be there yet.
 
     Args:
@@ -96,8 +96,8 @@ class Workspace:
 
     @classmethod
     def at(cls, folder: Path) -> Self:
-        """The workspace that a setting names; see `find_place`."""
-        return cls(find_place(folder, "workspace"))
+        """The workspace that a setting names; see `resolve_path`."""
+        return cls(resolve_path(folder, "workspace"))
 
     @property
     def format_file(self) -> Path:
@@ -281,7 +281,7 @@ class Workspace:
             ) from error
 
     @contextlib.contextmanager
-    def hold(self, timeout_seconds: float = SECONDS_TO_WAIT) -> Iterator[None]:
+    def hold(self, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[None]:
         """Keep every other run out of this workspace, and remove what killed runs left half-written.
 
         The hold ends with the block or with the process, however it ends.
@@ -319,7 +319,7 @@ class Workspace:
             WorkspaceError: Another process holds it.
         """
         if self._lock_file.exists():
-            with hold_lock(self._lock_file, SECONDS_TO_WAIT, f"workspace: {self.root} is in use by", ELSEWHERE):
+            with hold_lock(self._lock_file, LOCK_TIMEOUT_SECONDS, f"workspace: {self.root} is in use by", ELSEWHERE):
                 pass
 
     @contextlib.contextmanager
@@ -344,7 +344,7 @@ class Workspace:
         Raises:
             WorkspaceError: Another process still holds the releases, or the folder cannot be written.
         """
-        with explain_refusal(self.releases_folder):
+        with explain_write_errors(self.releases_folder):
             self.versions_folder.mkdir(parents=True, exist_ok=True)
         refusal = f"{self.releases_folder} has for {timeout_seconds:g} seconds been in use by"
         with hold_lock(self.releases_folder / ".lock", timeout_seconds, refusal, "Wait for it to end, or end it"):

@@ -10,13 +10,13 @@ from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import ImageSettings, SourceLimits
 from hip_mri.dataset import deliveries as delivery
-from hip_mri.dataset import folders, identities, ingest, shards, text_search
+from hip_mri.dataset import folder_export, identities, ingest, shards, text_search
 from hip_mri.dataset import preprocessing as preprocess
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import IngestReport
 from hip_mri.grouping import fingerprints as fingerprint
 from hip_mri.grouping import groups, split
-from hip_mri.workspace import SECONDS_TO_WAIT, Workspace
+from hip_mri.workspace import LOCK_TIMEOUT_SECONDS, Workspace
 from tasks.progress import show_progress
 from tasks.retries import NETWORK_RETRIES
 from tasks.secrets import resolve_source
@@ -24,7 +24,7 @@ from tasks.shards import shard_options
 
 
 @contextmanager
-def hold_workspace(folder: Path, timeout_seconds: float = SECONDS_TO_WAIT) -> Iterator[Workspace]:
+def hold_workspace(folder: Path, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[Workspace]:
     """Open the workspace for this run alone; a context rather than a task, since it lasts for the whole flow."""
     workspace = Workspace.at(folder)
     with workspace.hold(timeout_seconds):
@@ -114,4 +114,4 @@ preprocess_images = task(
     **shard_options(_is_preprocessed),
 )(preprocess.preprocess_images)
 
-lay_out_folders = task(task_run_name="lay out DATA", cache_policy=NO_CACHE)(folders.lay_out_folders)
+export_folders = task(task_run_name="lay out DATA", cache_policy=NO_CACHE)(folder_export.export_folders)

@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import ImageSettings, PreprocessingSettings, SheetSettings
-from hip_mri.dataset.deliveries import Delivery, drop_damaged
+from hip_mri.dataset.deliveries import Delivery, delete_damaged
 from hip_mri.models.network import SplitNetwork
 from hip_mri.serving import prediction_inputs as intake
 from hip_mri.serving import served_model
@@ -39,7 +39,7 @@ def take_in_images(
     image_settings: ImageSettings,
 ) -> IntakeReport:
     """See `hip_mri.serving.prediction_inputs.take_in_images`; shows the files that were read."""
-    with show_progress("take-in-images", "take_in_images: files") as update, drop_damaged(delivery):
+    with show_progress("take-in-images", "take_in_images: files") as update, delete_damaged(delivery):
         return intake.take_in_images(
             delivery.path, workspace, settings, num_threads, update, delivery.limits, image_settings
         )

@@ -29,7 +29,7 @@ logger = logging.getLogger("hip_mri.tasks")
 BATCH_REFUSED: Final = "hip-mri.batch-refused"
 """Event that an automation can turn into a message to people."""
 
-admit_all = task(task_run_name="admit what was set aside", cache_policy=NO_CACHE)(admission.admit_all)
+lift_quarantine = task(task_run_name="admit what was set aside", cache_policy=NO_CACHE)(admission.lift_quarantine)
 
 find_arrivals = task(task_run_name="count what is new", cache_policy=NO_CACHE)(arrivals.find_arrivals)
 

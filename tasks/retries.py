@@ -7,13 +7,13 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from hip_mri.errors import FetchError, WorkspaceError
-from hip_mri.storage import is_hopeless
+from hip_mri.storage import is_unrecoverable
 
 
 def _failed_by(*kinds: type[Exception]) -> Callable[[Task[..., Any], TaskRun, State], bool]:
     def is_worth_retrying(task: Task[..., Any], run: TaskRun, state: State) -> bool:
         error = state.result(raise_on_failure=False)
-        return isinstance(error, kinds) and not is_hopeless(error)
+        return isinstance(error, kinds) and not is_unrecoverable(error)
 
     return is_worth_retrying
 

@@ -6,7 +6,7 @@ import pytest
 
 from hip_mri.config import DataSettings, PreprocessingSettings
 from hip_mri.dataset.deliveries import Delivery
-from hip_mri.dataset.folders import lay_out_folders
+from hip_mri.dataset.folder_export import export_folders
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.preprocessing import preprocess_images
 from hip_mri.dataset.shards import Shard, plan_shards
@@ -32,7 +32,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Work
     split_manifest(workspace, 0.2, 0.2, seed=3)
     for shard in plan_shards(workspace, shard_size=2048):
         preprocess_images(shard, workspace, SMALL, num_threads=2)
-    lay_out_folders(workspace, SMALL)
+    export_folders(workspace, SMALL)
     return workspace
 
 

@@ -96,7 +96,7 @@ DECISIONS = {
         "hip_mri.errors",
         "hip_mri.models.keras_settings.choose_backend",
         "hip_mri.models.keras_settings.import_keras",
-        "hip_mri.storage.is_hopeless",
+        "hip_mri.storage.is_unrecoverable",
         "hip_mri.workspace.Workspace",
         "httpx",
         "pydantic",

@@ -17,7 +17,7 @@ from hip_mri.storage import (
     digest_file,
     find_next_number,
     flush_file_system,
-    is_hopeless,
+    is_unrecoverable,
     publish_folder,
     remove_leftovers,
     replace_file,
@@ -325,7 +325,7 @@ def test_fault_57_a_disk_that_refuses_is_never_taken_for_success(tmp_path, monke
     monkeypatch.setattr(os, call, refuse)
     with pytest.raises(DiskError, match=r"could not be written \(.*finished work is kept") as caught:
         act(tmp_path)
-    assert is_hopeless(caught.value)
+    assert is_unrecoverable(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
 
@@ -334,7 +334,7 @@ def test_fault_57_a_disk_that_refuses_is_never_taken_for_success(tmp_path, monke
 def test_fault_56_a_library_that_loses_the_number_is_judged_by_the_room(tmp_path, monkeypatch, error):
     with pytest.raises(RuntimeError if isinstance(error, RuntimeError) else WorkspaceError) as caught:
         write_half(tmp_path / "file", error)
-    assert not is_hopeless(caught.value)
+    assert not is_unrecoverable(caught.value)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0))
     with pytest.raises(DiskError):
         write_half(tmp_path / "file", error)
@@ -361,7 +361,7 @@ def test_fault_57_a_failed_flush_of_small_files_is_told(tmp_path, monkeypatch):
 def test_other_refusals_may_be_tried_again(tmp_path, number):
     with pytest.raises(WorkspaceError) as caught:
         write_half(tmp_path / "file", OSError(number, os.strerror(number)))
-    assert not is_hopeless(caught.value)
+    assert not is_unrecoverable(caught.value)
 
 
 # What killed processes leave

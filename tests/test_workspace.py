@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri.errors import DiskError, SettingsError, WorkspaceError
-from hip_mri.workspace import Workspace, find_place
+from hip_mri.workspace import Workspace, resolve_path
 
 
 def private_folders(root: Path) -> set[str]:
@@ -45,7 +45,7 @@ def test_places_are_found_as_a_person_writes_them(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for written in ("~/here", "here", "there/../here", tmp_path / "here"):
-        assert find_place(written, "workspace") == tmp_path.resolve() / "here"
+        assert resolve_path(written, "workspace") == tmp_path.resolve() / "here"
         assert Workspace.at(Path(written)) == Workspace(tmp_path.resolve() / "here")
 
 
@@ -54,7 +54,7 @@ def test_what_names_no_place_is_told(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     with pytest.raises(SettingsError, match=r"(?s)^model: '.*' names no place \(.*\)\. Give the path in full\.$"):
-        find_place(written, "model")
+        resolve_path(written, "model")
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="all names of files are UTF-8")

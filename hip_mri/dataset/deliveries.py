@@ -60,7 +60,7 @@ def is_synthetic(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def tell_which(delivery: Delivery, deliveries: Sequence[Delivery]) -> Iterator[None]:
+def name_delivery_in_errors(delivery: Delivery, deliveries: Sequence[Delivery]) -> Iterator[None]:
     """Add to an error of a block which of several deliveries it is about, by its place: names can identify patients."""
     try:
         yield
@@ -74,7 +74,7 @@ def tell_which(delivery: Delivery, deliveries: Sequence[Delivery]) -> Iterator[N
 
 
 @contextlib.contextmanager
-def drop_damaged(delivery: Delivery) -> Iterator[None]:
+def delete_damaged(delivery: Delivery) -> Iterator[None]:
     """Remove a fetched file that a block finds damaged, so that the next run fetches it again and not the same error.
 
     A file of the user's own stays.

@@ -17,13 +17,13 @@ from hip_mri.dataset.manifest import UNREADABLE
 from hip_mri.dataset.pseudonyms import hash_identities, hide_names
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.images.pictures import ReadingOptions
-from hip_mri.images.reading import RECIPE
+from hip_mri.images.reading import DECODING_RECIPE
 from hip_mri.images.sandbox import NUM_ASKING, Sandbox
 from hip_mri.sources.source import Entry, Labelling, Source, open_source
 from hip_mri.storage import digest, replace_file, write_small_file
 from hip_mri.workspace import Workspace
 
-COLUMNS: Final = (
+ENTRY_COLUMNS: Final = (
     "entry",  # pseudonym of the path in the delivery; see `names`
     "version",  # changes when the file changes
     "label",  # class folder
@@ -40,7 +40,7 @@ COLUMNS: Final = (
 )
 
 _NUMBERS: Final = dict.fromkeys(("slice", "num_slices", "num_bytes", "num_stored_bytes"), "int64")
-_TYPES: Final = dict.fromkeys(COLUMNS, "str") | _NUMBERS | {"position": "float64"}
+_TYPES: Final = dict.fromkeys(ENTRY_COLUMNS, "str") | _NUMBERS | {"position": "float64"}
 
 ENTRIES_PER_BATCH = 2048
 """Entries between two reports of progress; bounds the memory that waiting results take."""
@@ -54,7 +54,7 @@ class Reading:
     """What came of reading a delivery.
 
     Attributes:
-        entries: The columns of `COLUMNS`, one row per picture, and one per file that holds none.
+        entries: The columns of `ENTRY_COLUMNS`, one row per picture, and one per file that holds none.
         names: What the pseudonyms of the files stand for.
         num_ignored: Files that are no part of the data.
         num_taken_over: Entries that an earlier run had read and that have not changed since.
@@ -101,8 +101,8 @@ def read_delivery(
     with open_source(delivery.path, delivery.limits, labelling, **options) as source:
         pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
         named = list(zip(pseudonyms, source.entries, strict=True))
-        options = choose_options(settings)
-        decoding = digest([RECIPE, asdict(options)])[:16]
+        options = make_reading_options(settings)
+        decoding = digest([DECODING_RECIPE, asdict(options)])[:16]
         known = _find_known(named, earlier, decoding, workspace)
         unread = [named[place] for place in np.setdiff1d(np.arange(len(source.entries)), known.index)]
         parts, num_known = [known], known.index.nunique()
@@ -123,7 +123,7 @@ def read_delivery(
     return Reading(listed, names, num_ignored, num_taken_over=num_known)
 
 
-def choose_options(settings: ImageSettings) -> ReadingOptions:
+def make_reading_options(settings: ImageSettings) -> ReadingOptions:
     """The options of the decoders that settings ask for."""
     return ReadingOptions(**settings.model_dump(include=set(ImageSettings.model_fields)))
 
@@ -135,7 +135,7 @@ def keep_entries(name: str, entries: pd.DataFrame, workspace: Workspace) -> None
 
 
 def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
-    """List the entries that are kept of deliveries; the columns of `COLUMNS` and `delivery`, the name.
+    """List the entries that are kept of deliveries; the columns of `ENTRY_COLUMNS` and `delivery`, the name.
 
     Raises:
         WorkspaceError: A list is damaged.
@@ -149,7 +149,7 @@ def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
     if not file.exists():
         return _tabulate([])
     try:
-        return pd.read_parquet(file)[list(COLUMNS)]
+        return pd.read_parquet(file)[list(ENTRY_COLUMNS)]
     except UNREADABLE as error:
         raise WorkspaceError(f"{file} cannot be read. Remove it and start again: the delivery is read anew.") from error
 
@@ -172,7 +172,7 @@ def check_stored(entries: pd.DataFrame, workspace: Workspace) -> None:
 
 
 def _tabulate(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(ENTRY_COLUMNS))
     return table.astype(_TYPES)
 
 
@@ -182,12 +182,12 @@ def _find_known(
     """Rows of the earlier list whose entries are unchanged and whose pictures are still stored in full.
 
     Returns:
-        The columns of `COLUMNS`; the index is the place among the entries.
+        The columns of `ENTRY_COLUMNS`; the index is the place among the entries.
     """
     if earlier.empty:
         return earlier
     now = pd.DataFrame([(pseudonym, entry.version, entry.label) for pseudonym, entry in named], dtype="str")
-    now.columns = list(COLUMNS[:3])
+    now.columns = list(ENTRY_COLUMNS[:3])
     # A file of which nothing could be used is read again: a later version may decode it.
     is_usable = earlier["entry"].isin(earlier.loc[earlier["reason"] == "", "entry"])
     usable = earlier[is_usable & (earlier["decoding"] == decoding)].drop_duplicates(["entry", "slice"], keep="last")
@@ -198,7 +198,7 @@ def _find_known(
         index=unchanged.index,
         dtype=bool,
     )
-    return unchanged.loc[is_there.groupby(level=0).transform("all"), list(COLUMNS)]
+    return unchanged.loc[is_there.groupby(level=0).transform("all"), list(ENTRY_COLUMNS)]
 
 
 def _is_stored(sha256: str, num_bytes: int, workspace: Workspace) -> bool:
@@ -209,7 +209,7 @@ def _is_stored(sha256: str, num_bytes: int, workspace: Workspace) -> bool:
 
 
 Row = dict[str, Any]
-"""A row of `COLUMNS`, with patient and series still as the file names them."""
+"""A row of `ENTRY_COLUMNS`, with patient and series still as the file names them."""
 
 
 def _read(source: Source, pseudonym: str, entry: Entry, workspace: Workspace, sandbox: Sandbox) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.config import SPLITS
-from hip_mri.dataset.deliveries import Delivery, drop_damaged, tell_which
+from hip_mri.dataset.deliveries import Delivery, delete_damaged, name_delivery_in_errors
 from hip_mri.dataset.entries import list_entries
 from hip_mri.dataset.manifest import UNREADABLE, digest_table
 from hip_mri.dataset.pseudonyms import hash_identities, hide_names, remember_names, reveal_names
@@ -34,7 +34,7 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "series", "patient", "split", "split_by")
+IDENTITY_COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "series", "patient", "split", "split_by")
 """Image, its patient by table or file and by the pattern of names, its series, its patient by either (all hashed), the
 given split, and whether `folders` or the `table` gave it. The split is `train`, `val`, `test`, one of
 `split_folders.UNDECIDED`, or empty."""
@@ -54,7 +54,7 @@ class Identities:
     """What is known of the images of all deliveries.
 
     Attributes:
-        images: The columns of `COLUMNS`, one row per file.
+        images: The columns of `IDENTITY_COLUMNS`, one row per file.
         attributes: Name of the table in the workspace that holds further columns of the user's; `None` without any.
     """
 
@@ -83,7 +83,7 @@ def check_patient_tables(
         check(read_patient_file(file), "data.patients_file")
         return
     for delivery in deliveries:
-        with tell_which(delivery, deliveries):
+        with name_delivery_in_errors(delivery, deliveries):
             table = read_delivered_table(delivery)
             if table is not None:
                 check(table, _DELIVERED)
@@ -134,7 +134,7 @@ def identify_images(
     known = pd.concat([_read(name, workspace) for name in sorted(names)], ignore_index=True).fillna("")
     if not keep_given_split:
         known = known.assign(split="", split_by="")
-    return Identities(known.loc[:, list(COLUMNS)], _keep_attributes(known, workspace))
+    return Identities(known.loc[:, list(IDENTITY_COLUMNS)], _keep_attributes(known, workspace))
 
 
 def _identify(
@@ -145,7 +145,7 @@ def _identify(
     workspace: Workspace,
     class_names: ClassNames,
 ) -> pd.DataFrame:
-    """Columns of `COLUMNS`, as far as folders do not tell, and the user's own, with the index of `entries`."""
+    """Columns of `IDENTITY_COLUMNS`, as far as folders do not tell, and the user's own, with the index of `entries`."""
     known = entries[["sha256"]].assign(patient_id="", patient_pattern="", split="", split_by="")
     is_stack = (entries["num_slices"] > 1) & (entries["series"] == "")
     known["series"] = entries["series"].where(~is_stack, entries["entry"])  # slices of one file are one series
@@ -227,7 +227,7 @@ def _add_folder_splits(rows: pd.DataFrame, folder_splits: pd.DataFrame) -> pd.Da
 def _read(name: str, workspace: Workspace) -> pd.DataFrame:
     file = workspace.identities_folder / f"{name}.parquet"
     if not file.exists():
-        return pd.DataFrame({column: [] for column in COLUMNS}, dtype="str")
+        return pd.DataFrame({column: [] for column in IDENTITY_COLUMNS}, dtype="str")
     try:
         rows = pd.read_parquet(file)
         return rows if "split_by" in rows.columns else rows.assign(split_by=rows["split"].map(_guess_origin))
@@ -250,7 +250,7 @@ def read_table(delivery: Delivery, file: Path | None) -> PatientTable | None:
 
 def read_delivered_table(delivery: Delivery) -> PatientTable | None:
     """Read the table of patients beside the class folders of a delivery; `None` where there is none."""
-    with drop_damaged(delivery):
+    with delete_damaged(delivery):
         found = read_patients_table(delivery.path, delivery.limits)
     return None if found is None else parse_patient_table(found, _DELIVERED)
 

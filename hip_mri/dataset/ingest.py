@@ -10,12 +10,12 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS, ImageSettings
-from hip_mri.dataset.deliveries import Delivery, drop_damaged, is_synthetic, tell_which
+from hip_mri.dataset.deliveries import Delivery, delete_damaged, is_synthetic, name_delivery_in_errors
 from hip_mri.dataset.entries import Reading, check_stored, keep_entries, list_entries, read_delivery
 from hip_mri.dataset.identities import read_table
 from hip_mri.dataset.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.dataset.pseudonyms import remember_names, reveal_names
-from hip_mri.dataset.quarantine import mark_set_aside
+from hip_mri.dataset.quarantine import apply_quarantine
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.source import Labelling
@@ -90,7 +90,7 @@ def ingest_images(
     """
     readings, known = {}, ClassNames(class_names)
     for delivery in deliveries:
-        with tell_which(delivery, deliveries), drop_damaged(delivery):
+        with name_delivery_in_errors(delivery, deliveries), delete_damaged(delivery):
             labelling = Labelling(known, read_table(delivery, patients_file))
             readings[delivery.name] = read_delivery(
                 delivery, workspace, num_threads, on_progress, settings, keep_earlier=keep_earlier, labelling=labelling
@@ -98,7 +98,7 @@ def ingest_images(
     earlier = _find_earlier(workspace) - set(readings) if keep_earlier else set()
     names = ChainMap(*(reading.names for reading in readings.values()))
     rows = _gather(readings, list_entries(sorted(earlier), workspace), names, workspace)
-    manifest = mark_set_aside(_settle_copies(rows), workspace)
+    manifest = apply_quarantine(_settle_copies(rows), workspace)
     _check_usable(manifest, workspace)
     _warn_of_unusable(readings.values(), workspace)
     flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them

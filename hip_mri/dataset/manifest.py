@@ -14,7 +14,7 @@ import pandas as pd
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import replace_file
 
-COLUMNS: Final = (
+MANIFEST_COLUMNS: Final = (
     "image_id",  # pseudonym: first 16 digits of `sha256` (unread: of a digest of the version), a number for copies
     "delivery",  # name of the delivery that it came with
     "entry",  # pseudonym of the path inside the delivery; empty in a batch that is scored
@@ -48,7 +48,7 @@ def read_manifest(file: Path) -> pd.DataFrame:
         file: A Parquet file written by `write_manifest`.
 
     Returns:
-        The columns of `COLUMNS`, one row per image, sorted by image id.
+        The columns of `MANIFEST_COLUMNS`, one row per image, sorted by image id.
 
     Raises:
         WorkspaceError: The file is damaged or not a manifest.
@@ -57,7 +57,7 @@ def read_manifest(file: Path) -> pd.DataFrame:
         manifest = pd.read_parquet(file)
     except UNREADABLE as error:
         raise WorkspaceError(f"{file} is not a readable manifest. Remove it and start again: it is rebuilt.") from error
-    missing = [column for column in COLUMNS if column not in manifest.columns]
+    missing = [column for column in MANIFEST_COLUMNS if column not in manifest.columns]
     if missing:
         raise WorkspaceError(
             f"{file} has no column {', '.join(missing)}; it comes from another program or version. "
@@ -69,7 +69,9 @@ def read_manifest(file: Path) -> pd.DataFrame:
 def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
     """Write a manifest atomically, sorted by image id and readable by its owner alone."""
     with replace_file(file, is_private=True) as temporary:
-        manifest.loc[:, list(COLUMNS)].sort_values("image_id", kind="stable").to_parquet(temporary, index=False)
+        manifest.loc[:, list(MANIFEST_COLUMNS)].sort_values("image_id", kind="stable").to_parquet(
+            temporary, index=False
+        )
 
 
 def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:

@@ -24,13 +24,13 @@ from hip_mri.workspace import Workspace
 NUM_READS: Final = 2
 """A single wrong read may be the memory's fault, or the network's; the file is condemned after this many."""
 
-RECIPE: Final = 1
+PREPROCESSING_RECIPE: Final = 1
 """Number of this way to preprocess; a change that alters pixels raises it, so that old images are not taken for new."""
 
 
 def name_set(settings: PreprocessingSettings) -> str:
     """Name of the set of images that these settings make, 16 hexadecimal digits."""
-    return digest([RECIPE, settings.model_dump()])[:16]
+    return digest([PREPROCESSING_RECIPE, settings.model_dump()])[:16]
 
 
 def preprocess_images(shard: Shard, workspace: Workspace, settings: PreprocessingSettings, num_threads: int) -> int:

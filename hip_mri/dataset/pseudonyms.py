@@ -21,7 +21,7 @@ from hip_mri.errors import HipMriError, WorkspaceError, list_offenders
 from hip_mri.storage import replace_file, write_bytes
 from hip_mri.workspace import Workspace
 
-COLUMNS: Final = ("pseudonym", "name")
+NAME_COLUMNS: Final = ("pseudonym", "name")
 """What stands for it, 32 hexadecimal digits (of a delivery: its name), and the text as it came."""
 
 _PURPOSE: Final = b"name\0"
@@ -165,12 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read_names(workspace: Workspace) -> pd.DataFrame:
-    """The columns of `COLUMNS`, as a table throughout: a million names are too many for Python's dictionaries."""
+    """The columns of `NAME_COLUMNS`, as a table throughout: a million names are too many for Python's dictionaries."""
     file = workspace.names_file
     if not file.exists():
-        return pd.DataFrame({column: [] for column in COLUMNS}, dtype="str")
+        return pd.DataFrame({column: [] for column in NAME_COLUMNS}, dtype="str")
     try:
-        return pd.read_parquet(file)[list(COLUMNS)].astype("str")
+        return pd.read_parquet(file)[list(NAME_COLUMNS)].astype("str")
     except UNREADABLE as error:
         raise WorkspaceError(f"{file} cannot be read. Restore it from a backup.") from error
 

@@ -18,7 +18,7 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-COLUMNS: Final = ("image_id", "sha256", "label", "split")
+SHARD_COLUMNS: Final = ("image_id", "sha256", "label", "split")
 
 MIN_NUM_SHARDS: Final = 8
 """Small data are cut into as many shards, so that progress shows and every worker has something to do."""
@@ -31,7 +31,7 @@ class Shard:
     Attributes:
         name: Place in the plan, such as `3 of 16`.
         digest: SHA-256 of the list of images.
-        file: Parquet file with the columns of `COLUMNS`.
+        file: Parquet file with the columns of `SHARD_COLUMNS`.
         num_images: Rows of that file.
     """
 
@@ -54,7 +54,7 @@ def plan_shards(workspace: Workspace, shard_size: int) -> list[Shard]:
     images = select_ready(read_manifest(workspace.manifest_file))
     num_bits = _count_bits(len(images), shard_size)
     buckets = images["sha256"].str[:8].map(lambda digits: int(digits, 16) >> (32 - num_bits))
-    groups = [rows for _, rows in images.loc[:, list(COLUMNS)].groupby(buckets)]
+    groups = [rows for _, rows in images.loc[:, list(SHARD_COLUMNS)].groupby(buckets)]
     shards = [_write_shard(rows, f"{place} of {len(groups)}", workspace) for place, rows in enumerate(groups, 1)]
     _sweep(workspace.shards_folder, {shard.file for shard in shards})
     logger.info("Cut %d images into %d shards", len(images), len(shards))

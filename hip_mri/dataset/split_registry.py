@@ -7,20 +7,20 @@ from hip_mri.errors import WorkspaceError
 from hip_mri.storage import digest, read_json, replace_file, write_json
 from hip_mri.workspace import Workspace
 
-COLUMNS = ("sha256", "split", "patient")
+SPLIT_COLUMNS = ("sha256", "split", "patient")
 """SHA-256 of the image, its split, `held_out` or `set_aside`, and the keyed hash of its patient or empty."""
 
 
-def read_ledger(workspace: Workspace) -> pd.DataFrame:
-    """Read what was given before; columns of `COLUMNS`, without a row before the first split.
+def read_split_registry(workspace: Workspace) -> pd.DataFrame:
+    """Read what was given before; columns of `SPLIT_COLUMNS`, without a row before the first split.
 
     Raises:
         WorkspaceError: The file is damaged.
     """
     if not workspace.splits_file.exists():
-        return pd.DataFrame({column: [] for column in COLUMNS}, dtype="str")
+        return pd.DataFrame({column: [] for column in SPLIT_COLUMNS}, dtype="str")
     try:
-        return pd.read_parquet(workspace.splits_file)[list(COLUMNS)]
+        return pd.read_parquet(workspace.splits_file)[list(SPLIT_COLUMNS)]
     except UNREADABLE as error:
         raise WorkspaceError(
             f"{workspace.splits_file} cannot be read. Restore it from a backup; without it images would change their "
@@ -28,14 +28,14 @@ def read_ledger(workspace: Workspace) -> pd.DataFrame:
         ) from error
 
 
-def extend_ledger(images: pd.DataFrame, workspace: Workspace) -> None:
-    """Keep the splits of these images (`COLUMNS`), and of earlier ones that the source no longer holds."""
-    rows = pd.concat([read_ledger(workspace), images.loc[:, list(COLUMNS)]])
-    write_ledger(rows.drop_duplicates("sha256", keep="last"), workspace)
+def extend_split_registry(images: pd.DataFrame, workspace: Workspace) -> None:
+    """Keep the splits of these images (`SPLIT_COLUMNS`), and of earlier ones that the source no longer holds."""
+    rows = pd.concat([read_split_registry(workspace), images.loc[:, list(SPLIT_COLUMNS)]])
+    write_split_registry(rows.drop_duplicates("sha256", keep="last"), workspace)
 
 
-def write_ledger(rows: pd.DataFrame, workspace: Workspace) -> None:
-    """Replace the ledger; one row per image (`COLUMNS`)."""
+def write_split_registry(rows: pd.DataFrame, workspace: Workspace) -> None:
+    """Replace the ledger; one row per image (`SPLIT_COLUMNS`)."""
     rows = rows.sort_values("sha256", ignore_index=True)
     with replace_file(workspace.splits_file, is_private=True) as temporary:
         rows.to_parquet(temporary, index=False)
@@ -67,6 +67,6 @@ def check_test_set(workspace: Workspace) -> dict[str, int | str]:
 
 
 def _describe_test_set(workspace: Workspace) -> dict[str, int | str]:
-    ledger = read_ledger(workspace)
+    ledger = read_split_registry(workspace)
     listed = sorted(ledger.loc[ledger["split"] == "test", "sha256"])
     return {"sha256": digest(listed), "num_images": len(listed)}

@@ -17,7 +17,7 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-COLUMNS: Final = (
+TEXT_COLUMNS: Final = (
     "image_id",  # pseudonym
     "sha256",  # of the pixels
     "num_places",  # places with text that were found, or 0
@@ -57,7 +57,7 @@ def find_images_with_text(
         for start in range(0, len(unsearched), _IMAGES_PER_PART):
             part = unsearched[start : start + _IMAGES_PER_PART]
             rows = parallel(delayed(_search)(*image, workspace, find) for image in part)
-            searched = pd.concat([searched, pd.DataFrame(cast("list[tuple]", rows), columns=list(COLUMNS))])
+            searched = pd.concat([searched, pd.DataFrame(cast("list[tuple]", rows), columns=list(TEXT_COLUMNS))])
             with replace_file(workspace.text_file, is_private=True) as temporary:
                 searched.sort_values("image_id").to_csv(temporary, index=False)
             on_progress(done := done + len(part), len(unsearched))
@@ -81,6 +81,6 @@ def _read_searched(workspace: Workspace) -> pd.DataFrame:
     """Images that were searched before; none where the table is missing or damaged."""
     types = {"image_id": "str", "sha256": "str", "num_places": "int64", "confidence": "float64"}
     try:
-        return pd.read_csv(workspace.text_file, dtype=types)[list(COLUMNS)]  # type: ignore[arg-type]
+        return pd.read_csv(workspace.text_file, dtype=types)[list(TEXT_COLUMNS)]  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError):
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})

@@ -23,7 +23,7 @@ from hip_mri.grouping.split import count_images
 from hip_mri.hashes import compare_hashes
 from hip_mri.models.saved import list_foreign_settings
 from hip_mri.storage import digest, digest_file, read_json
-from hip_mri.workspace import Workspace, find_place
+from hip_mri.workspace import Workspace, resolve_path
 
 TOLERANCE: Final = 1e-9
 """Largest relative difference of a figure; another processor may round sums differently, a changed digit is more."""
@@ -135,7 +135,7 @@ def _compare_weights(config: TrainingConfig, metrics: Mapping[str, Any]) -> Iter
     if config.model.weights in ("imagenet", "random"):
         return
     try:
-        file = find_place(config.model.weights, "model.weights")
+        file = resolve_path(config.model.weights, "model.weights")
     except SettingsError:  # a home folder of the machine where the run was made
         return
     if file.is_file() and digest_file(file) != metrics["weights"]:

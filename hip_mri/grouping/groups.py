@@ -20,7 +20,7 @@ from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.ingest import CONTRADICTORY_LABEL, check_classes
 from hip_mri.dataset.manifest import read_manifest, write_manifest
-from hip_mri.dataset.split_registry import read_ledger
+from hip_mri.dataset.split_registry import read_split_registry
 from hip_mri.grouping.fingerprints import list_fingerprinted
 from hip_mri.grouping.similarity import find_similar_images
 from hip_mri.sources.split_folders import UNDECIDED
@@ -91,7 +91,7 @@ def group_images(
     """
     manifest = read_manifest(workspace.manifest_file).reset_index(drop=True)
     used = manifest[manifest["state"].isin(["ready", "duplicate"])]
-    ledger = read_ledger(workspace)
+    ledger = read_split_registry(workspace)
     names = set(manifest["delivery"])
     identities = identify_images(
         deliveries,

@@ -17,7 +17,7 @@ import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.dataset.manifest import read_manifest, select_ready, write_manifest
-from hip_mri.dataset.split_registry import check_test_set, extend_ledger, read_ledger
+from hip_mri.dataset.split_registry import check_test_set, extend_split_registry, read_split_registry
 from hip_mri.errors import SplitError, list_offenders
 from hip_mri.grouping.allocation import allocate_groups
 from hip_mri.sources.split_folders import UNDECIDED
@@ -97,7 +97,7 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     images = select_ready(manifest)
     is_locked = workspace.test_set_file.exists()
     check_test_set(workspace)
-    ledger, ties = read_ledger(workspace), _read_ties(workspace)
+    ledger, ties = read_split_registry(workspace), _read_ties(workspace)
     given = images["split"]
     settled = _find_settled(images, ledger, is_locked=is_locked)
     absent = ledger[~ledger["sha256"].isin(images["sha256"])].set_index("sha256")["split"]
@@ -115,7 +115,7 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     # Without the images that are held out, what they tied together is no group any more.
     used["group"] = used.groupby(["group", "split"])["image_id"].transform("min")
     check_classes(used, num_held_out=len(images) - len(used), is_given=bool((given != "").any()))
-    extend_ledger(images, workspace)  # what is held out stays held out
+    extend_split_registry(images, workspace)  # what is held out stays held out
     splits = images.set_index("image_id")["split"].reindex(manifest["image_id"], fill_value="").to_numpy()
     groups_used = used.set_index("image_id")["group"].reindex(manifest["image_id"], fill_value="").to_numpy()
     manifest["group"] = np.where(groups_used == "", manifest["group"], groups_used)

@@ -51,7 +51,7 @@ from hip_mri.images.formats import dicom, dicom_parsing, nifti, raster, tiff
 from hip_mri.images.gray_levels import check_usable
 from hip_mri.images.pictures import Picture, ReadingOptions
 
-RECIPE: Final = 1
+DECODING_RECIPE: Final = 1
 """Version of the rules by which files become gray levels; raised with every change that alters pixels."""
 
 SUPPORTED: Final = "PNG, JPEG, JPEG 2000, TIFF, BMP, WebP, GIF, DICOM, NIfTI"

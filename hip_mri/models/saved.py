@@ -24,7 +24,7 @@ from hip_mri.models.backbones.backbone import STANDARDIZE
 from hip_mri.models.backbones.weights import UNREADABLE, check_numbers_only, tell_cause
 from hip_mri.models.head import build_head, build_network
 from hip_mri.models.keras_settings import DTYPE_POLICY, SETTINGS, import_keras
-from hip_mri.storage import explain_refusal, require_room
+from hip_mri.storage import explain_write_errors, require_room
 
 if TYPE_CHECKING:
     import keras
@@ -181,10 +181,10 @@ def _write_plain(weights: bytes) -> Iterator[Path]:
     """
     place = Path(tempfile.gettempdir())
     require_room(place, len(weights))
-    with explain_refusal(place):
+    with explain_write_errors(place):
         folder = tempfile.mkdtemp(prefix="hip-mri-")
     try:
-        with explain_refusal(place):
+        with explain_write_errors(place):
             Path(folder, WEIGHTS).write_bytes(weights)
         yield Path(folder, WEIGHTS)
     finally:

@@ -9,7 +9,7 @@ import pandas as pd
 from hip_mri.config import DriftSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_stored_image
-from hip_mri.dataset.quarantine import set_aside
+from hip_mri.dataset.quarantine import quarantine_images
 from hip_mri.models.features import FeatureSet
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
 from hip_mri.monitoring.shift import choose_witnesses, describe_stored_images
@@ -74,7 +74,7 @@ def refuse_batch(workspace: Workspace) -> int:
     """Take the images that the latest version did not know out of use; returns their number."""
     images = select_ready(read_manifest(workspace.manifest_file))
     new = set(images["sha256"]) - set(list_known(find_latest(workspace))["sha256"])
-    set_aside(new, workspace)
+    quarantine_images(new, workspace)
     return len(new)
 
 

@@ -19,8 +19,8 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from hip_mri.config import ImageSettings, PreprocessingSettings, SourceLimits
-from hip_mri.dataset.entries import ENTRIES_PER_BATCH, choose_options, read_entry
-from hip_mri.dataset.manifest import COLUMNS, write_manifest, write_quarantine
+from hip_mri.dataset.entries import ENTRIES_PER_BATCH, make_reading_options, read_entry
+from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest, write_quarantine
 from hip_mri.dataset.preprocessing import name_set
 from hip_mri.errors import ImageError, SourceError
 from hip_mri.images.contrast import preprocess_image
@@ -84,7 +84,7 @@ def take_in_images(
     done = 0
     with (
         open_unlabelled(source_file, limits, own_folder=workspace.root) as source,
-        Sandbox(choose_options(image_settings)) as sandbox,
+        Sandbox(make_reading_options(image_settings)) as sandbox,
         Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel,
     ):
         remaining = iter(source.entries)
@@ -105,7 +105,8 @@ def take_in_images(
     flush_file_system(workspace.root)  # the pictures are on the disk before the manifest names them
     _write_names(batch, workspace)
     write_manifest(
-        workspace.manifest_file, batch.drop(columns="source_name").reindex(columns=list(COLUMNS), fill_value="")
+        workspace.manifest_file,
+        batch.drop(columns="source_name").reindex(columns=list(MANIFEST_COLUMNS), fill_value=""),
     )
     report = IntakeReport(counts["ready"], counts["duplicate"], counts["quarantined"], num_ignored)
     told = [f"{count} {name.removeprefix('num_')}" for name, count in asdict(report).items()]

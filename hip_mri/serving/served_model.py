@@ -14,7 +14,7 @@ from hip_mri.registry.champion import read_champion
 from hip_mri.registry.versions import MODEL, RECORD, read_record, read_version
 from hip_mri.serving.served_network import SavedNetwork
 from hip_mri.storage import digest_file, read_json
-from hip_mri.workspace import Workspace, find_place
+from hip_mri.workspace import Workspace, resolve_path
 
 CHAMPION: Final = "champion"
 
@@ -68,7 +68,7 @@ def find_model(workspace: Workspace, model: str) -> ServedModel:
         return load_served_model(champion.folder)
     if model.isdecimal():
         return load_served_model(read_version(workspace, int(model)).folder)
-    return load_served_model(find_place(model, "model"))
+    return load_served_model(resolve_path(model, "model"))
 
 
 def load_served_model(folder: Path) -> ServedModel:

@@ -17,7 +17,7 @@ from hip_mri.sources.remote.fetch_limits import ProgressReport, changed_error
 from hip_mri.sources.remote.google_drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
 from hip_mri.sources.remote.partial_files import continue_part, copy_ranges, remove_old_parts
 from hip_mri.sources.source import check_zip, explain_unreadable
-from hip_mri.storage import digest, digest_file, explain_refusal, is_hopeless, replace_file
+from hip_mri.storage import digest, digest_file, explain_write_errors, is_unrecoverable, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressRep
     explain = partial(_explain_failure, shown)
     schemes = tuple(start for start in _REMOTE if start.startswith("http"))
     place = Address(address, shown, schemes)
-    with explain_refusal(sources_folder), _explained(explain):
+    with explain_write_errors(sources_folder), _explained(explain):
         remote = ask_for_file(place, limits)
     # Each new link to a file carries another signature; without a tag, another query may stand for another file.
     origin = strip_credentials(address) if remote.has_strong_tag else address
@@ -148,7 +148,7 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
 
     shown = show_place(address)
     explain = partial(_explain_failure, shown)
-    with explain_refusal(sources_folder), _explained(explain):
+    with explain_write_errors(sources_folder), _explained(explain):
         # s3fs reads the proxies of the environment, gcsfs when told to.
         options = {"session_kwargs": {"trust_env": True}} if address.startswith("gs://") else {}
         filesystem, path = fsspec.url_to_fs(address, **options)
@@ -214,13 +214,13 @@ def _receive(file: Path, explain: Callable[[Exception], SourceError], limits: So
 
 @contextlib.contextmanager
 def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
-    """Raise what an error of the network means to the user; one of the disk is left to `explain_refusal`."""
+    """Raise what an error of the network means to the user; one of the disk is left to `explain_write_errors`."""
     try:
         yield
     except HipMriError:
         raise
     except Exception as error:  # each storage has network errors of its own, without a common base
-        if is_hopeless(error):
+        if is_unrecoverable(error):
             raise
         raise explain(error) from None  # its text can hold the whole address, and tracebacks reach logs
 

@@ -23,9 +23,8 @@ import pandas as pd
 
 from hip_mri.config import LABELS, DataSettings, EvaluationSettings
 from hip_mri.dataset.deliveries import Delivery
-from hip_mri.dataset.entries import COLUMNS as ENTRY_COLUMNS
-from hip_mri.dataset.entries import keep_entries
-from hip_mri.dataset.manifest import COLUMNS, read_manifest, write_manifest
+from hip_mri.dataset.entries import ENTRY_COLUMNS, keep_entries
+from hip_mri.dataset.manifest import MANIFEST_COLUMNS, read_manifest, write_manifest
 from hip_mri.dataset.pseudonyms import hide_names, remember_names
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.evaluation.charts.figures import Findings, draw_figures
@@ -96,7 +95,7 @@ def make_workspace(root: Path, num_rows: int) -> None:
     entries = make_entries(num_rows, workspace)
     keep_entries(DELIVERY, entries, workspace)
     manifest = entries.assign(image_id=entries["sha256"].str[:16], delivery=DELIVERY, state="ready")
-    manifest = manifest.assign(group=manifest["image_id"]).reindex(columns=list(COLUMNS), fill_value="")
+    manifest = manifest.assign(group=manifest["image_id"]).reindex(columns=list(MANIFEST_COLUMNS), fill_value="")
     write_manifest(workspace.manifest_file, manifest)
     make_fingerprints(workspace.fingerprints_folder / str(FINGERPRINT_RECIPE), entries["sha256"])
     (root / "delivery").mkdir()

@@ -13,7 +13,7 @@ from hip_mri.dataset.deliveries import Delivery, fetch_deliveries, fetch_deliver
 from hip_mri.dataset.identities import check_patient_tables
 from hip_mri.dataset.ingest import IngestReport, ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest, reveal_names
-from hip_mri.dataset.quarantine import admit_all, set_aside
+from hip_mri.dataset.quarantine import lift_quarantine, quarantine_images
 from hip_mri.errors import ArchiveError, HipMriError, SourceError
 from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.split import split_manifest
@@ -273,7 +273,7 @@ def test_what_is_set_aside_stays_out_until_it_is_admitted(entries, pack, draw, e
     add(workspace, second)
     split_manifest(workspace, 0.2, 0.2, seed=1)
     new = find(workspace).loc[["normal/x80.png", "normal/x81.png"], "sha256"]
-    set_aside(list(new), workspace)
+    quarantine_images(list(new), workspace)
     add(workspace, first, second)
     split_manifest(workspace, 0.2, 0.2, seed=1)
     manifest = find(workspace)
@@ -281,8 +281,8 @@ def test_what_is_set_aside_stays_out_until_it_is_admitted(entries, pack, draw, e
     assert set(manifest.index[manifest["state"] == "quarantined"]) == {"normal/x80.png", "normal/x81.png"}
     assert list(pd.read_csv(workspace.quarantine_file)["reason"]) == ["unlike_training"] * 2
     assert manifest["split"].drop(["normal/x80.png", "normal/x81.png"]).equals(before)
-    assert admit_all(workspace) == 2
-    assert admit_all(workspace) == 0
+    assert lift_quarantine(workspace) == 2
+    assert lift_quarantine(workspace) == 0
     add(workspace, first, second)
     split_manifest(workspace, 0.2, 0.2, seed=1)
     assert (find(workspace)["state"] == "ready").all()

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hip_mri.dataset import manifest as manifest_module
-from hip_mri.dataset.manifest import COLUMNS, digest_table, read_manifest, select_ready, write_manifest
+from hip_mri.dataset.manifest import MANIFEST_COLUMNS, digest_table, read_manifest, select_ready, write_manifest
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import digest
 
@@ -14,9 +14,9 @@ UNREADABLE = r"manifest\.parquet is not a readable manifest\. Remove it and star
 def test_what_is_written_is_read_again_sorted_by_id(workspace, write_rows):
     manifest = write_rows(workspace, 5, 4)
     read = read_manifest(workspace.manifest_file)
-    assert tuple(read.columns) == COLUMNS
+    assert tuple(read.columns) == MANIFEST_COLUMNS
     pd.testing.assert_frame_equal(
-        read, manifest.sort_values("image_id", ignore_index=True)[list(COLUMNS)], check_dtype=False
+        read, manifest.sort_values("image_id", ignore_index=True)[list(MANIFEST_COLUMNS)], check_dtype=False
     )
 
 
@@ -64,7 +64,7 @@ def test_the_table_of_another_program_is_refused(workspace):
     pd.DataFrame({"image_id": ["a"], "label": ["normal"]}).to_parquet(workspace.manifest_file)
     with pytest.raises(WorkspaceError) as caught:
         read_manifest(workspace.manifest_file)
-    missing = [column for column in COLUMNS if column not in ("image_id", "label")]
+    missing = [column for column in MANIFEST_COLUMNS if column not in ("image_id", "label")]
     assert f"{workspace.manifest_file} has no column {', '.join(missing)};" in str(caught.value)
     assert "--workspace" in str(caught.value)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from hip_mri.dataset.manifest import read_manifest
-from hip_mri.dataset.text_search import COLUMNS, find_images_with_text
+from hip_mri.dataset.text_search import TEXT_COLUMNS, find_images_with_text
 from hip_mri.images.burned_in_text import TextBox
 from hip_mri.images.png import hash_pixels
 
@@ -26,7 +26,7 @@ def test_images_with_text_are_listed_and_told(filled, caplog):
     assert find_images_with_text(filled, 2, find=finder) == 2
     assert sorted(finder.searched) == sorted(manifest["sha256"])
     table = pd.read_csv(filled.text_file)
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == TEXT_COLUMNS
     assert set(table.loc[table["num_places"] == 2, "sha256"]) == finder.hashes
     assert f"2 of {len(manifest)} images have text" in caplog.text
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from flows.retrain import hip_retrain
 from hip_mri.config import RetrainConfig
 from hip_mri.dataset.manifest import read_manifest
-from hip_mri.dataset.split_registry import read_ledger
+from hip_mri.dataset.split_registry import read_split_registry
 from hip_mri.evaluation import verify
 from hip_mri.promotion.error_budget import read_looks
 from hip_mri.registry import commands as registry
@@ -85,7 +85,7 @@ class Clinic:
         return self.look(state, str(result))
 
     def look(self, state: State, told: str) -> Month:
-        ledger = read_ledger(self.workspace)
+        ledger = read_split_registry(self.workspace)
         champion = read_champion(self.workspace)
         preprocessed = self.workspace.preprocessed_folder.rglob("*.png")
         reports = sorted(self.workspace.retrainings_folder.glob("[0-9]*/retraining.json"))

@@ -22,7 +22,7 @@ from hip_mri.errors import HipMriError, WeightsError, list_offenders
 from hip_mri.images.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page
 from hip_mri.models.keras_settings import choose_backend, import_keras, list_keras_folders
 from hip_mri.storage import digest_file
-from hip_mri.workspace import find_place
+from hip_mri.workspace import resolve_path
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
     if weights == "random":
         return Weights("random", backbone, None, "", RANDOM_NOTICE)
     if weights != "imagenet":
-        file = find_place(weights, "model.weights")
+        file = resolve_path(weights, "model.weights")
         _check_file(file, backbone)
         sha256 = digest_file(file)
         return Weights(sha256, backbone, file, sha256)

@@ -14,7 +14,7 @@ from hip_mri.config import SourceLimits
 from hip_mri.errors import FetchError, HipMriError
 from hip_mri.proxies import find_proxy
 from hip_mri.sources.remote.fetch_limits import ProgressReport, limit_progress
-from hip_mri.storage import explain_refusal
+from hip_mri.storage import explain_write_errors
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def is_unchanged(drive_id: str, file: Path, limits: SourceLimits) -> bool:
             type(error).__name__,
         )
         return True
-    with explain_refusal(file), file.open("rb") as stream:
+    with explain_write_errors(file), file.open("rb") as stream:
         return size in (0, file.stat().st_size) and stream.read(len(head)) == head
 
 

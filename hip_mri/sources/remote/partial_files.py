@@ -11,7 +11,7 @@ from typing import Final
 from hip_mri.config import SourceLimits
 from hip_mri.errors import LimitError, SourceError
 from hip_mri.sources.remote.fetch_limits import changed_error, limit_progress
-from hip_mri.storage import digest, explain_refusal
+from hip_mri.storage import digest, explain_write_errors
 
 _RANGE_BYTES: Final = 32 * 2**20
 """What is asked of a cloud's storage at a time: what a lost connection costs at most."""
@@ -30,7 +30,7 @@ def remove_old_parts(sources_folder: Path) -> None:
         WorkspaceError: A part cannot be removed for another reason.
     """
     for part in sources_folder.glob("*.part"):
-        with explain_refusal(part):
+        with explain_write_errors(part):
             if _NAME.fullmatch(part.name) and time.time() - part.stat().st_mtime > _KEPT_SECONDS:
                 part.unlink()
 

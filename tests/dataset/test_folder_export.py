@@ -4,7 +4,7 @@ import pytest
 
 from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
 from hip_mri.dataset.deliveries import Delivery
-from hip_mri.dataset.folders import lay_out_folders
+from hip_mri.dataset.folder_export import export_folders
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.manifest import read_manifest, write_manifest
 from hip_mri.dataset.preprocessing import name_set, preprocess_images
@@ -39,7 +39,7 @@ def expect(workspace, settings=SETTINGS) -> dict[str, bytes]:
 
 
 def test_the_tree_is_what_the_manifest_says(prepared, entries):
-    assert lay_out_folders(prepared, SETTINGS) == prepared.data_folder
+    assert export_folders(prepared, SETTINGS) == prepared.data_folder
     assert show(prepared) == expect(prepared)
     assert len(show(prepared)) == len(entries)
     assert {path.name for path in prepared.data_folder.iterdir()} == set(SPLITS)
@@ -48,36 +48,36 @@ def test_the_tree_is_what_the_manifest_says(prepared, entries):
 
 
 def test_the_tree_follows_another_split(prepared):
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     before = set(show(prepared))
     prepared.splits_file.unlink()
     write_manifest(prepared.manifest_file, read_manifest(prepared.manifest_file).assign(split=""))
     split_manifest(prepared, 0.3, 0.3, seed=99)
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     assert show(prepared) == expect(prepared)
     assert set(show(prepared)) != before
 
 
 def test_the_tree_follows_other_settings(prepared, shard):
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     before = show(prepared)
     other = PreprocessingSettings(image_size=32)
     preprocess_images(shard, prepared, other, 1)
-    lay_out_folders(prepared, other)
+    export_folders(prepared, other)
     assert show(prepared) == expect(prepared, other)
     assert all(show(prepared)[name] != before[name] for name in before)
 
 
 def test_what_does_not_belong_there_is_removed(prepared):
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     for name in ("stale.png", ".DS_Store", "notes.txt"):
         (prepared.data_folder / "train" / "normal" / name).write_bytes(b"stale")
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     assert show(prepared) == expect(prepared)
 
 
 def test_images_that_left_the_source_leave_the_tree(prepared, entries, pack):
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     manifest = read_named_manifest(prepared)
     gone = manifest.loc[(manifest["split"] == "train") & (manifest["label"] == "normal"), "source_name"].iloc[0]
     fewer = {name: content for name, content in entries.items() if name != gone}
@@ -85,27 +85,27 @@ def test_images_that_left_the_source_leave_the_tree(prepared, entries, pack):
     split_manifest(prepared, 0.2, 0.2, seed=1)
     for shard in plan_shards(prepared, 1000):
         preprocess_images(shard, prepared, SETTINGS, 1)
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     assert show(prepared) == expect(prepared)
     assert len(show(prepared)) == len(entries) - 1
 
 
 def test_lost_and_exchanged_files_come_back(prepared):
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     lost, exchanged = sorted(prepared.data_folder.rglob("*.png"))[:2]
     lost.unlink()
     exchanged.unlink()
     exchanged.write_bytes(b"something else")
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     assert show(prepared) == expect(prepared)
 
 
 def test_links_take_no_second_room_and_are_left_alone(prepared):
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     files = sorted(prepared.data_folder.rglob("*.png"))
     assert all(file.stat().st_nlink == 2 for file in files)
     before = [file.stat().st_ctime_ns for file in files]
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     assert [file.stat().st_ctime_ns for file in files] == before
 
 
@@ -115,37 +115,37 @@ def test_where_the_disk_knows_no_links_files_are_copied(prepared, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     for _ in range(2):
-        lay_out_folders(prepared, SETTINGS)
+        export_folders(prepared, SETTINGS)
         assert show(prepared) == expect(prepared)
     assert all(file.stat().st_nlink == 1 for file in prepared.data_folder.rglob("*.png"))
 
 
 def test_a_foreign_folder_does_not_stop_the_run(prepared):
     """Jupyter, for one, leaves `.ipynb_checkpoints` wherever it looks."""
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     folder = prepared.data_folder / "train" / "normal"
     (folder / ".ipynb_checkpoints").mkdir()
     (folder / ".ipynb_checkpoints" / "copy.png").write_bytes(b"foreign")
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     assert show(prepared) == expect(prepared)
     assert not (folder / ".ipynb_checkpoints").exists()
 
 
 def test_a_folder_in_the_place_of_an_image_makes_way(prepared):
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     image = next(prepared.data_folder.rglob("*.png"))
     image.unlink()
     image.mkdir()
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     assert show(prepared) == expect(prepared)
 
 
 def test_what_a_link_points_at_is_left_alone(prepared, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept.png").write_bytes(b"kept")
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     (prepared.data_folder / "train" / "normal" / "link").symlink_to(tmp_path / "elsewhere")
-    lay_out_folders(prepared, SETTINGS)
+    export_folders(prepared, SETTINGS)
     assert show(prepared) == expect(prepared)
     assert (tmp_path / "elsewhere" / "kept.png").read_bytes() == b"kept"
 
@@ -154,6 +154,6 @@ def test_a_missing_preprocessed_image_is_named(prepared):
     missing = next((prepared.root / "preprocessed").rglob("*.png"))
     missing.unlink()
     with pytest.raises(WorkspaceError) as caught:
-        lay_out_folders(prepared, SETTINGS)
+        export_folders(prepared, SETTINGS)
     assert str(missing) in str(caught.value)
     assert str(caught.value).endswith("then start again: preprocessed images that are missing are made again.")

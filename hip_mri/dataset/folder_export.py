@@ -12,7 +12,7 @@ from hip_mri.storage import link_or_copy
 from hip_mri.workspace import Workspace
 
 
-def lay_out_folders(workspace: Workspace, settings: PreprocessingSettings) -> Path:
+def export_folders(workspace: Workspace, settings: PreprocessingSettings) -> Path:
     """Make `DATA/` show exactly the present split: add what is missing, remove what is not in it any more.
 
     The files are hard links into the set of preprocessed images, or copies where the disk knows no links.
