@@ -1,8 +1,9 @@
-"""Writing so that nothing is lost: readers see the old content or the new one, whatever ends the process.
+"""Atomic writes of files and folders: readers see the old content or the new one, also after a crash.
 
-A single file is written beside its place, brought to the disk and renamed; a folder is filled beside its place and
-renamed as a whole. What a killed process leaves half-written has a name that begins with `UNFINISHED`, and is swept
-away by `remove_leftovers` at the next start; nothing else ever is.
+A single file is written beside its place, flushed to the disk and renamed; a folder is filled beside its place and
+renamed as a whole. What a killed process leaves half-written has a name that begins with `UNFINISHED`, and is removed
+by `remove_leftovers` at the next start. All folders are created for their owner alone, since many hold pictures of
+patients.
 """
 
 import contextlib
@@ -20,20 +21,23 @@ from typing import Any, Final
 
 from hip_mri.errors import DiskError, WorkspaceError
 
-HOPELESS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""Refusals of a disk that trying again does not change: full, quota used up, read-only, broken."""
+UNRECOVERABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""Errors of a disk that trying again does not change: full, quota used up, read-only, broken."""
 
-FULL_BELOW_BYTES: Final = 1 << 20
+_WRITE_ONLY: Final = UNRECOVERABLE - {errno.EIO}
+"""Errors that reading never raises."""
+
+MIN_FREE_BYTES: Final = 1 << 20
 """A disk with less room counts as full where a library lost the error's number."""
 
 UNFINISHED: Final = ".hip-mri-"
-"""What the names of temporary files and folders begin with."""
+"""Prefix of the names of temporary files and folders."""
 
 _NUMBERED_FOLDER: Final = re.compile(rf"(\d+)|{re.escape(UNFINISHED)}(\d+)-.+")
-"""A finished run or its like, or one that `publish_folder` is filling."""
+"""A folder such as that of a finished run, or one that `publish_folder` is filling."""
 
 _FORMER: Final = ".old"
-"""Ending of a folder that makes way for another."""
+"""Suffix of a folder that is being replaced."""
 
 
 @contextlib.contextmanager
@@ -50,7 +54,7 @@ def replace_file(file: Path, *, is_private: bool = False) -> Iterator[Path]:
 
     Raises:
         DiskError: The disk is full, read-only or broken.
-        WorkspaceError: The file cannot be written for another reason.
+        WorkspaceError: The file cannot be written for another reason. Other errors of the block pass through.
     """
     temporary = file.with_name(f"{UNFINISHED}{os.getpid()}-{os.urandom(4).hex()}{''.join(file.suffixes[-2:])}")
     try:
@@ -59,7 +63,9 @@ def replace_file(file: Path, *, is_private: bool = False) -> Iterator[Path]:
             _reached("write", file)
             if is_private:
                 temporary.touch(mode=0o600)
+        with _explain_content_errors(file, temporary):
             yield temporary
+        with explain_write_errors(file):
             _reached("flush", file)
             _flush_to_disk(temporary)
             _reached("rename", file)
@@ -108,17 +114,17 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 
     Raises:
         DiskError: The disk is full, read-only or broken; what stood there already stays.
-        WorkspaceError: The folder cannot be written for another reason.
+        WorkspaceError: The folder cannot be written for another reason. Other errors of the block pass through.
     """
     with explain_write_errors(folder):
         _make_folder(folder.parent)
         temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent))
     try:
-        with explain_write_errors(folder):
-            _reached("fill", folder)
+        _reached("fill", folder)
+        with _explain_content_errors(folder, temporary):
             yield temporary
+        with explain_write_errors(folder):
             _reached("flush", folder)
-            temporary.chmod(0o755)
             for path in (*temporary.rglob("*"), temporary):
                 _flush_to_disk(path)
             _exchange(temporary, folder)
@@ -127,11 +133,11 @@ def publish_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_small_file(file: Path, content: bytes) -> None:
-    """Write one of very many small files: whole or not at all, but without waiting for the disk.
+    """Write one of very many small files atomically, but without waiting for the disk.
 
-    Call `flush_file_system` after the last one, before anything is written that counts on them. The temporary file
-    lies one folder above, so that a sweep need not list the very many. Its name is random: process and thread ids
-    repeat between machines and containers, where two attempts at one file could meet.
+    Call `flush_file_system` after the last one, before anything is written that relies on them. The temporary file
+    lies one folder above, so that `remove_leftovers` need not list the very many. Its name is random: process and
+    thread ids repeat between machines and containers.
 
     Raises:
         DiskError: The disk is full, read-only or broken.
@@ -140,7 +146,8 @@ def write_small_file(file: Path, content: bytes) -> None:
     temporary = file.parent.with_name(f"{UNFINISHED}{os.urandom(8).hex()}-{file.name}")
     try:
         with explain_write_errors(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.parent.is_dir():
+                make_private_folder(file.parent)
             _reached("write", file)
             temporary.write_bytes(content)
             _reached("rename", file)
@@ -151,10 +158,10 @@ def write_small_file(file: Path, content: bytes) -> None:
 
 
 def flush_file_system(folder: Path) -> None:
-    """Bring everything to the disk that was written in the file system of a folder; 10 ms for 256 small files.
+    """Flush everything that was written in the file system of a folder to the disk; 10 ms for 256 small files.
 
     Raises:
-        DiskError: The disk lost some of it.
+        DiskError: The disk is full or broken.
     """
     with explain_write_errors(folder):
         _reached("flush", folder)
@@ -168,7 +175,7 @@ def flush_file_system(folder: Path) -> None:
 
 
 def link_or_copy(original: Path, place: Path) -> None:
-    """Let a file, which is never changed afterwards, stand in a second place; copied where the disk knows no links."""
+    """Hard-link a file that is never changed afterwards into a second place; copy it where the disk has no links."""
     _reached("link", place)
     try:
         os.link(original, place)
@@ -177,13 +184,13 @@ def link_or_copy(original: Path, place: Path) -> None:
 
 
 def require_room(folder: Path, num_bytes: int) -> None:
-    """See that a disk has room, before a library writes that does not survive a full one, as HDF5 does not.
+    """Check that a disk has room, before a library writes that crashes on a full one, as HDF5 does.
 
     Raises:
         DiskError: There is less.
     """
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    if free < num_bytes + FULL_BELOW_BYTES:
+    if free < num_bytes + MIN_FREE_BYTES:
         raise DiskError(
             f"{folder} could not be written: {num_bytes / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free. "
             "Make room on the disk, then start again: finished work is kept."
@@ -202,16 +209,16 @@ def digest_file(file: Path) -> str:
 
 
 def find_next_number(parent: Path) -> int:
-    """One more than the highest numbered folder, finished or not; clocks play no part."""
+    """One more than the highest numbered folder, finished or not."""
     folders = [folder for folder in parent.glob("*") if folder.is_dir()]
     matches = [match for folder in folders if (match := _NUMBERED_FOLDER.fullmatch(folder.name))]
     return max((int(match[1] or match[2]) for match in matches), default=0) + 1
 
 
 def remove_leftovers(folders: Iterable[Path]) -> None:
-    """Remove what killed processes left half-written, and nothing that others put there.
+    """Remove what killed processes left half-written, and nothing else.
 
-    A folder that had made way for a new one, which then never came, is put back.
+    A folder that was moved away for a new one, which was never put in its place, is put back.
 
     Raises:
         DiskError: The disk is read-only or broken.
@@ -230,39 +237,62 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Tell the user what to do where the disk refuses to hold a path.
+    """Explain the errors of a block that does nothing but write `path`.
 
-    Libraries that lose the number of an error (NumPy's short writes, HDF5, OpenVINO) are judged by the room left.
+    Raises:
+        DiskError: The disk is full, read-only or broken.
+        WorkspaceError: The path cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _make_write_error(path, error) from error
+
+
+@contextlib.contextmanager
+def _explain_content_errors(path: Path, temporary: Path) -> Iterator[None]:
+    """Explain the errors of a block that writes `temporary`, the later `path`, and may read and fetch as well.
+
+    Only errors that name the temporary path, or that nothing but writing raises, are explained. Where a library drops
+    the number of an error (NumPy's short writes, HDF5, OpenVINO), a full disk is taken for the cause.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        cause = getattr(error, "strerror", None) or error
-        if is_unrecoverable(error) or (getattr(error, "errno", None) is None and _is_full(path)):
-            raise DiskError(
-                f"{path} could not be written ({cause}). Make room on the disk, or mend it, then start again: "
-                "finished work is kept."
-            ) from error
-        if isinstance(error, OSError):
-            raise WorkspaceError(
-                f"{path} could not be written ({cause}). Make room on the disk or free the folder, then start again: "
-                "finished work is kept."
-            ) from error
+        file, number = getattr(error, "filename", None), getattr(error, "errno", None)
+        if file is not None:
+            is_write_error = Path(str(file)).is_relative_to(temporary)
+        else:
+            is_write_error = number in _WRITE_ONLY or (number is None and _is_full(temporary))
+        if is_write_error:
+            raise _make_write_error(path, error) from error
         raise
+
+
+def _make_write_error(path: Path, error: OSError | RuntimeError) -> WorkspaceError:
+    cause = getattr(error, "strerror", None) or error
+    if is_unrecoverable(error) or getattr(error, "errno", None) is None:
+        return DiskError(
+            f"{path} could not be written ({cause}). Make room on the disk, or repair it, then start again: "
+            "finished work is kept."
+        )
+    return WorkspaceError(
+        f"{path} could not be written ({cause}). Make this path writable, then start again: finished work is kept."
+    )
 
 
 def is_unrecoverable(error: object) -> bool:
     """Whether an error says that the disk is full, read-only or broken, so that trying again cannot help."""
-    return isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in HOPELESS)
+    return isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in UNRECOVERABLE)
 
 
 def _is_full(path: Path) -> bool:
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
-    return shutil.disk_usage(parent).free < FULL_BELOW_BYTES
+    return shutil.disk_usage(parent).free < MIN_FREE_BYTES
 
 
 def _exchange(fresh: Path, folder: Path) -> None:
-    """Put a folder in the place of another, which is then removed, or put back where the exchange fails."""
+    """Replace a folder, which is then removed, or put back where the exchange fails."""
     former = fresh.with_name(fresh.name + _FORMER)
     if folder.exists():
         _reached("set aside", folder)
@@ -279,11 +309,17 @@ def _exchange(fresh: Path, folder: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def _make_folder(folder: Path) -> None:
-    """Create a folder and its parents so that they are still there after a power cut."""
+def make_private_folder(folder: Path) -> list[Path]:
+    """Create a folder and its parents for their owner alone (mode 0700); returns those that were missing."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
+    for path in (*reversed(missing), folder):
+        path.mkdir(mode=0o700, exist_ok=True)
+    return missing
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a private folder and its parents so that they are still there after a power cut."""
+    for path in make_private_folder(folder):
         _flush_to_disk(path.parent)
 
 
@@ -302,7 +338,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _reached(step: str, path: Path) -> None:
-    """Mark a moment at which the process may be killed; tests put something in its place that does so."""
+    """Do nothing; tests replace it to kill the process at this step."""
 
 
 _C_LIBRARY: Final = ctypes.CDLL(None, use_errno=True)
