@@ -30,11 +30,15 @@ def blocked(tmp_path: Path) -> Path:
 # Places
 
 
+def list_places(workspace: Workspace) -> list[Path]:
+    names = [name for name in vars(Workspace) if name.endswith(("_file", "_folder")) and name[0] != "_"]
+    return [place for name in names if isinstance(place := getattr(workspace, name), Path)]
+
+
 def test_every_place_lies_below_the_root_and_none_is_another(tmp_path):
     workspace = Workspace(tmp_path / "root")
     sha256 = "ab" + "0" * 62
-    places = [getattr(workspace, name) for name in dir(Workspace) if name.endswith(("_file", "_folder"))
-              and isinstance(getattr(Workspace, name), property)]  # fmt: skip
+    places = list_places(workspace)
     places += [workspace.image_file(sha256), workspace.preprocessed_file("set", sha256)]
     assert len(places) == len(set(places)) >= 12
     assert all(place.is_relative_to(workspace.root) for place in places)
@@ -53,7 +57,7 @@ def test_places_are_found_as_a_person_writes_them(tmp_path, monkeypatch):
 def test_what_names_no_place_is_told(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
-    with pytest.raises(SettingsError, match=r"(?s)^model: '.*' names no place \(.*\)\. Give the path in full\.$"):
+    with pytest.raises(SettingsError, match=r"(?s)^model: '.*' is not a path \(.*\)\. Give the path in full\.$"):
         resolve_path(written, "model")
 
 
@@ -103,6 +107,21 @@ def test_preparing_creates_the_root_and_private_folders_alone(tmp_path):
     for _ in range(2):
         workspace.prepare()
         assert private_folders(workspace.root) == {"cache", "images", "sources"}
+
+
+def test_folders_with_pictures_that_an_earlier_version_left_open_are_closed(tmp_path):
+    workspace = Workspace(tmp_path)
+    open_folders = [
+        workspace.preprocessed_folder,
+        workspace.runs_folder,
+        workspace.drift_folder,
+        workspace.serving.root,
+    ]
+    for folder in [*open_folders, tmp_path / "of the user"]:
+        folder.mkdir(mode=0o755)
+    workspace.prepare()
+    assert {folder.stat().st_mode & 0o777 for folder in open_folders} == {0o700}
+    assert (tmp_path / "of the user").stat().st_mode & 0o777 == 0o755
 
 
 def test_preparing_keeps_what_is_there(tmp_path):
@@ -229,9 +248,8 @@ def test_fault_61_every_folder_is_swept(tmp_path: Path) -> None:
     """A temporary file beside whatever has a place of its own is gone at the next start."""
     workspace = Workspace(tmp_path)
     sha256 = "ab" + "0" * 62
-    names = [name for name in dir(Workspace) if isinstance(getattr(Workspace, name), property) and name[0] != "_"]
-    apart = {"data_folder", "releases_folder", "versions_folder", "predictions_folder", "champion_file", "looks_file"}
-    folders = [getattr(workspace, name) for name in names if name.endswith("_folder") and name not in apart]
+    apart = {workspace.data_folder, workspace.releases_folder, workspace.versions_folder, workspace.predictions_folder}
+    folders = [place for place in list_places(workspace) if not place.suffix and place not in apart]
     folders += [workspace.root, *(workspace.features_folder / "set", workspace.fingerprints_folder / "1")]
     folders += [workspace.backbones_folder / name for name in ("1", "1-engine")]
     small = [workspace.image_file(sha256), workspace.preprocessed_file("set", sha256)]
@@ -276,7 +294,7 @@ def test_only_one_changes_releases(tmp_path):
     with (
         workspace.hold_releases(),
         pytest.raises(
-            WorkspaceError, match=r"releases has for 0\.1 seconds been in use by process \d+ on .+\. Wait for"
+            WorkspaceError, match=r"releases has been in use for 0\.1 seconds by process \d+ on .+\. Wait for"
         ),
         workspace.hold_releases(timeout_seconds=0.1),
     ):

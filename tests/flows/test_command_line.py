@@ -187,7 +187,7 @@ def test_what_yaml_itself_stumbles_over_is_told(content: str, tmp_path: Path, ca
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.flow)
 def test_a_home_that_nobody_has_is_told(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command, ["--workspace", "~no-such-user/x"]) == 1
-    told = "error: workspace: '~no-such-user/x' names no place (Could not determine home directory.). "
+    told = "error: workspace: '~no-such-user/x' is not a path (Could not determine home directory.). "
     assert capsys.readouterr().err.startswith(told + "Give the path in full.")
 
 

@@ -58,5 +58,5 @@ def test_a_record_that_contradicts_itself_is_refused(workspace, version, change)
 
 
 def test_a_home_that_nobody_has_is_told(workspace):
-    with pytest.raises(SettingsError, match=r"^model: '~no-such-user/x' names no place"):
+    with pytest.raises(SettingsError, match=r"^model: '~no-such-user/x' is not a path"):
         find_model(workspace, "~no-such-user/x")

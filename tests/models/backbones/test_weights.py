@@ -30,7 +30,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_home_that_nobody_has_is_told() -> None:
-    with pytest.raises(SettingsError, match=r"^model.weights: '~no-such-user/w.h5' names no place .* path in full"):
+    with pytest.raises(SettingsError, match=r"^model.weights: '~no-such-user/w.h5' is not a path .* path in full"):
         weights.resolve_weights("~no-such-user/w.h5", "ResNet101", fall_back_to_random=False)
 
 
