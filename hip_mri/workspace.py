@@ -228,7 +228,7 @@ class Workspace:
             return
         if found or has_images:
             raise WorkspaceError(
-                f"workspace: {self.root} has format {found.get('format', 1)}, this version needs format {FORMAT}, whose "
+                f"workspace: {self.root} has format {found.get('format', 1)}, this version needs {FORMAT}, whose "
                 "image ids are hashes of pixels instead of files. Give an empty folder with --workspace; the old one "
                 "can be used with the version that wrote it."
             )

@@ -1,4 +1,4 @@
-"""Reading arrays from files while other threads work."""
+"""Reads arrays from files in several threads."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -13,8 +13,7 @@ def load_array(file: Path, mmap_mode: Literal["r"] | None = None) -> NDArray:
     """Read an array that `numpy.save` wrote; never unpickles.
 
     Python before 3.11.8 and 3.12.1 can raise a `SystemError` in a thread that parses the header while another thread
-    parses anything (https://github.com/python/cpython/issues/106905). It says nothing about the file, and is tried
-    again.
+    parses anything (https://github.com/python/cpython/issues/106905), whatever the file; reading is repeated.
 
     Args:
         file: Ends in `.npy`.

@@ -1,4 +1,4 @@
-"""Deliveries: the zip files and folders that a run takes its images from, each under a name that lasts."""
+"""Deliveries: the zip files and folders with the images of a run, each under a stable name."""
 
 import contextlib
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _SYNTHETIC: Final = "synthetic-"
 
 _UNFINISHED: Final = (".part", ".tmp", ".crdownload", ".filepart")
-"""Endings that programs give to files which they are still writing."""
+"""Endings of files that other programs are still writing."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Delivery:
     """A zip file or a folder with class folders, on this machine.
 
     Attributes:
-        name: 16 hexadecimal digits, a pseudonym of where it came from; a later version keeps them. Before them stands
-            `synthetic-` where the delivery says by a file `SYNTHETIC.txt` that no patient is in it.
-        path: Where it lies.
-        limits: How much of it is taken.
-        is_fetched: Whether it is this program's own copy, which can be had again.
+        name: Pseudonym of its origin, 16 hexadecimal digits, the same for a later version; with the prefix
+            `synthetic-` if a file `SYNTHETIC.txt` in it says that it holds no patients.
+        path: The file or folder.
+        limits: Limits on what is read.
+        is_fetched: Whether it was downloaded or drawn, so that it can be replaced.
     """
 
     name: str
@@ -50,18 +50,18 @@ class Delivery:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether it says that no patient is in it."""
+        """Whether it is marked as holding no patients."""
         return is_synthetic(self.name)
 
 
 def is_synthetic(name: str) -> bool:
-    """Whether a delivery of this name says that no patient is in it."""
+    """Whether a delivery of this name is marked as holding no patients."""
     return name.startswith(_SYNTHETIC)
 
 
 @contextlib.contextmanager
 def name_delivery_in_errors(delivery: Delivery, deliveries: Sequence[Delivery]) -> Iterator[None]:
-    """Add to an error of a block which of several deliveries it is about, by its place: names can identify patients."""
+    """Add to errors of a block which of several deliveries they are about, by number: names can identify patients."""
     try:
         yield
     except HipMriError as error:
@@ -75,9 +75,9 @@ def name_delivery_in_errors(delivery: Delivery, deliveries: Sequence[Delivery]) 
 
 @contextlib.contextmanager
 def delete_damaged(delivery: Delivery) -> Iterator[None]:
-    """Remove a fetched file that a block finds damaged, so that the next run fetches it again and not the same error.
+    """Delete a fetched file that a block finds damaged, so that the next run fetches it again.
 
-    A file of the user's own stays.
+    Files of the user are kept.
     """
     try:
         yield
@@ -85,7 +85,7 @@ def delete_damaged(delivery: Delivery) -> Iterator[None]:
         if delivery.is_fetched:
             with contextlib.suppress(OSError):
                 delivery.path.unlink(missing_ok=True)
-                error.args = (f"{error} What was fetched is removed: start again, and it is fetched anew.",)
+                error.args = (f"{error} The fetched file is deleted. Start again to fetch it anew.",)
         raise
 
 
@@ -96,14 +96,14 @@ def fetch_delivery(
     on_progress: ProgressReport = lambda done, total: None,
     limits: SourceLimits = SourceLimits(),
 ) -> Delivery:
-    """Bring one source to this machine; see `hip_mri.sources.fetch.fetch_source`.
+    """Fetch one source; see `hip_mri.sources.fetch.fetch_source`.
 
     Args:
-        source: Path, address, Drive link or id, or where one stands; `None` draws the synthetic demo.
+        source: Path, address, Drive link or id, or a reference to one; `None` draws the synthetic demo.
         sha256: Expected SHA-256 of the file, or `None`.
         workspace: Its `sources` folder keeps fetched files.
-        on_progress: Called while bytes come.
-        limits: How much may come, and how long that may take.
+        on_progress: Called with the bytes received.
+        limits: How much may be fetched, and how long that may take.
     """
     source = resolve_reference(source)
     path = fetch_source(source, sha256, workspace.sources_folder, on_progress, limits)
@@ -119,18 +119,18 @@ def fetch_deliveries(
     limits: SourceLimits = SourceLimits(),
     class_names: Mapping[str, str] | None = None,
 ) -> tuple[Delivery, ...]:
-    """Bring several sources to this machine, and open the folders that deliveries are dropped into.
+    """Fetch several sources, and list the deliveries in drop folders.
 
-    A local folder is such a folder, with each zip file and each folder in it a delivery, unless it holds at its top
-    class folders, folders of at least two splits, or a table with labels. Hidden files and those that are still being
-    written, by their ending, are left for the next time.
+    A local folder is a drop folder, with each zip file and each folder in it a delivery, unless it directly holds class
+    folders, folders of at least two splits, or a table with labels. Hidden files and those that are still being
+    written, by their ending, are left for the next run.
 
     Args:
         sources: Paths, addresses, Drive links or ids.
         workspace: Its `sources` folder keeps fetched files.
-        on_progress: Called while bytes come.
+        on_progress: Called with the bytes received.
         limits: How much each may hold, and how long fetching it may take.
-        class_names: Other names of the classes, by which class folders are known.
+        class_names: Other names of the classes, for class folders.
 
     Returns:
         The deliveries, in the order of the sources and then by name; none where drop folders are empty.
@@ -171,7 +171,7 @@ def _open_drop_folder(delivery: Delivery, workspace: Workspace, class_names: Cla
 
 
 def _is_one_delivery(delivery: Delivery, class_names: ClassNames) -> bool:
-    """Whether a folder is a delivery itself and not one that deliveries are dropped into."""
+    """Whether a folder is a delivery itself and not a drop folder."""
     with os.scandir(delivery.path) as found:
         names = [entry.name for entry in found if not is_ignored_folder(entry.name) and not is_ignored_file(entry.name)]
     if any(class_names.find_label(name) and holds_files(delivery.path / name) for name in names):

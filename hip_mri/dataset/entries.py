@@ -1,4 +1,4 @@
-"""What each delivery held when it was read: one row per picture, so that nothing is read twice and nothing is lost."""
+"""Reads the files of a delivery once, stores their images and lists them, one row per picture."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,18 +13,18 @@ from joblib import Parallel, delayed
 
 from hip_mri.config import ImageSettings
 from hip_mri.dataset.deliveries import Delivery
-from hip_mri.dataset.manifest import UNREADABLE
 from hip_mri.dataset.pseudonyms import hash_identities, hide_names
+from hip_mri.dataset.tables import read_table, write_table
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.reading import DECODING_RECIPE
 from hip_mri.images.sandbox import NUM_ASKING, Sandbox
 from hip_mri.sources.source import Entry, Labelling, Source, open_source
-from hip_mri.storage import digest, replace_file, write_small_file
+from hip_mri.storage import digest, write_small_file
 from hip_mri.workspace import Workspace
 
 ENTRY_COLUMNS: Final = (
-    "entry",  # pseudonym of the path in the delivery; see `names`
+    "entry",  # pseudonym of the path in the delivery; see `pseudonyms`
     "version",  # changes when the file changes
     "label",  # class folder
     "decoding",  # digest of the rules by which the file was decoded
@@ -43,19 +43,19 @@ _NUMBERS: Final = dict.fromkeys(("slice", "num_slices", "num_bytes", "num_stored
 _TYPES: Final = dict.fromkeys(ENTRY_COLUMNS, "str") | _NUMBERS | {"position": "float64"}
 
 ENTRIES_PER_BATCH = 2048
-"""Entries between two reports of progress; bounds the memory that waiting results take."""
+"""Entries between two reports of progress; limits the memory of pending results."""
 
 MAX_NUM_BYTES: Final = 256 * 2**20
-"""Largest file that is read, in bytes; a slice has a thousandth of it. Bounds the memory that a thread takes."""
+"""Largest file that is read, in bytes, a thousand times that of a slice; limits the memory of a thread."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of reading a delivery.
+    """Result of reading a delivery.
 
     Attributes:
         entries: The columns of `ENTRY_COLUMNS`, one row per picture, and one per file that holds none.
-        names: What the pseudonyms of the files stand for.
+        names: Names of the files by pseudonym.
         num_ignored: Files that are no part of the data.
         num_taken_over: Entries that an earlier run had read and that have not changed since.
     """
@@ -78,20 +78,20 @@ def read_delivery(
 ) -> Reading:
     """Decode every new file of a delivery once and store its pictures.
 
-    Only gray levels are stored, under the SHA-256 of the pixels: names never become paths, nothing else of a file can
-    be kept, and files that differ in anything but their pixels are one image. A file that an earlier run has read by
-    the same settings, unchanged since by name, size and checksum, is not read again. Files are decoded in a sandbox:
-    one that breaks the decoder is set aside.
+    Only gray levels are stored, named by the SHA-256 of the pixels: names never become paths, nothing else of a file is
+    kept, and files with equal pixels are one image. A file that an earlier run read with the same settings is not read
+    again if its name, size and checksum are unchanged. Files are decoded in a sandbox: one that crashes the decoder is
+    quarantined.
 
     Args:
         delivery: What to read.
-        workspace: Where images are stored, and the earlier list is.
+        workspace: Its images are written, its list of an earlier run is read.
         num_threads: Threads that read and decode at the same time, beside as many that wait for their decoders.
         on_progress: Called with the number of entries done and the number of all.
         settings: How image files are read.
         keep_earlier: Whether files stay listed that the delivery no longer holds. One that was replaced under its
-            name, or moved to the other class folder, counts as corrected and is not kept. One class folder is enough.
-        labelling: What tells the labels.
+            name, or moved to the other class folder, counts as corrected and is not kept. One class folder suffices.
+        labelling: How labels are found.
 
     Raises:
         SourceError: The delivery as a whole cannot be used.
@@ -124,18 +124,17 @@ def read_delivery(
 
 
 def make_reading_options(settings: ImageSettings) -> ReadingOptions:
-    """The options of the decoders that settings ask for."""
+    """Options of the decoders for these settings."""
     return ReadingOptions(**settings.model_dump(include=set(ImageSettings.model_fields)))
 
 
 def keep_entries(name: str, entries: pd.DataFrame, workspace: Workspace) -> None:
-    """Keep the list of what the delivery of this name holds."""
-    with replace_file(workspace.entries_folder / f"{name}.parquet", is_private=True) as temporary:
-        entries.sort_values(["entry", "slice"]).to_parquet(temporary, index=False)
+    """Write the list of the delivery of this name, for later runs."""
+    write_table(_locate_list(name, workspace), entries.sort_values(["entry", "slice"]))
 
 
 def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
-    """List the entries that are kept of deliveries; the columns of `ENTRY_COLUMNS` and `delivery`, the name.
+    """List the entries of deliveries that were read; the columns of `ENTRY_COLUMNS` and `delivery`, the name.
 
     Raises:
         WorkspaceError: A list is damaged.
@@ -145,17 +144,17 @@ def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
 
 
 def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
-    file = workspace.entries_folder / f"{name}.parquet"
-    if not file.exists():
-        return _tabulate([])
-    try:
-        return pd.read_parquet(file)[list(ENTRY_COLUMNS)]
-    except UNREADABLE as error:
-        raise WorkspaceError(f"{file} cannot be read. Remove it and start again: the delivery is read anew.") from error
+    advice = "Remove it and start again: the delivery is read anew."
+    table = read_table(_locate_list(name, workspace), ENTRY_COLUMNS, advice)
+    return table[list(ENTRY_COLUMNS)].astype(_TYPES)
+
+
+def _locate_list(name: str, workspace: Workspace) -> Path:
+    return workspace.entries_folder / f"{name}.parquet"
 
 
 def check_stored(entries: pd.DataFrame, workspace: Workspace) -> None:
-    """See that the images of entries, which no delivery at hand may hold any more, are still stored in full.
+    """Check that the images of entries are still stored in full.
 
     Raises:
         WorkspaceError: Some are not.
@@ -167,7 +166,7 @@ def check_stored(entries: pd.DataFrame, workspace: Workspace) -> None:
         raise WorkspaceError(
             f"{len(lost)} images of earlier deliveries are no longer in {workspace.images_folder}: "
             f"{list_offenders(lost)}. Restore the folder from a backup, or deliver them again; `python -m "
-            f"hip_mri.dataset.pseudonyms {workspace.root} {lost[0]}` says which file it was."
+            f"hip_mri.dataset.pseudonyms {workspace.root} {lost[0]}` shows the name of the file."
         )
 
 
@@ -235,7 +234,7 @@ def _read(source: Source, pseudonym: str, entry: Entry, workspace: Workspace, sa
 
 
 def _store(content: bytes, file: Path) -> None:
-    """Store an image, unless its very bytes are there: rewritten without waiting, a power cut could empty them."""
+    """Store an image unless the same bytes are stored: a power cut could empty a file that is rewritten unflushed."""
     try:
         if file.stat().st_size == len(content) and file.read_bytes() == content:
             return
@@ -259,3 +258,19 @@ def read_entry(source: Source, entry: Entry) -> bytes:
     if entry.num_bytes > MAX_NUM_BYTES:
         raise ImageError("too_large", f"the file has {entry.num_bytes:,} bytes, above {MAX_NUM_BYTES:,}")
     return source.read(entry)
+
+
+def number_copies(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    """Sort rows by content and number those of equal content.
+
+    Args:
+        rows: Columns sha256 (empty where a file could not be read), version and those of `order`.
+        order: Columns by which rows of equal content are sorted.
+
+    Returns:
+        The rows with the columns content, whose first 16 digits identify an image, and copy_number, from 0. The content
+        of a file that could not be read is a digest of its version, never of its name.
+    """
+    content = [sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)]
+    rows = rows.assign(content=content).sort_values(["content", *order], ignore_index=True)
+    return rows.assign(copy_number=rows.groupby("content").cumcount())

@@ -1,28 +1,29 @@
-"""The preprocessed images as a tree of folders that any program can read: `DATA/<split>/<label>/<image id>.png`."""
+"""Exports the preprocessed images as a tree of folders for other programs: `DATA/<split>/<label>/<image id>.png`."""
 
-import os
+import filecmp
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import name_set
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import link_or_copy
+from hip_mri.storage import explain_write_errors, make_private_folder
 from hip_mri.workspace import Workspace
 
 
 def export_folders(workspace: Workspace, settings: PreprocessingSettings) -> Path:
-    """Make `DATA/` show exactly the present split: add what is missing, remove what is not in it any more.
+    """Make `DATA/` hold exactly the images of the current split: add, replace and remove files as needed.
 
-    The files are hard links into the set of preprocessed images, or copies where the disk knows no links.
+    The files are copies: what users do with them changes nothing that the pipeline reads.
 
     Args:
-        workspace: Its manifest says what stands where.
-        settings: The set that is shown.
+        workspace: Its manifest and preprocessed images are read.
+        settings: Which set of preprocessed images is exported.
 
     Returns:
-        The folder `DATA`.
+        The folder `DATA`, accessible by its owner alone.
 
     Raises:
         WorkspaceError: A preprocessed image is missing, or the disk is full or not writable.
@@ -31,32 +32,35 @@ def export_folders(workspace: Workspace, settings: PreprocessingSettings) -> Pat
     ready = select_ready(read_manifest(workspace.manifest_file))
     for split in SPLITS:
         for label in LABELS:
-            folder = workspace.data_folder / split / label
             images = ready[(ready["split"] == split) & (ready["label"] == label)]
-            wanted = {
+            originals = {
                 f"{image_id}.png": workspace.preprocessed_file(set_name, sha256)
                 for image_id, sha256 in zip(images["image_id"], images["sha256"], strict=True)
             }
-            try:
-                _show(folder, wanted)
-            except OSError as error:
-                raise WorkspaceError(
-                    f"{folder} could not be laid out ({error}). Make room on the disk or free the folder, "
-                    "then start again: preprocessed images that are missing are made again."
-                ) from error
+            _mirror(originals, workspace.data_folder / split / label)
     return workspace.data_folder
 
 
-def _show(folder: Path, wanted: dict[str, Path]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with os.scandir(folder) as entries:
-        present = {entry.name: entry.inode() for entry in entries}
-    for name in present.keys() - wanted.keys():
-        _remove(folder / name)
-    for name, original in wanted.items():
-        if present.get(name) != original.stat().st_ino:
-            _remove(folder / name)
-            link_or_copy(original, folder / name)
+def _mirror(originals: Mapping[str, Path], folder: Path) -> None:
+    """Make a folder hold copies of these files, by name, and nothing else."""
+    with explain_write_errors(folder):
+        make_private_folder(folder)
+        for path in list(folder.iterdir()):
+            if path.name not in originals:
+                _remove(path)
+    for name, original in originals.items():
+        if not original.exists():
+            raise WorkspaceError(f"{original} is missing. Start again: it is made again.")
+        copy = folder / name
+        with explain_write_errors(copy):
+            if not _is_copy(copy, original):
+                _remove(copy)
+                shutil.copy2(original, copy)
+
+
+def _is_copy(path: Path, original: Path) -> bool:
+    """Whether a file has equal content, or equal size and time, and is no link to the original."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1 and filecmp.cmp(original, path)
 
 
 def _remove(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""What is known of the images beside their pixels: whose they are, by keyed hash, and the user's columns on them.
+"""Patients, series, given splits and user attributes of the images, as keyed hashes.
 
-Each delivery may bring a table; DICOM files name patients by themselves. What they told is kept with the delivery, for
-runs to which it is not delivered again.
+Each delivery may bring a table of patients, and DICOM files name their patient themselves. Both are stored with the
+delivery, for runs to which it is not delivered again.
 """
 
 import logging
@@ -15,9 +15,10 @@ import pandas as pd
 from hip_mri.config import SPLITS
 from hip_mri.dataset.deliveries import Delivery, delete_damaged, name_delivery_in_errors
 from hip_mri.dataset.entries import list_entries
-from hip_mri.dataset.manifest import UNREADABLE, digest_table
+from hip_mri.dataset.manifest import digest_table
 from hip_mri.dataset.pseudonyms import hash_identities, hide_names, remember_names, reveal_names
-from hip_mri.errors import SplitError, WorkspaceError
+from hip_mri.dataset.tables import read_table, write_table
+from hip_mri.errors import SplitError
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.split_folders import choose_open_split, find_given_splits
 from hip_mri.sources.tables.delivered_table import read_patients_table
@@ -29,7 +30,6 @@ from hip_mri.sources.tables.patient_table import (
     parse_patient_table,
     read_patient_file,
 )
-from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -43,19 +43,19 @@ TABLE: Final = "table"
 FOLDERS: Final = "folders"
 
 _DELIVERED: Final = "source: its table of patients"
-"""What errors call a table that a source holds."""
+"""Name in errors of a table that a source holds."""
 
 ATTRIBUTE_PREFIX: Final = "attribute: "
-"""Begins the name of each column of the user's, so that none is taken for one of the program's."""
+"""Prefix of the names of user columns, so that they cannot collide with those of the program."""
 
 
 @dataclass(frozen=True)
 class Identities:
-    """What is known of the images of all deliveries.
+    """Identities of the images of all deliveries.
 
     Attributes:
         images: The columns of `IDENTITY_COLUMNS`, one row per file.
-        attributes: Name of the table in the workspace that holds further columns of the user's; `None` without any.
+        attributes: Name of the table in the workspace that holds the user's further columns; `None` without any.
     """
 
     images: pd.DataFrame
@@ -69,13 +69,16 @@ def check_patient_tables(
     *,
     keep_given_split: bool = True,
 ) -> None:
-    """Complain of a table of patients that cannot be used, before any image is read; see `identify_images`.
+    """Check the tables of patients before any image is read; see `identify_images`.
 
     Args:
         deliveries: Those of this run.
         file: The user's table; without it, each delivery may hold one.
         class_names: Other names of the classes, which are checked as well.
         keep_given_split: Whether the table's splits count.
+
+    Raises:
+        SettingsError: A table cannot be used.
     """
     ClassNames(class_names)
     check = check_patient_splits if keep_given_split else lambda table, name: None
@@ -99,21 +102,20 @@ def identify_images(
     *,
     keep_given_split: bool = True,
 ) -> Identities:
-    """Find out whose the images are, and which split they were given.
+    """Find the patients and series of the images, and the split that they were given.
 
     Args:
         deliveries: Those of this run, whose entries were read.
-        names: Names of all deliveries in use; what earlier runs learned of the others is taken.
+        names: Names of all deliveries in use; those that are not among `deliveries` keep what earlier runs found.
         file: The user's table of patients; without it, each delivery may hold one, `patients.csv` beside its class
-            folders.
-            Where it is silent, the patient that a DICOM file names counts.
-        pattern: Regular expression that finds the patient in a file's path.
-        workspace: Its `identities` are kept, and its `attributes` written.
+            folders. For images without a patient there, the patient that the DICOM file names counts.
+        pattern: Regular expression that finds the patient in the path of a file.
+        workspace: Its `identities` and `attributes` are written.
         class_names: Other names of the classes, to the labels that they stand for.
         keep_given_split: Whether the splits of tables and folders count.
 
     Raises:
-        SettingsError: A table cannot be used, or table or pattern fit no image.
+        SettingsError: A table cannot be used, or table or pattern match no image.
         SplitError: Table and folders give images different splits.
     """
     listed = list_entries([delivery.name for delivery in deliveries], workspace)
@@ -145,7 +147,7 @@ def _identify(
     workspace: Workspace,
     class_names: ClassNames,
 ) -> pd.DataFrame:
-    """Columns of `IDENTITY_COLUMNS`, as far as folders do not tell, and the user's own, with the index of `entries`."""
+    """Columns of `IDENTITY_COLUMNS` without the splits of folders, and the user's own, with the index of `entries`."""
     known = entries[["sha256"]].assign(patient_id="", patient_pattern="", split="", split_by="")
     is_stack = (entries["num_slices"] > 1) & (entries["series"] == "")
     known["series"] = entries["series"].where(~is_stack, entries["entry"])  # slices of one file are one series
@@ -163,7 +165,7 @@ def _identify(
 
 
 def _complete_splits(splits: pd.Series) -> pd.Series:
-    """Where a table gives every image a split, and none is for validation or none for the test, divide its training."""
+    """If a table splits all images but has no validation or no test part, its training images are drawn for it."""
     given = set(splits)
     if "" in given or "train" not in given or given in ({"train"}, set(SPLITS)):
         return splits
@@ -171,13 +173,13 @@ def _complete_splits(splits: pd.Series) -> pd.Series:
 
 
 def _find_folder_splits(source_names: pd.Series, hashes: pd.Series) -> pd.DataFrame:
-    """Image (column sha256) and the split that a folder of its delivery gives it, where any does; a row per file."""
+    """The files whose folder gives a split: columns sha256 and folder_split."""
     found = pd.DataFrame({"sha256": hashes, "folder_split": find_given_splits(list(source_names))}, dtype="str")
     return found[found["folder_split"] != ""]
 
 
 def _hide_attributes(columns: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
-    """The user's columns with pseudonyms for their values, which may name people or be theirs alone."""
+    """The user's columns with pseudonyms as values, which may name people or be unique to them."""
     values = pd.unique(columns.to_numpy().ravel())
     pseudonyms = dict(zip(values, hide_names(values, workspace), strict=True))
     remember_names({pseudonym: value for value, pseudonym in pseudonyms.items()}, workspace)
@@ -185,38 +187,30 @@ def _hide_attributes(columns: pd.DataFrame, workspace: Workspace) -> pd.DataFram
 
 
 def _keep(name: str, known: pd.DataFrame, folder_splits: pd.DataFrame, workspace: Workspace) -> None:
-    """Keep what is known of a delivery's images; of what is not told again, what was told before."""
+    """Write the identities of a delivery's images; images without any keep those of an earlier run."""
     earlier = _read(name, workspace)
-    earlier = _take_out_folder_splits(earlier)
-    is_silent = (known.drop(columns=["sha256", "series"]) == "").all(axis="columns")
-    is_silent &= known["sha256"].isin(earlier["sha256"])
-    remembered = earlier[earlier["sha256"].isin(known.loc[is_silent, "sha256"])]
-    rows = pd.concat([known[~is_silent], remembered], ignore_index=True).fillna("")
-    rows = _add_folder_splits(rows, folder_splits)
-    with replace_file(workspace.identities_folder / f"{name}.parquet", is_private=True) as temporary:
-        rows.to_parquet(temporary, index=False)
-
-
-def _take_out_folder_splits(rows: pd.DataFrame) -> pd.DataFrame:
-    """What was told of images apart from their folders, which are looked at again."""
-    return rows.assign(
-        **{column: rows[column].where(rows["split_by"] == TABLE, "") for column in ("split", "split_by")}
-    )
+    is_by_table = earlier["split_by"] == TABLE  # the folders are read again
+    earlier = earlier.assign(**{column: earlier[column].where(is_by_table, "") for column in ("split", "split_by")})
+    is_empty = (known.drop(columns=["sha256", "series"]) == "").all(axis="columns")
+    is_empty &= known["sha256"].isin(earlier["sha256"])
+    remembered = earlier[earlier["sha256"].isin(known.loc[is_empty, "sha256"])]
+    rows = pd.concat([known[~is_empty], remembered], ignore_index=True).fillna("")
+    write_table(_locate(name, workspace), _add_folder_splits(rows, folder_splits))
 
 
 def _add_folder_splits(rows: pd.DataFrame, folder_splits: pd.DataFrame) -> pd.DataFrame:
-    """Give images the split of their folder, a row for each where copies of a file lie in several.
+    """Give images the split of their folder; an image with copies in several folders gets a row for each.
 
     Raises:
-        SplitError: The table gives another one.
+        SplitError: The table gives another split.
     """
     merged = rows.merge(folder_splits.drop_duplicates(), on="sha256", how="left").fillna("")
-    is_torn = merged["split"].isin(SPLITS) & merged["folder_split"].isin(SPLITS)
-    is_torn &= merged["split"] != merged["folder_split"]
-    if is_torn.any():
+    is_conflict = merged["split"].isin(SPLITS) & merged["folder_split"].isin(SPLITS)
+    is_conflict &= merged["split"] != merged["folder_split"]
+    if is_conflict.any():
         raise SplitError(
-            f"data: {merged.loc[is_torn, 'sha256'].nunique()} images have another split in the table of patients than "
-            "their folder gives them. Correct one of both, or draw a new split with --data.given-split ignore."
+            f"data: {merged.loc[is_conflict, 'sha256'].nunique()} images have another split in the table of patients "
+            "than by their folder. Correct either, or draw a new split with --data.given-split ignore."
         )
     is_by_folder = (merged["split"] == "") & (merged["folder_split"] != "")
     merged["split"] = merged["split"].mask(is_by_folder, merged["folder_split"])
@@ -225,44 +219,33 @@ def _add_folder_splits(rows: pd.DataFrame, folder_splits: pd.DataFrame) -> pd.Da
 
 
 def _read(name: str, workspace: Workspace) -> pd.DataFrame:
-    file = workspace.identities_folder / f"{name}.parquet"
-    if not file.exists():
-        return pd.DataFrame({column: [] for column in IDENTITY_COLUMNS}, dtype="str")
-    try:
-        rows = pd.read_parquet(file)
-        return rows if "split_by" in rows.columns else rows.assign(split_by=rows["split"].map(_guess_origin))
-    except UNREADABLE as error:
-        raise WorkspaceError(
-            f"{file} cannot be read. Restore it from a backup, or remove it and deliver its images again with their "
-            "table of patients."
-        ) from error
+    advice = "Restore it from a backup, or remove it and deliver its images again with their table of patients."
+    return read_table(_locate(name, workspace), IDENTITY_COLUMNS, advice)
 
 
-def _guess_origin(split: str) -> str:
-    """What gave the splits that earlier versions kept: the table, since they did not look at folders."""
-    return TABLE if split else ""
+def _locate(name: str, workspace: Workspace) -> Path:
+    return workspace.identities_folder / f"{name}.parquet"
 
 
-def read_table(delivery: Delivery, file: Path | None) -> PatientTable | None:
-    """Read the table of patients of a delivery: the user's where there is one, else that which it holds, if any."""
+def read_patient_table(delivery: Delivery, file: Path | None) -> PatientTable | None:
+    """Read the table of patients of a delivery: the user's if given, else its own, if any."""
     return read_delivered_table(delivery) if file is None else read_patient_file(file)
 
 
 def read_delivered_table(delivery: Delivery) -> PatientTable | None:
-    """Read the table of patients beside the class folders of a delivery; `None` where there is none."""
+    """Read the table of patients beside the class folders of a delivery; `None` without one."""
     with delete_damaged(delivery):
         found = read_patients_table(delivery.path, delivery.limits)
     return None if found is None else parse_patient_table(found, _DELIVERED)
 
 
 def _keep_attributes(known: pd.DataFrame, workspace: Workspace) -> str | None:
-    """Write the columns that describe subgroups, under a name of their content; pseudonyms stand for their values."""
+    """Write the user's columns, with pseudonyms as values, to a file that is named by their digest."""
     columns = [column for column in known.columns if column.startswith(ATTRIBUTE_PREFIX)]
     if not columns:
         return None
-    told = known[["sha256", *columns]].replace("", pd.NA)
-    values = told.groupby("sha256").first().fillna("").rename_axis("sha256").reset_index().astype("str")
+    given = known[["sha256", *columns]].replace("", pd.NA)
+    values = given.groupby("sha256").first().fillna("").rename_axis("sha256").reset_index().astype("str")
     name = digest_table(values)[:16]
-    with replace_file(workspace.attributes_folder / f"{name}.parquet", is_private=True) as temporary:
-        values.to_parquet(temporary, index=False)
+    write_table(workspace.attributes_folder / f"{name}.parquet", values)
     return name

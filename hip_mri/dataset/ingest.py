@@ -1,4 +1,4 @@
-"""From deliveries to stored, checked, pseudonymous images and their manifest."""
+"""Ingests deliveries: stores their images under pseudonyms and writes the manifest."""
 
 import logging
 from collections import ChainMap, Counter
@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS, ImageSettings
 from hip_mri.dataset.deliveries import Delivery, delete_damaged, is_synthetic, name_delivery_in_errors
-from hip_mri.dataset.entries import Reading, check_stored, keep_entries, list_entries, read_delivery
-from hip_mri.dataset.identities import read_table
+from hip_mri.dataset.entries import Reading, check_stored, keep_entries, list_entries, number_copies, read_delivery
+from hip_mri.dataset.identities import read_patient_table
 from hip_mri.dataset.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.dataset.pseudonyms import remember_names, reveal_names
 from hip_mri.dataset.quarantine import apply_quarantine
@@ -20,28 +21,28 @@ from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.source import Labelling
 from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
-from hip_mri.storage import digest, flush_file_system, read_json, write_json
+from hip_mri.storage import flush_file_system, read_json, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 CONTRADICTORY_LABEL: Final = "contradictory_label"
-"""Reason code of an image that is, pixel for pixel, in both class folders."""
+"""Reason code of an image whose pixels are in both class folders."""
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What came of the entries; `num_images + num_duplicates + num_quarantined + num_ignored` is all.
+    """Counts of the entries; `num_images + num_duplicates + num_quarantined + num_ignored` is all.
 
     Attributes:
         num_images: Images in use.
         num_duplicates: Copies, pixel for pixel, of an image in use with the same label.
         num_quarantined: Files below the class folders that cannot be used; `quarantine.csv` says why.
-        num_ignored: Files of the present deliveries that are no part of the data: above the class folders, without a
-            label in the table, in hidden or system folders, or left by an operating system. A local folder that is
-            not looked into counts as one.
+        num_ignored: Files of the current deliveries that are not part of the data: above the class folders, without a
+            label in the table, in hidden or system folders, or written by an operating system. A local folder that
+            is skipped counts as one.
         num_taken_over: Entries that an earlier run had already read and that have not changed since.
-        is_synthetic: Whether images in use are said to be no patient's.
+        is_synthetic: Whether images in use are marked as synthetic.
     """
 
     num_images: int
@@ -63,7 +64,7 @@ def ingest_images(
     class_names: Mapping[str, str] | None = None,
     patients_file: Path | None = None,
 ) -> IngestReport:
-    """Read what is new in the deliveries and write the manifest of everything in use.
+    """Read the new files of the deliveries and write the manifest of all images in use.
 
     Args:
         deliveries: Zip files or folders with class folders.
@@ -71,8 +72,8 @@ def ingest_images(
         num_threads: Threads that read and decode.
         on_progress: Called with the number of entries done and the number of all, for one delivery after the other.
         settings: How image files are read.
-        keep_earlier: Whether the images of the present manifest stay, delivered again or not; without, the manifest
-            lists what the deliveries hold and nothing else.
+        keep_earlier: Whether the images of the current manifest stay if they are not delivered again; else the manifest
+            lists the images of these deliveries alone.
         class_names: Other names of the classes, to the labels that they stand for.
         patients_file: The user's table of patients; without it, each delivery may hold one. Its column `label`, where
             it has one, takes the place of class folders.
@@ -91,17 +92,17 @@ def ingest_images(
     readings, known = {}, ClassNames(class_names)
     for delivery in deliveries:
         with name_delivery_in_errors(delivery, deliveries), delete_damaged(delivery):
-            labelling = Labelling(known, read_table(delivery, patients_file))
+            labelling = Labelling(known, read_patient_table(delivery, patients_file))
             readings[delivery.name] = read_delivery(
                 delivery, workspace, num_threads, on_progress, settings, keep_earlier=keep_earlier, labelling=labelling
             )
     earlier = _find_earlier(workspace) - set(readings) if keep_earlier else set()
     names = ChainMap(*(reading.names for reading in readings.values()))
     rows = _gather(readings, list_entries(sorted(earlier), workspace), names, workspace)
-    manifest = apply_quarantine(_settle_copies(rows), workspace)
+    manifest = apply_quarantine(_assign_ids_and_states(rows), workspace)
     _check_usable(manifest, workspace)
     _warn_of_unusable(readings.values(), workspace)
-    flush_file_system(workspace.images_folder)  # the images are on the disk before anything names them
+    flush_file_system(workspace.images_folder)  # images are on the disk before the manifest lists them
     remember_names(names, workspace)
     for name, reading in readings.items():
         keep_entries(name, reading.entries, workspace)
@@ -112,7 +113,7 @@ def ingest_images(
 
 
 def _check_usable(manifest: pd.DataFrame, workspace: Workspace) -> None:
-    """See that there are usable images of each class; where there are not, `quarantine.csv` lists each file."""
+    """Check that each class has usable images; if not, write `quarantine.csv` and raise."""
     ready = manifest[manifest["state"] == "ready"]
     try:
         if ready.empty:
@@ -121,14 +122,14 @@ def _check_usable(manifest: pd.DataFrame, workspace: Workspace) -> None:
                 f"source: none of the {len(manifest):,} labelled files is a usable image: {show_reasons(counts)}. "
                 f"{explain_unusable(counts, workspace.quarantine_file)}"
             )
-        check_classes(ready["label"], manifest["reason"], workspace.quarantine_file)
+        check_class_sizes(ready["label"], manifest["reason"], workspace.quarantine_file)
     except (SourceError, SplitError):
         write_quarantine(workspace.quarantine_file, manifest)
         raise
 
 
 def _warn_of_unusable(readings: Iterable[Reading], workspace: Workspace) -> None:
-    """Say of each delivery that holds files, and no usable one, why that is."""
+    """Warn of each delivery that holds files but no usable one, with the reasons."""
     for number, reading in enumerate(readings, 1):
         reasons = reading.entries["reason"]
         if len(reasons) and (reasons != "").all():
@@ -140,7 +141,7 @@ def _warn_of_unusable(readings: Iterable[Reading], workspace: Workspace) -> None
 
 
 def _report(manifest: pd.DataFrame, readings: Sequence[Reading]) -> IngestReport:
-    """Count what came of the entries, and log it."""
+    """Count the entries by result, and log the counts."""
     counts = Counter(manifest["state"])
     report = IngestReport(
         num_images=counts["ready"],
@@ -150,77 +151,68 @@ def _report(manifest: pd.DataFrame, readings: Sequence[Reading]) -> IngestReport
         num_taken_over=sum(reading.num_taken_over for reading in readings),
         is_synthetic=any(map(is_synthetic, manifest["delivery"].unique())),
     )
-    counted = {name.removeprefix("num_"): count for name, count in asdict(report).items() if name.startswith("num_")}
-    told = [f"{count} {name.replace('_', ' ')}" for name, count in counted.items()]
-    logger.info("Took in the source: %s", ", ".join(told))
+    counted = [(name.removeprefix("num_"), count) for name, count in asdict(report).items() if name.startswith("num_")]
+    logger.info("Ingested: %s", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counted))
     return report
 
 
 def _find_earlier(workspace: Workspace) -> set[str]:
-    """Names of the deliveries that the present manifest lists, also where it is gone or cannot be read."""
+    """Names of the deliveries in the current manifest, also where it is missing or damaged."""
     try:
         if workspace.manifest_file.exists():
             return set(read_manifest(workspace.manifest_file)["delivery"])
     except WorkspaceError as error:
-        logger.warning("%s It is rebuilt now, from the lists of deliveries.", str(error).partition(". ")[0] + ".")
+        logger.warning("%s. It is rebuilt from the lists of deliveries.", str(error).partition(". ")[0])
     return set(read_json(workspace.deliveries_file)) if workspace.deliveries_file.exists() else set()
 
 
 def _gather(
     readings: Mapping[str, Reading], kept: pd.DataFrame, names: Mapping[str, str], workspace: Workspace
 ) -> pd.DataFrame:
-    """The entries of all deliveries, with their names, once all that is only remembered is seen to be stored."""
+    """The entries of all deliveries with their names; checks that the images of earlier entries are still stored."""
     lists = [reading.entries.assign(delivery=name) for name, reading in readings.items()]
     rows = pd.concat([*lists, kept], ignore_index=True)
     is_new = rows["entry"].isin(names)
     remembered = rows[~is_new]
     check_stored(remembered, workspace)
-    told = reveal_names(remembered["entry"], workspace) if len(remembered) else None
-    return rows.assign(source_name=pd.concat([rows.loc[is_new, "entry"].map(names).astype("str"), told]))
+    looked_up = reveal_names(remembered["entry"], workspace) if len(remembered) else None
+    return rows.assign(source_name=pd.concat([rows.loc[is_new, "entry"].map(names).astype("str"), looked_up]))
 
 
-def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
+def _assign_ids_and_states(rows: pd.DataFrame) -> pd.DataFrame:
     """Give each row its id and state, independent of the order of the rows.
 
     Of several images with equal pixels and one label the first by delivery and source name is used; with two labels
-    none is. An entry that could not be read goes by its version in the place of its content, never by its name.
+    none is.
     """
-    rows["content"] = [
-        sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)
-    ]
-    rows = rows.sort_values(["content", "label", "delivery", "source_name", "slice"], ignore_index=True)
-    labelled = rows.drop_duplicates(["content", "label"])["content"]
-    contradictory = rows["content"].isin(list(labelled[labelled.duplicated()]))
-    rows.loc[contradictory & (rows["reason"] == ""), "reason"] = CONTRADICTORY_LABEL
-    copy_number = rows.groupby("content").cumcount()
-    rows["image_id"] = rows["content"].str[:16] + copy_number.map(lambda number: f"-{number + 1}" if number else "")
-    rows["state"] = "ready"
-    rows.loc[copy_number > 0, "state"] = "duplicate"
-    rows.loc[rows["reason"] != "", "state"] = "quarantined"
+    rows = number_copies(rows, ["label", "delivery", "source_name", "slice"])
+    is_copy = rows["copy_number"] > 0
+    suffix = ("-" + (rows["copy_number"] + 1).astype("str")).where(is_copy, "")
+    is_contradictory = rows.groupby("content")["label"].transform("nunique") > 1
+    rows.loc[is_contradictory & (rows["reason"] == ""), "reason"] = CONTRADICTORY_LABEL
+    rows["state"] = np.select([rows["reason"] != "", is_copy], ["quarantined", "duplicate"], "ready")
+    rows["image_id"] = rows["content"].str[:16] + suffix
     rows["group"] = rows["image_id"].where(rows["state"] == "ready", "")
     return rows.assign(patient="", evidence="", split="")
 
 
-def check_classes(labels: pd.Series, reasons: Iterable[str], quarantine_file: Path) -> None:
-    """See that each class has an image for every split.
+def check_class_sizes(labels: pd.Series, reasons: Iterable[str], quarantine_file: Path) -> None:
+    """Check that each class has at least one image per split.
 
     Args:
-        labels: Of the usable images.
+        labels: Labels of the usable images.
         reasons: Why the other files cannot be used.
         quarantine_file: Lists them.
 
     Raises:
-        SplitError: A class has too few; with the counts.
+        SplitError: A class has too few, with the counts.
     """
     num_images = labels.value_counts().reindex(list(LABELS), fill_value=0)
     if (num_images < len(SPLITS)).any():
         counts = count_reasons(reasons)
-        refused = (
-            f" Not usable are {show_reasons(counts)}. {explain_unusable(counts, quarantine_file)}" if counts else ""
-        )
+        sizes = ", ".join(f"{label} {count}" for label, count in num_images.items())
+        unusable = f" Not usable are {show_reasons(counts)}. {explain_unusable(counts, quarantine_file)}"
         raise SplitError(
-            f"source: too few usable images for a split into {', '.join(SPLITS)}: "
-            + ", ".join(f"{label} {count}" for label, count in num_images.items())
-            + f". Each class needs at least {len(SPLITS)}; add images."
-            + refused
+            f"source: too few usable images for a split into {', '.join(SPLITS)}: {sizes}. "
+            f"Each class needs at least {len(SPLITS)}; add images." + (unusable if counts else "")
         )

@@ -1,7 +1,7 @@
-"""The manifest: one row per image, the one file that says what there is and what it is used for.
+"""The manifest: one row per image of the workspace, with its label, patient, group, split and state.
 
-Source names can identify patients. They stand in `names.parquet` alone (see `names`); here, pseudonyms stand for them.
-The file is readable by its owner alone all the same: it says which images are one patient's.
+File names can identify patients. They stand in `names.parquet` alone (see `pseudonyms`); the manifest has pseudonyms in
+their place. It is readable by its owner alone all the same, since it says which images are of one patient.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.errors import WorkspaceError
+from hip_mri.dataset.tables import read_table, write_table
 from hip_mri.storage import replace_file
 
 MANIFEST_COLUMNS: Final = (
@@ -26,7 +26,7 @@ MANIFEST_COLUMNS: Final = (
     "label",  # `normal` or `osseous_lesion`
     "patient",  # keyed hash of the patient's identity, or empty
     "group",  # images of one group share a split; named by its smallest image id
-    "evidence",  # what ties the image to others of its group: kinds of `groups.EVIDENCE` joined by +, or empty
+    "evidence",  # what relates the image to others of its group: kinds of `groups.EVIDENCE` joined by +, or empty
     "split",  # `train`, `val`, `test`, or empty
     "state",  # `ready`, `duplicate` (same pixels and label as another image), `quarantined` or `held_out` of all splits
     "reason",  # why it is quarantined, or empty
@@ -35,10 +35,7 @@ MANIFEST_COLUMNS: Final = (
 )
 
 ROWS_AT_ONCE: Final = 2**16
-"""Rows that are held as text at a time, some 10 MB."""
-
-UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
-"""What Pandas raises for a Parquet file that is missing or damaged, its metadata included."""
+"""Rows that are held as text at a time, about 10 MB."""
 
 
 def read_manifest(file: Path) -> pd.DataFrame:
@@ -51,27 +48,15 @@ def read_manifest(file: Path) -> pd.DataFrame:
         The columns of `MANIFEST_COLUMNS`, one row per image, sorted by image id.
 
     Raises:
-        WorkspaceError: The file is damaged or not a manifest.
+        WorkspaceError: The file is missing, damaged or not a manifest.
     """
-    try:
-        manifest = pd.read_parquet(file)
-    except UNREADABLE as error:
-        raise WorkspaceError(f"{file} is not a readable manifest. Remove it and start again: it is rebuilt.") from error
-    missing = [column for column in MANIFEST_COLUMNS if column not in manifest.columns]
-    if missing:
-        raise WorkspaceError(
-            f"{file} has no column {', '.join(missing)}; it comes from another program or version. "
-            "Remove it and start again, or give an empty folder with --workspace."
-        )
-    return manifest
+    advice = "Remove it and start again: it is rebuilt. Or give an empty folder with --workspace."
+    return read_table(file, MANIFEST_COLUMNS, advice, is_optional=False)
 
 
 def write_manifest(file: Path, manifest: pd.DataFrame) -> None:
     """Write a manifest atomically, sorted by image id and readable by its owner alone."""
-    with replace_file(file, is_private=True) as temporary:
-        manifest.loc[:, list(MANIFEST_COLUMNS)].sort_values("image_id", kind="stable").to_parquet(
-            temporary, index=False
-        )
+    write_table(file, manifest.loc[:, list(MANIFEST_COLUMNS)].sort_values("image_id", kind="stable"))
 
 
 def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -94,7 +79,7 @@ def digest_table(table: pd.DataFrame) -> str:
 
 
 def write_quarantine(file: Path, manifest: pd.DataFrame) -> None:
-    """Write what cannot be used, and why, by pseudonym."""
+    """Write `quarantine.csv`: the images that cannot be used, and why, without file names."""
     quarantined = manifest.loc[manifest["state"] == "quarantined", ["image_id", "reason", "sha256"]]
     with replace_file(file) as temporary:
         quarantined.to_csv(temporary, index=False)

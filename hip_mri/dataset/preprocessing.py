@@ -1,7 +1,9 @@
 """Preprocesses the images of a shard and reads preprocessed images."""
 
 import contextlib
+import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
@@ -22,10 +24,17 @@ from hip_mri.storage import digest, flush_file_system, write_small_file
 from hip_mri.workspace import Workspace
 
 NUM_READS: Final = 2
-"""A single wrong read may be the memory's fault, or the network's; the file is condemned after this many."""
+"""Reads after which a stored image counts as damaged; a single wrong read may be an error of memory or network."""
 
 PREPROCESSING_RECIPE: Final = 1
-"""Number of this way to preprocess; a change that alters pixels raises it, so that old images are not taken for new."""
+"""Version of the preprocessing; raise it with any change that alters pixels, so that images are made again."""
+
+_PNG_HEADER_BYTES: Final = 33
+"""Signature and first chunk of a PNG file."""
+
+_CHECK_CHUNK: Final = b"haSH"
+"""Type of the PNG chunk that holds a checksum. By the case of its letters it is ancillary and private, so that other
+programs skip it, and unsafe to copy, so that editors drop it. Source: PNG specification, section 5.4."""
 
 
 def name_set(settings: PreprocessingSettings) -> str:
@@ -48,7 +57,7 @@ def preprocess_images(shard: Shard, workspace: Workspace, settings: Preprocessin
     Raises:
         WorkspaceError: A stored source image is missing or damaged, or the disk is full.
     """
-    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
+    cv2.setNumThreads(1)  # joblib's threads use all cores already
     missing = find_missing(shard, workspace, settings)
     Parallel(n_jobs=num_threads, backend="threading")(
         delayed(preprocess_stored)(sha256, workspace, settings) for sha256 in missing
@@ -59,7 +68,7 @@ def preprocess_images(shard: Shard, workspace: Workspace, settings: Preprocessin
 
 
 def find_missing(shard: Shard, workspace: Workspace, settings: PreprocessingSettings) -> list[str]:
-    """SHA-256 of the shard's images whose preprocessed file is not there, or is empty after a power cut."""
+    """SHA-256 of the shard's images whose preprocessed file is missing, or empty after a power cut."""
     name = name_set(settings)
     return [sha256 for sha256 in read_shard(shard)["sha256"] if _is_missing(workspace.preprocessed_file(name, sha256))]
 
@@ -72,18 +81,18 @@ def _is_missing(file: Path) -> bool:
 
 
 def read_stored_image(sha256: str, workspace: Workspace) -> NDArray[np.uint8]:
-    """Read a source image from the store and check its pixels.
+    """Read a source image and check its pixels.
 
     Args:
         sha256: Hash of its pixels.
-        workspace: Where it is stored.
+        workspace: Its images are read.
 
     Returns:
         Gray levels 0-255, shape (height, width).
 
     Raises:
-        WorkspaceError: The file is missing, or its pixels are not the ones that were stored, twice; a damaged file is
-            renamed, so that the next run restores it from the source.
+        WorkspaceError: The file is missing or was read with wrong pixels `NUM_READS` times; a damaged file is renamed,
+            so that the next run restores it from the source.
     """
     file = workspace.image_file(sha256)
     advice = "Start again: it is restored from the source, where that still holds it."
@@ -97,24 +106,48 @@ def read_stored_image(sha256: str, workspace: Workspace) -> NDArray[np.uint8]:
             if hash_pixels(levels) == sha256:
                 return levels
     os.replace(file, file.with_name(f"{file.name}.damaged"))
-    raise WorkspaceError(f"{file} was damaged, and is set aside with the ending .damaged. {advice}")
+    raise WorkspaceError(f"{file} was damaged and is renamed, with the ending .damaged. {advice}")
 
 
 def preprocess_stored(sha256: str, workspace: Workspace, settings: PreprocessingSettings) -> NDArray[np.uint8]:
     """Preprocess one stored image, write the result, and return its gray levels."""
     levels = preprocess_image(read_stored_image(sha256, workspace), settings)
-    write_small_file(workspace.preprocessed_file(name_set(settings), sha256), encode_png(levels))
+    write_preprocessed(levels, sha256, workspace, settings)
     return levels
+
+
+def write_preprocessed(
+    levels: NDArray[np.uint8], sha256: str, workspace: Workspace, settings: PreprocessingSettings
+) -> None:
+    """Write a preprocessed image with a checksum, by which readers notice any change.
+
+    Args:
+        levels: Gray levels 0-255, shape (image_size, image_size).
+        sha256: Hash of the pixels of the source image.
+        workspace: Where it is written.
+        settings: How it was preprocessed.
+    """
+    content, set_name = encode_png(levels), name_set(settings)
+    check = _make_check(levels, sha256, set_name)
+    content = content[:_PNG_HEADER_BYTES] + check + content[_PNG_HEADER_BYTES:]
+    write_small_file(workspace.preprocessed_file(set_name, sha256), content)
+
+
+def _make_check(levels: NDArray[np.uint8], sha256: str, set_name: str) -> bytes:
+    """The PNG chunk with the checksum of an image and of what it was made from."""
+    checksum = hashlib.sha256(f"{set_name} {sha256} {hash_pixels(levels)}".encode()).digest()
+    body = _CHECK_CHUNK + checksum
+    return len(checksum).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
 
 
 def read_images(
     hashes: Sequence[str], workspace: Workspace, settings: PreprocessingSettings, num_threads: int
 ) -> list[NDArray[np.uint8]]:
-    """Read preprocessed images; one that is missing or damaged is made again.
+    """Read preprocessed images; one that is missing, damaged or changed is made again.
 
     Args:
         hashes: SHA-256 of the source images.
-        workspace: Where they lie.
+        workspace: Where they are stored.
         settings: The settings of the set.
         num_threads: Threads that decode.
 
@@ -130,19 +163,23 @@ def read_images(
 
 
 def read_training_sample(
-    workspace: Workspace, settings: PreprocessingSettings, most: int, num_threads: int
+    workspace: Workspace, settings: PreprocessingSettings, max_images: int, num_threads: int
 ) -> tuple[pd.Series, list[NDArray[np.uint8]]]:
-    """Read the first training images by hash, which is as good as a random choice, and repeatable.
+    """Read the first training images by hash: a sample that is random and repeatable.
 
     Returns:
         Their SHA-256 and their preprocessed images.
     """
     images = select_ready(read_manifest(workspace.manifest_file))
-    hashes = images.loc[images["split"] == "train", "sha256"].sort_values().head(most)
+    hashes = images.loc[images["split"] == "train", "sha256"].sort_values().head(max_images)
     return hashes, read_images(list(hashes), workspace, settings, num_threads)
 
 
 def _read_preprocessed(sha256: str, workspace: Workspace, settings: PreprocessingSettings) -> NDArray[np.uint8]:
+    set_name = name_set(settings)
     with contextlib.suppress(OSError, ImageError):
-        return decode_png(workspace.preprocessed_file(name_set(settings), sha256).read_bytes())
+        content = workspace.preprocessed_file(set_name, sha256).read_bytes()
+        levels = decode_png(content)
+        if content.startswith(_make_check(levels, sha256, set_name), _PNG_HEADER_BYTES):
+            return levels
     return preprocess_stored(sha256, workspace, settings)

@@ -1,8 +1,8 @@
-"""The one file that holds names: what each pseudonym of a workspace stands for.
+"""Replaces names and patient ids by keyed hashes, and keeps the names in one private file.
 
-Names of files, of folders and what users write of their patients can identify people. Everything that the pipeline
-writes speaks of pseudonyms instead, keyed hashes of the names; `names.parquet`, readable by its owner alone, says what
-they stand for. `python -m hip_mri.dataset.pseudonyms WORKSPACE IMAGE_ID ...` looks images up in it.
+Names of files and folders and the values of user tables can identify people. Everything that the pipeline writes holds
+pseudonyms instead, keyed hashes of the names; `names.parquet`, readable by its owner alone, maps them back.
+`python -m hip_mri.dataset.pseudonyms WORKSPACE IMAGE_ID ...` looks up images.
 """
 
 import argparse
@@ -16,26 +16,27 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.dataset.manifest import UNREADABLE, read_manifest
+from hip_mri.dataset.manifest import read_manifest
+from hip_mri.dataset.tables import read_table, write_table
 from hip_mri.errors import HipMriError, WorkspaceError, list_offenders
-from hip_mri.storage import replace_file, write_bytes
+from hip_mri.storage import write_bytes
 from hip_mri.workspace import Workspace
 
 NAME_COLUMNS: Final = ("pseudonym", "name")
-"""What stands for it, 32 hexadecimal digits (of a delivery: its name), and the text as it came."""
+"""The pseudonym, 32 hexadecimal digits (16 of a delivery), and the name."""
 
 _PURPOSE: Final = b"name\0"
-"""Stands before each name, so that its pseudonym tells nothing of a patient's, who may be called the same."""
+"""Prefix of each name that is hashed, so that a file and a patient of the same name have different hashes."""
 
 
 def hide_names(names: Iterable[str], workspace: Workspace) -> list[str]:
     """Replace names by keyed hashes (HMAC-SHA-256, 32 hexadecimal digits); empty ones stay empty.
 
-    What they stand for is forgotten, unless it is handed to `remember_names`.
+    They cannot be looked up later unless they are passed to `remember_names`.
 
     Args:
         names: Any text.
-        workspace: Its key is used; the same name has another pseudonym elsewhere.
+        workspace: Its key is used; another workspace gives the same name another pseudonym.
     """
     key = read_key(workspace)
     return [
@@ -47,8 +48,8 @@ def hide_names(names: Iterable[str], workspace: Workspace) -> list[str]:
 def hash_identities(identities: pd.Series, workspace: Workspace) -> pd.Series:
     """Replace identities by keyed hashes (HMAC-SHA-256, 16 hexadecimal digits); empty ones stay empty.
 
-    The key is drawn once for a workspace and lies there, readable by its owner alone. Without it, hashes of a
-    hospital's few million numbers could be reversed by trying all.
+    The key is drawn once per workspace. Without a key, hashes of a hospital's few million patient numbers could be
+    reversed by trying all.
     """
     key = read_key(workspace)
     known = {
@@ -59,11 +60,11 @@ def hash_identities(identities: pd.Series, workspace: Workspace) -> pd.Series:
 
 
 def remember_names(names: Mapping[str, str], workspace: Workspace) -> None:
-    """Add to the file of names.
+    """Add names to the file of names.
 
     Args:
-        names: What pseudonyms stand for.
-        workspace: Its file of names is written where any of them is new.
+        names: Name by pseudonym.
+        workspace: Its file of names is written if any of them is new.
     """
     known = _read_names(workspace)
     new = pd.DataFrame({"pseudonym": list(names), "name": list(names.values())}, dtype="str")
@@ -71,15 +72,14 @@ def remember_names(names: Mapping[str, str], workspace: Workspace) -> None:
     merged = merged.sort_values("pseudonym", ignore_index=True)
     if merged.equals(known):
         return
-    with replace_file(workspace.names_file, is_private=True) as temporary:
-        merged.to_parquet(temporary, index=False)
+    write_table(workspace.names_file, merged)
 
 
 def reveal_names(pseudonyms: pd.Series, workspace: Workspace) -> pd.Series:
-    """Say what pseudonyms stand for; empty ones stay empty.
+    """Look up the names behind pseudonyms; empty ones stay empty.
 
     Raises:
-        WorkspaceError: The file of names is missing, damaged or does not know one of them.
+        WorkspaceError: The file of names is missing, damaged or lacks one of them.
     """
     names = pseudonyms.map(_read_names(workspace).set_index("pseudonym")["name"]).where(pseudonyms != "", "")
     num_unknown = int(names.isna().sum())
@@ -92,17 +92,17 @@ def reveal_names(pseudonyms: pd.Series, workspace: Workspace) -> pd.Series:
 
 
 def read_named_manifest(workspace: Workspace) -> pd.DataFrame:
-    """Read the manifest with a column `source_name`, the path inside the delivery; for the owner's eyes alone."""
+    """Read the manifest with a column `source_name`, the path inside the delivery, which can identify patients."""
     manifest = read_manifest(workspace.manifest_file)
     return manifest.assign(source_name=reveal_names(manifest["entry"], workspace))
 
 
 def read_key(workspace: Workspace) -> bytes:
-    """The key of a workspace's pseudonyms, 32 bytes; drawn at its first use, and readable by its owner alone.
+    """Read the key of a workspace's pseudonyms, 32 bytes; it is drawn at its first use, readable by its owner alone.
 
     Raises:
-        WorkspaceError: It is damaged, or missing where hashes were made with it. Another key is never put in its place:
-            new images of a known patient would not be tied to the old ones, and could come into another split.
+        WorkspaceError: It is damaged, or missing although hashes were made with it. It is never replaced: with another
+            key, new images of a known patient would not be related to the old ones and could enter another split.
     """
     file = workspace.pseudonym_key_file
     if not file.exists():
@@ -121,58 +121,68 @@ def read_key(workspace: Workspace) -> bytes:
 
 
 def _find_made_with_key(workspace: Workspace) -> Path | None:
-    """A file of the workspace that speaks of hashes made with its key, or that was settled by them."""
+    """A file of the workspace that contains hashes made with its key, or that depends on them."""
     files = (workspace.names_file, workspace.splits_file)
     folders = (workspace.entries_folder, workspace.identities_folder)
     found = [*(file for file in files if file.exists()), *(file for it in folders for file in it.glob("*.parquet"))]
-    if not found and _names_deliveries(workspace.manifest_file):
+    if not found and _lists_deliveries(workspace.manifest_file):
         found = [workspace.manifest_file]
     return found[0] if found else None
 
 
-def _names_deliveries(manifest_file: Path) -> bool:
-    """Whether a manifest speaks of deliveries, by their hashes; that of a batch to be scored speaks of none."""
+def _lists_deliveries(manifest_file: Path) -> bool:
+    """Whether a manifest lists deliveries, by their hashes; that of a batch to be scored lists none."""
     try:
         return manifest_file.exists() and bool((read_manifest(manifest_file)["delivery"] != "").any())
     except WorkspaceError:
-        return False  # it tells nothing, and is written anew
+        return False  # it is written anew
+
+
+def look_up_names(workspace: Workspace, image_ids: Sequence[str] = ()) -> pd.DataFrame:
+    """Look up which source files images came from, which can identify patients.
+
+    Args:
+        workspace: Its manifest and file of names are read.
+        image_ids: Ids from `quarantine.csv` or `predictions.csv`; all images without any.
+
+    Returns:
+        Columns image_id, source_name, state and reason, one row per image in the order of the manifest. An id that the
+        manifest does not list has no row.
+
+    Raises:
+        WorkspaceError: The manifest or the file of names is missing or damaged.
+    """
+    named = read_named_manifest(workspace)[["image_id", "source_name", "state", "reason"]]
+    return named[named["image_id"].isin(image_ids)] if image_ids else named
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 told, 2 refused with one message, or not every image is known."""
+    """Run the command; returns the exit status: 0, or 2 after an error or where an image is not listed."""
     parser = argparse.ArgumentParser(
-        prog="python -m hip_mri.dataset.pseudonyms", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m hip_mri.dataset.pseudonyms", description="Look up which source files images came from."
     )
     parser.add_argument("workspace", type=Path, help="folder of the pipeline, such as workspace")
     parser.add_argument("image_ids", nargs="*", metavar="IMAGE_ID", help="which images; all without any")
     given = parser.parse_args(arguments)
     try:
-        named = read_named_manifest(Workspace(given.workspace.resolve()))
+        found = look_up_names(Workspace(given.workspace.resolve()), given.image_ids)
     except HipMriError as error:
         print(error, file=sys.stderr)
         return 2
-    asked = named[named["image_id"].isin(given.image_ids)] if given.image_ids else named
-    asked.loc[:, ["image_id", "source_name", "state", "reason"]].to_csv(sys.stdout, index=False)
-    unknown = sorted(set(given.image_ids) - set(named["image_id"]))
+    found.to_csv(sys.stdout, index=False)
+    unknown = sorted(set(given.image_ids) - set(found["image_id"]))
     if unknown:
         print(
             f"The manifest lists no image {list_offenders(unknown)}. Give ids as they stand in quarantine.csv or in "
             "predictions.csv of a run in this workspace.",
             file=sys.stderr,
         )
-        return 2
-    return 0
+    return 2 if unknown else 0
 
 
 def _read_names(workspace: Workspace) -> pd.DataFrame:
-    """The columns of `NAME_COLUMNS`, as a table throughout: a million names are too many for Python's dictionaries."""
-    file = workspace.names_file
-    if not file.exists():
-        return pd.DataFrame({column: [] for column in NAME_COLUMNS}, dtype="str")
-    try:
-        return pd.read_parquet(file)[list(NAME_COLUMNS)].astype("str")
-    except UNREADABLE as error:
-        raise WorkspaceError(f"{file} cannot be read. Restore it from a backup.") from error
+    """The columns of `NAME_COLUMNS`; a table, since a million names in Python dictionaries take too much memory."""
+    return read_table(workspace.names_file, NAME_COLUMNS, "Restore it from a backup.")[list(NAME_COLUMNS)].astype("str")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Images that look unlike those of training are set aside, until someone admits them.
+"""Quarantine of image batches that do not look like the training images.
 
-The ledger of splits remembers them under the split `set_aside`; the manifest lists them as quarantined.
+The registry of splits remembers them under the split `set_aside`, so later runs do not use them either; the manifest
+lists them as quarantined.
 """
 
 import logging
@@ -16,18 +17,18 @@ from hip_mri.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 SET_ASIDE: Final = "set_aside"
-"""Stands in the ledger in place of a split."""
+"""Value in the registry of splits for a quarantined image."""
 
 UNLIKE_TRAINING: Final = "unlike_training"
-"""Reason code of an image that came with a batch which does not look like the training images."""
+"""Reason code of an image whose batch does not look like the training images."""
 
 
 def quarantine_images(hashes: Collection[str], workspace: Workspace) -> None:
-    """Take images out of use, in this run and in later ones.
+    """Exclude images from this run and from later ones, until `lift_quarantine`.
 
     Args:
         hashes: SHA-256 of images that no model has been trained on.
-        workspace: Its ledger, manifest and `quarantine.csv` are written.
+        workspace: Its registry of splits, manifest and `quarantine.csv` are written.
     """
     manifest = read_manifest(workspace.manifest_file)
     chosen = manifest[manifest["sha256"].isin(hashes) & (manifest["state"] == "ready")]
@@ -35,24 +36,24 @@ def quarantine_images(hashes: Collection[str], workspace: Workspace) -> None:
     manifest = apply_quarantine(manifest, workspace)
     write_manifest(workspace.manifest_file, manifest)
     write_quarantine(workspace.quarantine_file, manifest)
-    logger.warning("%d images are set aside and listed in quarantine.csv as %s", len(chosen), UNLIKE_TRAINING)
+    logger.warning("%d images are quarantined and listed in quarantine.csv as %s", len(chosen), UNLIKE_TRAINING)
 
 
 def apply_quarantine(manifest: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
-    """Quarantine the rows of a manifest whose images the ledger has set aside."""
-    ledger = read_split_registry(workspace)
-    is_set_aside = manifest["sha256"].isin(ledger.loc[ledger["split"] == SET_ASIDE, "sha256"])
-    is_set_aside &= manifest["state"] != "quarantined"
+    """Mark the rows of a manifest as quarantined whose images an earlier call of `quarantine_images` excluded."""
+    registry = read_split_registry(workspace)
+    is_marked = manifest["sha256"].isin(registry.loc[registry["split"] == SET_ASIDE, "sha256"])
+    is_marked &= manifest["state"] != "quarantined"
     marked = manifest.copy()
-    marked.loc[is_set_aside, ["state", "reason", "split", "group"]] = ["quarantined", UNLIKE_TRAINING, "", ""]
+    marked.loc[is_marked, ["state", "reason", "split", "group"]] = ["quarantined", UNLIKE_TRAINING, "", ""]
     return marked
 
 
 def lift_quarantine(workspace: Workspace) -> int:
-    """Let every image that was set aside be taken in again; returns their number."""
-    ledger = read_split_registry(workspace)
-    is_set_aside = ledger["split"] == SET_ASIDE
-    if is_set_aside.any():
-        write_split_registry(ledger[~is_set_aside], workspace)
-        logger.info("%d images that were set aside are admitted", is_set_aside.sum())
-    return int(is_set_aside.sum())
+    """Let the next ingest use all images again that `quarantine_images` excluded; returns their number."""
+    registry = read_split_registry(workspace)
+    is_excluded = registry["split"] == SET_ASIDE
+    if is_excluded.any():
+        write_split_registry(registry[~is_excluded], workspace)
+        logger.info("The quarantine of %d images is lifted", is_excluded.sum())
+    return int(is_excluded.sum())

@@ -1,48 +1,47 @@
-"""`splits.parquet`: which split each image was given, for good."""
+"""The registry of splits, `splits.parquet`: keeps the split that each image was given."""
+
+from typing import Final
 
 import pandas as pd
 
-from hip_mri.dataset.manifest import UNREADABLE
+from hip_mri.dataset.tables import read_table, write_table
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import digest, read_json, replace_file, write_json
+from hip_mri.storage import digest, read_json, write_json
 from hip_mri.workspace import Workspace
 
-SPLIT_COLUMNS = ("sha256", "split", "patient")
+HELD_OUT: Final = "held_out"
+"""Split of an image that is related to images of two splits or of a locked test set, and its state in the manifest."""
+
+SPLIT_COLUMNS: Final = ("sha256", "split", "patient")
 """SHA-256 of the image, its split, `held_out` or `set_aside`, and the keyed hash of its patient or empty."""
 
 
 def read_split_registry(workspace: Workspace) -> pd.DataFrame:
-    """Read what was given before; columns of `SPLIT_COLUMNS`, without a row before the first split.
+    """Read the splits of earlier runs; columns of `SPLIT_COLUMNS`, without a row before the first split.
 
     Raises:
         WorkspaceError: The file is damaged.
     """
-    if not workspace.splits_file.exists():
-        return pd.DataFrame({column: [] for column in SPLIT_COLUMNS}, dtype="str")
-    try:
-        return pd.read_parquet(workspace.splits_file)[list(SPLIT_COLUMNS)]
-    except UNREADABLE as error:
-        raise WorkspaceError(
-            f"{workspace.splits_file} cannot be read. Restore it from a backup; without it images would change their "
-            "split. To draw all splits anew, start in an empty workspace."
-        ) from error
+    advice = (
+        "Restore it from a backup; without it images would change their split. To draw all splits anew, start in an "
+        "empty workspace."
+    )
+    return read_table(workspace.splits_file, SPLIT_COLUMNS, advice)[list(SPLIT_COLUMNS)]
 
 
 def extend_split_registry(images: pd.DataFrame, workspace: Workspace) -> None:
-    """Keep the splits of these images (`SPLIT_COLUMNS`), and of earlier ones that the source no longer holds."""
+    """Add or replace the splits of these images (`SPLIT_COLUMNS`); earlier images that are not among them stay."""
     rows = pd.concat([read_split_registry(workspace), images.loc[:, list(SPLIT_COLUMNS)]])
     write_split_registry(rows.drop_duplicates("sha256", keep="last"), workspace)
 
 
 def write_split_registry(rows: pd.DataFrame, workspace: Workspace) -> None:
-    """Replace the ledger; one row per image (`SPLIT_COLUMNS`)."""
-    rows = rows.sort_values("sha256", ignore_index=True)
-    with replace_file(workspace.splits_file, is_private=True) as temporary:
-        rows.to_parquet(temporary, index=False)
+    """Replace the registry; one row per image (`SPLIT_COLUMNS`)."""
+    write_table(workspace.splits_file, rows.sort_values("sha256", ignore_index=True))
 
 
 def lock_test_set(workspace: Workspace) -> dict[str, int | str]:
-    """Lock the test set at its first use, so that nothing joins or leaves it unnoticed.
+    """Lock the test set at its first use, so that any later change of it is an error.
 
     Returns:
         `sha256` of the sorted list of its images' SHA-256, and `num_images`.
@@ -56,7 +55,7 @@ def lock_test_set(workspace: Workspace) -> dict[str, int | str]:
 
 
 def check_test_set(workspace: Workspace) -> dict[str, int | str]:
-    """See that a locked test set is still the same; see `lock_test_set`."""
+    """Check that a locked test set is unchanged; see `lock_test_set`."""
     found = _describe_test_set(workspace)
     if workspace.test_set_file.exists() and read_json(workspace.test_set_file) != found:
         raise WorkspaceError(
@@ -67,6 +66,6 @@ def check_test_set(workspace: Workspace) -> dict[str, int | str]:
 
 
 def _describe_test_set(workspace: Workspace) -> dict[str, int | str]:
-    ledger = read_split_registry(workspace)
-    listed = sorted(ledger.loc[ledger["split"] == "test", "sha256"])
+    registry = read_split_registry(workspace)
+    listed = sorted(registry.loc[registry["split"] == "test", "sha256"])
     return {"sha256": digest(listed), "num_images": len(listed)}

@@ -1,4 +1,4 @@
-"""Searching the images in use for text in their pixels, which can name patients; needs the extra `ocr`."""
+"""Searches the images in use for text in their pixels, which can name patients; needs the extra `ocr`."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 TEXT_COLUMNS: Final = (
     "image_id",  # pseudonym
     "sha256",  # of the pixels
-    "num_places",  # places with text that were found, or 0
-    "confidence",  # of the surest of them, 0-1, or 0
+    "num_places",  # number of places with text
+    "confidence",  # highest confidence of these, 0-1, or 0
 )
-"""Columns of `text_in_images.csv`, one row per image that was searched. What a text says is not kept."""
+"""Columns of `text_in_images.csv`, one row per image that was searched. The text itself is not kept."""
 
 _IMAGES_PER_PART: Final = 256
-"""Images after which the table is written, so that a run that is stopped loses less than a minute."""
+"""Images after which the table is written, so that a stopped run loses less than a minute of work."""
 
 
 def find_images_with_text(
@@ -40,7 +40,7 @@ def find_images_with_text(
     Args:
         workspace: Its manifest is read, and `text_in_images.csv` is written.
         num_threads: Threads that search at the same time.
-        on_progress: Called with the number of images searched and the number of all that had to be.
+        on_progress: Called with the number of images searched and the number of all to be searched.
         find: Finds text in gray levels.
 
     Returns:

@@ -16,7 +16,7 @@ import yaml
 from hip_mri.config import LABELS, TrainingConfig
 from hip_mri.dataset.ingest import IngestReport
 from hip_mri.dataset.manifest import read_manifest
-from hip_mri.dataset.split_registry import lock_test_set
+from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.evaluation.charts.captions import summarize_notices
 from hip_mri.evaluation.charts.figures import draw_figures
 from hip_mri.evaluation.explain import ExplainImages
@@ -29,7 +29,7 @@ from hip_mri.evaluation.report.record import RunRecord, list_files
 from hip_mri.evaluation.report.summary import WITHHELD, ReportSummary, flatten_settings
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
 from hip_mri.grouping.groups import GroupReport
-from hip_mri.grouping.split import HELD_OUT, SplitReport
+from hip_mri.grouping.split import SplitReport
 from hip_mri.hashes import record_hashes
 from hip_mri.storage import link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace

@@ -6,8 +6,8 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.dataset.manifest import UNREADABLE
 from hip_mri.dataset.pseudonyms import reveal_names
+from hip_mri.dataset.tables import UNREADABLE
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.metrics.results import Scores
 from hip_mri.hashes import HASHES

@@ -1,4 +1,4 @@
-"""Dividing groups among splits, so that each class comes as near to its shares as whole groups allow."""
+"""Allocates whole groups to splits, so that the classes are as near to their fractions as possible."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 from hip_mri.config import SPLITS
 
 MAX_NUM_STEPS: Final = 2000
-"""Exchanges after which the search for a better division ends; it ends by itself long before."""
+"""Upper limit of the steps of the search, which normally converges long before."""
 
 MAX_NUM_KINDS: Final = 400
-"""Kinds of groups up to which exchanges of two groups are tried, not only moves of one."""
+"""Number of kinds of groups up to which exchanges of two groups are tried besides moves of one."""
 
 
 def allocate_groups(
-    sizes: pd.DataFrame, shares: Mapping[str, float], seed: int, fixed: pd.DataFrame | None = None
+    sizes: pd.DataFrame, fractions: Mapping[str, float], seed: int, fixed: pd.DataFrame | None = None
 ) -> pd.Series:
     """Draw the split of each group.
 
-    Groups are taken in an order that a hash of the seed and their name gives, and fill the splits one after the
-    other. Then single groups are moved, and pairs exchanged, as long as that brings the splits nearer to their
-    shares. Groups of the same composition are alike to this search; which of them moves is again the hash's choice.
+    Groups are sorted by a hash of the seed and their name, and fill the splits one after the other. Then single groups
+    are moved, and pairs exchanged, as long as that brings the splits nearer to their fractions. The search does not
+    distinguish groups of the same composition, its kind; their order decides which of them moves.
 
     Args:
         sizes: Images of each class in each group; index: name of the group, one column per class.
-        shares: Share of all images of a class by split, in the order of `SPLITS`; a split without share gets nothing.
-        seed: Start of the random choice.
-        fixed: Images by class (columns) that each split (index) has already.
+        fractions: Fraction of all images of a class by split; a split without one gets no images.
+        seed: Seed of the random choice.
+        fixed: Number of images by class (columns) that each split (index) already has.
 
     Returns:
         The split of each group, in the order of `sizes`.
@@ -40,17 +40,17 @@ def allocate_groups(
         before = fixed.reindex(index=list(SPLITS), columns=sizes.columns, fill_value=0).to_numpy(float)
     if sizes.empty:
         return pd.Series([], index=sizes.index, dtype="str")
-    fractions = np.array([shares.get(split, 0.0) for split in SPLITS])
+    fraction = np.array([fractions.get(split, 0.0) for split in SPLITS])
     order = np.argsort([_draw(seed, str(name)) for name in sizes.index], kind="stable")
     counts = sizes.to_numpy(float)[order]
-    target = fractions[:, None] * (before.sum(axis=0) + counts.sum(axis=0))
+    target = fraction[:, None] * (before.sum(axis=0) + counts.sum(axis=0))
     kinds, kind_of_group = np.unique(counts, axis=0, return_inverse=True)
-    place = _fill(counts, target - before, fractions > 0)
+    place = _fill(counts, target - before, fraction > 0)
     held = np.zeros((len(SPLITS), len(kinds)), np.int64)
     np.add.at(held, (place, kind_of_group), 1)
-    wanted = _improve(held.copy(), kinds, before, target, fractions > 0)
-    _fill_empty(wanted, kinds, before, fractions > 0)
-    wanted = _improve(wanted, kinds, before, target, fractions > 0)
+    wanted = _improve(held.copy(), kinds, before, target, fraction > 0)
+    _fill_empty(wanted, kinds, before, fraction > 0)
+    wanted = _improve(wanted, kinds, before, target, fraction > 0)
     splits = np.empty(len(counts), dtype=object)
     for kind in range(len(kinds)):
         members = np.flatnonzero(kind_of_group == kind)
@@ -63,7 +63,7 @@ def _draw(seed: int, name: str) -> bytes:
 
 
 def _fill(counts: NDArray, open_places: NDArray, may_take: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Give each group to the first held-out split with room for all of it, the rest to train."""
+    """Allocate each group to val or test, whichever first has room for all of it, the rest to train."""
     room = open_places.copy()
     place = np.zeros(len(counts), np.int64)
     held_out = [split for split in range(1, len(SPLITS)) if may_take[split]]
@@ -83,7 +83,7 @@ def _improve(
 
     No step takes the last image of a class out of a split.
     """
-    weight = 1 / np.maximum(target.sum(axis=0), 1) ** 2  # deviations count as shares of their class
+    weight = 1 / np.maximum(target.sum(axis=0), 1) ** 2  # deviations are relative to the size of the class
     steps = _list_steps(kinds)
     for _ in range(MAX_NUM_STEPS):
         counts = before + held @ kinds
@@ -115,7 +115,7 @@ def _improve(
 
 
 def _fill_empty(held: NDArray[np.int64], kinds: NDArray, before: NDArray, may_take: NDArray[np.bool_]) -> None:
-    """Give a split that has nothing of a class the smallest group that another one can spare, in place."""
+    """Move the smallest possible group into a split that lacks a class, without emptying another one; in place."""
     for label in range(kinds.shape[1]):
         for split in np.flatnonzero(may_take & ((before + held @ kinds)[:, label] == 0)):
             counts = before + held @ kinds
@@ -128,7 +128,7 @@ def _fill_empty(held: NDArray[np.int64], kinds: NDArray, before: NDArray, may_ta
 
 
 def _list_steps(kinds: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
-    """Every move of a kind and every exchange of two: the kind that goes, the one that comes back (-1: none), sum."""
+    """All moves of a kind and exchanges of two: the kind that goes, the one that returns (-1: none), the difference."""
     number = np.arange(len(kinds))
     there, back = number, np.full(len(kinds), -1)
     if len(kinds) <= MAX_NUM_KINDS:
@@ -140,7 +140,7 @@ def _list_steps(kinds: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64], N
 
 
 def _settle(place: NDArray[np.int64], wanted: Sequence[int] | NDArray[np.int64]) -> NDArray:
-    """Bring groups of one kind from where they were drawn to the wanted number per split, moving the last ones."""
+    """Move the last groups of one kind so that each split has the wanted number of them."""
     place = place.copy()
     surplus = np.bincount(place, minlength=len(SPLITS)) - np.asarray(wanted)
     free = np.concatenate(

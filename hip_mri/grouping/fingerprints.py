@@ -1,7 +1,7 @@
-"""What is kept of an image to find its copies: a digest of its pixels, perceptual hashes and a thumbnail.
+"""Computes and stores fingerprints of images, by which their copies are found: perceptual hashes and a thumbnail.
 
-Fingerprints lie in parts, one NumPy file per written shard, named by the range of image hashes inside. A part appears
-whole or not at all, so a killed run loses the part that it was writing and nothing else.
+Fingerprints are stored in parts, one NumPy file per shard that was computed, named by the range of image hashes inside.
+Parts are written atomically, so a killed run loses only the part that it was writing.
 """
 
 import functools
@@ -27,11 +27,11 @@ from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
 
 FINGERPRINT_RECIPE: Final = 2
-"""Number of this way to make fingerprints; a change that alters them raises it, so that old ones are not compared."""
+"""Version of the fingerprints; raise it with any change that alters them, so that old ones are not compared."""
 
 CROPS: Final = ((0.0, 0.0, 0.0, 0.0), *itertools.product((0.005, 0.025), repeat=4))
-"""Shares of the image that are cut off left, above, right and below before it is hashed. The hash of a copy that was
-cropped by up to 3 % per side is closer to the hash of the nearest of these crops than those of strangers mostly are."""
+"""Fractions of the image that are cut off left, above, right and below before it is hashed. A copy that was cropped by
+up to 3 % per side is mostly closer to the nearest of these crops than images of other patients are."""
 
 HASH_SIZE: Final = 16  # coefficients along each axis
 NUM_HASH_BYTES: Final = HASH_SIZE**2 // 8
@@ -46,35 +46,26 @@ ROW: Final = np.dtype(
         ("thumbnail", np.uint8, (THUMBNAIL_SIZE, THUMBNAIL_SIZE)),
     ]
 )
-"""One stored fingerprint, 1.7 kB: the SHA-256 of the pixels and the fields of `Fingerprint`."""
+"""One fingerprint, 1.7 kB.
+
+sha256: SHA-256 of the pixels of the image.
+hashes: Perceptual hash of each of `CROPS`, 256 bits each.
+mirrored_hash: Perceptual hash of the whole image, mirrored horizontally.
+thumbnail: Gray levels 0-255, whatever the proportions of the image.
+"""
 
 SEARCHED: Final = repack_fields(ROW[["sha256", "hashes", "mirrored_hash"]])
-"""The part of a stored fingerprint that a search looks at for every image: 0.7 kB."""
+"""The fields of a fingerprint that a search needs of every image: 0.7 kB."""
 
 Rows = NDArray[np.void]
-"""Fingerprints of many images, an array of `ROW` or of `SEARCHED`."""
+"""Fingerprints, an array of `ROW` or of `SEARCHED`."""
 
 MAX_OPEN_PARTS: Final = 256
-"""Parts that are kept mapped; each takes a file descriptor, and many systems allow a process 1,024."""
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What is compared of an image.
-
-    Attributes:
-        hashes: Perceptual hash of each of `CROPS`, uint8, shape (len(CROPS), 32); 256 bits each.
-        mirrored_hash: Perceptual hash of the whole image, mirrored horizontally, uint8, shape (32,).
-        thumbnail: Gray levels 0-255, uint8, shape (32, 32), whatever the image's proportions.
-    """
-
-    hashes: NDArray[np.uint8]
-    mirrored_hash: NDArray[np.uint8]
-    thumbnail: NDArray[np.uint8]
+"""Parts that stay memory-mapped; each needs a file descriptor, of which many systems allow a process 1,024."""
 
 
 class Thumbnails:
-    """Thumbnails of images, read from disk when they are asked for: few images have a likely copy.
+    """Thumbnails of images, read from disk on access, since few images have a likely copy.
 
     Indexing with an array of positions gives gray levels 0-255, uint8, shape (positions, 32, 32).
     """
@@ -94,7 +85,7 @@ class Thumbnails:
         for part in np.unique(parts):
             chosen, stored = parts == part, self._open(self._parts[part])
             if stored is None:
-                raise WorkspaceError(f"{self._parts[part]} was damaged meanwhile. Start again: it is made anew.")
+                raise WorkspaceError(f"{self._parts[part]} is damaged. Start again: it is made anew.")
             thumbnails[chosen] = stored["thumbnail"][rows[chosen]]
         return thumbnails
 
@@ -112,14 +103,15 @@ class StoredFingerprints:
     thumbnails: Thumbnails
 
 
-def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
-    """Make the fingerprint of a decoded image.
+def fingerprint_image(image: NDArray[np.uint8], sha256: str = "") -> Rows:
+    """Compute the fingerprint of a decoded image.
 
     Args:
         image: Gray levels 0-255, shape (height, width).
+        sha256: SHA-256 of its pixels, which is stored.
 
     Returns:
-        The fingerprint; the same for the same pixels.
+        One row of `ROW`, shape (); the same for the same pixels.
 
     Raises:
         ImageError: `image` is not two-dimensional uint8.
@@ -130,40 +122,35 @@ def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
     if image.ndim != 2 or image.dtype != np.uint8:
         raise ImageError("not_gray", f"gray levels of type uint8 are needed, received {image.dtype} {image.shape}")
     canvas = _shrink(image, _CANVAS_SIZE)
-    return Fingerprint(
-        hashes=np.array([_hash(Image.fromarray(canvas), crop) for crop in CROPS]),
-        mirrored_hash=_hash(Image.fromarray(canvas[:, ::-1])),
-        thumbnail=_shrink(image, THUMBNAIL_SIZE),
-    )
-
-
-def make_row(sha256: str, image: NDArray[np.uint8]) -> tuple:
-    """Put the fingerprint of a decoded image together with the SHA-256 of its file, in the order of `ROW`."""
-    fingerprint = fingerprint_image(image)
-    return (sha256, *(getattr(fingerprint, name) for name in (ROW.names or ())[1:]))
+    row = np.zeros((), ROW)
+    row["sha256"] = sha256
+    row["hashes"] = [_hash(Image.fromarray(canvas), crop) for crop in CROPS]
+    row["mirrored_hash"] = _hash(Image.fromarray(canvas[:, ::-1]))
+    row["thumbnail"] = _shrink(image, THUMBNAIL_SIZE)
+    return row
 
 
 def fingerprint_images(shard: Shard, workspace: Workspace, num_threads: int) -> int:
-    """Make and store the fingerprints of a shard's images that are not there yet.
+    """Compute and store the missing fingerprints of a shard's images.
 
     Args:
         shard: Which images.
-        workspace: Images are read from its store, fingerprints written to its folder of fingerprints.
+        workspace: Its images are read, its fingerprints are written.
         num_threads: Threads that share the images.
 
     Returns:
-        Number of fingerprints that were made; the others were there.
+        Number of fingerprints that were computed.
 
     Raises:
         WorkspaceError: A stored source image is missing or damaged, or the disk is full.
     """
-    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
+    cv2.setNumThreads(1)  # joblib's threads use all cores already
     missing = find_unfingerprinted(shard, workspace)
-    made = Parallel(n_jobs=num_threads, backend="threading")(
+    rows = Parallel(n_jobs=num_threads, backend="threading")(
         delayed(_fingerprint_stored)(sha256, workspace) for sha256 in missing
     )
     if missing:
-        _write_part(np.array(cast("list[tuple]", made), ROW), _name_folder(workspace))
+        _write_part(np.stack(cast("list[Rows]", rows)), _name_folder(workspace))
     return len(missing)
 
 
@@ -181,7 +168,7 @@ def list_fingerprinted(hashes: Sequence[str], workspace: Workspace) -> list[str]
 
 
 def read_fingerprints(hashes: Sequence[str], workspace: Workspace) -> StoredFingerprints:
-    """Find fingerprints, and read into memory what a search needs of them.
+    """Read the fingerprints of images; thumbnails stay on disk.
 
     Args:
         hashes: SHA-256 of the source images, in any order.
@@ -218,14 +205,14 @@ def _shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def _hash(canvas: Image.Image, crop: Sequence[float] = CROPS[0]) -> NDArray[np.uint8]:
     """Perceptual hash of a part of a picture, packed into bytes."""
-    left, top, right, bottom = (share * _CANVAS_SIZE for share in crop)
+    left, top, right, bottom = (fraction * _CANVAS_SIZE for fraction in crop)
     box = (left, top, _CANVAS_SIZE - right, _CANVAS_SIZE - bottom)
     cropped = canvas.resize((2 * HASH_SIZE, 2 * HASH_SIZE), Image.Resampling.LANCZOS, box)
     return np.packbits(imagehash.phash(cropped, HASH_SIZE, highfreq_factor=2).hash)
 
 
-def _fingerprint_stored(sha256: str, workspace: Workspace) -> tuple:
-    return make_row(sha256, read_stored_image(sha256, workspace))
+def _fingerprint_stored(sha256: str, workspace: Workspace) -> Rows:
+    return fingerprint_image(read_stored_image(sha256, workspace), sha256)
 
 
 def _name_folder(workspace: Workspace) -> Path:
@@ -240,14 +227,14 @@ def _write_part(rows: Rows, folder: Path) -> None:
 
 
 def _list_parts(folder: Path, hashes: Sequence[str]) -> list[Path]:
-    """Parts that can hold any of the images, by the range of hashes in their names."""
+    """Parts whose names, ranges of hashes, may include any of the images."""
     low, high = min(hashes, default="")[:8], max(hashes, default="")[:8]
     ranges = {file: file.stem.split("-") for file in sorted(folder.glob("[!.]*.npy"))}
     return [file for file, (part_low, part_high, _) in ranges.items() if part_low <= high and part_high >= low]
 
 
 def _open_part(file: Path) -> Rows | None:
-    """A part, left on disk; `None` where it is damaged, so that its fingerprints are made anew."""
+    """Map a part into memory; `None` where it is damaged, so that its fingerprints are computed again."""
     try:
         part = load_array(file, mmap_mode="r")
     except (OSError, ValueError, EOFError):

@@ -1,14 +1,14 @@
-"""Who belongs together: images of one group share a split, so that no test image has a relative in training.
+"""Groups related images, so that no test image is related to a training image.
 
 Evidence comes from the user (a table of patients, a pattern of file names), from DICOM files, which name their patient
-and their series, and from the images (near duplicates; equal ones are one image). A group is whatever any of it
-connects, by union-find over all; images that an earlier run had and the source no longer holds still count, so that a
-new image of theirs joins their split.
+and their series, and from the images (near duplicates; equal ones are one image). Groups are the connected components
+of all evidence. It includes the images of earlier runs that the source no longer holds, so that new images related to
+them join their split.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, SPLITS, DataSettings
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.identities import identify_images
-from hip_mri.dataset.ingest import CONTRADICTORY_LABEL, check_classes
+from hip_mri.dataset.ingest import CONTRADICTORY_LABEL, check_class_sizes
 from hip_mri.dataset.manifest import read_manifest, write_manifest
 from hip_mri.dataset.split_registry import read_split_registry
+from hip_mri.dataset.tables import write_table
 from hip_mri.grouping.fingerprints import list_fingerprinted
 from hip_mri.grouping.similarity import find_similar_images
 from hip_mri.sources.split_folders import UNDECIDED
-from hip_mri.storage import read_json, replace_file, write_json
+from hip_mri.storage import read_json, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -34,23 +35,26 @@ EVIDENCE: Final = ("patient_id", "patient_pattern", "series", "similar")
 that holds several slices, near duplicates."""
 
 TIE_COLUMNS: Final = ("sha256", "kind", "key")
-"""Columns of a table of ties: images with one key belong together; the kind is the evidence for it."""
+"""Columns of a table of ties: images with the same key are related; the kind is the evidence for it."""
+
+MIN_PLACEHOLDER_IMAGES: Final = len(SPLITS) * len(LABELS)
+"""Images that must share their only patient id for it to count as a placeholder: one per split and class."""
 
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What came of grouping.
+    """Counts of the groups.
 
     Attributes:
-        num_patients: Patients that are known by table, pattern or DICOM files.
+        num_patients: Patients known by table, pattern or DICOM files.
         num_without_patient: Images in use whose patient is not known.
-        evidence: Number of images that each kind of evidence ties to another image.
-        num_contradictory: Files that are quarantined because equal pixels are in both classes.
+        evidence: Number of images that each kind of evidence relates to another image.
+        num_contradictory: Files that are quarantined because their pixels are in both classes.
         attributes: Name of the table in the workspace that holds further columns of the table of patients.
         given_split_by: What gives images their split: `folders`, `table`, `folders and table`, or nothing.
-        num_given_twice: Images whose copies, byte for byte, are given several splits; the test counts before
-            validation, and this before training.
-        has_constant_patient: Whether all images named one and the same patient, who was then taken for none.
+        num_given_twice: Images whose copies are given several splits; test takes precedence over validation, and
+            validation over training.
+        has_constant_patient: Whether a patient id that all images have is ignored as a placeholder.
     """
 
     num_patients: int
@@ -71,14 +75,14 @@ class GroupReport:
 def group_images(
     workspace: Workspace, deliveries: Sequence[Delivery], settings: DataSettings, num_threads: int
 ) -> GroupReport:
-    """Find the groups of the manifest's images and write them back.
+    """Find the groups of the manifest's images and write them to the manifest.
 
-    A split that folders or the table of patients give is written into the manifest, for `split_manifest` to keep.
+    A split that folders or the table of patients give is written to the manifest, for `split_manifest` to keep.
 
     Args:
-        workspace: Its manifest gets the columns patient, group, evidence and, where prescribed, split. Its
-            `ties.parquet` gets all evidence, with the group that came of it.
-        deliveries: Those of this run; each may hold a table of patients. What earlier ones told is remembered.
+        workspace: The columns patient, group, evidence and, where the source gives it, split of its manifest are
+            written; its `ties.parquet` is replaced by all evidence with the resulting groups.
+        deliveries: Those of this run; each may hold a table of patients. Identities of earlier ones are stored.
         settings: Which evidence is used. Similar images are found by their fingerprints.
         num_threads: Threads that compare images.
 
@@ -86,16 +90,16 @@ def group_images(
         The counts.
 
     Raises:
-        SettingsError: Table or pattern fit no image.
+        SettingsError: Table or pattern match no image.
         SplitError: Table and folders give images different splits, or too few images are left.
     """
     manifest = read_manifest(workspace.manifest_file).reset_index(drop=True)
     used = manifest[manifest["state"].isin(["ready", "duplicate"])]
-    ledger = read_split_registry(workspace)
-    names = set(manifest["delivery"])
+    ready = manifest[manifest["state"] == "ready"]
+    registry = read_split_registry(workspace)
     identities = identify_images(
         deliveries,
-        names,
+        set(manifest["delivery"]),
         settings.patients_file,
         settings.patient_pattern,
         workspace,
@@ -103,20 +107,22 @@ def group_images(
         keep_given_split=settings.given_split == "keep",
     )
     known = identities.images[identities.images["sha256"].isin(used["sha256"])]
-    known, has_constant_patient = _drop_constant_patients(known, workspace)
-    known = _remember_patients(known, ledger)
+    known, has_constant_patient = _drop_placeholders(known, workspace)
+    known = _add_earlier_patients(known, registry)
     given = _find_given_splits(known)
-    hashes = pd.Index(used.loc[used["state"] == "ready", "sha256"])
-    absent = ledger[~ledger["sha256"].isin(used["sha256"])]
-    pairs = _find_pairs(hashes, absent["sha256"], workspace, num_threads) if settings.group_similar else NO_PAIRS
+    absent = registry[~registry["sha256"].isin(used["sha256"])]
+    compared = []
+    if settings.group_similar:
+        compared = [*ready["sha256"], *list_fingerprinted(list(absent["sha256"]), workspace)]
+    pairs = find_similar_images(compared, workspace, num_threads)
 
-    ready = manifest[manifest["state"] == "ready"]
-    check_classes(ready["label"], manifest["reason"], workspace.quarantine_file)
+    check_class_sizes(ready["label"], manifest["reason"], workspace.quarantine_file)
     nodes = pd.Index(ready["sha256"]).append(pd.Index(absent["sha256"]))
     ties = pd.concat([_tie_patients(known, absent), _tie_pairs(pairs)], ignore_index=True)
     ties = ties[ties["sha256"].isin(nodes)]
     group, evidence = connect(nodes, ties)
-    _keep_ties(ties.assign(group=group[nodes.get_indexer(pd.Index(ties["sha256"]))]), workspace)
+    ties = ties.assign(group=group[nodes.get_indexer(pd.Index(ties["sha256"]))])
+    write_table(workspace.ties_file, ties.sort_values(list(TIE_COLUMNS)))
 
     place = ready.index
     manifest.loc[place, "group"] = ready["image_id"].groupby(group[: len(ready)]).transform("min")
@@ -125,35 +131,43 @@ def group_images(
     manifest.loc[place, "patient"] = named.reindex(ready["sha256"], fill_value="").to_numpy()
     manifest.loc[place, "split"] = given["split"].reindex(ready["sha256"], fill_value="").to_numpy()
     write_manifest(workspace.manifest_file, manifest)
-    report = replace(
-        _count(manifest.loc[place], int((manifest["reason"] == CONTRADICTORY_LABEL).sum()), identities.attributes),
+    grouped = manifest.loc[place]
+    patients = grouped.loc[grouped["patient"] != "", "patient"]
+    report = GroupReport(
+        num_patients=int(patients.nunique()),
+        num_without_patient=len(grouped) - len(patients),
+        evidence=_count_evidence(grouped["evidence"]),
+        num_contradictory=int((manifest["reason"] == CONTRADICTORY_LABEL).sum()),
+        attributes=identities.attributes,
         given_split_by=" and ".join(sorted(set(known["split_by"]) - {""})),
         num_given_twice=int(given["is_given_twice"].sum()),
         has_constant_patient=has_constant_patient,
     )
-    tied = [f"{count} by {kind}" for kind, count in report.evidence.items() if count]
-    sizes = manifest.loc[place, "group"].value_counts()
-    logger.info("%d groups, the largest of %d images; tied: %s", len(sizes), sizes.max(), ", ".join(tied) or "none")
+    counts = [f"{count} by {kind}" for kind, count in report.evidence.items() if count]
+    sizes = grouped["group"].value_counts()
+    logger.info(
+        "%d groups, the largest of %d images; related: %s", len(sizes), sizes.max(), ", ".join(counts) or "none"
+    )
     return report
 
 
 def connect(nodes: pd.Index, ties: pd.DataFrame) -> tuple[NDArray[np.int32], pd.Series]:
-    """Connect images by all evidence.
+    """Find the connected components of all evidence.
 
     Args:
         nodes: SHA-256 of each image, unique.
         ties: Columns of `TIE_COLUMNS`, of these images.
 
     Returns:
-        Number of the group of each image, shape (len(nodes),), and the kinds of evidence that tie it to another image,
-        joined by `+` in the order of `EVIDENCE`, in the order of `nodes`.
+        Number of the group of each image, shape (len(nodes),), and the kinds of evidence that relate it to another
+        image, joined by `+` in the order of `EVIDENCE`; both in the order of `nodes`.
     """
     from scipy.sparse import coo_array  # noqa: PLC0415 - a tenth of a second to import
     from scipy.sparse.csgraph import connected_components  # noqa: PLC0415 - see above
 
     kinds = pd.Categorical(ties["kind"], categories=list(EVIDENCE)).codes
     heads, (keys, distinct) = nodes.get_indexer(pd.Index(ties["sha256"])), pd.factorize(ties["key"])
-    numbers = pd.DataFrame({"head": heads, "key": keys, "kind": kinds})  # a tenth of the memory of the texts
+    numbers = pd.DataFrame({"head": heads, "key": keys, "kind": kinds})  # a tenth of the memory of text
     num_images = np.bincount(numbers[["head", "key"]].drop_duplicates()["key"], minlength=len(distinct))
     numbers = numbers[num_images[numbers["key"]] > 1]
     heads, keys = numbers["head"].to_numpy(), numbers["key"].to_numpy()
@@ -164,7 +178,7 @@ def connect(nodes: pd.Index, ties: pd.DataFrame) -> tuple[NDArray[np.int32], pd.
 
 
 def _name_evidence(num_nodes: int, heads: NDArray[np.int64], kinds: NDArray[np.int8]) -> NDArray[np.object_]:
-    """The kinds of evidence that name each image, joined by `+`; images share the few texts that there are."""
+    """The kinds of evidence for each image, joined by `+`; equal texts are one object."""
     found = np.zeros(num_nodes, np.int64)
     for kind in range(len(EVIDENCE)):
         found[heads[kinds == kind]] |= 1 << kind
@@ -173,17 +187,8 @@ def _name_evidence(num_nodes: int, heads: NDArray[np.int64], kinds: NDArray[np.i
     return np.array(names, dtype=object)[found]
 
 
-NO_PAIRS: Final = pd.DataFrame({"first": [], "second": [], "kind": []}, dtype="str")
-
-
-def _find_pairs(hashes: pd.Index, absent: pd.Series, workspace: Workspace, num_threads: int) -> pd.DataFrame:
-    """Similar images among those of the source and those of earlier runs, as far as fingerprints are kept."""
-    remembered = list_fingerprinted(list(absent), workspace)
-    return find_similar_images([*hashes, *remembered], workspace, num_threads)
-
-
 def _tie_patients(known: pd.DataFrame, absent: pd.DataFrame) -> pd.DataFrame:
-    """Images of one patient, who may be known by the table in one file and by the name of another, or of one series."""
+    """Ties of images of one series or patient; the patient id of an image may equal the pattern of another's name."""
     ties = known.melt("sha256", ["patient_id", "patient_pattern", "series"], var_name="kind", value_name="key")
     earlier = absent.loc[:, ["sha256", "patient"]].rename(columns={"patient": "key"}).assign(kind="patient_id")
     ties = pd.concat([ties, earlier])
@@ -196,21 +201,15 @@ def _tie_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(ends, ignore_index=True).astype("str")
 
 
-def _keep_ties(ties: pd.DataFrame, workspace: Workspace) -> None:
-    with replace_file(workspace.ties_file, is_private=True) as temporary:
-        ties.sort_values(list(TIE_COLUMNS)).to_parquet(temporary, index=False)
-
-
-def _remember_patients(known: pd.DataFrame, ledger: pd.DataFrame) -> pd.DataFrame:
-    """Fill in the patients that an earlier run knew, where the present table and pattern know none."""
-    earlier = ledger.set_index("sha256")["patient"].reindex(known["sha256"], fill_value="").set_axis(known.index)
+def _add_earlier_patients(known: pd.DataFrame, registry: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the patients of earlier runs where the current table and pattern give none."""
+    earlier = registry.set_index("sha256")["patient"].reindex(known["sha256"], fill_value="").set_axis(known.index)
     is_unknown = known["patient"] == ""
-    filled = {column: known[column].where(~is_unknown, earlier) for column in ("patient_id", "patient")}
-    return known.assign(**filled)
+    return known.assign(**{column: known[column].where(~is_unknown, earlier) for column in ("patient_id", "patient")})
 
 
 def _find_given_splits(known: pd.DataFrame) -> pd.DataFrame:
-    """The split that each image is given, by SHA-256 (column split), and whether its copies are given others."""
+    """The split that each image is given, by SHA-256 (column split), and whether its copies are given other splits."""
     order = {split: number for number, split in enumerate((*reversed(SPLITS), *UNDECIDED))}
     given = known.loc[known["split"] != "", ["sha256", "split"]].drop_duplicates()
     given = given.sort_values("split", key=lambda splits: splits.map(order), kind="stable")
@@ -218,47 +217,45 @@ def _find_given_splits(known: pd.DataFrame) -> pd.DataFrame:
     return given.assign(is_given_twice=is_given_twice).drop_duplicates("sha256").set_index("sha256")
 
 
-def _drop_constant_patients(known: pd.DataFrame, workspace: Workspace) -> tuple[pd.DataFrame, bool]:
-    """Take for none a patient whom all images name, since this ties everything together: a placeholder of an export.
+def _drop_placeholders(known: pd.DataFrame, workspace: Workspace) -> tuple[pd.DataFrame, bool]:
+    """Ignore a patient id that all images have: a placeholder of an export, which would make them one group.
 
-    That one was taken for none is remembered, so that images that stand in different splits are not tied later on.
+    Ignored ids are stored, so that their images are not related later, when they are in different splits.
 
     Returns:
-        The table without these, and whether there are any.
+        The table without these ids, and whether there are any.
     """
-    file, patients = workspace.ignored_patients_file, ["patient_id", "patient_pattern"]
-    ignored = set(read_json(file)) if file.exists() else set()
-    found = {patient for column in patients if (patient := _find_constant(known, column))}
-    if found - ignored:
-        write_json(file, sorted(found | ignored))
-    is_ignored = known[patients].isin(found | ignored)
-    if is_ignored.to_numpy().any():
+    file, columns = workspace.ignored_patients_file, ["patient_id", "patient_pattern"]
+    earlier = set(read_json(file)) if file.exists() else set()
+    ignored = earlier | {patient for column in columns if (patient := _find_placeholder(known, column))}
+    if ignored > earlier:
+        write_json(file, sorted(ignored))
+    is_ignored = known[columns].isin(ignored)
+    is_affected = is_ignored.any(axis="columns")
+    if is_affected.any():
         logger.warning(
             "%d of %d images name one and the same patient, as a placeholder does; it is ignored, and their patients "
             "are not known. Give a table of patients with --data.patients-file",
-            known.loc[is_ignored.any(axis="columns"), "sha256"].nunique(),
+            known.loc[is_affected, "sha256"].nunique(),
             known["sha256"].nunique(),
         )
-    columns = known[patients].mask(is_ignored, "")
-    patient = columns["patient_id"].where(columns["patient_id"] != "", columns["patient_pattern"])
-    return known.assign(**columns, patient=patient), bool(is_ignored.to_numpy().any())
+    kept = known[columns].mask(is_ignored, "")
+    patient = kept["patient_id"].where(kept["patient_id"] != "", kept["patient_pattern"])
+    return known.assign(**kept, patient=patient), bool(is_affected.any())
 
 
-def _find_constant(known: pd.DataFrame, column: str) -> str:
-    """The only patient in a column, where most images name it and they are enough for a split; else nothing."""
-    images = known.drop_duplicates("sha256")
-    named = images.loc[images[column] != "", column]
-    is_constant = named.nunique() == 1 and len(named) >= len(SPLITS) * len(LABELS) and 2 * len(named) > len(images)
-    return str(named.iloc[0]) if is_constant else ""
+def _find_placeholder(known: pd.DataFrame, column: str) -> str:
+    """The patient id that all images have in a column; empty if they differ, if an image has none, or for few images.
+
+    An image without id shows that the ids come from single files or rows, so the patient may be real: the images stay
+    related, and where that leaves too few groups, the split fails instead of dividing a patient.
+    """
+    named = known[known[column] != ""]
+    num_images = known["sha256"].nunique()
+    is_placeholder = named[column].nunique() == 1 and named["sha256"].nunique() == num_images >= MIN_PLACEHOLDER_IMAGES
+    return str(named[column].iloc[0]) if is_placeholder else ""
 
 
-def _count(images: pd.DataFrame, num_contradictory: int, attributes: str | None) -> GroupReport:
-    patients = images.loc[images["patient"] != "", "patient"]
-    kinds = images["evidence"].value_counts()
-    return GroupReport(
-        num_patients=int(patients.nunique()),
-        num_without_patient=len(images) - len(patients),
-        evidence={kind: int(kinds[[kind in found.split("+") for found in kinds.index]].sum()) for kind in EVIDENCE},
-        num_contradictory=num_contradictory,
-        attributes=attributes,
-    )
+def _count_evidence(evidence: pd.Series) -> dict[str, int]:
+    counts = evidence.value_counts()
+    return {kind: int(counts[[kind in found.split("+") for found in counts.index]].sum()) for kind in EVIDENCE}

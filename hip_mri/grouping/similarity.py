@@ -1,8 +1,8 @@
-"""Images that are copies of one another, so that no copy of a training image is tested.
+"""Finds images that are copies of one another, so that no copy of a training image is in the test set.
 
-All hips look alike, and so do their perceptual hashes: of ten thousand pairs of different patients one is nearer than
-many a cropped copy is to its original. So hashes give candidates only. Each is confirmed by laying one thumbnail over
-the other, moved and scaled to fit, and correlating what lies between coarse shading and pixel noise.
+Perceptual hashes alone do not decide: of ten thousand pairs of different patients, one has closer hashes than many a
+cropped copy and its original. So they give candidates only, each of which is confirmed by aligning the thumbnails and
+correlating the detail between coarse shading and pixel noise.
 """
 
 import logging
@@ -22,13 +22,14 @@ from hip_mri.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 MIN_CORRELATION: Final = 0.965
-"""From here on two images are copies. Measured on 8,379 copies of phantoms (scaled, mirrored, brighter, re-encoded,
-cropped by up to 3 % per side, all at once) and on the most alike of 2,800 phantom patients: of the copies the least
-reaches 0.975; of the slices of different patients the highest is 0.949. Half of the way between, by Fisher's z."""
+"""Correlation from which two images are copies. Measured on 8,379 copies of phantoms (scaled, mirrored, brighter,
+re-encoded, cropped by up to 3 % per side, all at once) and on the most similar of 2,800 phantom patients: the lowest
+value of a copy is 0.975, the highest of two patients is 0.949. The threshold is the middle of both after Fisher's z
+transform."""
 
 _COARSE, _FINE = 2.0, 1.0  # standard deviations of the two blurs, pixels of the thumbnail
 _BORDER: Final = 3  # pixels beside the overlap that the blurs reach from outside
-_MIN_OVERLAP: Final = 0.5  # share of the thumbnail
+_MIN_OVERLAP: Final = 0.5  # fraction of the thumbnail
 _MAX_SLANT: Final = 0.05  # of the axes after alignment; a crop turns nothing
 _MAX_SCALE_CHANGE: Final = 0.12  # crops by 3 % per side scale by 0.94 along each axis
 _STOP: Final = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-3)
@@ -69,7 +70,7 @@ def pair_similar_images(rows: Rows, thumbnails: Thumbnails | NDArray[np.uint8], 
         thumbnails: Their thumbnails, in the same order.
         num_threads: Threads that share the work.
     """
-    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
+    cv2.setNumThreads(1)  # joblib's threads use all cores already
     candidates = find_candidates(rows["hashes"], rows["mirrored_hash"], num_threads)
     chunks = [slice(start, start + _PAIRS_AT_ONCE) for start in range(0, len(candidates), _PAIRS_AT_ONCE)]
     correlations = Parallel(n_jobs=num_threads, backend="threading")(
@@ -106,7 +107,7 @@ def correlate_aligned(copy: NDArray[np.uint8], original: NDArray[np.uint8], crop
     Args:
         copy: Gray levels of the image that may be a crop, shape (32, 32).
         original: Gray levels of the other.
-        crop: Shares of the original that may be cut off left, above, right and below; where the alignment starts.
+        crop: Fractions of the original that may be cut off left, above, right and below; where the alignment starts.
 
     Returns:
         -1 to 1, whatever the brightness and contrast of either; -1 where they cannot be aligned.
@@ -123,7 +124,7 @@ def correlate_aligned(copy: NDArray[np.uint8], original: NDArray[np.uint8], crop
         cv2.findTransformECC(
             _remove_shading(template), _remove_shading(picture), warp, cv2.MOTION_AFFINE, _STOP, _EVERYWHERE, 3
         )
-    except cv2.error:  # no way to fit them
+    except cv2.error:  # it does not converge
         return -1.0
     return _correlate_overlap(template, picture, warp) if _is_crop(warp) else -1.0
 
@@ -133,7 +134,7 @@ def _remove_shading(image: NDArray) -> NDArray:
 
 
 def _is_crop(warp: NDArray) -> bool:
-    """Whether a transform hardly turns and hardly scales."""
+    """Whether a transform rotates and scales as little as a crop does."""
     is_upright = abs(warp[0, 1]) <= _MAX_SLANT and abs(warp[1, 0]) <= _MAX_SLANT
     return is_upright and bool(np.abs(warp.diagonal() - 1).max() <= _MAX_SCALE_CHANGE)
 
@@ -153,7 +154,7 @@ def _correlate_overlap(template: NDArray, picture: NDArray, warp: NDArray) -> fl
 
 
 def _keep_detail(image: NDArray) -> NDArray:
-    """What lies between coarse shading and pixel noise."""
+    """Band-pass filter that removes coarse shading and pixel noise."""
     return cv2.GaussianBlur(image, (0, 0), _FINE) - cv2.GaussianBlur(image, (0, 0), _COARSE)
 
 

@@ -19,16 +19,16 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from hip_mri.config import ImageSettings, PreprocessingSettings, SourceLimits
-from hip_mri.dataset.entries import ENTRIES_PER_BATCH, make_reading_options, read_entry
+from hip_mri.dataset.entries import ENTRIES_PER_BATCH, make_reading_options, number_copies, read_entry
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest, write_quarantine
-from hip_mri.dataset.preprocessing import name_set
+from hip_mri.dataset.preprocessing import write_preprocessed
 from hip_mri.errors import ImageError, SourceError
 from hip_mri.images.contrast import preprocess_image
-from hip_mri.images.png import encode_png, hash_pixels
+from hip_mri.images.png import hash_pixels
 from hip_mri.images.sandbox import NUM_ASKING, Sandbox
 from hip_mri.sources.source import Entry, Source, open_unlabelled
 from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
-from hip_mri.storage import digest, flush_file_system, write_bytes, write_small_file
+from hip_mri.storage import flush_file_system, write_bytes
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -132,22 +132,15 @@ def _read(
         facts = {name: getattr(picture, name) for name in ("slice", "num_slices", "position", "reason")}
         rows.append(row | facts | {"sha256": sha256})
         if not picture.reason:
-            content = encode_png(preprocess_image(picture.levels, settings))
-            write_small_file(workspace.preprocessed_file(name_set(settings), sha256), content)
+            write_preprocessed(preprocess_image(picture.levels, settings), sha256, workspace, settings)
     return rows
 
 
 def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give each row its id and state; files of equal content share an id, and the first by name stands for all.
-
-    A file that could not be read goes by its version in the place of its content, never by its name.
-    """
-    content = [sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)]
-    rows = rows.assign(image_id=[text[:16] for text in content])
-    rows = rows.sort_values(["image_id", "source_name", "slice"], ignore_index=True)
+    """Give each row its id and state; files of equal content share an id, and the first by name stands for all."""
+    rows = number_copies(rows, ["source_name", "slice"])
     state = rows["reason"].map(lambda reason: "quarantined" if reason else "ready")
-    rows["state"] = state.mask(rows.duplicated("image_id"), "duplicate")
-    return rows
+    return rows.assign(image_id=rows["content"].str[:16], state=state.mask(rows["copy_number"] > 0, "duplicate"))
 
 
 def _write_names(batch: pd.DataFrame, workspace: Workspace) -> None:

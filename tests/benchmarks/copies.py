@@ -18,7 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from hip_mri.grouping.candidates import find_candidates
-from hip_mri.grouping.fingerprints import ROW, make_row
+from hip_mri.grouping.fingerprints import fingerprint_image
 from hip_mri.grouping.similarity import correlate_candidates, pair_similar_images
 from hip_mri.synthetic.demo import draw_demo
 from tests.grouping.copies import WAYS, plant_copy
@@ -26,7 +26,7 @@ from tests.grouping.copies import WAYS, plant_copy
 PATIENTS_AT_ONCE = 100
 
 
-def draw_rows(seed: int, every: int) -> tuple[list[tuple], list[tuple[str, str, str]]]:
+def draw_rows(seed: int, every: int) -> tuple[list[np.ndarray], list[tuple[str, str, str]]]:
     """Fingerprints of the phantoms of one seed and of copies of some; beside them patient, original and way."""
     rows, kinds = [], []
     for number, drawn in enumerate(draw_demo(seed, PATIENTS_AT_ONCE)):
@@ -35,7 +35,7 @@ def draw_rows(seed: int, every: int) -> tuple[list[tuple], list[tuple[str, str, 
         if number % every == 0:
             made |= {way: plant_copy(drawn.pixels, way, seed * 1000 + number) for way in WAYS}
         for way, pixels in made.items():
-            rows.append(make_row(hashlib.sha256(f"{original}{way}".encode()).hexdigest(), pixels))
+            rows.append(fingerprint_image(pixels, hashlib.sha256(f"{original}{way}".encode()).hexdigest()))
             kinds.append((f"{drawn.patient_id}-{seed}", original, way))
     return rows, kinds
 
@@ -86,7 +86,7 @@ def main() -> None:
     seeds = range(100, 100 + -(-given.patients // PATIENTS_AT_ONCE))
     before = time.perf_counter()
     drawn = list(Parallel(given.threads)(delayed(draw_rows)(seed, given.every) for seed in seeds))
-    rows = np.array(list(itertools.chain.from_iterable(made for made, _ in drawn)), ROW)
+    rows = np.stack(list(itertools.chain.from_iterable(made for made, _ in drawn)))
     kinds = itertools.chain.from_iterable(kind for _, kind in drawn)
     images = pd.DataFrame(kinds, columns=["patient", "original", "way"])
     order = np.argsort(rows["sha256"])

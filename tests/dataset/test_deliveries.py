@@ -143,7 +143,7 @@ def test_a_damaged_delivery_is_removed_if_it_can_be_fetched_again(source_file, w
     with pytest.raises(ArchiveError, match="the file is damaged: ") as caught:
         ingest_images(delivered, workspace, 1)
     assert source_file.exists() != is_fetched
-    told = " What was fetched is removed: start again, and it is fetched anew."
+    told = " The fetched file is deleted. Start again to fetch it anew."
     assert str(caught.value).endswith(told) == is_fetched
 
 

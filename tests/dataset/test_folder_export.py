@@ -1,5 +1,7 @@
 import os
 
+import cv2
+import numpy as np
 import pytest
 
 from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
@@ -7,9 +9,9 @@ from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.folder_export import export_folders
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.manifest import read_manifest, write_manifest
-from hip_mri.dataset.preprocessing import name_set, preprocess_images
+from hip_mri.dataset.preprocessing import name_set, preprocess_images, read_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
-from hip_mri.dataset.shards import plan_shards
+from hip_mri.dataset.shards import plan_shards, read_shard
 from hip_mri.errors import WorkspaceError
 from hip_mri.grouping.split import split_manifest
 
@@ -100,24 +102,37 @@ def test_lost_and_exchanged_files_come_back(prepared):
     assert show(prepared) == expect(prepared)
 
 
-def test_links_take_no_second_room_and_are_left_alone(prepared):
+def test_copies_that_are_right_are_left_alone(prepared):
     export_folders(prepared, SETTINGS)
     files = sorted(prepared.data_folder.rglob("*.png"))
-    assert all(file.stat().st_nlink == 2 for file in files)
     before = [file.stat().st_ctime_ns for file in files]
     export_folders(prepared, SETTINGS)
     assert [file.stat().st_ctime_ns for file in files] == before
 
 
-def test_where_the_disk_knows_no_links_files_are_copied(prepared, monkeypatch):
-    def refuse(*arguments, **options):
-        raise OSError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    for _ in range(2):
+@pytest.mark.parametrize("is_linked", [False, True], ids=["copy", "hard link of an earlier version"])
+def test_an_edit_of_an_exported_file_changes_nothing_that_is_computed(prepared, shard, is_linked):
+    hashes = list(read_shard(shard)["sha256"])
+    images = read_images(hashes, prepared, SETTINGS, 1)
+    export_folders(prepared, SETTINGS)
+    exported = next(prepared.data_folder.rglob("*.png"))
+    manifest = read_manifest(prepared.manifest_file).set_index("image_id")
+    original = prepared.preprocessed_file(name_set(SETTINGS), str(manifest.loc[exported.stem, "sha256"]))
+    if is_linked:
+        exported.unlink()
+        os.link(original, exported)
         export_folders(prepared, SETTINGS)
-        assert show(prepared) == expect(prepared)
-    assert all(file.stat().st_nlink == 1 for file in prepared.data_folder.rglob("*.png"))
+    before = expect(prepared)
+    cv2.imwrite(str(exported), np.zeros((48, 48), np.uint8))  # opens the file that is there, as most editors do
+    assert expect(prepared) == before
+    np.testing.assert_array_equal(read_images(hashes, prepared, SETTINGS, 1), images)
+    export_folders(prepared, SETTINGS)
+    assert show(prepared) == before
+
+
+def test_the_tree_is_for_its_owner_alone(prepared):
+    folder = export_folders(prepared, SETTINGS)
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*")) if path.is_dir()} == {0o700}
 
 
 def test_a_foreign_folder_does_not_stop_the_run(prepared):
@@ -156,4 +171,4 @@ def test_a_missing_preprocessed_image_is_named(prepared):
     with pytest.raises(WorkspaceError) as caught:
         export_folders(prepared, SETTINGS)
     assert str(missing) in str(caught.value)
-    assert str(caught.value).endswith("then start again: preprocessed images that are missing are made again.")
+    assert "room" not in str(caught.value)

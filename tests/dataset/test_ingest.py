@@ -472,7 +472,7 @@ def test_fault_62_a_partial_or_foreign_manifest_is_refused_and_rebuilt(source_fi
     take_in(source_file, workspace)
     whole = workspace.manifest_file.read_bytes()
     workspace.manifest_file.write_bytes(damage(whole))
-    with pytest.raises(WorkspaceError, match=r"is not a readable manifest\. Remove it and start again: it is rebuilt"):
+    with pytest.raises(WorkspaceError, match=r"cannot be read\. Remove it and start again: it is rebuilt"):
         read_manifest(workspace.manifest_file)
     take_in(source_file, workspace, keep_earlier=keep_earlier)
     assert workspace.manifest_file.read_bytes() == whole

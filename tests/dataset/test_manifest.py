@@ -8,7 +8,7 @@ from hip_mri.dataset.manifest import MANIFEST_COLUMNS, digest_table, read_manife
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import digest
 
-UNREADABLE = r"manifest\.parquet is not a readable manifest\. Remove it and start again: it is rebuilt\.$"
+UNREADABLE = r"manifest\.parquet cannot be read\. Remove it and start again: it is rebuilt\."
 
 
 def test_what_is_written_is_read_again_sorted_by_id(workspace, write_rows):
@@ -65,7 +65,7 @@ def test_the_table_of_another_program_is_refused(workspace):
     with pytest.raises(WorkspaceError) as caught:
         read_manifest(workspace.manifest_file)
     missing = [column for column in MANIFEST_COLUMNS if column not in ("image_id", "label")]
-    assert f"{workspace.manifest_file} has no column {', '.join(missing)};" in str(caught.value)
+    assert f"{workspace.manifest_file} has no column {', '.join(missing)}." in str(caught.value)
     assert "--workspace" in str(caught.value)
 
 

@@ -168,7 +168,7 @@ def test_a_damaged_stored_image_is_set_aside_and_restored_by_the_next_intake(fil
     with pytest.raises(WorkspaceError) as caught:
         preprocess_images(shard, filled, SETTINGS, 1)
     assert str(caught.value) == (
-        f"{file} was damaged, and is set aside with the ending .damaged. Start again: it is restored from the source, "
+        f"{file} was damaged and is renamed, with the ending .damaged. Start again: it is restored from the source, "
         "where that still holds it."
     )
     assert not file.exists()

@@ -124,7 +124,7 @@ def test_the_command_names_images_that_it_does_not_know(filled, capsys):
 
 def test_the_command_refuses_what_is_no_workspace(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
-    assert "is not a readable manifest" in capsys.readouterr().err
+    assert "manifest.parquet cannot be read" in capsys.readouterr().err
 
 
 def test_a_refused_source_leaves_no_name_behind(pack, entries, workspace):

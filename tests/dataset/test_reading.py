@@ -8,7 +8,7 @@ from hip_mri.dataset.preprocessing import name_set, preprocess_images, read_imag
 from hip_mri.dataset.shards import read_shard
 from hip_mri.errors import WorkspaceError
 from hip_mri.images.contrast import preprocess_image
-from hip_mri.images.png import decode_png
+from hip_mri.images.png import decode_png, encode_png
 
 SETTINGS = PreprocessingSettings(image_size=48)
 
@@ -58,6 +58,20 @@ def test_a_damaged_image_is_made_again(filled, hashes, damage):
         file.write_bytes(damage(content))
     images = read_images(hashes, filled, SETTINGS, 2)
     np.testing.assert_array_equal(images[1], make(hashes[1], filled))
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("how", ["another picture", "the file of another image", "of an earlier version"])
+def test_an_image_with_other_content_than_was_written_is_made_again(filled, hashes, how):
+    file, other = (filled.preprocessed_file(name_set(SETTINGS), sha256) for sha256 in hashes[:2])
+    content, levels = file.read_bytes(), cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    changed = {
+        "another picture": encode_png(255 - levels),
+        "the file of another image": other.read_bytes(),
+        "of an earlier version": encode_png(levels),  # without a checksum
+    }
+    file.write_bytes(changed[how])
+    np.testing.assert_array_equal(read_images(hashes[:1], filled, SETTINGS, 1)[0], make(hashes[0], filled))
     assert file.read_bytes() == content
 
 

@@ -98,7 +98,7 @@ def test_a_crowd_of_like_hashes_stays_affordable_and_is_told(caplog):
     assert len(found) <= 1000 * 2 * MAX_NUM_KEPT
     assert max(found.query.max(), found.image.max()) < 1000
     assert count_groups(found, 1500, among=1000) == 1
-    assert "of the lookups met a crowd of like hashes" in caplog.text
+    assert "of the lookups reached the limit" in caplog.text
 
 
 @pytest.mark.parametrize("size", [MAX_NUM_STEPS, 500])

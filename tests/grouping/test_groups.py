@@ -14,7 +14,7 @@ from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import CONTRADICTORY_LABEL, ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.dataset.shards import plan_shards
-from hip_mri.errors import SourceError
+from hip_mri.errors import SourceError, SplitError
 from hip_mri.grouping import groups
 from hip_mri.grouping.fingerprints import fingerprint_images
 from hip_mri.grouping.groups import connect, group_images
@@ -126,6 +126,23 @@ def test_slices_of_a_file_that_holds_most_images_stay_together(hips, pack, works
     stack = {"normal/stack.tif": write_stack(encode, *(draw(number) for number in range(300, 320)))}
     _, manifest = take_in(pack(hips | stack), workspace)
     assert manifest.loc["normal/stack.tif", "group"].nunique() == 1
+
+
+@pytest.mark.parametrize("num_unnamed", [1, 5])
+def test_a_patient_of_most_images_is_no_placeholder(entries, pack, workspace, num_unnamed, caplog):
+    """Images that name nobody show that the others name a patient of their own, whose images must not be torn apart."""
+    names = sorted(entries)
+    table = "\n".join(["source_name,patient_id", *(f"{name},PAT1" for name in names[num_unnamed:])]).encode()
+    source = [Delivery("source", pack({**entries, "patients.csv": table}))]
+    ingest_images(source, workspace, 1)
+    report = group_images(workspace, source, DataSettings(group_similar=False), 1)
+    assert (report.has_constant_patient, report.num_patients, report.num_without_patient) == (False, 1, num_unnamed)
+    groups = read_named_manifest(workspace).set_index("source_name")["group"]
+    assert groups[names[num_unnamed:]].nunique() == 1
+    assert groups.nunique() == 1 + num_unnamed
+    assert "placeholder" not in caplog.text
+    with pytest.raises(SplitError, match=f"The largest group holds {len(names) - num_unnamed} of {len(names)} images"):
+        split_manifest(workspace, 0.2, 0.2, seed=1)
 
 
 def test_files_of_one_dicom_series_are_one_group(hips, pack, workspace, draw):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.dataset.manifest import read_manifest, write_manifest
-from hip_mri.dataset.split_registry import lock_test_set
+from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.errors import SplitError, WorkspaceError
-from hip_mri.grouping.split import HELD_OUT, count_images, split_manifest
+from hip_mri.grouping.split import count_images, split_manifest
 from hip_mri.workspace import Workspace
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -316,7 +316,7 @@ def test_a_largest_group_is_told_with_its_evidence(workspace, write_rows):
     rows["evidence"] = "patient_pattern"
     write_manifest(workspace.manifest_file, rows)
     regroup(workspace, dict.fromkeys(rows["image_id"][:16], "one"))
-    with pytest.raises(SplitError, match=r"The largest group holds 16 of 18 images, tied by patient_pattern\."):
+    with pytest.raises(SplitError, match=r"The largest group holds 16 of 18 images, related by patient_pattern\."):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -328,10 +328,10 @@ def test_ties_that_show_between_images_of_earlier_runs_are_refused(workspace, wr
     tie(workspace, *((sha256, "similar", "near") for sha256 in (first, fourth)))
     split_manifest(workspace, 0.15, 0.15, seed=1)
     tie(workspace, *((sha256, "similar", "torn") for sha256 in (first, second)))
-    with pytest.raises(SplitError, match="1 pairs of equal or nearly equal images stand in two splits"):
+    with pytest.raises(SplitError, match="1 pairs of equal or nearly equal images are in two splits"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
     tie(workspace, (first, "patient_id", "hash"), (second, "patient_pattern", "hash"))
-    with pytest.raises(SplitError, match="1 patients stand in two splits, with the images") as caught:
+    with pytest.raises(SplitError, match="1 patients are in two splits, with the images") as caught:
         split_manifest(workspace, 0.15, 0.15, seed=1)
     assert first[:16] in str(caught.value)
 

@@ -13,11 +13,11 @@ from hip_mri.dataset.deliveries import Delivery, fetch_deliveries
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.dataset.shards import plan_shards
-from hip_mri.dataset.split_registry import lock_test_set
+from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.errors import SourceError, SplitError
 from hip_mri.grouping.fingerprints import fingerprint_images
 from hip_mri.grouping.groups import group_images
-from hip_mri.grouping.split import HELD_OUT, split_manifest
+from hip_mri.grouping.split import split_manifest
 from hip_mri.sources.split_folders import find_given_splits, find_split_name
 
 PARTS = {"train": 6, "val": 3, "test": 3}

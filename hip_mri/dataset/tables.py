@@ -1,0 +1,45 @@
+"""Reads and writes the tables of a workspace as Parquet files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from hip_mri.errors import WorkspaceError
+from hip_mri.storage import replace_file
+
+UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""Raised by Pandas for a Parquet file that is missing or damaged, its metadata included."""
+
+
+def read_table(file: Path, columns: Sequence[str], advice: str, *, is_optional: bool = True) -> pd.DataFrame:
+    """Read a table that `write_table` wrote.
+
+    Args:
+        file: The Parquet file.
+        columns: Columns that it must have.
+        advice: Next step for the user if it cannot be read; ends the error message.
+        is_optional: Whether a missing file stands for a table without rows.
+
+    Returns:
+        The table; without a file, no rows and the columns as text.
+
+    Raises:
+        WorkspaceError: The file is missing or damaged.
+    """
+    if is_optional and not file.exists():
+        return pd.DataFrame({column: [] for column in columns}, dtype="str")
+    try:
+        table = pd.read_parquet(file)
+    except UNREADABLE as error:
+        raise WorkspaceError(f"{file} cannot be read. {advice}") from error
+    if missing := [column for column in columns if column not in table.columns]:
+        raise WorkspaceError(f"{file} has no column {', '.join(missing)}. {advice}")
+    return table
+
+
+def write_table(file: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically, without its index, readable by its owner alone."""
+    with replace_file(file, is_private=True) as temporary:
+        table.to_parquet(temporary, index=False)
