@@ -1,22 +1,22 @@
-"""What can go wrong, as one tree.
+"""The exceptions of the library, as one tree.
 
-    HipMriError                 everything below; its text is meant for the user as it stands
-    ├── SettingsError           a setting has a value that cannot work
+    HipMriError                 base of all; its text is written for the user
+    ├── SettingsError           a setting has an unusable value
     ├── SourceError             the source of the images cannot be used
     │   ├── FetchError          a remote source could not be fetched (trying again can help)
-    │   ├── LimitError          the source holds or takes more than the settings allow
+    │   ├── LimitError          the source exceeds a limit of the settings
     │   └── ArchiveError        the file is not an archive that can be read safely
     ├── ImageError              one image cannot be used; in a batch this becomes a quarantine entry
     ├── SplitError              the images cannot be split as asked
     ├── WeightsError            pretrained weights are missing or do not fit
-    ├── TrainingError           training came to no usable model
+    ├── TrainingError           training gave no usable model
     ├── EvaluationError         scores cannot be turned into metrics, figures or a report
-    ├── DriftError              new images do not look like those that the model was trained on
+    ├── DriftError              new images do not look like the training images
     ├── ReleaseError            a version cannot be registered, compared or made the champion
-    ├── WorkspaceError          the workspace cannot be written, or holds something foreign
+    ├── WorkspaceError          the workspace cannot be written, or holds invalid files
     │   └── DiskError           the disk is full, read-only or broken (trying again cannot help)
-    ├── ClusterError            the machines of a cluster cannot do the work
-    └── DeploymentError         a program that the work needs is missing, does not start or does not answer
+    ├── ClusterError            the machines of a cluster cannot be used
+    └── DeploymentError         a required program is missing, does not start or does not respond
 
 Every message says what failed, on which file or setting, what was found, what is needed and the next step.
 """
@@ -30,7 +30,7 @@ class HipMriError(Exception):
 
 
 class SettingsError(HipMriError):
-    """A setting has a value that cannot work."""
+    """A setting has an unusable value."""
 
 
 class SourceError(HipMriError):
@@ -42,7 +42,7 @@ class FetchError(SourceError):
 
 
 class LimitError(SourceError):
-    """The source holds or takes more than the settings allow; they can allow more."""
+    """The source exceeds a limit of the settings, which can be raised."""
 
 
 class ArchiveError(SourceError):
@@ -53,7 +53,7 @@ class ImageError(HipMriError):
     """One image cannot be used.
 
     Attributes:
-        reason: Reason code as it stands in `quarantine.csv`, such as `not_an_image`.
+        reason: Reason code for `quarantine.csv`, such as `not_an_image`.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -61,7 +61,7 @@ class ImageError(HipMriError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
-        """Travel between processes with the reason; the default would call this class with the message alone."""
+        """Pickle with the reason; the default would call this class with the message alone."""
         return type(self), (self.reason, str(self))
 
 
@@ -74,7 +74,7 @@ class WeightsError(HipMriError):
 
 
 class TrainingError(HipMriError):
-    """Training came to no usable model."""
+    """Training gave no usable model."""
 
 
 class EvaluationError(HipMriError):
@@ -82,7 +82,7 @@ class EvaluationError(HipMriError):
 
 
 class DriftError(HipMriError):
-    """New images do not look like those that the model was trained on."""
+    """New images do not look like the training images."""
 
 
 class ReleaseError(HipMriError):
@@ -90,7 +90,7 @@ class ReleaseError(HipMriError):
 
 
 class WorkspaceError(HipMriError):
-    """The workspace cannot be written, or holds something foreign."""
+    """The workspace cannot be written, or holds invalid files."""
 
 
 class DiskError(WorkspaceError):
@@ -98,25 +98,25 @@ class DiskError(WorkspaceError):
 
 
 class ClusterError(HipMriError):
-    """The machines of a cluster cannot do the work."""
+    """The machines of a cluster cannot be used."""
 
 
 class DeploymentError(HipMriError):
-    """A program that the work needs beside its own is missing, does not start or does not answer.
+    """A required program is missing, does not start or does not respond.
 
-    Such are those of the team's set-up, Prefect's server of a single run and the processes that decode images.
+    Examples are the programs of the team set-up, Prefect's server and the processes that decode images.
     """
 
 
-def list_offenders(offenders: Sequence[str], most: int = 10) -> str:
-    """Name the first offenders and the count of the rest, for an error message.
+def list_offenders(offenders: Sequence[str], max_named: int = 10) -> str:
+    """List the first offenders and the number of the others, for an error message.
 
     Args:
         offenders: One description each.
-        most: How many are named.
+        max_named: How many are listed.
 
     Returns:
         For instance `a, b, c and 14 more`.
     """
-    named = ", ".join(offenders[:most])
-    return named if len(offenders) <= most else f"{named} and {len(offenders) - most} more"
+    named = ", ".join(offenders[:max_named])
+    return named if len(offenders) <= max_named else f"{named} and {len(offenders) - max_named} more"

@@ -1,4 +1,4 @@
-"""`files.json` of a folder: the SHA-256 of every other file in it, so that a change is noticed. Loads nothing heavy."""
+"""Hashes of the files of a folder, stored in its `files.json`, to detect later changes."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,15 +12,15 @@ HASHES: Final = "files.json"
 
 
 def record_hashes(folder: Path) -> None:
-    """Write the list for a folder that is about to be published; the last thing to do with it."""
+    """Write the list of a folder, after all its other files."""
     write_json(folder / HASHES, hash_files(folder))
 
 
 def is_as_recorded(folder: Path, needed: Collection[str]) -> bool:
-    """Whether every file is there that was recorded, with the same bytes; reads them all.
+    """Whether all recorded files exist with the same bytes; reads them all.
 
     Args:
-        folder: May hold more by now, such as what an engine exports.
+        folder: May hold further files, such as those that an engine exported later.
         needed: Names that must be among the recorded ones.
     """
     try:
@@ -54,7 +54,7 @@ def read_hashes(folder: Path) -> dict[str, str]:
 
 
 def compare_hashes(folder: Path) -> list[str]:
-    """Name every file of a run folder that is missing, foreign or changed; empty where all is as recorded.
+    """Describe each file of a run folder that is missing, added or changed; empty if there are none.
 
     Raises:
         WorkspaceError: The run has no readable list of hashes.

@@ -1,4 +1,4 @@
-"""Locks that keep other processes out, and tell them who holds what."""
+"""Lock files between processes, with the holder in the error message."""
 
 import contextlib
 import fcntl
@@ -17,21 +17,20 @@ from hip_mri.storage import explain_write_errors, is_unrecoverable
 
 @contextlib.contextmanager
 def hold_lock(file: Path, timeout_seconds: float, refusal: str, advice: str) -> Iterator[None]:
-    """Hold a lock file; it falls free with the process, however that ends, and says who holds it meanwhile.
+    """Hold a lock file, which is released with the block or the process and names its holder.
 
     Args:
-        file: Is created where it is missing, and stays.
+        file: The lock file; it is created if missing, and kept.
         timeout_seconds: How long to wait for another process.
-        refusal: How the message begins where that was too short; the holder follows.
-        advice: What to do then.
+        refusal: Beginning of the error message after this time; the holder follows.
+        advice: Next step for the user, at the end of the message.
 
     Raises:
-        WorkspaceError: Another process holds it, and the message begins with the refusal and names the holder; or the
-            file system has no locks.
+        WorkspaceError: Another process holds the lock, or the file system has no locks.
     """
     with contextlib.ExitStack() as stack:
         with explain_write_errors(file):
-            # Unbuffered: what a full disk refused would be written, and fail, once more when the file is closed.
+            # Unbuffered: on a full disk, a buffer would be written, and fail, again when the file is closed.
             lock = stack.enter_context(file.open("ab+", buffering=0))
             if not _wait_for_lock(lock, timeout_seconds):
                 raise WorkspaceError(f"{refusal} {_describe_holder(lock)}. {advice}, then start again.")
@@ -46,19 +45,19 @@ def _describe_this_process() -> dict[str, Any]:
 
 
 def _describe_holder(lock: IO[bytes]) -> str:
-    """Who wrote the lock file, in words for people."""
+    """The process that wrote the lock file, for an error message."""
     lock.seek(0)
     try:
         holder = json.loads(lock.read())
-        told = f"process {holder['process']} on {holder['host']} since {holder['started_at']}"
+        text = f"process {holder['process']} on {holder['host']} since {holder['started_at']}"
         is_here = (holder["host"], holder["boot"]) == (platform.node(), _read_boot_id())
     except (ValueError, KeyError, TypeError):
         return "another process"
-    return told if is_here else f"{told}, which is another machine than this one ({platform.node()})"
+    return text if is_here else f"{text}, which is another machine than this one ({platform.node()})"
 
 
 def _read_boot_id() -> str:
-    """Tells one start of a machine from the next, and machines of one name from each other; empty where not known."""
+    """Id of this start of this machine, which distinguishes machines of one name; empty if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -66,7 +65,7 @@ def _read_boot_id() -> str:
 
 
 def _wait_for_lock(lock: IO[bytes], timeout_seconds: float) -> bool:
-    """Lock a file for this process alone; whether that came about in time.
+    """Lock a file for this process; returns whether that succeeded in time.
 
     Raises:
         WorkspaceError: The file system has no locks.

@@ -107,13 +107,13 @@ def publish_folder(folder: Path) -> Iterator[Path]:
     """Fill a folder so that it appears whole or not at all.
 
     Args:
-        folder: The folder to publish. What stands there already is replaced.
+        folder: The folder to publish. An existing one is replaced.
 
     Yields:
         An empty folder beside it, which is renamed when the block ends well and removed when it raises.
 
     Raises:
-        DiskError: The disk is full, read-only or broken; what stood there already stays.
+        DiskError: The disk is full, read-only or broken; an existing folder stays.
         WorkspaceError: The folder cannot be written for another reason. Other errors of the block pass through.
     """
     with explain_write_errors(folder):

@@ -81,8 +81,8 @@ def test_readers_see_old_or_new_but_nothing_between(tmp_path, write):
 
     def watch() -> None:
         while not done.is_set():
-            if (seen := file.read_bytes()) not in contents:
-                torn.append(seen)
+            if (content_read := file.read_bytes()) not in contents:
+                torn.append(content_read)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -345,7 +345,7 @@ def test_fault_56_room_is_looked_for_before_a_library_that_would_not_survive(tmp
         require_room(tmp_path / "not" / "there", 10**18)
 
 
-def test_fault_57_a_failed_flush_of_small_files_is_told(tmp_path, monkeypatch):
+def test_fault_57_a_failed_flush_of_small_files_is_reported(tmp_path, monkeypatch):
     flush_file_system(tmp_path)
     monkeypatch.setattr(storage, "_C_LIBRARY", type("Broken", (), {"syncfs": lambda self, _: -1})())
     monkeypatch.setattr(storage.ctypes, "get_errno", lambda: errno.EIO)

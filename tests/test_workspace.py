@@ -54,7 +54,7 @@ def test_places_are_found_as_a_person_writes_them(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("written", ["~no-such-user/x", "loop", "nul\0"])
-def test_what_names_no_place_is_told(written, tmp_path, monkeypatch):
+def test_what_is_not_a_path_is_reported(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     with pytest.raises(SettingsError, match=r"(?s)^model: '.*' is not a path \(.*\)\. Give the path in full\.$"):
@@ -62,7 +62,7 @@ def test_what_names_no_place_is_told(written, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="all names of files are UTF-8")
-def test_a_place_that_is_not_utf_8_behind_a_link_is_told(tmp_path, monkeypatch):
+def test_a_path_that_is_not_utf_8_behind_a_link_is_reported(tmp_path, monkeypatch):
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller"))
     folder.mkdir()
     (tmp_path / "link").symlink_to(folder)
@@ -74,19 +74,19 @@ def test_a_place_that_is_not_utf_8_behind_a_link_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_told(number, tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_reported(number, tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(WorkspaceError) as told, Workspace(tmp_path).hold():
+    with pytest.raises(WorkspaceError) as found, Workspace(tmp_path).hold():
         pass
-    assert "offers no locks" in str(told.value)
-    assert os.strerror(number) in str(told.value)
-    assert "room" not in str(told.value)
+    assert "offers no locks" in str(found.value)
+    assert os.strerror(number) in str(found.value)
+    assert "room" not in str(found.value)
 
 
-def test_a_disk_that_breaks_at_a_lock_is_told_as_such(tmp_path, monkeypatch):
+def test_a_disk_that_breaks_at_a_lock_is_reported_as_such(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -189,9 +189,9 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
 
 
 def test_fault_59_a_workspace_is_held_by_one_process_alone(tmp_path: Path, holder) -> None:
-    told = rf"is in use by process {holder.pid} on {platform.node()} since 20\d\d-.*\. Wait for that run to end"
+    found = rf"is in use by process {holder.pid} on {platform.node()} since 20\d\d-.*\. Wait for that run to end"
     for ask in (lambda: Workspace(tmp_path).hold().__enter__(), Workspace(tmp_path).check_free):
-        with pytest.raises(WorkspaceError, match=told):
+        with pytest.raises(WorkspaceError, match=found):
             ask()
 
 
@@ -205,8 +205,8 @@ def test_fault_59_a_dead_holders_lock_is_taken_over(tmp_path: Path, holder) -> N
 
 def test_fault_59_another_machine_is_called_by_its_name(tmp_path: Path, holder) -> None:
     (tmp_path / ".lock").write_text('{"process": 7, "host": "far", "boot": "b", "started_at": "2020-01-01"}')
-    told = rf"process 7 on far since 2020-01-01, which is another machine than this one \({platform.node()}\)"
-    with pytest.raises(WorkspaceError, match=told):
+    found = rf"process 7 on far since 2020-01-01, which is another machine than this one \({platform.node()}\)"
+    with pytest.raises(WorkspaceError, match=found):
         Workspace(tmp_path).check_free()
 
 
@@ -235,8 +235,8 @@ except HipMriError as error:
 
 
 def test_fault_56_a_lock_without_room_for_its_holder_is_refused(tmp_path: Path) -> None:
-    told = subprocess.run([sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert told.stdout.startswith(f"{tmp_path / '.lock'} could not be written")
+    found = subprocess.run([sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith(f"{tmp_path / '.lock'} could not be written")
 
 
 def test_a_workspace_that_is_not_there_is_free_and_stays_so(tmp_path: Path) -> None:

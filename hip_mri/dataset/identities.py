@@ -111,7 +111,7 @@ def identify_images(
             folders. For images without a patient there, the patient that the DICOM file names counts.
         pattern: Regular expression that finds the patient in the path of a file.
         workspace: Its `identities` and `attributes` are written.
-        class_names: Other names of the classes, to the labels that they stand for.
+        class_names: Labels by other names of the classes.
         keep_given_split: Whether the splits of tables and folders count.
 
     Raises:

@@ -74,7 +74,7 @@ def ingest_images(
         settings: How image files are read.
         keep_earlier: Whether the images of the current manifest stay if they are not delivered again; else the manifest
             lists the images of these deliveries alone.
-        class_names: Other names of the classes, to the labels that they stand for.
+        class_names: Labels by other names of the classes.
         patients_file: The user's table of patients; without it, each delivery may hold one. Its column `label`, where
             it has one, takes the place of class folders.
 

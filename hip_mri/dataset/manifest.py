@@ -1,6 +1,6 @@
 """The manifest: one row per image of the workspace, with its label, patient, group, split and state.
 
-File names can identify patients. They stand in `names.parquet` alone (see `pseudonyms`); the manifest has pseudonyms in
+File names can identify patients. They are in `names.parquet` alone (see `pseudonyms`); the manifest has pseudonyms in
 their place. It is readable by its owner alone all the same, since it says which images are of one patient.
 """
 

@@ -1,17 +1,16 @@
-"""Synthetic hip MRI to try the pipeline without any patient's data: phantoms, packed as a zip like the original's.
+"""Draws the synthetic hip MRI of the demo, without any patient's data, and packs them as a zip like the original data.
 
 All patients are drawn in the same way: some volumes of marrow are chosen, and the slices that cut them are kept. Only
-then is the lesion painted, or left out. So nothing but the lesion tells the classes apart.
+then is the lesion painted, or left out. So the classes differ in nothing but the lesion.
 
-`python -m hip_mri.synthetic.demo FILE.zip --seed 1` draws other patients, to play a delivery that comes later.
+`python -m hip_mri.synthetic.demo FILE.zip --seed 1` draws other patients, as a later delivery.
 """
 
 import argparse
 import sys
 import zipfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,7 +24,7 @@ from hip_mri.errors import HipMriError, SettingsError
 from hip_mri.images.png import encode_png
 from hip_mri.storage import replace_file
 from hip_mri.synthetic.phantom import draw_body
-from hip_mri.synthetic.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice, draw_textures
+from hip_mri.synthetic.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice
 
 TOP_FOLDER: Final = "Synthetic Hip MRI"
 NOTICE: Final = "Synthetic phantoms drawn from formulas (seed {seed}): not patients, of no diagnostic use.\n"
@@ -41,7 +40,7 @@ RED_MARROW_SITES: Final = ((26, 19, 4), (40, 36, 4), (40, 70, 4), (-2, -46, 6), 
 
 
 class Traits(NamedTuple):
-    """What is dealt out evenly to the patients of a class, so that none of it tells the class."""
+    """Traits with the same distribution in both classes."""
 
     size: int  # of the images, pixels
     contrast: Contrast
@@ -67,11 +66,11 @@ class DemoImage:
 
     Attributes:
         source_name: Full name of its entry in the zip.
-        patient_id: Whose slice it is; the name does not tell.
+        patient_id: The patient, which the name does not contain.
         label: One of `LABELS`.
         pixels: Gray levels 0-255, uint8, shape (size, size).
-        marrow: Where more than half of the pixel is bone marrow, bool, same shape.
-        lesion: Where at least half of a lesion's change of signal shows in marrow, bool, same shape.
+        marrow: Whether more than half of the pixel is bone marrow, bool, same shape.
+        lesion: Whether at least half of a lesion's change of signal is in marrow, bool, same shape.
     """
 
     source_name: str
@@ -99,7 +98,7 @@ def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float,
 
 
 def draw_red_marrow(generator: np.random.Generator, signal: float) -> list[Patch]:
-    """Draw what is harmless: islands of red marrow, and the bundle of weight-bearing trabeculae in the head."""
+    """Draw normal variants: islands of red marrow, and the bundle of weight-bearing trabeculae in the head."""
     uniform = generator.uniform
     sites = generator.permutation(RED_MARROW_SITES)[: generator.integers(2, 6)]
     bundle = Patch((4, 4, 0), (9, 26, 40), 20, 0.9, uniform(0.1, 0.25), signal)
@@ -117,7 +116,7 @@ def draw_red_marrow(generator: np.random.Generator, signal: float) -> list[Patch
 
 
 def draw_patient(generator: np.random.Generator, traits: Traits, has_lesion: bool) -> list[Slice]:
-    """Draw the neighbouring slices of a new patient; `has_lesion` changes nothing but whether lesions are painted."""
+    """Draw the neighbouring slices of a new patient; `has_lesion` decides whether lesions are painted, nothing else."""
     scanner = Scanner(generator, draw_body(generator, traits.size), traits.contrast, traits.brightness)
     middle, depth = generator.uniform(-4, 4), 0.65 * SLICE_DISTANCE * traits.num_slices
     sites = generator.permutation(LESION_SITES)[: traits.num_lesions]
@@ -130,44 +129,29 @@ def draw_patient(generator: np.random.Generator, traits: Traits, has_lesion: boo
     ]
 
 
-def draw_demo(seed: int, num_patients: int = NUM_PATIENTS, num_threads: int = 1) -> Iterator[DemoImage]:
+def draw_demo(seed: int, num_patients: int = NUM_PATIENTS) -> Iterator[DemoImage]:
     """Draw all patients in random order, each with 1 to 3 neighbouring slices under consecutive numbers.
 
     Args:
         seed: Decides everything; not negative.
         num_patients: At least 5, so that there are both classes; each has 2 images on average.
-        num_threads: Threads that draw ahead of the caller; the images do not depend on it. With Python's global lock a
-            second one gains nothing: most steps take some microseconds.
 
     Yields:
-        One image after the other, about 40 % with a lesion. Few are drawn ahead.
+        The images, about 40 % of them with a lesion.
 
     Raises:
         SettingsError: Too few patients.
     """
     if num_patients < 5:
         raise SettingsError(f"num_patients: found {num_patients}. Give at least 5, so that both classes have patients.")
+    cv2.setNumThreads(1)  # most steps take microseconds, less than to start threads
     numbers = Counter[str]()
-    plan = _plan_patients(np.random.default_rng(seed), num_patients)
-    for patient, ((label, _), slices) in enumerate(zip(plan, _draw_ahead(seed, plan, num_threads), strict=True)):
-        for pixels, marrow, lesion in slices:
+    for patient, (label, traits) in enumerate(_plan_patients(np.random.default_rng(seed), num_patients)):
+        generator = np.random.default_rng([seed, patient])
+        for pixels, marrow, lesion in draw_patient(generator, traits, label == LABELS[1]):
             numbers[label] += 1
             name = f"{TOP_FOLDER}/{label}/{NAME_STEMS[label]}{numbers[label]:06d}.png"
             yield DemoImage(name, f"synthetic-{seed}-{patient + 1:04d}", label, pixels, marrow, lesion)
-
-
-def _draw_ahead(seed: int, plan: Sequence[tuple[str, Traits]], num_threads: int) -> Iterator[list[Slice]]:
-    """Yield the slices of each patient in order, while threads draw the next patients."""
-    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would compete with them
-    draw_textures()  # once, before the threads ask for it
-    waiting: deque[Future[list[Slice]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        for patient, (label, traits) in enumerate(plan):
-            generator = np.random.default_rng([seed, patient])
-            waiting.append(pool.submit(draw_patient, generator, traits, label == LABELS[1]))
-            if len(waiting) > 4 * num_threads:
-                yield waiting.popleft().result()
-        yield from (future.result() for future in waiting)
 
 
 def _plan_patients(generator: np.random.Generator, num_patients: int) -> list[tuple[str, Traits]]:
@@ -179,17 +163,16 @@ def _plan_patients(generator: np.random.Generator, num_patients: int) -> list[tu
     return [plan[i] for i in generator.permutation(num_patients)]
 
 
-def write_demo_zip(zip_file: Path, seed: int, num_patients: int = NUM_PATIENTS, num_threads: int = 1) -> Path:
-    """Pack the demo as a zip: whole or not at all, and byte for byte the same for the same seed.
+def write_demo_zip(zip_file: Path, seed: int, num_patients: int = NUM_PATIENTS) -> Path:
+    """Write the demo as a zip file, atomically and byte for byte the same for the same seed.
 
-    Beside the class folders lie `SYNTHETIC.txt`, which says what this is, and `SYNTHETIC-patients.csv` with the
-    columns source_name and patient_id.
+    Beside the class folders are `SYNTHETIC.txt`, which marks the images as synthetic, and `SYNTHETIC-patients.csv` with
+    the columns source_name and patient_id.
 
     Args:
-        zip_file: Where to; an older file is replaced.
+        zip_file: The file to write or replace.
         seed: See `draw_demo`.
         num_patients: See `draw_demo`.
-        num_threads: See `draw_demo`.
 
     Returns:
         `zip_file`.
@@ -201,7 +184,7 @@ def write_demo_zip(zip_file: Path, seed: int, num_patients: int = NUM_PATIENTS, 
     rows = ["source_name,patient_id"]
     with replace_file(zip_file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr(_describe_entry(f"{TOP_FOLDER}/{SYNTHETIC_MARK}"), NOTICE.format(seed=seed))
-        for image in draw_demo(seed, num_patients, num_threads):
+        for image in draw_demo(seed, num_patients):
             archive.writestr(_describe_entry(image.source_name), encode_png(image.pixels))
             rows.append(f"{image.source_name},{image.patient_id}")
         archive.writestr(_describe_entry(f"{TOP_FOLDER}/SYNTHETIC-patients.csv"), "\n".join(rows) + "\n")

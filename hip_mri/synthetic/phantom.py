@@ -1,4 +1,4 @@
-"""The anatomy of a synthetic hip: which tissue fills which pixel of a coronal slice.
+"""Draws the anatomy of a synthetic hip: the tissue of each pixel of a coronal slice.
 
 Frame of all outlines: millimetres, origin in the centre of the femoral head, x to the patient's side (lateral), y to
 the feet, z to the front. They change smoothly with z, so neighbouring slices look alike. The shapes are drawn by hand;

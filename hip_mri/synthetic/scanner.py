@@ -1,4 +1,4 @@
-"""The scanner of the synthetic hips: from tissues to gray levels, with texture, coil shading and Rician noise."""
+"""Simulates the scanner: renders tissues as gray levels, with texture, coil shading and Rician noise."""
 
 import functools
 import math
@@ -44,7 +44,7 @@ TEXTURED_PARTS: Final = (
 one look-up serves all four."""
 
 Slice = tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]  # pixels, marrow, lesion: see `DemoImage`
-FloatImage = NDArray  # of float32; the stubs of OpenCV do not know which type comes back
+FloatImage = NDArray  # of float32; the stubs of OpenCV do not state the type
 Window = tuple[slice, slice]  # rows and columns of an image
 
 
@@ -72,7 +72,7 @@ class Patch:
     radii: Sequence[float]  # half axes, the third through the slices, mm
     degrees: float  # turn within the slice
     softness: float  # width of the border against the radius
-    strength: float  # share of the way to `signal`
+    strength: float  # fraction of the way to `signal`
     signal: float
     mottle: float = 0.03  # standard deviation of the signal within
     rim: float = 0.0  # strength of a dark, sclerotic border
@@ -147,7 +147,7 @@ def draw_textures() -> FloatImage:
 
 
 class Scanner:
-    """What turns the tissues of one patient's slices into gray levels: contrast, textures, coil and noise."""
+    """Renders the slices of one patient as gray levels, with contrast, textures, coil and noise."""
 
     def __init__(self, generator: np.random.Generator, body: Body, contrast: Contrast, brightness: float) -> None:
         uniform = generator.uniform

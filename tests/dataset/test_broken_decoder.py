@@ -9,7 +9,7 @@ from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.sandbox import Sandbox
-from hip_mri.serving import prediction_inputs as intake
+from hip_mri.serving import prediction_inputs
 from tests.dataset.batches import read_batch
 from tests.images.test_sandbox import COMMAND
 
@@ -22,7 +22,7 @@ def breakable(monkeypatch):
         return Sandbox(options, timeout_seconds=1.0, command=COMMAND)
 
     monkeypatch.setattr(entries_module, "Sandbox", make)
-    monkeypatch.setattr(intake, "Sandbox", make)
+    monkeypatch.setattr(prediction_inputs, "Sandbox", make)
 
 
 BROKEN = {"normal/crash.png": b"crash", "osseous_lesion/hang.png": b"hang", "normal/memory.png": b"memory"}
@@ -42,7 +42,7 @@ def test_fault_51_ingest_goes_on(breakable, entries, pack, workspace):
 
 def test_fault_51_prediction_goes_on(breakable, entries, pack, workspace):
     settings = PreprocessingSettings(image_size=32)
-    report = intake.take_in_images(pack({**BROKEN, **entries}), workspace, settings, num_threads=2)
+    report = prediction_inputs.take_in_images(pack({**BROKEN, **entries}), workspace, settings, num_threads=2)
     assert (report.num_images, report.num_unreadable) == (len(entries), 3)
     batch = read_batch(workspace)
     assert batch["reason"][batch["reason"] != ""].to_dict() == REASONS

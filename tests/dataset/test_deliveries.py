@@ -1,4 +1,4 @@
-"""Several deliveries, one after the other: what is new is read, what came before stays, what was told is remembered."""
+"""Several deliveries, one after the other: new files are read, and earlier images and identities are kept."""
 
 import hashlib
 import shutil
@@ -63,7 +63,7 @@ def test_an_empty_drop_folder_delivers_nothing_and_a_missing_one_is_an_error(wor
 
 @pytest.fixture
 def portal(source_file, monkeypatch):
-    """Gives each address a file of its own, as a site does that tells no tag."""
+    """Gives each address a file of its own, as a site does that sends no tag."""
 
     def fetch(address, sha256, folder, on_progress, limits):
         file = folder / f"{hashlib.sha256(address.encode()).hexdigest()}.zip"
@@ -96,8 +96,8 @@ def test_what_is_no_delivery_is_counted_in_the_log(workspace, tmp_path, caplog):
     for name in ("june.tar.gz", "scan.png", "june.zip.bak", ".hidden", "july.zip.part"):
         (tmp_path / "incoming" / name).write_bytes(b"x")
     assert fetch_deliveries([str(tmp_path / "incoming")], workspace) == ()
-    told = [record.getMessage() for record in caplog.records if "drop folder" in record.getMessage()]
-    assert told == [
+    messages = [record.getMessage() for record in caplog.records if "drop folder" in record.getMessage()]
+    assert messages == [
         "4 in a drop folder are neither zip files nor folders with images, and are ignored",
         "2 files or folders in a drop folder are hidden or unfinished and wait",
     ]
@@ -143,8 +143,8 @@ def test_a_damaged_delivery_is_removed_if_it_can_be_fetched_again(source_file, w
     with pytest.raises(ArchiveError, match="the file is damaged: ") as caught:
         ingest_images(delivered, workspace, 1)
     assert source_file.exists() != is_fetched
-    told = " The fetched file is deleted. Start again to fetch it anew."
-    assert str(caught.value).endswith(told) == is_fetched
+    ending = " The fetched file is deleted. Start again to fetch it anew."
+    assert str(caught.value).endswith(ending) == is_fetched
 
 
 def test_a_fetched_delivery_with_other_folders_is_kept(entries, pack, workspace):
@@ -154,7 +154,7 @@ def test_a_fetched_delivery_with_other_folders_is_kept(entries, pack, workspace)
     assert file.exists()
 
 
-def test_what_is_fetched_is_told_from_what_is_the_users(entries, pack, workspace, monkeypatch):
+def test_fetched_files_are_distinguished_from_those_of_users(entries, pack, workspace, monkeypatch):
     workspace.prepare()
     local = fetch_delivery(str(pack(entries)), None, workspace)
     inside = workspace.sources_folder / "mine.zip"
@@ -169,7 +169,7 @@ def test_what_is_fetched_is_told_from_what_is_the_users(entries, pack, workspace
     assert {delivery.name for delivery in signed} == {fetched[0].name}
 
 
-def test_fault_53_a_refused_delivery_is_told_by_its_place(entries, pack, workspace):
+def test_fault_53_a_refused_delivery_is_identified_by_its_number(entries, pack, workspace):
     sound = Delivery("sound", pack(entries, "a.zip"))
     bad = Delivery("bad", pack(entries | {"patients.csv": b"Smith"}, "Smith.zip"))
     broken = Delivery("broken", pack(entries | {"../Smith.png": b"x"}, "Anna Smith.zip"))
@@ -230,7 +230,7 @@ def test_an_unchanged_delivery_is_not_read_again(entries, pack, workspace):
     assert add(workspace, first, second).num_taken_over == len(entries) + 2
 
 
-# What was told
+# Identities of earlier deliveries
 
 
 TABLE = "source_name,patient_id,scanner\nnormal/n0.png,Smith,A\nosseous_lesion/o0.png,Smith,B\n"
@@ -244,7 +244,7 @@ def group(workspace: Workspace, *paths):
 def test_each_delivery_may_bring_a_table_and_it_is_remembered(entries, pack, draw, encode, workspace):
     first = pack(entries | {"patients.csv": TABLE.encode()}, "first.zip")
     add(workspace, first)
-    told = group(workspace, first)
+    before = group(workspace, first)
     later = {"normal/x.png": encode(draw(70)), "patients.csv": b"source_name,patient_id\nnormal/x.png,Smith\n"}
     second = pack(later, "second.zip")
     add(workspace, second)
@@ -253,7 +253,7 @@ def test_each_delivery_may_bring_a_table_and_it_is_remembered(entries, pack, dra
     smith = ["normal/n0.png", "osseous_lesion/o0.png", "normal/x.png"]
     assert manifest.loc[smith, "group"].nunique() == 1
     assert manifest["group"].nunique() == len(manifest) - 2
-    assert (told.num_patients, report.num_patients) == (1, 1)
+    assert (before.num_patients, report.num_patients) == (1, 1)
     attributes = pd.read_parquet(workspace.attributes_folder / f"{report.attributes}.parquet")
     scanners = reveal_names(attributes["attribute: scanner"], workspace)
     assert dict(scanners.value_counts())["A"] == 1

@@ -63,7 +63,7 @@ def mixed(entries, draw, encode) -> dict[str, bytes]:
     }
 
 
-def take_in(file: Path, workspace: Workspace, **options) -> IngestReport:
+def ingest(file: Path, workspace: Workspace, **options) -> IngestReport:
     return ingest_images([Delivery("source", file)], workspace, options.pop("num_threads", 2), **options)
 
 
@@ -75,14 +75,14 @@ def find(workspace: Workspace) -> pd.DataFrame:
 
 
 def test_every_entry_is_counted_once(mixed, pack, workspace):
-    report = take_in(pack(mixed), workspace)
+    report = ingest(pack(mixed), workspace)
     assert report == IngestReport(num_images=12, num_duplicates=2, num_quarantined=6, num_ignored=2, num_taken_over=0)
     assert report.num_images + report.num_duplicates + report.num_quarantined + report.num_ignored == len(mixed)
     assert Counter(find(workspace)["state"]) == {"ready": 12, "duplicate": 2, "quarantined": 6}
 
 
 def test_the_quarantine_says_why_and_names_nobody(mixed, pack, workspace):
-    take_in(pack(mixed), workspace)
+    ingest(pack(mixed), workspace)
     quarantine = pd.read_csv(workspace.quarantine_file)
     assert list(quarantine.columns) == ["image_id", "reason", "sha256"]
     manifest = find(workspace)
@@ -103,14 +103,14 @@ def test_the_quarantine_says_why_and_names_nobody(mixed, pack, workspace):
 
 
 def test_without_trouble_the_quarantine_is_a_header(source_file, workspace):
-    take_in(source_file, workspace)
+    ingest(source_file, workspace)
     assert workspace.quarantine_file.read_text() == "image_id,reason,sha256\n"
 
 
 def test_images_are_stored_pixel_for_pixel_and_names_never_become_paths(entries, pack, workspace):
     names = ["normal/Müller, Käthe 'x';--.png", "normal/a;b c.png", "osseous_lesion/" + "long" * 40 + ".png"]
     moved = dict(zip(names, entries.values(), strict=False)) | dict(entries)
-    take_in(pack(moved), workspace)
+    ingest(pack(moved), workspace)
     manifest = find(workspace)
     assert set(manifest.index) == set(moved)
     for name, row in manifest[manifest["state"] != "quarantined"].iterrows():
@@ -123,14 +123,14 @@ def test_images_are_stored_pixel_for_pixel_and_names_never_become_paths(entries,
 
 def test_fault_39_the_bytes_decide_and_not_the_ending(entries, draw, encode, pack, workspace):
     png, jpeg, dicom = encode(draw(70)), encode_image(draw(71), "JPEG"), write_dicom(draw(72))
-    take_in(pack({**entries, "normal/a.jpg": png, "normal/b.png": jpeg, "osseous_lesion/c": dicom}), workspace)
+    ingest(pack({**entries, "normal/a.jpg": png, "normal/b.png": jpeg, "osseous_lesion/c": dicom}), workspace)
     manifest = find(workspace)
     for name in ("normal/a.jpg", "normal/b.png", "osseous_lesion/c"):
         assert manifest.loc[name, "state"] == "ready"
 
 
 def test_refused_files_are_not_stored(mixed, pack, workspace):
-    take_in(pack(mixed), workspace)
+    ingest(pack(mixed), workspace)
     manifest = read_manifest(workspace.manifest_file)
     usable = manifest[manifest["reason"].isin(["", "contradictory_label"])]
     stored = {file.name for file in (workspace.root / "images").rglob("*") if file.is_file()}
@@ -154,7 +154,7 @@ def test_copies_and_contradictions_are_settled_by_content(tmp_path_factory, entr
         places.setdefault(number, set()).add(label)
     usable = [number for number, found in places.items() if number and len(found) == 1]
     workspace = Workspace(folder / "workspace")
-    report = take_in(folder / "source.zip", workspace)
+    report = ingest(folder / "source.zip", workspace)
     assert report.num_images == len(usable)
     assert report.num_duplicates == sum(number in usable for _, number in labels) - len(usable)
     assert report.num_quarantined == sum(number not in usable for _, number in labels)
@@ -166,9 +166,9 @@ def test_copies_and_contradictions_are_settled_by_content(tmp_path_factory, entr
 
 
 def test_of_copies_the_first_by_name_is_used_and_the_id_stays(entries, pack, workspace):
-    take_in(pack(entries), workspace)
+    ingest(pack(entries), workspace)
     before = find(workspace)
-    take_in(pack({**entries, "normal/a-first.png": entries["normal/n3.png"]}), workspace)
+    ingest(pack({**entries, "normal/a-first.png": entries["normal/n3.png"]}), workspace)
     after = find(workspace)
     assert (after["state"]["normal/a-first.png"], after["state"]["normal/n3.png"]) == ("ready", "duplicate")
     assert after["image_id"]["normal/a-first.png"] == before["image_id"]["normal/n3.png"]
@@ -177,8 +177,8 @@ def test_of_copies_the_first_by_name_is_used_and_the_id_stays(entries, pack, wor
 
 def test_a_contradiction_that_is_gone_is_forgotten(entries, pack, workspace):
     contradictory = {**entries, "osseous_lesion/x.png": entries["normal/n0.png"]}
-    assert take_in(pack(contradictory), workspace).num_quarantined == 2
-    assert take_in(pack(entries), workspace).num_quarantined == 0
+    assert ingest(pack(contradictory), workspace).num_quarantined == 2
+    assert ingest(pack(entries), workspace).num_quarantined == 0
     assert find(workspace)["state"]["normal/n0.png"] == "ready"
 
 
@@ -191,7 +191,7 @@ def test_order_of_entries_and_number_of_threads_do_not_matter(mixed, pack, tmp_p
         names = list(mixed)
         random.Random(seed).shuffle(names)
         workspace = Workspace(tmp_path / str(seed))
-        take_in(pack({name: mixed[name] for name in names}), workspace, num_threads=num_threads)
+        ingest(pack({name: mixed[name] for name in names}), workspace, num_threads=num_threads)
         contents.append((workspace.manifest_file.read_bytes(), workspace.quarantine_file.read_bytes()))
     assert contents[0] == contents[1] == contents[2]
 
@@ -200,7 +200,7 @@ def test_a_folder_gives_the_manifest_of_the_zip_of_it(mixed, pack, spread, tmp_p
     manifests = []
     for name, file in {"zip": pack(mixed), "folder": spread(mixed)}.items():
         workspace = Workspace(tmp_path / f"workspace-{name}")
-        take_in(file, workspace)
+        ingest(file, workspace)
         manifests.append(read_manifest(workspace.manifest_file).drop(columns="version"))
     pd.testing.assert_frame_equal(*manifests)
 
@@ -209,7 +209,7 @@ def test_compression_does_not_matter(entries, pack, tmp_path):
     manifests = []
     for name, compression in {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}.items():
         workspace = Workspace(tmp_path / name)
-        take_in(pack(entries, compression=compression), workspace)
+        ingest(pack(entries, compression=compression), workspace)
         manifests.append(workspace.manifest_file.read_bytes())
     assert manifests[0] == manifests[1]
 
@@ -219,11 +219,11 @@ def test_compression_does_not_matter(entries, pack, tmp_path):
 
 def test_the_second_time_nothing_is_read(entries, pack, workspace, reads):
     doubled = {**entries, "normal/copy.png": entries["normal/n0.png"], "osseous_lesion/x.png": entries["normal/n1.png"]}
-    first = take_in(pack(doubled), workspace)
+    first = ingest(pack(doubled), workspace)
     assert sorted(reads) == sorted(doubled)
     before = workspace.manifest_file.read_bytes()
     reads.clear()
-    second = take_in(pack(doubled), workspace)
+    second = ingest(pack(doubled), workspace)
     assert reads == []
     assert second.num_taken_over == len(doubled)
     assert (second.num_images, second.num_duplicates, second.num_quarantined) == (
@@ -235,45 +235,45 @@ def test_the_second_time_nothing_is_read(entries, pack, workspace, reads):
 
 
 def test_a_changed_entry_is_read_again(entries, draw, encode, pack, workspace, reads):
-    take_in(pack(entries), workspace)
+    ingest(pack(entries), workspace)
     reads.clear()
     changed = encode(draw(999))
-    report = take_in(pack({**entries, "normal/n2.png": changed}), workspace)
+    report = ingest(pack({**entries, "normal/n2.png": changed}), workspace)
     assert reads == ["normal/n2.png"]
     assert report.num_taken_over == len(entries) - 1
     assert find(workspace)["sha256"]["normal/n2.png"] == hash_picture(changed)
 
 
 def test_a_new_entry_is_read_and_a_lost_one_forgotten(entries, draw, encode, pack, workspace, reads):
-    take_in(pack(entries), workspace)
+    ingest(pack(entries), workspace)
     reads.clear()
     changed = {name: content for name, content in entries.items() if name != "normal/n0.png"}
-    take_in(pack({**changed, "normal/new.png": encode(draw(999))}), workspace)
+    ingest(pack({**changed, "normal/new.png": encode(draw(999))}), workspace)
     assert reads == ["normal/new.png"]
     assert set(find(workspace).index) == changed.keys() | {"normal/new.png"}
 
 
 def test_a_moved_entry_gets_its_new_label(entries, pack, workspace):
-    take_in(pack(entries), workspace)
+    ingest(pack(entries), workspace)
     moved = {name.replace("normal/n0", "osseous_lesion/n0"): content for name, content in entries.items()}
-    take_in(pack(moved), workspace)
+    ingest(pack(moved), workspace)
     assert find(workspace)["label"]["osseous_lesion/n0.png"] == "osseous_lesion"
 
 
 def test_a_lost_or_shortened_stored_image_is_restored(entries, source_file, workspace, reads):
-    take_in(source_file, workspace)
+    ingest(source_file, workspace)
     reads.clear()
     lost, short = (workspace.image_file(find(workspace)["sha256"][name]) for name in ("normal/n0.png", "normal/n1.png"))
     lost.unlink()
     short.write_bytes(short.read_bytes()[:-1])
-    take_in(source_file, workspace)
+    ingest(source_file, workspace)
     assert sorted(reads) == ["normal/n0.png", "normal/n1.png"]
     assert [hash_picture(file.read_bytes()) for file in (lost, short)] == [lost.name, short.name]
 
 
 def test_a_stored_image_that_comes_again_stays_and_a_damaged_one_is_mended(entries, pack, workspace):
     """Written again, it would not be on the disk until the end, and no delivery may hold it then."""
-    take_in(pack(entries, "first.zip"), workspace)
+    ingest(pack(entries, "first.zip"), workspace)
     sound, damaged = (
         workspace.image_file(find(workspace)["sha256"][name]) for name in entries if "n0" in name or "n1" in name
     )
@@ -287,28 +287,28 @@ def test_a_stored_image_that_comes_again_stays_and_a_damaged_one_is_mended(entri
 
 def test_refused_files_are_looked_at_again(entries, pack, workspace, reads):
     file = pack({**entries, "normal/text.png": b"text"})
-    take_in(file, workspace)
+    ingest(file, workspace)
     reads.clear()
-    take_in(file, workspace)
+    ingest(file, workspace)
     assert reads == ["normal/text.png"]
 
 
 def test_in_a_folder_only_changed_files_are_read(entries, spread, draw, encode, workspace):
     folder = spread(entries)
-    take_in(folder, workspace)
+    ingest(folder, workspace)
     spread({"normal/n0.png": encode(draw(999))})
-    assert take_in(folder, workspace).num_taken_over == len(entries) - 1
+    assert ingest(folder, workspace).num_taken_over == len(entries) - 1
 
 
 def test_progress_grows_to_the_number_of_entries(source_file, entries, workspace):
     steps = []
-    take_in(source_file, workspace, on_progress=lambda done, total: steps.append((done, total)))
+    ingest(source_file, workspace, on_progress=lambda done, total: steps.append((done, total)))
     assert steps == sorted(steps)
     assert steps[-1] == (len(entries), len(entries))
 
 
 def test_only_the_owner_may_read_the_names(source_file, workspace):
-    take_in(source_file, workspace)
+    ingest(source_file, workspace)
     assert workspace.manifest_file.stat().st_mode & 0o777 == 0o600
 
 
@@ -327,20 +327,20 @@ REFUSED = {
 @pytest.mark.parametrize("is_fresh", [True, False])
 def test_a_refused_source_leaves_the_workspace_alone(kind, is_fresh, source_file, pack, workspace, snapshot):
     if not is_fresh:
-        take_in(source_file, workspace)
+        ingest(source_file, workspace)
     before = snapshot(workspace.root)
     content = REFUSED[kind]
     refused = pack(content if isinstance(content, dict) else {}, "refused.zip")
     if isinstance(content, str):
         refused.write_text(content)
     with pytest.raises(SourceError):
-        take_in(refused, workspace)
+        ingest(refused, workspace)
     assert snapshot(workspace.root) == before
 
 
 def test_a_source_without_a_usable_image_is_refused_with_the_reasons(pack, workspace):
     with pytest.raises(SourceError) as caught:
-        take_in(pack({"normal/a.png": b"x", "normal/b.png": b"y", "osseous_lesion/a.png": b""}), workspace)
+        ingest(pack({"normal/a.png": b"x", "normal/b.png": b"y", "osseous_lesion/a.png": b""}), workspace)
     message = str(caught.value)
     for part in ("none of the 3 labelled files", "2 not_an_image, 1 empty_file", str(workspace.quarantine_file)):
         assert part in message
@@ -351,35 +351,35 @@ def test_a_source_without_a_usable_image_is_refused_with_the_reasons(pack, works
 def test_a_source_without_a_usable_image_changes_nothing_but_the_list_of_reasons(
     source_file, pack, workspace, snapshot
 ):
-    take_in(source_file, workspace)
+    ingest(source_file, workspace)
     before = snapshot(workspace.root)
     with pytest.raises(SourceError, match="1 not_an_image, 1 empty_file"):
-        take_in(pack({"normal/a.png": b"x", "osseous_lesion/a.png": b""}, "refused.zip"), workspace)
+        ingest(pack({"normal/a.png": b"x", "osseous_lesion/a.png": b""}, "refused.zip"), workspace)
     after = snapshot(workspace.root)
     assert before.pop("quarantine.csv") != after.pop("quarantine.csv")
     assert before == after
 
 
-def test_too_few_images_of_a_class_are_told_with_the_reasons(entries, pack, workspace):
+def test_too_few_images_of_a_class_are_reported_with_the_reasons(entries, pack, workspace):
     spoilt = {name: content if name.startswith("normal") else b"PK\3\4" for name, content in entries.items()}
     with pytest.raises(
         SplitError, match=r"osseous_lesion 0\. .* Not usable are 5 nested_archive\. .*unpack them first"
     ):
-        take_in(pack(spoilt), workspace)
+        ingest(pack(spoilt), workspace)
     assert list(pd.read_csv(workspace.quarantine_file)["reason"]) == ["nested_archive"] * 5
 
 
 def test_a_source_of_contradictions_alone_leaves_stored_images_and_the_list_of_reasons(entries, pack, workspace):
     picture = entries["normal/n0.png"]
     with pytest.raises(SourceError, match="contradictory_label"):
-        take_in(pack({"normal/a.png": picture, "osseous_lesion/a.png": picture}), workspace)
+        ingest(pack({"normal/a.png": picture, "osseous_lesion/a.png": picture}), workspace)
     stored = workspace.image_file(hash_picture(picture))
     files = [path for path in workspace.root.rglob("*") if path.is_file()]
     assert sorted(files) == sorted([stored, workspace.quarantine_file])
 
 
 def test_an_interrupted_intake_keeps_the_old_manifest_and_can_go_on(entries, pack, draw, encode, workspace):
-    take_in(pack(entries), workspace)
+    ingest(pack(entries), workspace)
     before = workspace.manifest_file.read_bytes()
     more = pack({**entries, "normal/new.png": encode(draw(999))}, "more.zip")
 
@@ -388,9 +388,9 @@ def test_an_interrupted_intake_keeps_the_old_manifest_and_can_go_on(entries, pac
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        take_in(more, workspace, on_progress=stop)
+        ingest(more, workspace, on_progress=stop)
     assert workspace.manifest_file.read_bytes() == before
-    assert take_in(more, workspace).num_images == len(entries) + 1
+    assert ingest(more, workspace).num_images == len(entries) + 1
 
 
 # Names
@@ -406,13 +406,13 @@ def test_an_entry_that_cannot_be_read_is_quarantined(entries, spread, workspace,
         return open_path(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refuse_one)
-    assert take_in(folder, workspace).num_quarantined == 1
+    assert ingest(folder, workspace).num_quarantined == 1
     assert find(workspace)["reason"]["normal/n0.png"] == "unreadable_file"
 
 
 def test_an_entry_that_is_too_large_is_not_read(entries, pack, workspace, reads, monkeypatch):
     monkeypatch.setattr(entries_module, "MAX_NUM_BYTES", max(map(len, entries.values())))
-    report = take_in(pack({**entries, "normal/large.png": bytes(entries_module.MAX_NUM_BYTES + 1)}), workspace)
+    report = ingest(pack({**entries, "normal/large.png": bytes(entries_module.MAX_NUM_BYTES + 1)}), workspace)
     assert (report.num_images, report.num_quarantined) == (len(entries), 1)
     assert sorted(reads) == sorted(entries)
     row = find(workspace).loc["normal/large.png"]
@@ -426,7 +426,7 @@ def test_unread_entries_have_ids_of_their_own_whatever_their_order(entries, pack
     manifests = []
     for number, order in enumerate((mixed, mixed[::-1])):
         workspace = Workspace(tmp_path / str(number))
-        assert take_in(pack(dict(order)), workspace).num_quarantined == len(names)
+        assert ingest(pack(dict(order)), workspace).num_quarantined == len(names)
         manifests.append(find(workspace))
     pd.testing.assert_frame_equal(*manifests)
     assert manifests[0]["image_id"].is_unique
@@ -439,7 +439,7 @@ def test_the_quarantine_holds_no_hash_of_a_name(entries, pack, workspace):
     place = content.index(b"IDAT")
     content[place : place + 4] = b"XXXX"
     file.write_bytes(content)
-    take_in(file, workspace)
+    ingest(file, workspace)
     assert "damaged_entry" in workspace.quarantine_file.read_text()
     row = find(workspace).loc["normal/n0.png"]
     assert (row["sha256"], row["num_bytes"]) == ("", len(entries["normal/n0.png"]))
@@ -451,30 +451,30 @@ def test_the_quarantine_holds_no_hash_of_a_name(entries, pack, workspace):
 def test_a_file_name_that_is_not_utf8_does_not_stop_the_intake(entries, spread, workspace):
     folder = spread(entries)
     (folder / "normal" / b"M\xfcller.png".decode("utf-8", "surrogateescape")).write_bytes(entries["normal/n0.png"])
-    report = take_in(folder, workspace)
+    report = ingest(folder, workspace)
     assert (report.num_images, report.num_duplicates) == (len(entries), 1)
     assert "normal/M\\udcfcller.png" in find(workspace).index
-    assert take_in(folder, workspace).num_taken_over == len(entries) + 1
+    assert ingest(folder, workspace).num_taken_over == len(entries) + 1
 
 
 def test_too_few_images_leave_the_manifest_as_it_was(entries, pack, workspace):
-    take_in(pack(entries), workspace)
+    ingest(pack(entries), workspace)
     before = workspace.manifest_file.read_bytes()
     few = {name: entries[name] for name in ("normal/n0.png", "normal/n1.png", "osseous_lesion/o0.png")}
     with pytest.raises(SplitError, match=r"normal 2, osseous_lesion 1\. Each class needs at least 3"):
-        take_in(pack(few), workspace)
+        ingest(pack(few), workspace)
     assert workspace.manifest_file.read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"foreign"])
 @pytest.mark.parametrize("keep_earlier", [False, True])
 def test_fault_62_a_partial_or_foreign_manifest_is_refused_and_rebuilt(source_file, workspace, damage, keep_earlier):
-    take_in(source_file, workspace)
+    ingest(source_file, workspace)
     whole = workspace.manifest_file.read_bytes()
     workspace.manifest_file.write_bytes(damage(whole))
     with pytest.raises(WorkspaceError, match=r"cannot be read\. Remove it and start again: it is rebuilt"):
         read_manifest(workspace.manifest_file)
-    take_in(source_file, workspace, keep_earlier=keep_earlier)
+    ingest(source_file, workspace, keep_earlier=keep_earlier)
     assert workspace.manifest_file.read_bytes() == whole
 
 
@@ -484,7 +484,7 @@ def test_fault_62_a_rebuilt_manifest_lists_the_deliveries_of_the_lost_one(entrie
     former = Delivery("former", pack(dict(list(entries.items())[1:]), "former.zip"))
     later = Delivery("later", pack(dict(list(entries.items())[::2]), "later.zip"))
     ingest_images([former], workspace, 2)
-    take_in(source_file, workspace)
+    ingest(source_file, workspace)
     for _ in range(2):
         ingest_images([later], workspace, 2, keep_earlier=True)
     whole = workspace.manifest_file.read_bytes()
@@ -496,7 +496,7 @@ def test_fault_62_a_rebuilt_manifest_lists_the_deliveries_of_the_lost_one(entrie
 
 def test_fault_38_an_image_that_nobody_delivers_any_more_is_missed(entries, pack, workspace, source_file):
     """It cannot come back by itself, and must not vanish from the manifest in silence either."""
-    take_in(source_file, workspace)
+    ingest(source_file, workspace)
     later = Delivery("later", pack(dict(list(entries.items())[:2]), "later.zip"))
     ingest_images([later], workspace, 2, keep_earlier=True)
     whole = workspace.manifest_file.read_bytes()

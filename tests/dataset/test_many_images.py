@@ -24,7 +24,7 @@ def encode(sandbox: Sandbox, content: bytes) -> list[EncodedPicture]:
 
 @pytest.fixture
 def peak_of(tmp_path, monkeypatch):
-    """Takes in so many small images and tells the most bytes that Python held meanwhile."""
+    """Ingests so many small images and prints the peak of the bytes that Python held."""
     monkeypatch.setattr(Sandbox, "encode", encode)
     monkeypatch.setattr(entries, "write_small_file", lambda file, content: None)
     monkeypatch.setattr(entries, "ENTRIES_PER_BATCH", 256)

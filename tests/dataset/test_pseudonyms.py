@@ -34,7 +34,7 @@ def test_a_file_and_a_patient_of_one_name_have_different_pseudonyms(workspace):
     assert not hide_names(["Smith"], workspace)[0].startswith(hash_identities(pd.Series(["Smith"]), workspace)[0])
 
 
-def test_names_that_differ_in_escapes_alone_are_told_apart(workspace):
+def test_names_that_differ_only_in_escapes_have_different_pseudonyms(workspace):
     assert len(set(hide_names(["a\x1b.png", "a\\x1b.png", "a\udcff.png"], workspace))) == 3
 
 
@@ -54,7 +54,7 @@ def test_what_is_known_already_is_not_written_again(workspace):
     assert workspace.names_file.stat().st_ino == before.st_ino
 
 
-def test_names_that_were_lost_are_told_with_a_way_out(workspace):
+def test_names_that_were_lost_are_reported_with_a_way_out(workspace):
     with pytest.raises(WorkspaceError, match=r"names\.parquet does not hold 1 of 2 names\. Restore it from a "):
         reveal_names(pd.Series(["0" * 32, ""]), workspace)
     workspace.prepare()
@@ -117,9 +117,9 @@ def test_the_manifest_holds_no_name_and_its_owner_finds_them(source_file, worksp
 def test_the_command_names_images_that_it_does_not_know(filled, capsys):
     known = read_manifest(filled.manifest_file)["image_id"][0]
     assert main([str(filled.root), "0" * 16, known]) == 2
-    told = capsys.readouterr()
-    assert [line[:16] for line in told.out.splitlines()] == ["image_id,source_", known]
-    assert told.err.startswith(f"The manifest lists no image {'0' * 16}. Give ids as they stand in")
+    found = capsys.readouterr()
+    assert [line[:16] for line in found.out.splitlines()] == ["image_id,source_", known]
+    assert found.err.startswith(f"The manifest lists no image {'0' * 16}. Give ids as they stand in")
 
 
 def test_the_command_refuses_what_is_no_workspace(tmp_path, capsys):

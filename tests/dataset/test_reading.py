@@ -96,9 +96,9 @@ def test_without_its_source_image_a_damaged_one_cannot_be_made(filled, hashes):
 def test_the_sample_is_of_training_images_and_repeatable(filled, hashes):
     manifest = read_manifest(filled.manifest_file)
     training = sorted(manifest.loc[manifest["split"] == "train", "sha256"])
-    for most in (1, 3, len(training), 1000):
-        sample, images = read_training_sample(filled, SETTINGS, most, 1)
-        assert list(sample) == training[:most]
+    for max_images in (1, 3, len(training), 1000):
+        sample, images = read_training_sample(filled, SETTINGS, max_images, 1)
+        assert list(sample) == training[:max_images]
         for sha256, image in zip(sample, images, strict=True):
             np.testing.assert_array_equal(image, make(sha256, filled))
 

@@ -20,7 +20,7 @@ class Finder:
         return [TextBox(1, 2, 30, 8, 0.91)] * 2 if self.searched[-1] in self.hashes else []
 
 
-def test_images_with_text_are_listed_and_told(filled, caplog):
+def test_images_with_text_are_listed_and_reported(filled, caplog):
     manifest = read_manifest(filled.manifest_file)
     finder = Finder(manifest["sha256"][3], manifest["sha256"][5])
     assert find_images_with_text(filled, 2, find=finder) == 2

@@ -59,15 +59,15 @@ def test_what_is_found_is_what_comparing_all_finds(num_threads):
     assert [pair[-1] for pair in found] == sorted(pair[-1] for pair in found)
 
 
-@pytest.mark.parametrize(("distance", "least"), [(7, 1.0), (12, 0.99), (16, 0.95), (20, 0.85)])
-def test_most_pairs_are_found_far_beyond_what_is_certain(distance, least):
+@pytest.mark.parametrize(("distance", "min_recall"), [(7, 1.0), (12, 0.99), (16, 0.95), (20, 0.85)])
+def test_most_pairs_are_found_far_beyond_what_is_certain(distance, min_recall):
     num_pairs = 400
     hashes, mirrored = draw_hashes(2 * num_pairs)
     for number in range(num_pairs):
         hashes[num_pairs + number, 0] = flip_bits(hashes[number, 3], distance, number)
     found = {(query, image) for query, _, image, _, _ in list_pairs(find_candidates(hashes, mirrored, 2))}
     wanted = {(num_pairs + number, number) for number in range(num_pairs)}
-    assert len(found & wanted) >= least * num_pairs
+    assert len(found & wanted) >= min_recall * num_pairs
     assert found <= wanted
 
 
@@ -90,7 +90,7 @@ def count_groups(found: Candidates, num_images: int, among: int) -> int:
     return len(set(connected_components(graph, directed=False)[1][:among]))
 
 
-def test_a_crowd_of_like_hashes_stays_affordable_and_is_told(caplog):
+def test_a_crowd_of_similar_hashes_takes_limited_time_and_is_reported(caplog):
     hashes, mirrored = draw_hashes(1500)
     hashes[:1000] = hashes[0, 0]
     with caplog.at_level(logging.INFO):
@@ -109,7 +109,7 @@ def test_a_group_of_near_hashes_is_connected(size):
     assert count_groups(find_candidates(hashes, mirrored, 1), 2 * size, among=size) == 1
 
 
-def test_no_crowd_no_word(caplog):
+def test_without_similar_hashes_nothing_is_logged(caplog):
     with caplog.at_level(logging.INFO):
         find_candidates(*draw_hashes(50), 1)
     assert caplog.text == ""

@@ -1,4 +1,4 @@
-"""Fingerprints: the same for the same pixels, kept once, and never half."""
+"""Fingerprints: the same for the same pixels, stored once, atomically."""
 
 import cv2
 import imagehash

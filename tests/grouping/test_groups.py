@@ -1,4 +1,4 @@
-"""What belongs together, by all evidence at once."""
+"""Groups by all kinds of evidence."""
 
 import io
 
@@ -65,7 +65,7 @@ def hips(encode) -> dict[str, bytes]:
     return {f"{image.label}/{name}.png": encode(image.pixels) for name, image in slices.items()}
 
 
-def take_in(source, workspace, **data):
+def ingest(source, workspace, **data):
     delivered = [Delivery("source", source)]
     ingest_images(delivered, workspace, num_threads=1)
     for shard in plan_shards(workspace, 2048):
@@ -74,14 +74,14 @@ def take_in(source, workspace, **data):
     return report, read_named_manifest(workspace).set_index("source_name")
 
 
-def test_copies_are_grouped_and_strangers_are_not(hips, pack, workspace, encode):
+def test_copies_are_grouped_and_other_images_are_not(hips, pack, workspace, encode):
     name, other = sorted(hips)[:2]
     pixels = np.array(Image.open(io.BytesIO(hips[name])))
     copies = {
         name.replace(".png", "-mirrored.png"): encode(pixels[:, ::-1]),
         name.replace(".png", "-brighter.png"): encode(np.minimum(pixels, 235) + np.uint8(20)),
     }
-    report, manifest = take_in(pack(hips | copies), workspace)
+    report, manifest = ingest(pack(hips | copies), workspace)
     assert manifest.loc[[name, *copies], "group"].nunique() == 1
     assert manifest.loc[name, "group"] == manifest.loc[[name, *copies], "image_id"].min()
     assert set(manifest.loc[[name, *copies], "evidence"]) == {"similar"}
@@ -89,7 +89,7 @@ def test_copies_are_grouped_and_strangers_are_not(hips, pack, workspace, encode)
     assert sorted(manifest["group"].value_counts()) == [1] * (len(hips) - 1) + [3]
     assert {kind: count for kind, count in report.evidence.items() if count} == {"similar": 3}
     assert not report.is_patient_level
-    _, left_alone = take_in(pack(hips | copies), workspace, group_similar=False)
+    _, left_alone = ingest(pack(hips | copies), workspace, group_similar=False)
     assert left_alone["group"].nunique() == len(hips) + 2
 
 
@@ -97,7 +97,7 @@ def test_a_picture_in_another_file_is_the_same_image(hips, pack, workspace, enco
     name = next(name for name in hips if name.startswith("normal"))
     pixels = np.array(Image.open(io.BytesIO(hips[name])))
     again = {"normal/same.png": encode(pixels, compress_level=1), "normal/same.bmp": encode(pixels, "BMP")}
-    _, manifest = take_in(pack(hips | again), workspace)
+    _, manifest = ingest(pack(hips | again), workspace)
     assert sorted(manifest.loc[[name, *again], "state"]) == ["duplicate", "duplicate", "ready"]
     contradiction = {"osseous_lesion/same.png": encode(pixels, compress_level=1)}
     ingest_images([Delivery("source", pack(hips | contradiction))], workspace, num_threads=1)
@@ -112,7 +112,7 @@ def write_stack(encode, *pages: np.ndarray) -> bytes:
 
 def test_slices_of_one_file_are_one_group(hips, pack, workspace, encode, draw):
     stack = {"normal/stack.tif": write_stack(encode, *(draw(number) for number in range(300, 304)))}
-    report, manifest = take_in(pack(hips | stack), workspace)
+    report, manifest = ingest(pack(hips | stack), workspace)
     slices = manifest.loc["normal/stack.tif"]
     assert list(slices.sort_values("slice")["slice"]) == [0, 1, 2, 3]
     assert slices["group"].nunique() == 1
@@ -124,7 +124,7 @@ def test_slices_of_one_file_are_one_group(hips, pack, workspace, encode, draw):
 def test_slices_of_a_file_that_holds_most_images_stay_together(hips, pack, workspace, encode, draw):
     """A single series is no placeholder: torn apart, its slices would be in training and test."""
     stack = {"normal/stack.tif": write_stack(encode, *(draw(number) for number in range(300, 320)))}
-    _, manifest = take_in(pack(hips | stack), workspace)
+    _, manifest = ingest(pack(hips | stack), workspace)
     assert manifest.loc["normal/stack.tif", "group"].nunique() == 1
 
 
@@ -150,7 +150,7 @@ def test_files_of_one_dicom_series_are_one_group(hips, pack, workspace, draw):
         return write_dicom(draw(seed).astype(np.uint16) * 16, SeriesInstanceUID=series)
 
     series = {f"normal/{number}.dcm": write(400 + number, f"1.2.{number % 2}") for number in range(6)}
-    _, manifest = take_in(pack(hips | series), workspace)
+    _, manifest = ingest(pack(hips | series), workspace)
     groups = [set(manifest.loc[[f"normal/{number}.dcm" for number in range(half, 6, 2)], "group"]) for half in (0, 1)]
     assert [len(group) for group in groups] == [1, 1]
     assert groups[0] != groups[1]
@@ -161,7 +161,7 @@ def test_patients_of_the_table_stay_together_and_unnamed(hips, pack, workspace):
     names = sorted(hips)
     lines = [f"{name},Smith {number // 2},{'fm'[number % 2]}" for number, name in enumerate(names)]
     table = {"patients.csv": "\n".join(["source_name,patient_id,sex", *lines]).encode()}
-    report, manifest = take_in(pack(hips | table), workspace)
+    report, manifest = ingest(pack(hips | table), workspace)
     assert manifest.loc[names[0], "group"] == manifest.loc[names[1], "group"] != manifest.loc[names[2], "group"]
     assert (report.num_patients, report.num_without_patient, report.is_patient_level) == (4, 0, True)
     attributes = pd.read_parquet(workspace.attributes_folder / f"{report.attributes}.parquet")
@@ -175,13 +175,13 @@ def test_prescribed_splits_come_into_the_manifest(hips, pack, workspace, tmp_pat
     names = sorted(hips)
     file = tmp_path / "official.csv"
     file.write_text("\n".join(["source_name,patient_id,split", f"{names[0]},,test", f"{names[1]},x,"]))
-    _, manifest = take_in(pack(hips), workspace, patients_file=file)
+    _, manifest = ingest(pack(hips), workspace, patients_file=file)
     assert list(manifest.loc[names[:3], "split"]) == ["test", "", ""]
 
 
 def test_patients_of_file_names(hips, pack, workspace):
     pattern = r"(..)\.png$"
-    report, manifest = take_in(pack(hips), workspace, patient_pattern=pattern)
+    report, manifest = ingest(pack(hips), workspace, patient_pattern=pattern)
     assert report.is_patient_level
     assert set(manifest["evidence"]) <= {"", "patient_pattern"}
 
@@ -189,9 +189,9 @@ def test_patients_of_file_names(hips, pack, workspace):
 def test_patients_are_remembered_when_the_table_is_gone(hips, pack, workspace):
     lines = [f"{name},{max(number, 1)}" for number, name in enumerate(sorted(hips))]
     table = {"patients.csv": "\n".join(["source_name,patient_id", *lines]).encode()}
-    _, before = take_in(pack(hips | table), workspace)
+    _, before = ingest(pack(hips | table), workspace)
     split_manifest(workspace, 0.2, 0.2, seed=1)
-    report, after = take_in(pack(hips), workspace)
+    report, after = ingest(pack(hips), workspace)
     assert report.is_patient_level
     assert after["group"].equals(before["group"])
 
@@ -199,12 +199,12 @@ def test_patients_are_remembered_when_the_table_is_gone(hips, pack, workspace):
 def test_a_patient_known_by_table_and_by_name_is_one(hips, pack, workspace):
     first, second, third, *_ = sorted(hips)
     table = {"patients.csv": f"source_name,patient_id\n{first},{third[-6:-4]}\n{second},x\n".encode()}
-    _, manifest = take_in(pack(hips | table), workspace, patient_pattern=r"(..)\.png$")
+    _, manifest = ingest(pack(hips | table), workspace, patient_pattern=r"(..)\.png$")
     assert manifest.loc[first, "group"] == manifest.loc[third, "group"] != manifest.loc[second, "group"]
 
 
 def test_copies_of_remembered_images_are_tied_to_them(hips, pack, workspace, encode):
-    take_in(pack(hips), workspace)
+    ingest(pack(hips), workspace)
     split_manifest(workspace, 0.2, 0.2, seed=1)
     manifest = read_named_manifest(workspace)
     gone = manifest[manifest["split"] == "val"].iloc[0]
@@ -212,7 +212,7 @@ def test_copies_of_remembered_images_are_tied_to_them(hips, pack, workspace, enc
     copy = gone["source_name"].replace(".png", "-again.png")
     replaced = {name: image for name, image in hips.items() if name != gone["source_name"]}
     again = encode(np.array(Image.open(io.BytesIO(content)))[:, ::-1])
-    take_in(pack(replaced | {copy: again}), workspace)
+    ingest(pack(replaced | {copy: again}), workspace)
     split_manifest(workspace, 0.2, 0.2, seed=1)
     after = read_named_manifest(workspace).set_index("source_name")
     assert after.loc[copy, "sha256"] != gone["sha256"]
@@ -227,7 +227,7 @@ def test_nothing_left_is_an_error(workspace, pack, encode, hips):
         for number, image in enumerate(pixels)
     }
     with pytest.raises(SourceError, match="6 contradictory_label"):
-        take_in(pack(both), workspace)
+        ingest(pack(both), workspace)
 
 
 def test_the_module_names_every_kind_of_evidence():

@@ -1,4 +1,4 @@
-"""Whole groups, each in one split, and for good."""
+"""Persistent split by group."""
 
 import random
 from collections import Counter
@@ -70,8 +70,8 @@ def histories(draw):
 def test_fault_71_no_group_ever_changes_its_split(tmp_path_factory, write_rows, history, seed, locks):
     workspace = Workspace(tmp_path_factory.mktemp("split"))
     patients, before, tested = [], {}, set()
-    for month, arrivals in enumerate(history):
-        patients += arrivals
+    for month, new_images in enumerate(history):
+        patients += new_images
         rows = write_rows(workspace, len(patients), 0)
         ids = list(rows["image_id"])
         rows["label"] = [LABELS[min(shown) % 2] for shown in patients]
@@ -173,14 +173,14 @@ def test_fault_71_nothing_joins_a_locked_test_set(workspace, write_rows):
     drawn = read_splits(workspace)
     tested = next(image for image, split in drawn.items() if split == "test")
     rows = write_rows(workspace, 20, 60)
-    relative, *_ = set(rows["image_id"]) - set(drawn)
-    regroup(workspace, dict.fromkeys((tested, relative), "relatives"))
+    related, *_ = set(rows["image_id"]) - set(drawn)
+    regroup(workspace, dict.fromkeys((tested, related), "related"))
     report = split_manifest(workspace, 0.2, 0.2, seed=1)
     after = read_splits(workspace)
     assert {image for image, split in after.items() if split == "test"} == {
         image for image, split in drawn.items() if split == "test"
     }
-    assert relative not in after
+    assert related not in after
     assert report.num_held_out == 1
     num_trained, num_val = report.counts["train"]["osseous_lesion"], report.counts["val"]["osseous_lesion"]
     assert num_val / (num_val + num_trained) == pytest.approx(0.25, abs=0.02)
@@ -303,7 +303,7 @@ def test_a_part_that_the_source_lacks_is_drawn_from_training_alone(workspace, wr
     assert read_splits(workspace) == splits, "drawn once"
 
 
-def test_a_given_split_that_leaves_a_part_empty_is_told_with_the_way_out(workspace, write_rows):
+def test_a_given_split_that_leaves_a_part_empty_is_reported_with_the_way_out(workspace, write_rows):
     rows = write_rows(workspace, 9, 9)
     rows["split"] = ["train", "val", "test"] * 3 + ["train", "val"] * 4 + ["train"]
     write_manifest(workspace.manifest_file, rows)
@@ -311,7 +311,7 @@ def test_a_given_split_that_leaves_a_part_empty_is_told_with_the_way_out(workspa
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
-def test_a_largest_group_is_told_with_its_evidence(workspace, write_rows):
+def test_a_largest_group_is_reported_with_its_evidence(workspace, write_rows):
     rows = write_rows(workspace, 9, 9)
     rows["evidence"] = "patient_pattern"
     write_manifest(workspace.manifest_file, rows)
@@ -336,7 +336,7 @@ def test_ties_that_show_between_images_of_earlier_runs_are_refused(workspace, wr
     assert first[:16] in str(caught.value)
 
 
-def test_a_new_image_joins_relatives_that_the_source_no_longer_holds(workspace, write_rows):
+def test_a_new_image_joins_related_images_that_the_source_no_longer_holds(workspace, write_rows):
     """A re-encoded copy of an image that was tested must not be trained on, though its original is gone."""
     rows = write_rows(workspace, 20, 20)
     split_manifest(workspace, 0.2, 0.2, seed=1)
