@@ -1,22 +1,4 @@
-"""The exceptions of the library, as one tree.
-
-    HipMriError                 base of all; its text is written for the user
-    ├── SettingsError           a setting has an unusable value
-    ├── SourceError             the source of the images cannot be used
-    │   ├── FetchError          a remote source could not be fetched (trying again can help)
-    │   ├── LimitError          the source exceeds a limit of the settings
-    │   └── ArchiveError        the file is not an archive that can be read safely
-    ├── ImageError              one image cannot be used; in a batch this becomes a quarantine entry
-    ├── SplitError              the images cannot be split as asked
-    ├── WeightsError            pretrained weights are missing or do not fit
-    ├── TrainingError           training gave no usable model
-    ├── EvaluationError         scores cannot be turned into metrics, figures or a report
-    ├── DriftError              new images do not look like the training images
-    ├── ReleaseError            a version cannot be registered, compared or made the champion
-    ├── WorkspaceError          the workspace cannot be written, or holds invalid files
-    │   └── DiskError           the disk is full, read-only or broken (trying again cannot help)
-    ├── ClusterError            the machines of a cluster cannot be used
-    └── DeploymentError         a required program is missing, does not start or does not respond
+"""The exceptions of the library; their messages are written for the user.
 
 Every message says what failed, on which file or setting, what was found, what is needed and the next step.
 """

@@ -24,9 +24,6 @@ from hip_mri.errors import DiskError, WorkspaceError
 UNRECOVERABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """Errors of a disk that trying again does not change: full, quota used up, read-only, broken."""
 
-_WRITE_ONLY: Final = UNRECOVERABLE - {errno.EIO}
-"""Errors that reading never raises."""
-
 MIN_FREE_BYTES: Final = 1 << 20
 """A disk with less room counts as full where a library lost the error's number."""
 
@@ -253,8 +250,8 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 def _explain_content_errors(path: Path, temporary: Path) -> Iterator[None]:
     """Explain the errors of a block that writes `temporary`, the later `path`, and may read and fetch as well.
 
-    Only errors that name the temporary path, or that nothing but writing raises, are explained. Where a library drops
-    the number of an error (NumPy's short writes, HDF5, OpenVINO), a full disk is taken for the cause.
+    Only errors that name the temporary path, and those of a full or broken disk that name no path, are explained. Where
+    a library drops the number of an error (NumPy's short writes, HDF5, OpenVINO), the disk is checked for room.
     """
     try:
         yield
@@ -263,7 +260,7 @@ def _explain_content_errors(path: Path, temporary: Path) -> Iterator[None]:
         if file is not None:
             is_write_error = Path(str(file)).is_relative_to(temporary)
         else:
-            is_write_error = number in _WRITE_ONLY or (number is None and _is_full(temporary))
+            is_write_error = number in UNRECOVERABLE or (number is None and _is_full(temporary))
         if is_write_error:
             raise _make_write_error(path, error) from error
         raise

@@ -366,20 +366,6 @@ def list_errors() -> dict[str, type[Exception]]:
     }
 
 
-def test_the_drawn_tree_of_errors_is_the_tree():
-    drawn: dict[str, str] = {}
-    above: dict[int, str] = {}
-    for line in inspect.getdoc(errors).splitlines():
-        name = next((word for word in line.split() if word.endswith("Error")), "")
-        stem = line.partition(name)[0] if name else "?"
-        if name and not stem.strip(" │├└─"):
-            depth = (len(stem) - len(stem.lstrip())) if not above else len(stem)
-            parents = [place for place in above if place < depth]
-            drawn[name] = above[max(parents)] if parents else "Exception"
-            above = {place: other for place, other in above.items() if place < depth} | {depth: name}
-    assert drawn == {name: kind.__bases__[0].__name__ for name, kind in list_errors().items()}
-
-
 def test_every_error_explains_itself_and_is_one_of_ours():
     for kind in list_errors().values():
         assert issubclass(kind, errors.HipMriError)

@@ -375,7 +375,7 @@ both_blocks = pytest.mark.parametrize("write", [replace_file, publish_folder], i
         PermissionError(errno.EACCES, "Permission denied", "/elsewhere/input.png"),
         ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
         TimeoutError("the server did not answer"),
-        OSError(errno.EIO, "Input/output error"),  # reading can raise it, too
+        OSError(errno.EIO, "Input/output error", "input.png"),
     ],
     ids=lambda error: type(error).__name__,
 )

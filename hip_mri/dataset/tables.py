@@ -1,16 +1,20 @@
-"""Reads and writes the tables of a workspace as Parquet files."""
+"""Reads and writes the tables and arrays of a workspace, Parquet and NumPy files."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import replace_file
 
 UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """Raised by Pandas for a Parquet file that is missing or damaged, its metadata included."""
+
+_NUM_TRIES: Final = 10
 
 
 def read_table(file: Path, columns: Sequence[str], advice: str, *, is_optional: bool = True) -> pd.DataFrame:
@@ -43,3 +47,26 @@ def write_table(file: Path, table: pd.DataFrame) -> None:
     """Write a table atomically, without its index, readable by its owner alone."""
     with replace_file(file, is_private=True) as temporary:
         table.to_parquet(temporary, index=False)
+
+
+def load_array(file: Path, mmap_mode: Literal["r"] | None = None) -> NDArray:
+    """Read an array that `numpy.save` wrote; never unpickles.
+
+    Python before 3.11.8 and 3.12.1 can raise a `SystemError` in a thread that parses the header while another thread
+    parses anything (https://github.com/python/cpython/issues/106905), whatever the file; reading is repeated.
+
+    Args:
+        file: Ends in `.npy`.
+        mmap_mode: `r` leaves the values on disk.
+
+    Raises:
+        OSError: The file is missing or cannot be read.
+        ValueError: It is damaged; `EOFError` where it is empty.
+    """
+    for tries_left in reversed(range(_NUM_TRIES)):
+        try:
+            return np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
+        except SystemError:
+            if not tries_left:
+                raise
+    raise AssertionError

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hip_mri.dataset.arrays import load_array
+from hip_mri.dataset.tables import load_array
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.sheets import MOST_CASES, ExplainedCase, Outcome
 from hip_mri.models.backbones.backbone import STANDARDIZE, Backbone, load_backbone

@@ -19,9 +19,9 @@ from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 from PIL import Image
 
-from hip_mri.dataset.arrays import load_array
 from hip_mri.dataset.preprocessing import read_stored_image
 from hip_mri.dataset.shards import Shard, read_shard
+from hip_mri.dataset.tables import load_array
 from hip_mri.errors import ImageError, WorkspaceError
 from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace

@@ -79,8 +79,9 @@ def pair_similar_images(rows: Rows, thumbnails: Thumbnails | NDArray[np.uint8], 
     correlation = np.concatenate([np.empty(0), *cast("list[NDArray[np.float64]]", correlations)])
     is_similar = correlation >= MIN_CORRELATION
     logger.debug("Confirmed %d of %d candidates", is_similar.sum(), len(candidates))
-    first, second = np.sort([candidates.query[is_similar], candidates.image[is_similar]], axis=0)
-    pairs = _tabulate(rows, first, second, correlation[is_similar]).assign(kind="similar")
+    first, second = rows["sha256"][np.sort([candidates.query[is_similar], candidates.image[is_similar]], axis=0)]
+    columns = {"first": first.astype(str), "second": second.astype(str), "kind": "similar"}
+    pairs = pd.DataFrame(columns | {"correlation": correlation[is_similar]})
     return pairs.sort_values("correlation", ascending=False).drop_duplicates(["first", "second"])
 
 
@@ -156,8 +157,3 @@ def _correlate_overlap(template: NDArray, picture: NDArray, warp: NDArray) -> fl
 def _keep_detail(image: NDArray) -> NDArray:
     """Band-pass filter that removes coarse shading and pixel noise."""
     return cv2.GaussianBlur(image, (0, 0), _FINE) - cv2.GaussianBlur(image, (0, 0), _COARSE)
-
-
-def _tabulate(rows: Rows, first: NDArray, second: NDArray, correlation: NDArray[np.float64]) -> pd.DataFrame:
-    names = {name: rows["sha256"][places].astype(str) for name, places in (("first", first), ("second", second))}
-    return pd.DataFrame({**names, "kind": "", "correlation": correlation})

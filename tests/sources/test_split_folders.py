@@ -4,7 +4,6 @@ import io
 import logging
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -261,11 +260,3 @@ def test_given_test_images_of_a_later_delivery_do_not_join_a_locked_test_set(pre
 def test_split_folders_in_a_source_of_a_retraining_are_one_delivery(presplit, spread, workspace):
     folder = spread({name.removeprefix("DATA/"): content for name, content in presplit.items()})
     assert [delivery.path for delivery in fetch_deliveries([str(folder)], workspace)] == [folder]
-
-
-def test_identities_of_an_earlier_version_are_read(presplit, pack, workspace):
-    take_in(pack(presplit), workspace)
-    file = workspace.identities_folder / "source.parquet"
-    pd.read_parquet(file).drop(columns="split_by").assign(split="").to_parquet(file)
-    _, _, manifest = take_in(pack(presplit), workspace)
-    assert set(manifest["split"]) == set(PARTS)

@@ -14,7 +14,6 @@ from hip_mri.config import SourceLimits
 from hip_mri.errors import FetchError, HipMriError
 from hip_mri.proxies import find_proxy
 from hip_mri.sources.remote.fetch_limits import ProgressReport, limit_progress
-from hip_mri.storage import explain_write_errors
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +79,11 @@ def is_unchanged(drive_id: str, file: Path, limits: SourceLimits) -> bool:
             type(error).__name__,
         )
         return True
-    with explain_write_errors(file), file.open("rb") as stream:
-        return size in (0, file.stat().st_size) and stream.read(len(head)) == head
+    try:
+        with file.open("rb") as stream:
+            return size in (0, file.stat().st_size) and stream.read(len(head)) == head
+    except OSError:
+        return False  # a copy that cannot be read is fetched anew
 
 
 def _read_head(drive_id: str, limits: SourceLimits) -> tuple[bytes, int]:
