@@ -183,8 +183,8 @@ class Workspace:
             for folder in (self.sources_folder, self.images_folder, self.cache_folder):
                 make_private_folder(folder)
             for folder in self._picture_folders:
-                if folder.exists():  # earlier versions made some of them readable by others
-                    folder.chmod(0o700)
+                with contextlib.suppress(FileNotFoundError, PermissionError):  # the latter: of another owner
+                    folder.chmod(0o700)  # earlier versions made some of them readable by others
             if not (ignored := self.root / ".gitignore").exists():
                 write_bytes(ignored, b"*\n")  # images never enter a repository by mistake
         except OSError as error:

@@ -10,7 +10,7 @@ from typing import Final
 
 from hip_mri.addresses import strip_credentials
 from hip_mri.config import SourceLimits
-from hip_mri.dataset.pseudonyms import hide_names
+from hip_mri.dataset.pseudonyms import make_pseudonyms
 from hip_mri.errors import ArchiveError, HipMriError, SourceError
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.fetch import fetch_source, is_remote
@@ -183,6 +183,6 @@ def _is_one_delivery(delivery: Delivery, class_names: ClassNames) -> bool:
 def _describe(
     path: Path, origin: str, workspace: Workspace, limits: SourceLimits, *, is_fetched: bool = False
 ) -> Delivery:
-    (pseudonym,) = hide_names([origin], workspace)
+    (pseudonym,) = make_pseudonyms([origin], workspace)
     mark = _SYNTHETIC if is_marked_synthetic(path, limits) else ""
     return Delivery(mark + pseudonym[:16], path, limits, is_fetched)

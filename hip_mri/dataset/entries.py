@@ -13,7 +13,7 @@ from joblib import Parallel, delayed
 
 from hip_mri.config import ImageSettings
 from hip_mri.dataset.deliveries import Delivery
-from hip_mri.dataset.pseudonyms import hash_identities, hide_names
+from hip_mri.dataset.pseudonyms import hash_identities, make_pseudonyms
 from hip_mri.dataset.tables import read_table, write_table
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.images.pictures import ReadingOptions
@@ -99,7 +99,7 @@ def read_delivery(
     earlier = _read_list(delivery.name, workspace)
     options = {"needs_all_classes": not keep_earlier, "own_folder": workspace.root}
     with open_source(delivery.path, delivery.limits, labelling, **options) as source:
-        pseudonyms = hide_names((entry.name for entry in source.entries), workspace)
+        pseudonyms = make_pseudonyms((entry.name for entry in source.entries), workspace)
         named = list(zip(pseudonyms, source.entries, strict=True))
         options = make_reading_options(settings)
         decoding = digest([DECODING_RECIPE, asdict(options)])[:16]

@@ -16,7 +16,7 @@ from hip_mri.config import SPLITS
 from hip_mri.dataset.deliveries import Delivery, delete_damaged, name_delivery_in_errors
 from hip_mri.dataset.entries import list_entries
 from hip_mri.dataset.manifest import digest_table
-from hip_mri.dataset.pseudonyms import hash_identities, hide_names, remember_names, reveal_names
+from hip_mri.dataset.pseudonyms import hash_identities, make_pseudonyms, resolve_pseudonyms, store_names
 from hip_mri.dataset.tables import read_table, write_table
 from hip_mri.errors import SplitError
 from hip_mri.sources.class_names import ClassNames
@@ -126,7 +126,7 @@ def identify_images(
         parts = [(listed[listed["delivery"] == it.name], read_delivered_table(it)) for it in deliveries]
     for entries, table in parts:
         if len(entries):
-            source_names = reveal_names(entries["entry"], workspace)
+            source_names = resolve_pseudonyms(entries["entry"], workspace)
             known = _identify(entries, source_names, table, pattern, workspace, ClassNames(class_names))
             if not keep_given_split:
                 known = known.assign(split="", split_by="")
@@ -181,8 +181,8 @@ def _find_folder_splits(source_names: pd.Series, hashes: pd.Series) -> pd.DataFr
 def _hide_attributes(columns: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
     """The user's columns with pseudonyms as values, which may name people or be unique to them."""
     values = pd.unique(columns.to_numpy().ravel())
-    pseudonyms = dict(zip(values, hide_names(values, workspace), strict=True))
-    remember_names({pseudonym: value for value, pseudonym in pseudonyms.items()}, workspace)
+    pseudonyms = dict(zip(values, make_pseudonyms(values, workspace), strict=True))
+    store_names({pseudonym: value for value, pseudonym in pseudonyms.items()}, workspace)
     return columns.apply(lambda column: column.map(pseudonyms)).rename(columns=lambda name: ATTRIBUTE_PREFIX + name)
 
 

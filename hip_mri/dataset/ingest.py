@@ -15,7 +15,7 @@ from hip_mri.dataset.deliveries import Delivery, delete_damaged, is_synthetic, n
 from hip_mri.dataset.entries import Reading, check_stored, keep_entries, list_entries, number_copies, read_delivery
 from hip_mri.dataset.identities import read_patient_table
 from hip_mri.dataset.manifest import read_manifest, write_manifest, write_quarantine
-from hip_mri.dataset.pseudonyms import remember_names, reveal_names
+from hip_mri.dataset.pseudonyms import resolve_pseudonyms, store_names
 from hip_mri.dataset.quarantine import apply_quarantine
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.sources.class_names import ClassNames
@@ -103,7 +103,7 @@ def ingest_images(
     _check_usable(manifest, workspace)
     _warn_of_unusable(readings.values(), workspace)
     flush_file_system(workspace.images_folder)  # images are on the disk before the manifest lists them
-    remember_names(names, workspace)
+    store_names(names, workspace)
     for name, reading in readings.items():
         keep_entries(name, reading.entries, workspace)
     write_json(workspace.deliveries_file, sorted({*earlier, *readings}))
@@ -175,7 +175,7 @@ def _gather(
     is_new = rows["entry"].isin(names)
     remembered = rows[~is_new]
     check_stored(remembered, workspace)
-    looked_up = reveal_names(remembered["entry"], workspace) if len(remembered) else None
+    looked_up = resolve_pseudonyms(remembered["entry"], workspace) if len(remembered) else None
     return rows.assign(source_name=pd.concat([rows.loc[is_new, "entry"].map(names).astype("str"), looked_up]))
 
 

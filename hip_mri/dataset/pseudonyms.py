@@ -29,10 +29,10 @@ _PURPOSE: Final = b"name\0"
 """Prefix of each name that is hashed, so that a file and a patient of the same name have different hashes."""
 
 
-def hide_names(names: Iterable[str], workspace: Workspace) -> list[str]:
+def make_pseudonyms(names: Iterable[str], workspace: Workspace) -> list[str]:
     """Replace names by keyed hashes (HMAC-SHA-256, 32 hexadecimal digits); empty ones stay empty.
 
-    They cannot be looked up later unless they are passed to `remember_names`.
+    They cannot be looked up later unless they are passed to `store_names`.
 
     Args:
         names: Any text.
@@ -59,7 +59,7 @@ def hash_identities(identities: pd.Series, workspace: Workspace) -> pd.Series:
     return identities.map(known).astype("str")
 
 
-def remember_names(names: Mapping[str, str], workspace: Workspace) -> None:
+def store_names(names: Mapping[str, str], workspace: Workspace) -> None:
     """Add names to the file of names.
 
     Args:
@@ -75,7 +75,7 @@ def remember_names(names: Mapping[str, str], workspace: Workspace) -> None:
     write_table(workspace.names_file, merged)
 
 
-def reveal_names(pseudonyms: pd.Series, workspace: Workspace) -> pd.Series:
+def resolve_pseudonyms(pseudonyms: pd.Series, workspace: Workspace) -> pd.Series:
     """Look up the names behind pseudonyms; empty ones stay empty.
 
     Raises:
@@ -94,7 +94,7 @@ def reveal_names(pseudonyms: pd.Series, workspace: Workspace) -> pd.Series:
 def read_named_manifest(workspace: Workspace) -> pd.DataFrame:
     """Read the manifest with a column `source_name`, the path inside the delivery, which can identify patients."""
     manifest = read_manifest(workspace.manifest_file)
-    return manifest.assign(source_name=reveal_names(manifest["entry"], workspace))
+    return manifest.assign(source_name=resolve_pseudonyms(manifest["entry"], workspace))
 
 
 def read_key(workspace: Workspace) -> bytes:

@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.dataset.pseudonyms import reveal_names
+from hip_mri.dataset.pseudonyms import resolve_pseudonyms
 from hip_mri.dataset.tables import UNREADABLE
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.metrics.results import Scores
@@ -145,7 +145,7 @@ def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd
         raise WorkspaceError(
             f"{file} cannot be read: the subgroups cannot be computed without it. Keep runs in their workspace."
         ) from error
-    told = columns.set_index("sha256").apply(lambda column: reveal_names(column, workspace))
+    told = columns.set_index("sha256").apply(lambda column: resolve_pseudonyms(column, workspace))
     return images[["image_id", "sha256"]].merge(told, on="sha256", how="left").drop(columns="sha256")
 
 

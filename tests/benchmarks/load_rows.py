@@ -25,7 +25,7 @@ from hip_mri.config import LABELS, DataSettings, EvaluationSettings
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.entries import ENTRY_COLUMNS, keep_entries
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, read_manifest, write_manifest
-from hip_mri.dataset.pseudonyms import hide_names, remember_names
+from hip_mri.dataset.pseudonyms import make_pseudonyms, store_names
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.evaluation.charts.figures import Findings, draw_figures
 from hip_mri.evaluation.metrics.curves import bootstrap_curves
@@ -57,8 +57,8 @@ def make_entries(num_rows: int, workspace: Workspace) -> pd.DataFrame:
     labels = np.array(LABELS)[(generator.random(num_rows) < LESION_FRACTION).astype(int)][patients]
     numbered = zip(labels, patients, range(num_rows), strict=True)
     names = [f"MR/hip/{label}/p{patient:07d}_{number:07d}.png" for label, patient, number in numbered]
-    pseudonyms = hide_names(names, workspace)
-    remember_names(dict(zip(pseudonyms, names, strict=True)), workspace)
+    pseudonyms = make_pseudonyms(names, workspace)
+    store_names(dict(zip(pseudonyms, names, strict=True)), workspace)
     entries = pd.DataFrame(
         {
             "entry": pseudonyms,

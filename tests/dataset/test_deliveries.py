@@ -12,7 +12,7 @@ from hip_mri.config import DataSettings
 from hip_mri.dataset.deliveries import Delivery, fetch_deliveries, fetch_delivery
 from hip_mri.dataset.identities import check_patient_tables
 from hip_mri.dataset.ingest import IngestReport, ingest_images
-from hip_mri.dataset.pseudonyms import read_named_manifest, reveal_names
+from hip_mri.dataset.pseudonyms import read_named_manifest, resolve_pseudonyms
 from hip_mri.dataset.quarantine import lift_quarantine, quarantine_images
 from hip_mri.errors import ArchiveError, HipMriError, SourceError
 from hip_mri.grouping.groups import group_images
@@ -255,7 +255,7 @@ def test_each_delivery_may_bring_a_table_and_it_is_remembered(entries, pack, dra
     assert manifest["group"].nunique() == len(manifest) - 2
     assert (before.num_patients, report.num_patients) == (1, 1)
     attributes = pd.read_parquet(workspace.attributes_folder / f"{report.attributes}.parquet")
-    scanners = reveal_names(attributes["attribute: scanner"], workspace)
+    scanners = resolve_pseudonyms(attributes["attribute: scanner"], workspace)
     assert dict(scanners.value_counts())["A"] == 1
     for table in (*workspace.identities_folder.iterdir(), *workspace.attributes_folder.iterdir()):
         assert not {"Smith", "A", "B"} & set(pd.read_parquet(table).to_numpy().ravel())

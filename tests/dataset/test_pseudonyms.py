@@ -10,11 +10,11 @@ from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.manifest import read_manifest, write_manifest
 from hip_mri.dataset.pseudonyms import (
     hash_identities,
-    hide_names,
     main,
+    make_pseudonyms,
     read_named_manifest,
-    remember_names,
-    reveal_names,
+    resolve_pseudonyms,
+    store_names,
 )
 from hip_mri.errors import SourceError, WorkspaceError
 from hip_mri.workspace import Workspace
@@ -23,72 +23,72 @@ NAMES = ["Müller, Anna/1.png", "金絲雀/2.png", "Müller, Anna/1.png", ""]
 
 
 def test_a_pseudonym_lasts_in_its_workspace_and_means_nothing_elsewhere(workspace, tmp_path):
-    pseudonyms = hide_names(NAMES, workspace)
-    assert pseudonyms == hide_names(NAMES, workspace)
+    pseudonyms = make_pseudonyms(NAMES, workspace)
+    assert pseudonyms == make_pseudonyms(NAMES, workspace)
     assert pseudonyms[0] == pseudonyms[2] != pseudonyms[1]
     assert [len(pseudonym) for pseudonym in pseudonyms] == [32, 32, 32, 0]
-    assert not set(pseudonyms[:2]) & set(hide_names(NAMES, Workspace(tmp_path / "other")))
+    assert not set(pseudonyms[:2]) & set(make_pseudonyms(NAMES, Workspace(tmp_path / "other")))
 
 
 def test_a_file_and_a_patient_of_one_name_have_different_pseudonyms(workspace):
-    assert not hide_names(["Smith"], workspace)[0].startswith(hash_identities(pd.Series(["Smith"]), workspace)[0])
+    assert not make_pseudonyms(["Smith"], workspace)[0].startswith(hash_identities(pd.Series(["Smith"]), workspace)[0])
 
 
 def test_names_that_differ_only_in_escapes_have_different_pseudonyms(workspace):
-    assert len(set(hide_names(["a\x1b.png", "a\\x1b.png", "a\udcff.png"], workspace))) == 3
+    assert len(set(make_pseudonyms(["a\x1b.png", "a\\x1b.png", "a\udcff.png"], workspace))) == 3
 
 
 def test_what_is_remembered_can_be_revealed_by_the_owner_alone(workspace):
-    pseudonyms = hide_names(NAMES, workspace)
-    remember_names(dict(zip(pseudonyms[:1], NAMES[:1], strict=True)), workspace)
-    remember_names(dict(zip(pseudonyms, NAMES, strict=True)), workspace)
-    assert list(reveal_names(pd.Series(pseudonyms), workspace)) == NAMES
+    pseudonyms = make_pseudonyms(NAMES, workspace)
+    store_names(dict(zip(pseudonyms[:1], NAMES[:1], strict=True)), workspace)
+    store_names(dict(zip(pseudonyms, NAMES, strict=True)), workspace)
+    assert list(resolve_pseudonyms(pd.Series(pseudonyms), workspace)) == NAMES
     assert stat.S_IMODE(workspace.names_file.stat().st_mode) == 0o600
 
 
 def test_what_is_known_already_is_not_written_again(workspace):
-    names = dict(zip(hide_names(NAMES, workspace), NAMES, strict=True))
-    remember_names(names, workspace)
+    names = dict(zip(make_pseudonyms(NAMES, workspace), NAMES, strict=True))
+    store_names(names, workspace)
     before = workspace.names_file.stat()
-    remember_names(names, workspace)
+    store_names(names, workspace)
     assert workspace.names_file.stat().st_ino == before.st_ino
 
 
 def test_names_that_were_lost_are_reported_with_a_way_out(workspace):
     with pytest.raises(WorkspaceError, match=r"names\.parquet does not hold 1 of 2 names\. Restore it from a "):
-        reveal_names(pd.Series(["0" * 32, ""]), workspace)
+        resolve_pseudonyms(pd.Series(["0" * 32, ""]), workspace)
     workspace.prepare()
     workspace.names_file.write_bytes(b"PAR1 no more")
     with pytest.raises(WorkspaceError, match=r"names\.parquet cannot be read\. Restore it from a backup\."):
-        reveal_names(pd.Series(["0" * 32]), workspace)
+        resolve_pseudonyms(pd.Series(["0" * 32]), workspace)
 
 
 def test_a_damaged_key_is_not_replaced(workspace):
     workspace.prepare()
     workspace.pseudonym_key_file.write_bytes(b"short")
     with pytest.raises(WorkspaceError, match=r"pseudonyms\.key is damaged\. Restore it from a backup; with a new key"):
-        hide_names(["x"], workspace)
+        make_pseudonyms(["x"], workspace)
 
 
 @pytest.mark.parametrize("made", ["names.parquet", "entries/x.parquet", "identities/x.parquet", "splits.parquet"])
 def test_a_missing_key_is_not_replaced_where_anything_was_made_with_it(workspace, made):
-    hide_names(["x"], workspace)
+    make_pseudonyms(["x"], workspace)
     file = workspace.root / made
     file.parent.mkdir(exist_ok=True)
     file.touch()
-    assert hide_names(["x"], workspace)
+    assert make_pseudonyms(["x"], workspace)
     workspace.pseudonym_key_file.unlink()
     with pytest.raises(WorkspaceError, match=r"key is missing, and .*parquet was made with it.* in a new workspace\."):
-        hide_names(["x"], workspace)
+        make_pseudonyms(["x"], workspace)
     assert not workspace.pseudonym_key_file.exists()
 
 
 def test_a_manifest_of_deliveries_needs_its_key_and_one_of_a_batch_needs_none(workspace, write_rows):
     rows = write_rows(workspace, 3, 3)
     with pytest.raises(WorkspaceError, match=r"key is missing, and .*manifest\.parquet was made with it"):
-        hide_names(["x"], workspace)
+        make_pseudonyms(["x"], workspace)
     write_manifest(workspace.manifest_file, rows.assign(delivery=""))
-    assert hide_names(["x"], workspace)
+    assert make_pseudonyms(["x"], workspace)
 
 
 def test_a_delivery_is_refused_where_the_key_is_gone(source_file, workspace, snapshot):
