@@ -2,14 +2,11 @@
 
 Names of files and folders and the values of user tables can identify people. Everything that the pipeline writes holds
 pseudonyms instead, keyed hashes of the names; `names.parquet`, readable by its owner alone, maps them back.
-`python -m hip_mri.dataset.pseudonyms WORKSPACE IMAGE_ID ...` looks up images.
 """
 
-import argparse
 import hashlib
 import hmac
 import secrets
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,7 +15,7 @@ import pandas as pd
 
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.tables import read_table, write_table
-from hip_mri.errors import HipMriError, WorkspaceError, list_offenders
+from hip_mri.errors import WorkspaceError
 from hip_mri.storage import write_bytes
 from hip_mri.workspace import Workspace
 
@@ -156,34 +153,6 @@ def look_up_names(workspace: Workspace, image_ids: Sequence[str] = ()) -> pd.Dat
     return named[named["image_id"].isin(image_ids)] if image_ids else named
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, or 2 after an error or where an image is not listed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hip_mri.dataset.pseudonyms", description="Look up which source files images came from."
-    )
-    parser.add_argument("workspace", type=Path, help="folder of the pipeline, such as workspace")
-    parser.add_argument("image_ids", nargs="*", metavar="IMAGE_ID", help="which images; all without any")
-    given = parser.parse_args(arguments)
-    try:
-        found = look_up_names(Workspace(given.workspace.resolve()), given.image_ids)
-    except HipMriError as error:
-        print(error, file=sys.stderr)
-        return 2
-    found.to_csv(sys.stdout, index=False)
-    unknown = sorted(set(given.image_ids) - set(found["image_id"]))
-    if unknown:
-        print(
-            f"The manifest lists no image {list_offenders(unknown)}. Give ids as they stand in quarantine.csv or in "
-            "predictions.csv of a run in this workspace.",
-            file=sys.stderr,
-        )
-    return 2 if unknown else 0
-
-
 def _read_names(workspace: Workspace) -> pd.DataFrame:
     """The columns of `NAME_COLUMNS`; a table, since a million names in Python dictionaries take too much memory."""
     return read_table(workspace.names_file, NAME_COLUMNS, "Restore it from a backup.")[list(NAME_COLUMNS)].astype("str")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,12 +2,8 @@
 
 All patients are drawn in the same way: some volumes of marrow are chosen, and the slices that cut them are kept. Only
 then is the lesion painted, or left out. So the classes differ in nothing but the lesion.
-
-`python -m hip_mri.synthetic.demo FILE.zip --seed 1` draws other patients, as a later delivery.
 """
 
-import argparse
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, SYNTHETIC_MARK
-from hip_mri.errors import HipMriError, SettingsError
+from hip_mri.errors import SettingsError
 from hip_mri.images.png import encode_png
 from hip_mri.storage import replace_file
 from hip_mri.synthetic.phantom import draw_body
@@ -195,22 +191,3 @@ def _describe_entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, ZIP_DATE)
     entry.create_system, entry.external_attr = 3, 0o100644 << 16  # Unix, whatever this machine is
     return entry
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 written, 2 refused with one message."""
-    parser = argparse.ArgumentParser(prog="python -m hip_mri.synthetic.demo", description="Draw synthetic patients.")
-    parser.add_argument("file", type=Path, help="zip file to write, such as incoming/month-1.zip")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds are other patients; 0 draws those of the demo")
-    parser.add_argument("--num-patients", type=int, default=NUM_PATIENTS, help="at least 5; each has 1 to 3 images")
-    given = parser.parse_args(arguments)
-    try:
-        print(write_demo_zip(given.file, given.seed, given.num_patients))
-    except HipMriError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,7 @@ from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.manifest import read_manifest, write_manifest
 from hip_mri.dataset.pseudonyms import (
     hash_identities,
-    main,
+    look_up_names,
     make_pseudonyms,
     read_named_manifest,
     resolve_pseudonyms,
@@ -101,30 +101,15 @@ def test_a_delivery_is_refused_where_the_key_is_gone(source_file, workspace, sna
     assert snapshot(workspace.root) == before
 
 
-def test_the_manifest_holds_no_name_and_its_owner_finds_them(source_file, workspace, entries, capsys):
+def test_the_manifest_holds_no_name_and_its_owner_finds_them(source_file, workspace, entries):
     ingest_images([Delivery("source", source_file)], workspace, num_threads=1)
     assert "source_name" not in read_manifest(workspace.manifest_file)
     named = read_named_manifest(workspace)
     assert set(named["source_name"]) == set(entries)
-    assert main([str(workspace.root), named["image_id"][0]]) == 0
-    heading, row = capsys.readouterr().out.splitlines()
-    assert heading == "image_id,source_name,state,reason"
-    assert row == f"{named['image_id'][0]},{named['source_name'][0]},ready,"
-    assert main([str(workspace.root)]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(entries)
-
-
-def test_the_command_names_images_that_it_does_not_know(filled, capsys):
-    known = read_manifest(filled.manifest_file)["image_id"][0]
-    assert main([str(filled.root), "0" * 16, known]) == 2
-    found = capsys.readouterr()
-    assert [line[:16] for line in found.out.splitlines()] == ["image_id,source_", known]
-    assert found.err.startswith(f"The manifest lists no image {'0' * 16}. Give ids as they stand in")
-
-
-def test_the_command_refuses_what_is_no_workspace(tmp_path, capsys):
-    assert main([str(tmp_path)]) == 2
-    assert "manifest.parquet cannot be read" in capsys.readouterr().err
+    found = look_up_names(workspace, [named["image_id"][0], "0" * 16])
+    assert found.values.tolist() == [[named["image_id"][0], named["source_name"][0], "ready", ""]]
+    assert list(found.columns) == ["image_id", "source_name", "state", "reason"]
+    assert len(look_up_names(workspace)) == len(entries)
 
 
 def test_a_refused_source_leaves_no_name_behind(pack, entries, workspace):
