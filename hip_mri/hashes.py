@@ -61,17 +61,15 @@ def compare_hashes(folder: Path) -> list[str]:
     """
     recorded, found = read_hashes(folder), hash_files(folder)
     return [
-        sentence
+        _describe_change(name, recorded.get(name), found.get(name))
         for name in sorted(recorded.keys() | found.keys())
-        if (sentence := _compare_hash(name, recorded.get(name), found.get(name)))
+        if recorded.get(name) != found.get(name)
     ]
 
 
-def _compare_hash(name: str, recorded: str | None, found: str | None) -> str | None:
+def _describe_change(name: str, recorded: str | None, found: str | None) -> str:
     if found is None:
         return f"{name} is missing"
     if recorded is None:
         return f"{name} does not belong to the run"
-    if found != recorded:
-        return f"{name} was changed: its SHA-256 is {found[:12]}…, {recorded[:12]}… was recorded"
-    return None
+    return f"{name} was changed: its SHA-256 is {found[:12]}…, {recorded[:12]}… was recorded"

@@ -13,7 +13,7 @@ from hip_mri.images.sandbox import Sandbox
 from hip_mri.workspace import Workspace
 from tests.benchmarks.load import write_zip
 
-MOST_BYTES_PER_IMAGE = 1000
+MAX_BYTES_PER_IMAGE = 1000
 """Python's own, at the worst moment; what Arrow holds of the tables comes on top, a few hundred bytes."""
 
 
@@ -46,4 +46,4 @@ def peak_of(tmp_path, monkeypatch):
 def test_ingest_holds_little_of_each_image(peak_of):
     peak_of(100)  # what is imported and made once
     few, many = peak_of(1000), peak_of(4000)
-    assert (many - few) / 3000 < MOST_BYTES_PER_IMAGE
+    assert (many - few) / 3000 < MAX_BYTES_PER_IMAGE
