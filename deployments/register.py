@@ -66,7 +66,9 @@ def register_automation(client: SyncPrefectClient) -> None:
     if not existing:
         client.create_automation(automation)
     for one in existing:
-        client.update_automation(one.id, automation.model_copy(update={"enabled": one.enabled}))
+        wanted = automation.model_copy(update={"enabled": one.enabled})
+        if wanted.model_dump() != one.model_dump(exclude={"id"}):  # an update discards the heartbeats received so far
+            client.update_automation(one.id, wanted)
 
 
 if __name__ == "__main__":

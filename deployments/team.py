@@ -17,7 +17,6 @@ from hip_mri.storage import explain_refusal, read_json, write_json
 
 SETTINGS_FILE: Final = Path(__file__).with_name("settings.env")
 
-
 PORTS: Final = {
     "server": 4200,  # Prefect's API and UI
     "database": 5433,  # 5432 is often taken by a PostgreSQL of the system
@@ -37,6 +36,14 @@ PROGRAMS: Final = {
     "dask-worker": (),
 }
 """Programs of `supervisord.conf`, and the names of the ports at which they listen."""
+
+HEALTH_CHECKS: Final = {
+    "server": ("server", "/api/health"),
+    "cpu-worker": ("cpu_worker", "/health"),
+    "gpu-worker": ("gpu_worker", "/health"),
+    "dask-scheduler": ("dashboard", "/health"),
+}
+"""Name of the port and path of health checks over HTTP."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +94,16 @@ class TeamSetup:
     def postgres(self) -> Postgres:
         return Postgres(self.folder / "postgres", self.ports["database"], self.database_user)
 
-    def list_ports(self, program: str) -> list[int]:
-        """Ports at which a program listens; none for programs that users have added."""
-        return [self.ports[name] for name in PROGRAMS.get(program, ())]
-
     def is_ready(self, program: str) -> bool:
         """Whether a program answers; programs that users have added count as ready."""
-        match program:
-            case "database":
-                return self.postgres.is_ready()
-            case "server" | "cpu-worker" | "gpu-worker" | "dask-scheduler":
-                path = "/api/health" if program == "server" else "/health"
-                return _get(self.list_ports(program)[-1], path) is not None
-            case "dask-worker":
-                counts = _get(self.ports["dashboard"], "/json/counts.json")
-                return counts is not None and counts.json()["workers"] >= 2
+        if program == "database":
+            return self.postgres.is_ready()
+        if program == "dask-worker":
+            counts = _get(self.ports["dashboard"], "/json/counts.json")
+            return counts is not None and counts.json()["workers"] >= 2
+        if program in HEALTH_CHECKS:
+            port, path = HEALTH_CHECKS[program]
+            return _get(self.ports[port], path) is not None
         return True
 
     def create_folder(self) -> None:

@@ -195,6 +195,9 @@ def test_secrets_are_private(team: Team) -> None:
     assert not [text for text in texts if any(secret in text for secret in secrets)]
     worker = Path(f"/proc/{team.pids['cpu-worker']}/environ").read_text()
     assert password not in worker
+    umask = os.umask(0o077)
+    os.umask(umask)
+    assert f"Umask:\t{umask:04o}" in Path(f"/proc/{team.pids['cpu-worker']}/status").read_text()
     assert stat.S_IMODE((team.folder / "supervisor.sock").stat().st_mode) == 0o700
 
 
@@ -325,7 +328,9 @@ def test_the_automation_exists_once_and_stays_disabled(team: Team) -> None:
         (present,) = client.read_automations_by_name(read_automation().name)
         assert present.enabled
         client.update_automation(present.id, read_automation().model_copy(update={"enabled": False}))
+        changed_at = team.ask(f"/automations/{present.id}")["updated"]
         register_automation(client)
+        assert team.ask(f"/automations/{present.id}")["updated"] == changed_at, "an update discards received heartbeats"
         (again,) = client.read_automations_by_name(read_automation().name)
         assert (again.id, again.enabled) == (present.id, False)
 
