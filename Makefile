@@ -44,9 +44,9 @@ types: $(TOOLS) ## Check types
 	$(BIN)/pyright
 
 lock: ## Write the lock files anew from pyproject.toml (needs uv)
-	$(COMPILE) --universal --extra dask --output-file requirements.lock
+	$(COMPILE) --universal --extra team --output-file requirements.lock
 	$(COMPILE) --universal --extra dev --constraint requirements.lock --output-file requirements-dev.lock
-	$(COMPILE) --python-platform linux --extra dask --extra gpu --constraint requirements.lock \
+	$(COMPILE) --python-platform linux --extra team --extra gpu --constraint requirements.lock \
 		--output-file requirements-gpu.lock
 
 clean: ## Remove the environment; the workspace stays

@@ -1,1 +1,6 @@
-"""What places the flows on machines."""
+"""Runs the flows on servers, workers and clusters."""
+
+from pathlib import Path
+from typing import Final
+
+PROJECT: Final = Path(__file__).parents[1]

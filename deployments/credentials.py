@@ -1,33 +1,19 @@
-"""Secrets of a set-up: made once, kept in files that only their owner can read, handed on in the environment."""
+"""Secrets of a team's set-up: generated once, kept in files that only their owner can read."""
 
 import secrets
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from hip_mri.errors import DeploymentError
 from hip_mri.storage import write_bytes
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """What a set-up knows and nobody else does.
-
-    Attributes:
-        login: `user:password` that the API and the UI ask for.
-        database_password: Of the one role in PostgreSQL.
-    """
-
-    login: str
-    database_password: str
-
-
 def read_environment(file: Path) -> dict[str, str]:
-    """Read a file of `NAME=value` lines; `export` before them, comments and empty lines are skipped.
+    """Read a file of `NAME=value` lines, with or without `export`; comments and empty lines are skipped.
 
     Raises:
-        DeploymentError: The file cannot be read, or a line is something else.
+        DeploymentError: The file cannot be read, or a line has another form.
     """
     environment = {}
     try:
@@ -48,28 +34,31 @@ def write_environment(file: Path, environment: Mapping[str, str], comment: str) 
     """Write a file that a shell can source and only its owner can read.
 
     Args:
-        file: Replaced.
+        file: Is replaced.
         environment: Names and values.
-        comment: Its first line.
+        comment: First line.
     """
     lines = [f"# {comment}", *(f"export {name}={shlex.quote(value)}" for name, value in environment.items())]
     write_bytes(file, ("\n".join(lines) + "\n").encode(), is_private=True)
 
 
-def make_credentials(server_file: Path) -> Credentials:
-    """Make the secrets of a set-up, or read those that were made before.
+def make_credentials(server_file: Path) -> tuple[str, str]:
+    """Read the secrets of a set-up; generate them if the file does not exist.
 
     Args:
-        server_file: Holds what the Prefect server alone must know.
+        server_file: Environment of the Prefect server.
+
+    Returns:
+        Login of the API and the UI as `user:password`, and the password of the role in PostgreSQL.
+
+    Raises:
+        DeploymentError: The file lacks one of them.
     """
+    login, password = names = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_SERVER_DATABASE_PASSWORD"
     if not server_file.exists():
-        secret = {
-            "PREFECT_SERVER_API_AUTH_STRING": f"admin:{secrets.token_hex(16)}",
-            "PREFECT_SERVER_DATABASE_PASSWORD": secrets.token_hex(16),
-        }
-        write_environment(server_file, secret, "For the Prefect server alone.")
-    known = read_environment(server_file)
-    try:
-        return Credentials(known["PREFECT_SERVER_API_AUTH_STRING"], known["PREFECT_SERVER_DATABASE_PASSWORD"])
-    except KeyError as error:
-        raise DeploymentError(f"{server_file} lacks {error.args[0]}. Restore the file from a backup.") from error
+        generated = {login: f"admin:{secrets.token_hex(16)}", password: secrets.token_hex(16)}
+        write_environment(server_file, generated, "Secrets of the Prefect server.")
+    environment = read_environment(server_file)
+    if missing := [name for name in names if name not in environment]:
+        raise DeploymentError(f"{server_file} lacks {', '.join(missing)}. Restore the file from a backup.")
+    return environment[login], environment[password]

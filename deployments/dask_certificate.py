@@ -1,7 +1,7 @@
-"""A certificate for Dask: `python -m deployments.dask_certificate FOLDER` writes one, unless there is one.
+"""Creates a TLS certificate for Dask: `python -m deployments.dask_certificate FOLDER`.
 
-Dask knows no passwords: everybody who can reach its scheduler can run code as its user. So scheduler, workers and
-clients speak TLS, and who does not hold this certificate is turned away. It is valid for a year.
+Dask has no passwords: without TLS, everybody who can connect to its scheduler can run code as its user. With TLS, the
+scheduler and the workers reject connections without this certificate. It is valid for a year.
 """
 
 import argparse
@@ -15,14 +15,14 @@ from hip_mri.storage import write_bytes
 
 
 def write_certificate(folder: Path) -> None:
-    """Write a new certificate: `authority.pem`, and `certificate.pem` with its key."""
-    made = Security.temporary().get_tls_config_for_role("client")
-    write_bytes(folder / "authority.pem", made["ca_file"].encode(), is_private=True)
-    write_bytes(folder / "certificate.pem", (made["cert"] + made["key"]).encode(), is_private=True)
+    """Write `authority.pem`, and `certificate.pem` with its private key; existing files are replaced."""
+    tls = Security.temporary().get_tls_config_for_role("client")
+    write_bytes(folder / "authority.pem", tls["ca_file"].encode(), is_private=True)
+    write_bytes(folder / "certificate.pem", (tls["cert"] + tls["key"]).encode(), is_private=True)
 
 
 def describe_certificate(folder: Path) -> dict[str, str]:
-    """Environment variables that make scheduler, workers and clients of Dask use the certificate in a folder."""
+    """Environment variables with which scheduler, workers and clients of Dask use the certificate in a folder."""
     roles = ("SCHEDULER", "WORKER", "CLIENT")
     return {
         "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(folder / "authority.pem"),
@@ -31,8 +31,8 @@ def describe_certificate(folder: Path) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a certificate where there is none."""
-    parser = argparse.ArgumentParser(description="Write a certificate for Dask, unless there is one.")
+    """Write a certificate if the folder has none; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Create a TLS certificate for Dask if the folder has none.")
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(arguments).folder
     if not (folder / "certificate.pem").exists():

@@ -1,133 +1,130 @@
-"""A team's set-up on one machine, without containers: `python -m deployments.native up|down|status --folder DIR`.
+"""Runs a team's programs on one machine without containers: `python -m deployments.native up|down|status --folder DIR`.
 
-PostgreSQL, Prefect's server with authentication, a worker for machines without and one for machines with a GPU, Dask's
-scheduler and workers. Everything listens on this machine only; everything that is written lies in the folder:
+The programs are PostgreSQL, Prefect's server with authentication, one worker for machines without and one for machines
+with a GPU, and Dask's scheduler and workers. `supervisord.conf` describes them. They listen on the loopback interface
+only. All files are written below the folder:
 
 DIR/
-├── credentials.env   for people's shells: where the server is, and the login
-├── server.env        the secrets of the server alone
-├── ports.json        where the programs listen
-├── processes.json    what runs
+├── credentials.env   for the shells of users: addresses and login
+├── server.env        secrets of the server
+├── ports.json        ports of the programs
+├── supervisor.sock   for `supervisorctl`
 ├── logs/             one file per program
 ├── postgres/         the database
-├── prefect/ dask/    what the programs keep for themselves
+├── prefect/ dask/    files of these programs
 """
 
 import argparse
 import os
 import pwd
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from deployments import PROJECT
 from deployments.dask_certificate import write_certificate
 from deployments.postgres import HOST
-from deployments.processes import POLL_SECONDS, ProcessRegister, start_process, stop_process
-from deployments.topology import PROJECT, Ports, Program, Topology
+from deployments.supervision import (
+    RUNNING_STATES,
+    connect_supervisor,
+    find_processes,
+    is_supervised,
+    read_states,
+    start_supervisor,
+    stop_processes,
+)
+from deployments.team import PORTS, PROGRAMS, TeamSetup
 from hip_mri.errors import DeploymentError, HipMriError
 from hip_mri.locks import hold_lock
-from hip_mri.storage import read_json, write_json
+from hip_mri.storage import read_json
 
 READY_SECONDS: Final = 180
 """The server's first start creates some hundred tables and indexes."""
 
 
-def bring_up(topology: Topology) -> None:
-    """Start what does not run yet, wait until everything answers, and register work pools and deployments.
-
-    Args:
-        topology: What runs.
+def bring_up(setup: TeamSetup) -> None:
+    """Start the programs that are not running, wait until all answer, and register work pools and deployments.
 
     Raises:
         DeploymentError: A program is missing, its port is taken, it ends or does not answer in time.
-        WorkspaceError: The folder cannot be written, or another process brings it up or down.
+        WorkspaceError: The folder cannot be written, or another process starts or stops the programs.
     """
-    topology.create_folder()
-    with _hold(topology.folder):
-        _check_ports_are_kept(topology)
-        credentials = topology.prepare()
-        write_json(_find_ports_file(topology.folder), asdict(topology.ports))
-        topology.postgres.create(credentials.database_password)
-        _ensure(topology, [topology.database()])
-        topology.postgres.create_database(credentials.database_password)
-        _ensure(topology, [topology.server()])
-        _register_deployments(topology)
-        _renew_certificate(topology)
-        _ensure(topology, [*topology.workers(), *topology.dask()])
+    setup.create_folder()
+    with _lock(setup.folder):
+        if is_supervised(setup.folder) and read_json(setup.ports_file) != setup.ports:
+            raise DeploymentError(f"{setup.folder}: already running on other ports. Call `down` first.")
+        database_password = setup.prepare()
+        setup.postgres.create(database_password)
+        if not is_supervised(setup.folder):
+            stop_processes(setup.folder)  # those of a supervisord that was killed
+            start_supervisor(setup.folder, setup.environment())
+        with connect_supervisor(setup.folder) as supervisor:
+            _start(setup, supervisor, ["database"])
+            setup.postgres.create_database(database_password)
+            _start(setup, supervisor, ["server"])
+            _register_deployments(setup)
+            states = read_states(supervisor)
+            if not {states.get("dask-scheduler"), states.get("dask-worker")} & RUNNING_STATES:
+                write_certificate(setup.dask_folder)  # the present one may have expired
+            _start(setup, supervisor, sorted(states.keys() - {"database", "server"}))
 
 
 def take_down(folder: Path) -> list[str]:
-    """Stop what `bring_up` started, the latest first, and nothing else.
-
-    Args:
-        folder: Where it was brought up; database, secrets and logs stay.
+    """Stop the programs of a folder, in reverse order, and supervisord; database, secrets and logs are kept.
 
     Returns:
-        Names of what was stopped.
+        Names of the programs that were running.
 
     Raises:
-        WorkspaceError: Another process brings it up or down.
+        WorkspaceError: Another process starts or stops them.
     """
-    register, stopped = _register_of(folder), []
-    with _hold(folder):
-        signals = {program.name: program.stop_signal for program in read_topology(folder).list_programs()}
-        for name, process in reversed(register.read().items()):
-            stop_process(process, signals.get(name, signal.SIGTERM))
-            register.remove(name)
-            stopped.append(name)
+    stopped = []
+    with _lock(folder):
+        if is_supervised(folder):
+            with connect_supervisor(folder) as supervisor:
+                states = read_states(supervisor)
+                for name in [*sorted(states.keys() - {"database", "server"}, reverse=True), "server", "database"]:
+                    if states[name] in RUNNING_STATES:
+                        supervisor.stopProcess(name)
+                        stopped.append(name)
+                    stop_processes(folder, name)
+        stop_processes(folder)
     return stopped
 
 
-def describe_state(topology: Topology) -> dict[str, str]:
-    """What each program is doing: `ready`, `does not answer` or `stopped`."""
-    register = _register_of(topology.folder)
+def describe_state(setup: TeamSetup) -> dict[str, str]:
+    """State of each program: `ready`, `does not answer`, or the state that supervisord reports, such as `stopped`."""
+    if not is_supervised(setup.folder):
+        return {name: "not supervised" if find_processes(setup.folder, name) else "stopped" for name in PROGRAMS}
+    with connect_supervisor(setup.folder) as supervisor:
+        states = read_states(supervisor)
     return {
-        program.name: "stopped"
-        if not register.is_running(program.name)
-        else ("ready" if program.is_ready() else "does not answer")
-        for program in topology.list_programs()
+        name: state.lower() if state not in RUNNING_STATES else ("ready" if setup.is_ready(name) else "does not answer")
+        for name, state in states.items()
     }
 
 
-def read_topology(folder: Path, database_user: str = "postgres", **ports: int | None) -> Topology:
-    """Find out what runs, or would run, in a folder.
-
-    Args:
-        folder: Where it is or will be brought up.
-        database_user: Whose rights PostgreSQL runs with where the caller is root.
-        **ports: By their names in `Ports`; those not given are as before, or the defaults.
-    """
-    file = _find_ports_file(folder)
-    known = read_json(file) if file.exists() else {}
-    given = {name: port for name, port in ports.items() if port is not None}
-    return Topology(folder, Ports(**(known | given)), database_user)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks; returns the exit code."""
+    """Run the command line; returns the exit code."""
     given = vars(_make_parser().parse_args(arguments))
     action, folder = given.pop("action"), given.pop("folder").absolute()
     try:
-        if not Path("/proc/self/environ").exists():
-            raise DeploymentError("This needs Linux. Elsewhere, use deployments/compose.yaml.")
+        setup = TeamSetup.read(folder, **given)
         if action == "up":
-            topology = read_topology(folder, **given)
-            bring_up(topology)
-            print(_describe_access(topology))
+            bring_up(setup)
+            print(_describe_access(setup))
             return 0
-        if not _find_ports_file(folder).exists():
-            raise DeploymentError(f"{folder}: nothing was brought up here. Look at --folder.")
+        if not setup.ports_file.exists():
+            raise DeploymentError(f"{folder}: `up` was never called with this folder. Correct --folder.")
         if action == "down":
             print("Stopped:", ", ".join(take_down(folder)) or "nothing was running")
             return 0
-        states = describe_state(read_topology(folder))
+        states = describe_state(setup)
         print("\n".join(f"{name:16}{state}" for name, state in states.items()))
         return int(set(states.values()) != {"ready"})
     except HipMriError as error:
@@ -138,104 +135,83 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deployments.native",
-        description="Bring a team's set-up up on this machine, take it down, or tell its state.",
-        epilog="Given again, `up` starts what has stopped. `status` ends with 1 unless everything is ready.",
+        description="Start or stop a team's programs on this machine, or show their state.",
+        epilog="A second `up` starts the programs that have stopped. `status` exits with 1 unless all are ready.",
     )
     parser.add_argument("action", choices=["up", "down", "status"])
-    parser.add_argument("--folder", type=Path, required=True, help="for database, secrets, logs; nothing else is in it")
-    parser.add_argument("--database-user", default="postgres", help="whom root runs PostgreSQL as (%(default)s)")
-    for field in fields(Ports):
-        option = f"--{field.name.replace('_', '-')}-port"
-        parser.add_argument(option, dest=field.name, type=int, metavar="PORT", help=f"default {field.default}")
+    parser.add_argument("--folder", type=Path, required=True, help="database, secrets and logs; for nothing else")
+    parser.add_argument("--database-user", default="postgres", help="runs PostgreSQL if root calls this (%(default)s)")
+    for name, port in PORTS.items():
+        option = f"--{name.replace('_', '-')}-port"
+        parser.add_argument(option, dest=name, type=int, metavar="PORT", help=f"default {port}")
     return parser
 
 
-def _register_of(folder: Path) -> ProcessRegister:
-    return ProcessRegister(folder / "processes.json")
-
-
-def _find_ports_file(folder: Path) -> Path:
-    return folder / "ports.json"
-
-
-def _hold(folder: Path) -> AbstractContextManager[None]:
-    """Keep a second `up` or `down` out of the folder."""
+def _lock(folder: Path) -> AbstractContextManager[None]:
+    """Lock the folder against a second `up` or `down`."""
     return hold_lock(folder / ".lock", 0, f"{folder} is being brought up or down by", "Wait for that to end")
 
 
-def _check_ports_are_kept(topology: Topology) -> None:
-    """Programs that run keep their ports; others must be stopped first."""
-    register = _register_of(topology.folder)
-    running = [name for name in register.read() if register.is_running(name)]
-    if running and read_json(_find_ports_file(topology.folder)) != asdict(topology.ports):
-        raise DeploymentError(f"{', '.join(running)}: already running on other ports. Take them down first.")
+def _start(setup: TeamSetup, supervisor: Any, names: Sequence[str]) -> None:
+    """Start the programs that are not running, then wait for each."""
+    for name in names:
+        state = supervisor.getProcessInfo(name)["statename"]
+        if state == "BACKOFF":  # waits for its next try
+            supervisor.stopProcess(name)
+        if state not in RUNNING_STATES:
+            _check_ports_are_free(name, [setup.ports[port] for port in PROGRAMS.get(name, ())])
+            _log(f"starting {name}")
+            supervisor.startProcess(name, False)
+    for name in names:
+        _wait_until_ready(setup, supervisor, name)
 
 
-def _renew_certificate(topology: Topology) -> None:
-    """Write a new certificate for Dask, unless somebody uses the present one."""
-    register = _register_of(topology.folder)
-    if not any(register.is_running(program.name) for program in topology.dask()):
-        write_certificate(topology.dask_folder)
-
-
-def _ensure(topology: Topology, programs: Sequence[Program]) -> None:
-    """Start the programs that do not run, then wait for each."""
-    register = _register_of(topology.folder)
-    for program in programs:
-        if not register.is_running(program.name):
-            _check_ports_are_free(program)
-            log_file = topology.logs_folder / f"{program.name}.log"
-            _tell(f"starting {program.name}")
-            folder = Path("/") if program.user else PROJECT
-            register.add(
-                program.name, start_process(program.command, program.environment, folder, log_file, program.user)
-            )
-    for program in programs:
-        _wait_until_ready(topology, register, program)
-
-
-def _check_ports_are_free(program: Program) -> None:
-    for port in program.ports:
+def _check_ports_are_free(name: str, ports: Sequence[int]) -> None:
+    for port in ports:
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what ended a moment ago does not count
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores connections in TIME_WAIT
             try:
                 probe.bind((HOST, port))
             except OSError as error:
                 raise DeploymentError(
-                    f"{program.name}: port {port} of {HOST} cannot be had ({error.strerror}). "
+                    f"{name}: port {port} of {HOST} is not available ({error.strerror}). "
                     "Give another one; --help lists the options."
                 ) from error
 
 
-def _wait_until_ready(topology: Topology, register: ProcessRegister, program: Program) -> None:
+def _wait_until_ready(setup: TeamSetup, supervisor: Any, name: str) -> None:
+    """Wait until a program answers; one that ends is stopped, so that supervisord does not try again."""
     deadline = time.monotonic() + READY_SECONDS
-    while not program.is_ready():
-        ended = not register.is_running(program.name)
-        if ended or time.monotonic() > deadline:
-            log_file = topology.logs_folder / f"{program.name}.log"
-            fault = "ended" if ended else f"does not answer after {READY_SECONDS} seconds"
-            raise DeploymentError(f"{program.name} {fault}. The end of {log_file}:\n{_read_end(log_file)}")
-        time.sleep(POLL_SECONDS)
+    while not setup.is_ready(name):
+        info = supervisor.getProcessInfo(name)
+        has_ended = info["statename"] not in RUNNING_STATES
+        if has_ended or time.monotonic() > deadline:
+            if info["statename"] == "BACKOFF":
+                supervisor.stopProcess(name)
+            fault = "ended" if has_ended else f"does not answer after {READY_SECONDS} seconds"
+            log_file = Path(info["logfile"])
+            raise DeploymentError(f"{name} {fault}. The end of {log_file}:\n{_read_end(log_file)}")
+        time.sleep(0.2)
 
 
-def _register_deployments(topology: Topology) -> None:
-    log_file = topology.logs_folder / "register.log"
-    _tell("registering work pools, deployments and the automation")
+def _register_deployments(setup: TeamSetup) -> None:
+    log_file = setup.folder / "logs" / "register.log"
+    _log("registering work pools, deployments and the automation")
     command = [sys.executable, "-m", "deployments.register"]
     with log_file.open("wb") as log:
         done = subprocess.run(
-            command, env=topology.environment(), cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, check=False
+            command, env=setup.environment(), cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, check=False
         )
     if done.returncode:
         raise DeploymentError(f"The deployments cannot be registered. The end of {log_file}:\n{_read_end(log_file)}")
 
 
-def _describe_access(topology: Topology) -> str:
+def _describe_access(setup: TeamSetup) -> str:
     user = pwd.getpwuid(os.geteuid()).pw_name
     return (
-        f"Prefect  {topology.url}  (login: PREFECT_API_AUTH_STRING in {topology.credentials_file})\n"
-        f"Dask     http://{HOST}:{topology.ports.dashboard}/status\n"
-        f"In a shell of {user}:  . {topology.credentials_file}\n"
+        f"Prefect  {setup.url}  (login: PREFECT_API_AUTH_STRING in {setup.credentials_file})\n"
+        f"Dask     http://{HOST}:{setup.ports['dashboard']}/status\n"
+        f"In a shell of {user}:  . {setup.credentials_file}\n"
         "Then, for instance:  prefect deployment run hip-pipeline/default --watch"
     )
 
@@ -244,7 +220,7 @@ def _read_end(file: Path, num_lines: int = 15) -> str:
     return "\n".join(file.read_text(errors="replace").splitlines()[-num_lines:])
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 

@@ -125,6 +125,8 @@ DECISIONS = {
     "tasks.progress": ("rich",),
     "deployments.dask_certificate": ("distributed",),
     "deployments.register": ("yaml",),
+    "deployments.supervision": ("psutil", "supervisor"),
+    "deployments.team": ("httpx",),
 }
 """Beyond the table. The command line reads settings and turns errors into one line. It checks the source, so that a
 mistyped path is told before Prefect takes its seconds to start, and likewise that another run holds the workspace; and
@@ -135,7 +137,8 @@ server that does not start or answer, are errors of the project's tree, as are s
 process of a server of a run's own hands Prefect's application to Uvicorn itself, so that it can end with the run.
 Progress is drawn by Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks
 for one; and to what makes its certificates. Stages hand the library's records on and name them in their signatures. A
-form in the UI is a pydantic model. `deployments` knows the foundation: its errors and its atomic private files."""
+form in the UI is a pydantic model. `deployments` knows the foundation: its errors and its atomic private files. Its
+programs are run by supervisord, their health checks answer over HTTP."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The rules of compose.yaml, settings.env and the Dockerfile, checked without a container engine."""
+"""Checks of compose.yaml, settings.env, supervisord.conf and the Dockerfile without a container engine."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ each_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def known_settings() -> set[str]:
-    """Names of all environment variables that Prefect reads."""
+    """All environment variables that Prefect reads."""
     from prefect.settings import Settings
     from pydantic import AliasChoices, BaseModel
 
@@ -41,13 +41,13 @@ def known_settings() -> set[str]:
 def test_every_prefect_setting_exists() -> None:
     named = set(read_environment(FOLDER / "settings.env"))
     named |= {name for service in SERVICES.values() for name in service.get("environment", {})}
-    named |= set(re.findall(r"\bPREFECT_[A-Z_]+[A-Z]\b", (FOLDER / "topology.py").read_text()))
+    named |= set(re.findall(r"\bPREFECT_[A-Z_]+[A-Z]\b", (FOLDER / "supervisord.conf").read_text()))
     prefect = {name for name in named if name.startswith("PREFECT_")}
     assert len(prefect) > 20
     assert prefect - known_settings() == set()
 
 
-def test_the_settings_of_a_team_are_the_strict_ones() -> None:
+def test_the_settings_of_a_team_are_strict() -> None:
     settings = read_environment(FOLDER / "settings.env")
     assert settings["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
     assert settings["PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED"] == "true"
@@ -59,13 +59,13 @@ def test_the_settings_of_a_team_are_the_strict_ones() -> None:
 
 
 @each_service
-def test_ports_are_reached_from_this_machine_only(name: str) -> None:
+def test_ports_are_published_on_the_loopback_interface(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
     assert SERVICES[name].get("network_mode") in (None, "none")
 
 
 @each_service
-def test_no_secret_stands_in_the_file(name: str) -> None:
+def test_the_file_contains_no_secret(name: str) -> None:
     secret = {
         key: value
         for key, value in SERVICES[name].get("environment", {}).items()
@@ -74,7 +74,7 @@ def test_no_secret_stands_in_the_file(name: str) -> None:
     assert all(re.fullmatch(r"\$\{[A-Z_]+:\?[^}]+\}", value) for value in secret.values()), "refuse to start without"
 
 
-def test_the_example_of_secrets_holds_none() -> None:
+def test_the_example_contains_no_secret() -> None:
     example = read_environment(FOLDER / "example.env")
     needed = set(re.findall(r"\$\{([A-Z_]+):\?", (FOLDER / "compose.yaml").read_text()))
     offered = set(re.findall(r"\$\{([A-Z_]+):-", (FOLDER / "compose.yaml").read_text()))
@@ -83,7 +83,7 @@ def test_the_example_of_secrets_holds_none() -> None:
 
 
 @each_service
-def test_a_service_tells_whether_it_is_well_or_waits_for_one_that_does(name: str) -> None:
+def test_services_have_health_checks_or_wait_for_healthy_ones(name: str) -> None:
     service = SERVICES[name]
     assert "healthcheck" in service or "depends_on" in service or name in ONE_SHOT
     for other, condition in service.get("depends_on", {}).items():
@@ -103,12 +103,12 @@ def test_images_are_pinned_and_programs_run_with_few_rights(name: str) -> None:
         assert service["env_file"] == "settings.env"
 
 
-def test_every_volume_that_is_named_is_used_and_declared() -> None:
+def test_volumes_are_declared_and_used() -> None:
     volumes = [volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
     assert {volume for volume in volumes if not volume.startswith("$")} == set(COMPOSE["volumes"])
 
 
-def test_only_the_gpu_worker_takes_a_gpu() -> None:
+def test_only_the_gpu_worker_reserves_a_gpu() -> None:
     reserved = [name for name, service in SERVICES.items() if "deploy" in service]
     assert reserved == ["gpu-worker"]
     assert SERVICES["gpu-worker"]["profiles"] == ["gpu"]
@@ -129,7 +129,7 @@ def test_every_work_pool_has_a_worker_and_every_deployment_a_work_pool() -> None
     assert {deployment["work_pool"]["name"] for deployment in joined["deployments"]} == set(WORK_POOLS)
 
 
-def test_dask_speaks_tls_only() -> None:
+def test_dask_uses_tls_only() -> None:
     expected = describe_certificate(Path("/certificates"))
     for name in ("dask-scheduler", "dask-worker", "cpu-worker", "gpu-worker"):
         assert expected.items() <= SERVICES[name]["environment"].items()
@@ -139,7 +139,7 @@ def test_dask_speaks_tls_only() -> None:
         assert command[command.index("--protocol") + 1] == "tls"
 
 
-def test_the_image_holds_what_is_locked_and_runs_without_root() -> None:
+def test_the_image_contains_locked_packages_and_runs_without_root() -> None:
     lines = (FOLDER / "Dockerfile").read_text()
     assert re.search(r"^FROM python:3\.11\.\d+-slim-\w+$", lines, re.MULTILINE)
     assert "--require-hashes --requirement" in lines
@@ -150,14 +150,14 @@ def test_the_image_holds_what_is_locked_and_runs_without_root() -> None:
         assert source == "${REQUIREMENTS}" or (PROJECT / source).exists()
 
 
-def test_all_ways_of_installing_take_the_same_uv() -> None:
-    files = ("Makefile", "deployments/Dockerfile", "hip.ipynb", "docs/cluster.md")
+def test_all_installations_use_the_same_uv() -> None:
+    files = ("Makefile", "deployments/Dockerfile", "hip.ipynb", "docs/deployment.md")
     versions = {name: set(re.findall(r"uv==[\d.]+", (PROJECT / name).read_text())) for name in files}
     assert len(set().union(*versions.values())) == 1, versions
     assert all(versions.values()), versions
 
 
-def test_the_build_is_sent_nothing_but_what_the_image_holds() -> None:
+def test_the_build_context_holds_only_what_the_image_contains() -> None:
     rules = (FOLDER / "Dockerfile.dockerignore").read_text().split("\n")
     rules = [rule for rule in rules if rule and not rule.startswith("#")]
     assert rules[0] == "*"
@@ -166,4 +166,4 @@ def test_the_build_is_sent_nothing_but_what_the_image_holds() -> None:
     copied = {word for line in re.findall(r"^COPY (.+)$", lines, re.MULTILINE) for word in line.split()[:-1]}
     locks = {"requirements.lock", "requirements-gpu.lock"}
     assert allowed - {"deployments/settings.env"} == (copied - {"${REQUIREMENTS}"}) | locks
-    assert "deployments/*.env" in rules, "secrets stay out of images"
+    assert "deployments/*.env" in rules, "secrets must not be copied into images"

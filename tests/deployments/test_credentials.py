@@ -8,21 +8,22 @@ from deployments.dask_certificate import describe_certificate, main, write_certi
 from hip_mri.errors import DeploymentError
 
 
-def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path) -> None:
+def test_secrets_are_generated_once_and_private(tmp_path: Path) -> None:
     file = tmp_path / "server.env"
     made = make_credentials(file)
     assert file.stat().st_mode & 0o777 == 0o600
     assert make_credentials(file) == made
     assert make_credentials(tmp_path / "other.env") != made
 
-    user, _, password = made.login.partition(":")
+    login, database_password = made
+    user, _, password = login.partition(":")
     assert user == "admin"
     assert len(password) >= 32
-    assert len(made.database_password) >= 32
-    assert password != made.database_password
+    assert len(database_password) >= 32
+    assert password != database_password
 
 
-def test_a_shell_reads_the_same_as_we_do(tmp_path: Path) -> None:
+def test_a_shell_reads_the_same_values(tmp_path: Path) -> None:
     environment = {"PLAIN": "http://127.0.0.1:4200/api", "HARD": "a 'quoted' $HOME # word", "EMPTY": ""}
     file = tmp_path / "some.env"
     write_environment(file, environment, "For a shell.")
@@ -33,7 +34,7 @@ def test_a_shell_reads_the_same_as_we_do(tmp_path: Path) -> None:
     assert shell.stdout.splitlines() == list(environment.values())
 
 
-def test_a_line_that_is_no_setting_is_named(tmp_path: Path) -> None:
+def test_a_line_without_a_setting_is_named(tmp_path: Path) -> None:
     file = tmp_path / "broken.env"
     file.write_text("# comment\n\nGOOD=1\nexport\n")
     with pytest.raises(DeploymentError, match=r"broken\.env, line 4: expected NAME=value"):

@@ -1,4 +1,4 @@
-"""The README's way: a real server, a work pool, `prefect deploy`, a real worker process, a run of the deployment."""
+"""The server for one user of `docs/deployment.md`: a work pool, `prefect deploy`, a worker, a run of a deployment."""
 
 import json
 from pathlib import Path
@@ -34,10 +34,12 @@ def test_deployment_runs_on_a_worker(source_zip: Path, tmp_path: Path) -> None:
     assert artifacts["train-model"]["data"] == 100.0
     assert artifacts["report"]["data"].count("data:image/png;base64,") >= 5
     assert len(artifacts["report"]["data"]) <= 500_000
-    assert any(line.startswith("Epoch 3 of 3") for line in logs), "the library's lines are not in the run's log"
+    assert any(line.startswith("Epoch 3 of 3") for line in logs), (
+        "log lines of the library are not in the log of the flow run"
+    )
 
 
-def test_every_setting_has_its_place_in_the_form() -> None:
+def test_every_setting_is_described_in_the_form() -> None:
     from flows.pipeline import hip_pipeline
 
     definitions = hip_pipeline.parameters.definitions
