@@ -197,11 +197,9 @@ def _wait_until_ready(setup: TeamSetup, supervisor: Any, name: str) -> None:
 def _register_deployments(setup: TeamSetup) -> None:
     log_file = setup.folder / "logs" / "register.log"
     _log("registering work pools, deployments and the automation")
-    command = [sys.executable, "-m", "deployments.register"]
     with log_file.open("wb") as log:
-        done = subprocess.run(
-            command, env=setup.environment(), cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, check=False
-        )
+        command, streams = [sys.executable, "-m", "deployments.register"], {"stdout": log, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, env=setup.environment(), cwd=PROJECT, check=False, **streams)
     if done.returncode:
         raise DeploymentError(f"The deployments cannot be registered. The end of {log_file}:\n{_read_end(log_file)}")
 

@@ -13,7 +13,7 @@ from deployments.credentials import make_credentials, read_environment, write_en
 from deployments.dask_certificate import describe_certificate
 from deployments.postgres import HOST, Postgres
 from hip_mri.proxies import exempt_loopback
-from hip_mri.storage import explain_refusal, read_json, write_json
+from hip_mri.storage import explain_write_errors, read_json, write_json
 
 SETTINGS_FILE: Final = Path(__file__).with_name("settings.env")
 
@@ -112,7 +112,7 @@ class TeamSetup:
         Raises:
             WorkspaceError: It cannot be created.
         """
-        with explain_refusal(self.folder):
+        with explain_write_errors(self.folder):
             # The user that runs PostgreSQL, if another one, needs access to the folder below.
             self.folder.mkdir(mode=0o711 if self.postgres.owner else 0o700, parents=True, exist_ok=True)
 
