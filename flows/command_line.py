@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import logging
-import os
 import re
 import sys
 import threading
@@ -16,6 +15,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from flows.native_stderr import filter_native_stderr
 from flows.network_checks import prepare_network
 from flows.prefect_server import PrefectServer, open_server
 from flows.prefect_settings import load_prefect
@@ -199,7 +199,7 @@ def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras:
     Raises:
         DeploymentError: Prefect's server does not answer, or no longer.
     """
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # is not silenced while TensorFlow loads
+    filter_native_stderr()
     logging.raiseExceptions = False  # else Prefect writes of every line that a dying server does not take
     show_progress_lines(sys.stderr)
     logger.info("Starting Prefect ...")

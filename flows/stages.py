@@ -130,6 +130,5 @@ def cross_validate(steps: Steps, config: TrainingConfig, workspace: Workspace, f
     plan = steps.run(plan_folds)(workspace, features, hidden_units, training, config.evaluation)
     if plan is None:
         return None
-    shared = {"plan": plan, "features": features, "hidden_units": hidden_units, "settings": training}
-    steps.map(cross_validate_fold, "fold", plan.folds, workspace, **shared)
+    steps.map(cross_validate_fold, "fold", plan.folds, workspace, plan=plan)
     return steps.run(join_folds)(plan)

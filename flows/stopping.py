@@ -117,7 +117,7 @@ class SignalWatcher:
         """Tell the user once, whichever thread comes first."""
         if self._is_silent.acquire(blocking=False):
             with suppress(OSError, ValueError):  # nobody reads it any more
-                stream = sys.stderr.fileno()  # descriptor 2 leads nowhere while TensorFlow loads
+                stream = sys.stderr.fileno()  # descriptor 2 leads to a filter
                 show_cursor = "\n\x1b[?25h" if os.isatty(stream) else ""  # progress bars hide it
                 os.write(stream, f"{show_cursor}{STOPPED}\n".encode())
 

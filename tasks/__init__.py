@@ -2,7 +2,4 @@
 
 import logging
 
-from hip_mri.models.quiet_loading import silence_loading
-
 logging.getLogger("hip_mri").setLevel(logging.INFO)  # Prefect hands the lines on, but leaves the level at warnings
-silence_loading()

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from hip_mri.config import ImageSettings, PreprocessingSettings, SheetSettings
 from hip_mri.dataset.deliveries import Delivery, delete_damaged
-from hip_mri.models.network import SplitNetwork
+from hip_mri.models.scoring import SplitNetwork
 from hip_mri.serving import prediction_inputs as intake
 from hip_mri.serving import served_model
 from hip_mri.serving import served_network as serving

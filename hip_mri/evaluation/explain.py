@@ -1,14 +1,14 @@
-"""Where the network looked: Grad-CAM, with the gradient written out instead of differentiated.
+"""Grad-CAM heat maps of images, and the choice of images to explain.
 
-Behind the last maps stand global average pooling, at most a normalization, and dense layers. For such a head the
-gradient of the logit follows from the weights by the chain rule, so whatever engine computes the features computes the
-maps, too, by running the network forwards only.
+The last feature maps are followed by global average pooling, an optional normalization and dense layers. For such a
+head the gradient of the logit with respect to the maps has a closed form, so that any engine can compute heat maps with
+forward passes only.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -17,48 +17,46 @@ from numpy.typing import ArrayLike, NDArray
 from hip_mri.dataset.tables import load_array
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.sheets import MOST_CASES, ExplainedCase, Outcome
-from hip_mri.models.backbones.backbone import STANDARDIZE, Backbone, load_backbone
+from hip_mri.models.backbones.backbone import Backbone, load_backbone
 from hip_mri.models.backbones.engines import open_engine
-from hip_mri.models.keras_settings import import_keras
-from hip_mri.models.network import SplitNetwork
+from hip_mri.models.backbones.random_weights import STANDARDIZE
+from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.saved import load_head
+from hip_mri.models.scoring import SplitNetwork
 from hip_mri.storage import digest, digest_file, replace_file
 
-if TYPE_CHECKING:
-    import keras
-
-RECIPE: Final = 1
-"""Number of this way to explain; a change that alters heat raises it."""
+EXPLANATION_RECIPE: Final = 1
+"""Version of the explanation; raised by changes that alter heat maps."""
 
 BATCH_SIZE: Final = 16
-"""Images whose last maps are held at once; 400 KB each for a ResNet at 224 pixels."""
+"""Images whose last maps are held in memory at once; 400 KB each for a ResNet at 224 pixels."""
 
 ExplainImages = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Images, shape (num_images, height, width), to heat 0-1 of the same shape; see `explain_images`."""
+"""From images, shape (num_images, height, width), to heat maps of the same shape; see `explain_images`."""
 
 
 def explain_images(network: SplitNetwork, images: NDArray[np.uint8], cache_folder: Path) -> NDArray[np.float32]:
-    """Find which places of each image raised its score most; done before for the same images, it is not repeated.
+    """Compute Grad-CAM heat maps, or read them from the cache.
 
     Args:
-        network: What scored them.
-        images: Gray levels 0-255 as the network sees them, shape (num_images, height, width).
-        cache_folder: Keeps what was found.
+        network: The network that scored the images.
+        images: Preprocessed gray levels 0-255, shape (num_images, height, width).
+        cache_folder: Folder of computed heat maps.
 
     Returns:
-        Heat 0-1, of the same shape. The hottest place of an image is 1, whatever its score; an image in which
-        nothing spoke for a lesion is 0 throughout.
+        Heat 0-1, of the same shape. The maximum of an image is 1, independent of its score; an image without evidence
+        for a lesion is 0 everywhere.
 
     Raises:
-        EvaluationError: The images do not fit the network, or its head is of another kind.
+        EvaluationError: The images do not fit the network, or its head has other layers than Grad-CAM supports.
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
-    ICCV 2017. The map is enlarged with linear interpolation.
+    ICCV 2017. Maps are enlarged by linear interpolation.
     """
     size = network.features.backbone.image_size
     _check_images(images, size)
     content = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
-    identity = [RECIPE, network.features.digest, digest_file(network.head_file), len(images), content]
+    identity = [EXPLANATION_RECIPE, network.features.digest, digest_file(network.head_file), len(images), content]
     file = cache_folder / f"{digest(identity)[:16]}.npy"
     heat = _read_heat(file, images.shape)
     if heat is None:
@@ -69,7 +67,7 @@ def explain_images(network: SplitNetwork, images: NDArray[np.uint8], cache_folde
 
 
 def _read_heat(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """What was found before; `None` where there is nothing or the file is damaged."""
+    """Read cached heat maps; `None` if the file is missing or damaged."""
     try:
         heat = load_array(file)
     except (OSError, ValueError, EOFError):
@@ -92,57 +90,51 @@ def _compute_heat(network: SplitNetwork, images: NDArray[np.uint8]) -> NDArray[n
     return heat
 
 
-def differentiate_head(head: "keras.Model", features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gradient of the logit by the features, with the chain rule from the last layer to the first.
+def differentiate_head(head: Model, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute the gradient of the logit with respect to the features, by the chain rule.
+
+    The closed form needs NumPy only. Automatic differentiation would need code for each backend of Keras.
 
     Args:
-        head: Dense layers with ReLU or none; the last one has one unit, and counts without its sigmoid: the logit is
-            explained, not the probability.
-        features: What the head takes, shape (num_images, num_features).
+        head: Dense layers with ReLU, and a last one with one unit whose sigmoid is left out.
+        features: Input of the head, shape (num_images, num_features).
 
     Returns:
-        Shape (num_images, num_features).
+        Gradients, shape (num_images, num_features).
 
     Raises:
-        EvaluationError: The head has a layer of another kind.
+        EvaluationError: The head has another kind of layer.
     """
-    weights: list[NDArray[np.float32]] = []
-    gates: list[NDArray[Any]] = []
-    output = features
-    for number, layer in enumerate(head.layers[1:], 2):
-        is_gated = _check_layer(layer, is_last=number == len(head.layers))
-        kernel, bias = (np.asarray(values, np.float32) for values in layer.get_weights())
+    _check_layers(head)
+    *hidden, last = (layer.get_weights() for layer in head.layers[1:])
+    output, is_active = features, []
+    for kernel, bias in hidden:
         output = output @ kernel + bias
-        gates.append(output > 0 if is_gated else np.ones_like(output))
-        output = output * gates[-1]
-        weights.append(kernel)
-    gradient: NDArray[Any] = np.ones((len(features), 1), np.float32)
-    for kernel, gate in zip(reversed(weights), reversed(gates), strict=True):
-        gradient = (gradient * gate) @ kernel.T
-    return gradient.astype(np.float32)
+        is_active.append(output > 0)
+        output = output * is_active[-1]
+    gradient = np.repeat(last[0].T, len(features), axis=0)
+    for (kernel, _), mask in zip(reversed(hidden), reversed(is_active), strict=True):
+        gradient = (gradient * mask) @ kernel.T
+    return gradient
 
 
-def _check_layer(layer: "keras.Layer", *, is_last: bool) -> bool:
-    """Whether a layer lets only positive values through.
-
-    Raises:
-        EvaluationError: It is none that can be differentiated here.
-    """
+def _check_layers(head: Model) -> None:
     keras = import_keras()
-    activations = keras.activations
-    allowed = (activations.sigmoid, activations.linear) if is_last else (activations.relu, activations.linear)
-    if isinstance(layer, keras.layers.Dense) and layer.activation in allowed and (layer.units == 1 or not is_last):
-        return layer.activation is activations.relu
-    raise EvaluationError(
-        f"explanation: the layer {layer.name} ({type(layer).__name__}) is none that Grad-CAM knows here. Needed are "
-        "dense layers with ReLU, the last one with one unit and a sigmoid. Leave the explanation out for this model."
-    )
+    for layer in head.layers[1:]:
+        is_last = layer is head.layers[-1]
+        allowed = ("sigmoid", "linear") if is_last else ("relu",)
+        is_dense = isinstance(layer, keras.layers.Dense) and (layer.units == 1 or not is_last)
+        if not (is_dense and layer.activation.__name__ in allowed):
+            raise EvaluationError(
+                f"explanation: Grad-CAM does not support the layer {layer.name} ({type(layer).__name__}). It needs "
+                "dense layers with ReLU, and a last one with one unit and a sigmoid. Omit explanations of this model."
+            )
 
 
 def _find_scale(backbone: Backbone) -> NDArray[np.float32] | np.float32:
-    """What a normalization behind the pooling multiplies each feature by, shape (num_features,) or none.
+    """Find the factor by which the normalization multiplies each feature, shape (num_features,), or 1.
 
-    The pooling divides all features by the same number, which the heat, being relative, does not show.
+    The factor of the pooling is the same for all features and has no effect on the relative heat.
     """
     if not backbone.standardized:
         return np.float32(1)
@@ -154,15 +146,15 @@ def _check_images(images: NDArray[np.uint8], size: int) -> None:
     if images.ndim != 3 or images.dtype != np.uint8 or images.shape[1:] != (size, size):
         raise EvaluationError(
             f"explanation: images of shape (n, {size}, {size}) and type uint8 are needed, received {images.shape}, "
-            f"{images.dtype}. Give the preprocessed images that the network was trained on."
+            f"{images.dtype}. Give images with the preprocessing of the network."
         )
 
 
 def _shape_heat(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Keep what raises the score, enlarge it to the image, and bring its highest value to 1."""
-    raised = cv2.resize(np.maximum(heat, 0), size[::-1], interpolation=cv2.INTER_LINEAR)
-    highest = raised.max()
-    return (raised / highest if highest > 0 else raised).astype(np.float32)
+    """Keep positive values, enlarge them to the size of the image, and scale the maximum to 1."""
+    enlarged = cv2.resize(np.maximum(heat, 0), size[::-1], interpolation=cv2.INTER_LINEAR)
+    maximum = enlarged.max()
+    return (enlarged / maximum if maximum > 0 else enlarged).astype(np.float32)
 
 
 def pick_cases(
@@ -170,17 +162,17 @@ def pick_cases(
     scores: ArrayLike,
     threshold: float,
     groups: ArrayLike | None = None,
-    most: int = MOST_CASES,
+    max_cases: int = MOST_CASES,
 ) -> list[tuple[int, Outcome]]:
-    """Choose the most confident right and wrong calls.
+    """Choose the most confident correct and wrong classifications.
 
     Args:
         labels: 0 normal or 1 lesion, shape (num_images,).
         scores: Probability of a lesion, 0-1, of the same shape.
-        threshold: Scores at or above it are called a lesion.
-        groups: Group of each image, such as its patient; of each outcome a group shows its most confident image
-            only, since neighbouring slices look alike. `None` lets every image stand for itself.
-        most: Of each outcome.
+        threshold: Scores at or above it are classified as lesion.
+        groups: Group of each image, such as its patient. Only the most confident image of a group is chosen for an
+            outcome, since neighbouring slices look alike. `None` treats every image as a group.
+        max_cases: Maximum number for each outcome.
 
     Returns:
         Position and outcome of each chosen image, the most confident of an outcome first; equal scores in the
@@ -188,19 +180,19 @@ def pick_cases(
     """
     true, probabilities = np.asarray(labels), np.asarray(scores, np.float64)
     group_of = np.arange(len(true)) if groups is None else np.asarray(groups)
-    called = probabilities >= threshold
+    is_positive = probabilities >= threshold
     kinds: dict[Outcome, tuple[NDArray[np.bool_], int]] = {
-        "true positive": (called & (true == 1), -1),
-        "true negative": (~called & (true == 0), 1),
-        "false positive": (called & (true == 0), -1),
-        "false negative": (~called & (true == 1), 1),
+        "true positive": (is_positive & (true == 1), -1),
+        "true negative": (~is_positive & (true == 0), 1),
+        "false positive": (is_positive & (true == 0), -1),
+        "false negative": (~is_positive & (true == 1), 1),
     }
     chosen: list[tuple[int, Outcome]] = []
     for outcome, (members, direction) in kinds.items():
         positions = np.flatnonzero(members)
         ranked = positions[np.argsort(direction * probabilities[positions], kind="stable")]
         _, first_of_group = np.unique(group_of[ranked], return_index=True)
-        chosen.extend((int(position), outcome) for position in ranked[np.sort(first_of_group)][:most])
+        chosen.extend((int(position), outcome) for position in ranked[np.sort(first_of_group)][:max_cases])
     return chosen
 
 
@@ -211,7 +203,7 @@ def explain_cases(
     scores: ArrayLike,
     outcomes: Sequence[Outcome],
 ) -> list[ExplainedCase]:
-    """Explain chosen images, ready to be drawn; all arguments but the first have one entry per image."""
+    """Compute heat maps of chosen images for drawing; all arguments but the first have one entry per image."""
     heats = explain(images)
     numbers = np.asarray(scores, np.float64).tolist()
     return [

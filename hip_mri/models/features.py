@@ -1,4 +1,4 @@
-"""Frozen features, computed once per image and flip."""
+"""Computes and stores the features of images, once per image and flip."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -10,33 +10,35 @@ from hip_mri.config import FeatureSettings, PreprocessingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import name_set, read_images
 from hip_mri.dataset.shards import Shard, read_shard
-from hip_mri.models.backbones.backbone import NUM_FEATURES, Backbone
-from hip_mri.models.backbones.engines import EngineChoice, choose_engine, open_engine
+from hip_mri.models.backbones.architectures import NUM_FEATURES
+from hip_mri.models.backbones.backbone import Backbone
+from hip_mri.models.backbones.engine_choice import EngineChoice, choose_engine
+from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.keras_settings import describe_keras
+from hip_mri.models.rows import cut_positions
 from hip_mri.models.store import FeatureStore
 from hip_mri.storage import digest, require_room
 from hip_mri.workspace import Workspace
 
-RECIPE: Final = 2
-"""Number of this way to compute and name features; a change that alters rows raises it. Below 2 the user's settings of
-Keras could alter rows, and the name did not show it."""
+FEATURE_RECIPE: Final = 2
+"""Version of the features; raised by changes that alter rows. Before 2 the user's Keras settings could alter them."""
 
 ROWS_PER_CALL: Final = 256
-"""Images that are decoded and held at a time, 50 KB each."""
+"""Images that are decoded and held in memory at once, 50 KB each."""
 
 BYTES_PER_NUMBER: Final = 4
-"""Features are stored as float32."""
+"""Size of a feature in float32."""
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """What determines every row of a set of features.
+    """A set of features: everything that determines its rows.
 
     Attributes:
         backbone: The frozen network.
-        preprocessing: How its input is made.
-        choice: What computes it, in which precision.
-        with_mirrored: Whether training images are also needed mirrored; rows do not depend on it.
+        preprocessing: Preprocessing of its input.
+        choice: Engine and precision.
+        with_mirrored: Whether mirrored training images are needed, too; rows do not depend on it.
     """
 
     backbone: Backbone
@@ -49,10 +51,10 @@ class FeatureSet:
         """Name of the set, 16 hexadecimal digits."""
         choice = self.choice
         computed_by = [choice.engine, choice.precision, choice.version, describe_keras()]
-        return digest([RECIPE, self.backbone.digest, name_set(self.preprocessing), *computed_by])[:16]
+        return digest([FEATURE_RECIPE, self.backbone.digest, name_set(self.preprocessing), *computed_by])[:16]
 
     def describe(self) -> dict[str, Any]:
-        """What `metrics.json` says of the features: engine, precision, why, and the names of the sets on disk."""
+        """Describe the features for `metrics.json`: engine, precision, reason, and the names of the sets on disk."""
         return asdict(self.choice) | {
             "engine_version": self.choice.version,
             "set": self.digest,
@@ -60,7 +62,7 @@ class FeatureSet:
         }
 
     def open_store(self, workspace: Workspace) -> FeatureStore:
-        """The rows of this set."""
+        """Open the store of this set."""
         return FeatureStore(workspace.features_folder / self.digest)
 
 
@@ -72,7 +74,7 @@ def choose_features(
     workspace: Workspace,
     num_threads: int,
 ) -> FeatureSet:
-    """Choose which features a run uses; see `choose_engine`."""
+    """Choose the features of a run; see `choose_engine`."""
     images = select_ready(read_manifest(workspace.manifest_file))
     num_rows = len(list_rows(images, with_mirrored=with_mirrored))
     choice = choose_engine(
@@ -86,10 +88,10 @@ def list_rows(images: pd.DataFrame, *, with_mirrored: bool) -> pd.DataFrame:
 
     Args:
         images: Columns sha256 and split.
-        with_mirrored: Whether training draws mirrored images.
+        with_mirrored: Whether training uses mirrored images.
 
     Returns:
-        Columns sha256 and mirrored: each image plain, training images mirrored as well if asked.
+        Columns sha256 and mirrored: each image plain, and with `with_mirrored` training images also mirrored.
     """
     plain = images[["sha256"]].assign(mirrored=False)
     if not with_mirrored:
@@ -99,25 +101,25 @@ def list_rows(images: pd.DataFrame, *, with_mirrored: bool) -> pd.DataFrame:
 
 
 def find_missing_rows(shard: Shard, workspace: Workspace, features: FeatureSet) -> pd.DataFrame:
-    """List the rows that a shard of images needs and the store has not; columns sha256 and mirrored."""
+    """List the rows of a shard of images that are not stored; columns sha256 and mirrored."""
     rows = list_rows(read_shard(shard), with_mirrored=features.with_mirrored)
     return features.open_store(workspace).find_missing(rows)
 
 
 def extract_features(shard: Shard, workspace: Workspace, features: FeatureSet, num_threads: int) -> int:
-    """Compute and store the features of a shard of images that are not there yet.
+    """Compute and store the missing features of a shard of images.
 
     Args:
-        shard: Which images.
-        workspace: Where preprocessed images are read and features are stored.
+        shard: The images.
+        workspace: Its preprocessed images are read, its `features` folder is written.
         features: The set that the rows belong to.
-        num_threads: Threads that decode; the engine takes one per core, and one shard at a time.
+        num_threads: Threads that decode images; the engine uses all cores.
 
     Returns:
-        Number of rows that were computed.
+        Number of computed rows.
 
     Raises:
-        DiskError: There is no room for the rows; nothing was computed.
+        DiskError: There is no room for the rows. Nothing was computed.
     """
     missing = find_missing_rows(shard, workspace, features)
     if missing.empty:
@@ -125,8 +127,8 @@ def extract_features(shard: Shard, workspace: Workspace, features: FeatureSet, n
     require_room(workspace.features_folder, len(missing) * NUM_FEATURES * BYTES_PER_NUMBER)
     engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
     computed = []
-    for start in range(0, len(missing), ROWS_PER_CALL):
-        part = missing.iloc[start : start + ROWS_PER_CALL]
+    for positions in cut_positions(len(missing), ROWS_PER_CALL):
+        part = missing.iloc[positions]
         images = read_images(list(part["sha256"]), workspace, features.preprocessing, num_threads)
         mirrored = part["mirrored"]
         computed.append(engine.compute([np.fliplr(i) if m else i for i, m in zip(images, mirrored, strict=True)]))

@@ -1,31 +1,29 @@
-"""The training loop, the same for a head on features and for a network on images."""
+"""Training loop, used for a head on features and for a whole network on images."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import TrainingError
-from hip_mri.models.keras_settings import import_keras
-
-if TYPE_CHECKING:
-    import keras
+from hip_mri.models.keras_settings import Model, import_keras
+from hip_mri.models.rows import Rows, cut_positions
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Figures of one pass over the training images.
+    """Losses and accuracies of one epoch.
 
     Attributes:
-        epoch: Number of the pass, from 1.
-        loss: Mean binary cross-entropy of the training images, in nats, while the weights moved.
-        accuracy: Share of them on the right side of 0.5.
-        val_loss: Mean binary cross-entropy of the validation images after the pass; NaN without such images.
-        val_accuracy: Share of them on the right side of 0.5, likewise.
+        epoch: Number of the epoch, from 1.
+        loss: Mean binary cross-entropy of the training images during the epoch, in nats.
+        accuracy: Fraction of training images classified correctly at a threshold of 0.5.
+        val_loss: Mean binary cross-entropy of the validation images after the epoch; NaN without validation.
+        val_accuracy: Accuracy on the validation images after the epoch; NaN without validation.
     """
 
     epoch: int
@@ -38,22 +36,14 @@ class Epoch:
 EpochReport = Callable[[Epoch], None]
 
 
-class Rows(Protocol):
-    """Inputs that can be picked by position: an array, features on disk, images on disk."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, positions: NDArray[np.integer]) -> NDArray[np.float32]: ...
-
-
 @dataclass(frozen=True)
 class TrainingImages:
     """Inputs and labels to train on.
 
     Attributes:
-        plain: Rows of the images as they are.
+        plain: Rows of the images.
         mirrored: Rows of the mirrored images, in the same order; `None` trains without flips.
-        labels: 0 or 1 per image.
+        labels: 0 (normal) or 1 (lesion) per image, shape (num_images,).
     """
 
     plain: Rows
@@ -65,7 +55,7 @@ Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def fit(
-    network: "keras.Model",
+    network: Model,
     training: TrainingImages,
     validation: TrainingImages | None,
     epochs: range,
@@ -76,23 +66,23 @@ def fit(
 ) -> None:
     """Train a compiled network in place.
 
-    Each epoch visits the training images in a new order and takes each as it is or mirrored, with equal chance.
-    What an epoch does depends on the seed and its number alone, so that training can go on where it was cut off.
+    Each epoch draws a new order of the training images and mirrors each with a probability of one half. Both depend
+    only on the seed and the number of the epoch, so that training can continue after an interruption.
 
     Args:
         network: Compiled with a mean loss and the metric `accuracy`.
-        training: What the weights are fitted to.
-        validation: What each epoch is measured on; its mirrored rows are not used. `None` measures nothing.
+        training: Training images.
+        validation: Images on which each epoch is evaluated, without flips; `None` skips the evaluation.
         epochs: Numbers of the epochs, from 0.
         batch_size: Images per step.
-        seed: Start of order and flips.
-        class_weight: Weight of each label's loss.
+        seed: Seed of order and flips.
+        class_weight: Weight of the loss of each label.
         on_epoch: Called after each epoch; training ends when it returns true.
 
     Raises:
-        TrainingError: The loss is not a finite number.
+        TrainingError: The loss is not finite.
     """
-    make_repeatable()
+    make_deterministic()
     for number in epochs:
         loss, accuracy = _train_once(network, _draw_batches(training, batch_size, seed, number), class_weight)
         val_loss = val_accuracy = math.nan
@@ -105,39 +95,39 @@ def fit(
 
 
 def choose_jit() -> bool | Literal["auto"]:
-    """Whether Keras compiles a network with convolutions.
+    """Choose `jit_compile` of a network with convolutions.
 
-    Not on TensorFlow: XLA's convolutions on a CPU add up in an order that changes while the processor is busy.
+    `False` for TensorFlow: XLA's convolutions on a CPU sum in an order that depends on the load of the processor.
     """
     keras = import_keras()
     return False if keras.backend.backend() == "tensorflow" else "auto"
 
 
-def make_repeatable() -> None:
-    """Let TensorFlow add up in a fixed order, or the same training gives other bits when the processor is busy."""
+def make_deterministic() -> None:
+    """Make TensorFlow's operations deterministic; otherwise sums depend on the load of the processor."""
     keras = import_keras()
     if keras.backend.backend() == "tensorflow":
-        import tensorflow  # noqa: PLC0415 - another backend does without it
+        import tensorflow  # noqa: PLC0415 - not needed by other backends
 
         tensorflow.config.experimental.enable_op_determinism()
 
 
 def weigh_classes(labels: NDArray[np.int64]) -> dict[int, float]:
-    """Weight of each class: images / (classes x images of the class), so that both count the same in sum."""
+    """Compute balanced class weights: images / (classes * images of the class)."""
     counts = np.bincount(labels, minlength=2)
     return {label: len(labels) / (len(counts) * int(count)) for label, count in enumerate(counts)}
 
 
 def draw_epoch(num_images: int, seed: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Draw the order of an epoch and which images it mirrors.
+    """Draw the order of the images in an epoch, and which of them are mirrored.
 
     Args:
         num_images: Number of training images.
-        seed: Start of the random choice.
+        seed: Seed of the training.
         epoch: Number of the epoch, from 0.
 
     Returns:
-        A permutation, and for each position of it whether the image is mirrored; shape (num_images,) both.
+        A permutation, and for each of its positions whether the image is mirrored; both of shape (num_images,).
     """
     generator = np.random.default_rng([seed, epoch])
     return generator.permutation(num_images), generator.random(num_images) < 0.5
@@ -154,14 +144,11 @@ def _draw_batches(images: TrainingImages, batch_size: int, seed: int, epoch: int
 
 
 def _cut_batches(images: TrainingImages, batch_size: int) -> Iterator[Batch]:
-    for start in range(0, len(images.labels), batch_size):
-        positions = np.arange(start, min(start + batch_size, len(images.labels)))
+    for positions in cut_positions(len(images.labels), batch_size):
         yield images.plain[positions], _as_column(images.labels[positions])
 
 
-def _train_once(
-    network: "keras.Model", batches: Iterator[Batch], class_weight: dict[int, float] | None
-) -> tuple[float, float]:
+def _train_once(network: Model, batches: Iterator[Batch], class_weight: dict[int, float] | None) -> tuple[float, float]:
     mean = _RunningMean()
     for inputs, labels in _read_ahead(batches):
         figures = network.train_on_batch(inputs, labels, class_weight=class_weight, return_dict=True)
@@ -171,7 +158,7 @@ def _train_once(
     return mean.loss, mean.accuracy
 
 
-def _validate(network: "keras.Model", batches: Iterator[Batch]) -> tuple[float, float]:
+def _validate(network: Model, batches: Iterator[Batch]) -> tuple[float, float]:
     mean = _RunningMean()
     for inputs, labels in _read_ahead(batches):
         mean.add(network.test_on_batch(inputs, labels, return_dict=True), len(labels))
@@ -179,16 +166,16 @@ def _validate(network: "keras.Model", batches: Iterator[Batch]) -> tuple[float, 
 
 
 def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Read the next batch while the network works on this one."""
+    """Read the next batch in a thread while the network processes the current one."""
     with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
+        following = reader.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = reader.submit(next, batches, None)
             yield batch
 
 
 class _RunningMean:
-    """Means over images of what Keras reports as means over one batch."""
+    """Means over images, from the means over batches that Keras returns."""
 
     def __init__(self) -> None:
         self.loss = self.accuracy = 0.0
@@ -196,9 +183,9 @@ class _RunningMean:
 
     def add(self, figures: Mapping[str, float], num_images: int) -> None:
         self._num_images += num_images
-        share = num_images / self._num_images
-        self.loss += share * (float(figures["loss"]) - self.loss)
-        self.accuracy += share * (float(figures["accuracy"]) - self.accuracy)
+        fraction = num_images / self._num_images
+        self.loss += fraction * (float(figures["loss"]) - self.loss)
+        self.accuracy += fraction * (float(figures["accuracy"]) - self.accuracy)
 
 
 def _as_column(labels: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,78 +1,75 @@
-"""The head: Dense ReLU and a sigmoid on frozen features, trained as the original recipe trains it."""
+"""Builds and trains the head: a dense ReLU layer and a sigmoid on frozen features."""
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from hip_mri.config import BackboneName, TrainingSettings
-from hip_mri.models.backbones.backbone import NUM_FEATURES, build_backbone
-from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, fit, make_repeatable, weigh_classes
-from hip_mri.models.keras_settings import import_keras
-
-if TYPE_CHECKING:
-    import keras
-
+from hip_mri.models.backbones.architectures import NUM_FEATURES
+from hip_mri.models.backbones.backbone import build_backbone
+from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, fit, make_deterministic, weigh_classes
+from hip_mri.models.keras_settings import Model, import_keras
 
 FIRST_HEAD_LAYER: Final = "hidden"
-"""Layer that takes the features; everything before it is the backbone."""
+"""First layer of the head; the layers before it are the backbone."""
 
 
 PREFIX: Final = "hip_mri_"
-"""What the name of a whole network begins with; the rest is its backbone's."""
+"""Prefix of the name of a whole network; the rest is the name of its backbone."""
 
 
-def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -> "keras.Model":
-    """Build the head; features in, probability of a lesion out.
+def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -> Model:
+    """Build the head, from features to the probability of a lesion.
 
     Args:
         hidden_units: Width of the dense layer.
-        seed: Start of the initial weights. It goes to each layer, since Keras' global random state is shared with
-            other threads.
+        seed: Seed of the initial weights. Each layer has an initializer with a seed of its own, since Keras' global
+            random state is shared between threads.
         num_features: Width of the input.
 
-    Source of the initial weights: Glorot and Bengio, AISTATS 2010, Keras' default.
+    Source of the initial weights: Glorot and Bengio, AISTATS 2010, the default of Keras.
     """
     keras = import_keras()
     features = keras.Input((num_features,), name="features")
     return keras.Model(features, _score(features, hidden_units, seed), name="head")
 
 
-def build_network(name: BackboneName, image_size: int, hidden_units: int, *, standardized: bool) -> "keras.Model":
-    """Build the whole architecture, with random weights: what `join_network` makes, each layer called once."""
+def build_network(name: BackboneName, image_size: int, hidden_units: int, *, standardized: bool) -> Model:
+    """Build a whole network with random weights, of the same architecture as `join_network` returns."""
     keras = import_keras()
     backbone = build_backbone(name, image_size, standardized=standardized)
     return keras.Model(backbone.input, _score(backbone.output, hidden_units, seed=0), name=_name_network(backbone))
 
 
 def _score(features: Any, hidden_units: int, seed: int) -> Any:
-    """Symbolic features to a symbolic probability."""
+    """Add the layers of the head to symbolic features; returns the symbolic probability."""
     keras = import_keras()
     first_seed, second_seed = _draw_layer_seeds(seed)
     hidden = keras.layers.Dense(
         hidden_units, "relu", kernel_initializer=keras.initializers.GlorotUniform(first_seed), name=FIRST_HEAD_LAYER
     )(features)
-    # The loss is taken on float32, whatever the precision of the rest.
+    # float32, since the loss is computed from it; the other layers may have another precision.
     return keras.layers.Dense(
         1, "sigmoid", kernel_initializer=keras.initializers.GlorotUniform(second_seed), dtype="float32", name="score"
     )(hidden)
 
 
 def _draw_layer_seeds(seed: int) -> tuple[int, int]:
-    """Seeds of the initial weights of the hidden layer and of the last one."""
+    """Draw the seeds of the initial weights of the hidden layer and of the last layer."""
     first, second = np.random.default_rng(seed).integers(2**31, size=2)
     return int(first), int(second)
 
 
-def join_network(backbone: "keras.Model", head: "keras.Model") -> "keras.Model":
-    """Put a head onto a backbone.
+def join_network(backbone: Model, head: Model) -> Model:
+    """Join a backbone and a head.
 
     Args:
         backbone: Gray levels 0-255, shape (batch, height, width, 1), to features.
         head: Features to a probability.
 
     Returns:
-        One flat network with the layers and weights of both; only the head's are trainable.
+        One flat network with the layers and weights of both; only those of the head are trainable.
     """
     keras = import_keras()
     score = backbone.output
@@ -81,8 +78,8 @@ def join_network(backbone: "keras.Model", head: "keras.Model") -> "keras.Model":
     return keras.Model(backbone.input, score, name=_name_network(backbone))
 
 
-def cut_network(network: "keras.Model") -> tuple["keras.Model", "keras.Model"]:
-    """Cut a whole network into its backbone and its head, the reverse of `join_network`; the weights stay."""
+def cut_network(network: Model) -> tuple[Model, Model]:
+    """Divide a network into backbone and head with their weights, the reverse of `join_network`."""
     keras = import_keras()
     hidden = network.get_layer(FIRST_HEAD_LAYER)
     features = network.layers[network.layers.index(hidden) - 1].output
@@ -93,14 +90,14 @@ def cut_network(network: "keras.Model") -> tuple["keras.Model", "keras.Model"]:
     return backbone, head
 
 
-def _name_network(backbone: "keras.Model") -> str:
+def _name_network(backbone: Model) -> str:
     return f"{PREFIX}{backbone.name}"
 
 
-def compile_head(hidden_units: int, settings: TrainingSettings) -> "keras.Model":
-    """Build a head and make it ready for `train_head`, as often as one likes: its functions are traced once."""
+def compile_head(hidden_units: int, settings: TrainingSettings) -> Model:
+    """Build and compile a head. `train_head` can be called on it repeatedly; its functions are traced once."""
     keras = import_keras()
-    make_repeatable()
+    make_deterministic()
     head = build_head(hidden_units, seed=0)
     head.compile(keras.optimizers.Adam(settings.learning_rate), "binary_crossentropy", metrics=["accuracy"])
     head.optimizer.build(head.trainable_variables)
@@ -108,7 +105,7 @@ def compile_head(hidden_units: int, settings: TrainingSettings) -> "keras.Model"
 
 
 def train_head(
-    head: "keras.Model",
+    head: Model,
     training: TrainingImages,
     validation: TrainingImages | None,
     settings: TrainingSettings,
@@ -117,29 +114,29 @@ def train_head(
 ) -> list[Epoch]:
     """Train a head with Adam on binary cross-entropy, from the initial weights that the seed gives.
 
-    This is the original recipe's training on live images, with the frozen backbone's work done beforehand.
+    Equivalent to training the whole network on images with a frozen backbone.
 
     Args:
-        head: From `compile_head`; whatever it has learned before is forgotten.
-        training: Features that the weights are fitted to.
-        validation: Features that each epoch is measured on; `None` measures nothing.
-        settings: How. With patience, training ends when the validation loss has not fallen for as many epochs, and
-            the weights of the best epoch are kept.
-        seed: Start of initial weights, order and flips.
+        head: From `compile_head`; its weights are initialized again.
+        training: Training features.
+        validation: Features on which each epoch is evaluated; `None` skips the evaluation.
+        settings: Settings of the training. With patience, training ends when the validation loss has not fallen for as
+            many epochs, and the weights of the best epoch are kept.
+        seed: Seed of initial weights, order and flips.
         on_epoch: Called after each epoch.
 
     Returns:
-        The figures of each epoch.
+        The history, one entry per epoch.
 
     Raises:
-        TrainingError: The loss is not a finite number.
+        TrainingError: The loss is not finite.
     """
     _reset(head, seed)
     epochs: list[Epoch] = []
     patience = settings.early_stopping_patience
     best_loss, best_epoch, best_weights = math.inf, 0, head.get_weights() if patience else []
 
-    def follow(epoch: Epoch) -> bool:
+    def record(epoch: Epoch) -> bool:
         nonlocal best_loss, best_epoch, best_weights
         epochs.append(epoch)
         on_epoch(epoch)
@@ -148,14 +145,14 @@ def train_head(
         return bool(patience) and len(epochs) - best_epoch >= patience
 
     class_weight = weigh_classes(training.labels) if settings.class_weight == "balanced" else None
-    fit(head, training, validation, range(settings.epochs), settings.batch_size, seed, class_weight, follow)
+    fit(head, training, validation, range(settings.epochs), settings.batch_size, seed, class_weight, record)
     if patience:
         head.set_weights(best_weights)
     return epochs
 
 
-def _reset(head: "keras.Model", seed: int) -> None:
-    """Give a compiled head the initial weights of a seed, and its optimizer the state before the first step."""
+def _reset(head: Model, seed: int) -> None:
+    """Set a compiled head to the initial weights of a seed, and reset its optimizer."""
     keras = import_keras()
     for layer, layer_seed in zip(head.layers[1:], _draw_layer_seeds(seed), strict=True):
         layer.kernel.assign(keras.initializers.GlorotUniform(layer_seed)(layer.kernel.shape))

@@ -1,45 +1,49 @@
-"""Loads Keras with the settings of this pipeline, whatever a user's `keras.json` and environment say.
+"""Imports Keras with the settings of this pipeline, independent of `keras.json` and environment variables.
 
-Every module takes Keras from `import_keras`. When Keras is imported it reads `keras.json` and the variables
-`KERAS_...`: the data format, floatx and backend there decide what a network computes, and a value that Keras rejects
-ends the import.
+Every module imports Keras by `import_keras`. Keras itself reads `keras.json` and the variables `KERAS_...` when it is
+imported: data format, floatx and backend alter what a network computes, and an invalid value fails the import.
 """
 
 import contextlib
 import functools
-import importlib
+import importlib.util
 import logging
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.machinery import PathFinder
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import SettingsError
 from hip_mri.storage import digest
 
+if TYPE_CHECKING:
+    import keras
+
 logger = logging.getLogger(__name__)
+
+Model: TypeAlias = "keras.Model"
+"""Type of a network in annotations, where Keras is not imported."""
 
 BACKEND_VARIABLE: Final = "HIP_MRI_KERAS_BACKEND"
 """Environment variable that chooses the backend; `KERAS_BACKEND` is not read."""
 
 BACKENDS: Final = ("tensorflow", "jax", "torch")
-"""Backends that can be chosen, the default first. Each is also the name of its distribution and of its module."""
+"""Supported backends, the default first. Each is also the name of its distribution and of its module."""
 
 SETTINGS: Final = {"image_data_format": "channels_last", "floatx": "float32", "epsilon": 1e-7}
-"""What every network is built, trained and run with, by the name of the function of `keras.config`."""
+"""Settings of every network, by the name of the function of `keras.config`."""
 
 DTYPE_POLICY: Final = "float32"
-"""Of every layer, unless a network asks for another one. Keras keeps it for each thread."""
+"""Policy of every layer, unless a network has another one. Keras keeps it per thread."""
 
 DEVICE_VARIABLE: Final = "KERAS_TORCH_DEVICE"
-"""The one variable of Keras's own that stays: it names the device of PyTorch."""
+"""The only variable of Keras that is not hidden: the device of PyTorch."""
 
 NUMERIC_VARIABLES: Final = {
     "tensorflow": (
@@ -54,23 +58,23 @@ NUMERIC_VARIABLES: Final = {
     "jax": ("JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA", "XLA_FLAGS"),
     "torch": (DEVICE_VARIABLE, "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
 }
-"""Environment variables that can change what a backend computes; those of oneDNN also change what OpenVINO does.
+"""Environment variables that can alter results of a backend; those of oneDNN also alter results of OpenVINO.
 
-Measured with TensorFlow 2.21 on a processor with AVX-512, features of a ResNet50: `TF_ENABLE_ONEDNN_OPTS=0` moves them
-by 6e-6 (relative L2 distance), `ONEDNN_MAX_CPU_ISA=AVX2` by 1e-6, likewise those of OpenVINO.
+Measured with TensorFlow 2.21 on a processor with AVX-512, features of a ResNet50: `TF_ENABLE_ONEDNN_OPTS=0` changes
+them by 6e-6 (relative L2 distance), `ONEDNN_MAX_CPU_ISA=AVX2` by 1e-6, likewise those of OpenVINO.
 """
 
-_loading = threading.Lock()
+_loading = threading.RLock()
 
 
 def choose_backend() -> str:
-    """Read which backend Keras gets; loads nothing.
+    """Read the backend of Keras from the environment, without loading it.
 
     Returns:
         One of `BACKENDS`.
 
     Raises:
-        SettingsError: `HIP_MRI_KERAS_BACKEND` names another one, or one that is not installed.
+        SettingsError: `HIP_MRI_KERAS_BACKEND` names an unknown backend, or one that is not installed.
     """
     backend = os.environ.get(BACKEND_VARIABLE) or BACKENDS[0]
     if backend not in BACKENDS:
@@ -90,14 +94,14 @@ def choose_backend() -> str:
 def _is_installed(module: str) -> bool:
     if module in sys.modules:
         return True
-    spec = PathFinder.find_spec(module)  # not `importlib.util`: see `quiet_loading`, which waits for the first search
+    spec = importlib.util.find_spec(module)
     return spec is not None and spec.origin is not None  # a folder of that name has no origin
 
 
 def import_keras() -> ModuleType:
-    """Import Keras, and give it the settings of this pipeline.
+    """Import Keras and apply the settings of this pipeline.
 
-    Settings that were changed since the last call, as in a notebook, are set again, for the whole process. Functions
+    Settings that were changed since the last call, as in a notebook, are set again for the whole process. Functions
     that build, load, train or run a network call this first.
 
     Raises:
@@ -122,9 +126,9 @@ def import_keras() -> ModuleType:
 
 
 def _load_keras(backend: str) -> None:
-    """Import Keras for the first time in this process, with nothing of the user's to read."""
+    """Import Keras for the first time in this process, without the settings of the user."""
     for name in [name for name in sys.modules if name.startswith("keras.")]:
-        del sys.modules[name]  # left behind by an import that failed, with the settings of that time
+        del sys.modules[name]  # left by a failed import
     try:
         with _hide_user_settings(backend):
             importlib.import_module("keras")
@@ -134,8 +138,8 @@ def _load_keras(backend: str) -> None:
             f"{BACKEND_VARIABLE}: Keras cannot be loaded with the backend {backend} ({reason}). Install {backend} in a "
             f"version that fits Keras {version('keras')}, or choose another backend."
         ) from error
-    # Keras has found no folder of its own; what a user downloads with Keras belongs in the usual one.
-    folder = _list_keras_folders()[0]
+    # Downloads by Keras go to its usual folder.
+    folder = list_keras_folders()[0]
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     vars(importlib.import_module("keras.src.backend.config"))["_KERAS_DIR"] = str(folder)
@@ -143,51 +147,43 @@ def _load_keras(backend: str) -> None:
 
 @contextlib.contextmanager
 def _hide_user_settings(backend: str) -> Iterator[None]:
-    """Leave Keras no `keras.json` to read or to write, and none of its variables but the backend.
+    """Hide `keras.json` and all variables of Keras except the backend.
 
-    Below the null device there is no file, and none can be made.
+    Keras can neither find nor create a file below the null device.
     """
     names = [name for name in os.environ if name.startswith("KERAS_") and name != DEVICE_VARIABLE]
     hidden = {name: os.environ.pop(name) for name in names}
-    ours = {"KERAS_HOME": os.devnull, "KERAS_BACKEND": backend}
-    os.environ.update(ours)
+    replaced = {"KERAS_HOME": os.devnull, "KERAS_BACKEND": backend}
+    os.environ.update(replaced)
     try:
         yield
     finally:
-        for name in ours:
+        for name in replaced:
             os.environ.pop(name, None)
         os.environ.update(hidden)
 
 
 def _apply_settings(config: Any) -> None:
-    for name, wanted in SETTINGS.items():
+    for name, needed in {**SETTINGS, "dtype_policy": DTYPE_POLICY}.items():
         found = getattr(config, name)()
-        if found != wanted:
-            _log_change(name, found, wanted)
-            getattr(config, f"set_{name}")(wanted)
-    found = config.dtype_policy().name
-    if found != DTYPE_POLICY:
-        _log_change("dtype_policy", found, DTYPE_POLICY)
-        config.set_dtype_policy(DTYPE_POLICY)
-
-
-def _log_change(name: str, found: object, wanted: object) -> None:
-    logger.warning("Keras's %s was %s in this process; hip_mri sets it to %s", name, found, wanted)
+        found = getattr(found, "name", found)
+        if found != needed:
+            logger.warning("Keras's %s was %s in this process; hip_mri sets it to %s", name, found, needed)
+            getattr(config, f"set_{name}")(needed)
 
 
 def _allow_tensor_float_32() -> None:
-    """Leave TensorFlow at its own default for GPUs; `NVIDIA_TF32_OVERRIDE` still switches it off."""
+    """Restore TensorFlow's default for GPUs; `NVIDIA_TF32_OVERRIDE` still switches it off."""
     experimental = importlib.import_module("tensorflow").config.experimental
     if not experimental.tensor_float_32_execution_enabled():
         experimental.enable_tensor_float_32_execution(True)
 
 
 def describe_keras() -> dict[str, Any]:
-    """Everything about Keras and its backend that can change a number; loads neither.
+    """Describe everything about Keras and its backend that can alter results, without loading them.
 
     Returns:
-        Versions, settings and, as far as they are set, environment variables. The same settings always give the same
-        values, so that they can be part of a digest.
+        Versions, settings, and environment variables that are set. Suitable as part of a digest.
     """
     backend = choose_backend()
     variables = {name: _shorten(value) for name in NUMERIC_VARIABLES[backend] if (value := os.environ.get(name))}
@@ -202,32 +198,28 @@ def describe_keras() -> dict[str, Any]:
 
 
 def _shorten(value: str) -> str:
-    """A plain value as it is; anything else, which could hold a path, as the beginning of its digest."""
+    """Return a plain value unchanged; of others, which could contain a path, the beginning of the digest."""
     return value if re.fullmatch(r"[\w.:+-]{1,40}", value) else f"digest {digest(value)[:12]}"
 
 
 def count_network_threads() -> int:
-    """Threads that TensorFlow shares an operation among.
+    """Count the threads that TensorFlow uses for one operation.
 
-    It changes what training gives: with 16 threads a head's weights differ from those with 1, 2 or 4, which are equal.
-    Features and calibration are the same with 1, 2, 4 and 16. Measured with TensorFlow 2.21 and deterministic
-    operations.
+    The number alters the result of training: the weights of a head with 16 threads differ from those with 1, 2 or 4,
+    which are equal. Features and calibration are equal with 1, 2, 4 and 16 threads. Measured with TensorFlow 2.21 and
+    deterministic operations.
     """
-    asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
-    return int(asked) if asked.isdecimal() and int(asked) else RunnerSettings().count_threads()
+    value = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return int(value) if value.isdecimal() and int(value) else RunnerSettings().count_threads()
 
 
 def list_keras_folders() -> list[Path]:
-    """Folders in which Keras may have put its downloads: `KERAS_HOME`, `.keras` in the home folder, a temporary one.
+    """List the folders of downloads by Keras: `KERAS_HOME`, `.keras` in the home folder, and a temporary one.
 
-    New downloads go to the first one, or where that cannot be written to the last one.
+    New downloads go to the first folder that can be written.
     """
-    with _loading:  # else KERAS_HOME is hidden
-        return _list_keras_folders()
-
-
-def _list_keras_folders() -> list[Path]:
-    names = [os.environ.get("KERAS_HOME", ""), "~/.keras", "/tmp/.keras"]
-    if names[0] == os.devnull:  # in a child of a process that was loading Keras
+    with _loading:  # which hides KERAS_HOME meanwhile
+        names = [os.environ.get("KERAS_HOME", ""), "~/.keras", "/tmp/.keras"]
+    if names[0] == os.devnull:  # in a child process that was started while Keras was loaded
         del names[0]
     return [Path(os.path.expanduser(name)) for name in names if name]  # noqa: PTH111 - raises nothing without a home

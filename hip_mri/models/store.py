@@ -1,9 +1,9 @@
-"""Features on disk: rows that are computed once and read many times, without ever filling the memory.
+"""Stores features on disk, as memory-mapped rows.
 
-A set is a folder, named by what determines every row of it. Its rows lie in parts of two files: `<part>.npy`, the
-features, and `<part>.parquet`, which image and flip each row belongs to. The second is written last and makes the
-part count, so a killed run loses the part it was writing and nothing else. Part names begin with the range of image
-hashes inside, so that a shard of images opens only the parts that can concern it.
+A set is a folder, named by the digest of what determines its rows. Its rows are stored in parts of two files:
+`<part>.npy` holds the features, `<part>.parquet` the image and flip of each row. The second is written last, so that an
+interrupted run loses at most one part. The name of a part begins with the range of its image hashes, so that reading a
+shard of images opens only the parts that can contain them.
 """
 
 import functools
@@ -19,10 +19,11 @@ from hip_mri.dataset.tables import load_array
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import digest, replace_file
 
-KEY: Final = ["sha256", "mirrored"]
+KEY_COLUMNS: Final = ["sha256", "mirrored"]
+"""Columns that identify a row: SHA-256 of the source image, and whether it is mirrored."""
 
 MAX_OPEN_PARTS: Final = 512
-"""Parts that are kept mapped; each takes a file descriptor, and many systems allow a process 1,024."""
+"""Parts that stay mapped. Each needs a file descriptor, of which many systems allow a process 1,024."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,16 @@ class FeatureStore:
     """One set of feature rows.
 
     Attributes:
-        folder: The set's folder; it need not exist yet.
+        folder: Folder of the set, which need not exist.
     """
 
     folder: Path
 
     def find_missing(self, keys: pd.DataFrame) -> pd.DataFrame:
-        """Rows of `keys` (columns sha256, mirrored) whose features are not stored."""
+        """List the rows of `keys` (columns sha256, mirrored) that are not stored."""
         stored = self._read_index(keys["sha256"].min(), keys["sha256"].max())
-        marked = keys[KEY].merge(stored[KEY], how="left", on=KEY, indicator="found")
-        return marked.loc[marked["found"] == "left_only", KEY]
+        marked = keys[KEY_COLUMNS].merge(stored[KEY_COLUMNS], how="left", on=KEY_COLUMNS, indicator="found")
+        return marked.loc[marked["found"] == "left_only", KEY_COLUMNS]
 
     def add(self, keys: pd.DataFrame, features: NDArray[np.float32]) -> None:
         """Store rows as one part.
@@ -53,7 +54,7 @@ class FeatureStore:
         """
         if not np.isfinite(features).all():
             raise WorkspaceError("features: some values are not finite. The weights do not fit the architecture.")
-        keys = keys[KEY].reset_index(drop=True)
+        keys = keys[KEY_COLUMNS].reset_index(drop=True)
         low, high = keys["sha256"].min()[:8], keys["sha256"].max()[:8]
         part = self.folder / f"{low}-{high}-{digest(keys.to_dict('list'))[:16]}"
         with replace_file(part.with_suffix(".npy")) as temporary:
@@ -62,11 +63,11 @@ class FeatureStore:
             keys.to_parquet(temporary, index=False)
 
     def select(self, hashes: pd.Series, *, mirrored: bool) -> "FeatureRows":
-        """Find the rows of images, in the order of `hashes`.
+        """Select the rows of images, in the order of `hashes`.
 
         Args:
             hashes: SHA-256 of the source images.
-            mirrored: Whether the rows of the mirrored images are meant.
+            mirrored: Whether to select the rows of the mirrored images.
 
         Returns:
             The rows, still on disk.
@@ -81,15 +82,14 @@ class FeatureStore:
         if num_missing:
             raise WorkspaceError(f"features: {num_missing} of {len(hashes)} rows are missing. Start again.")
         files = sorted(found["part"].unique())
-        place = {file: number for number, file in enumerate(files)}
         return FeatureRows(
             parts=tuple(self.folder / f"{file}.npy" for file in files),
-            part_of_row=found["part"].map(place).to_numpy(np.int32),
+            part_of_row=found["part"].map(files.index).to_numpy(np.int32),
             row_in_part=found["row"].to_numpy(np.int64),
         )
 
     def _read_index(self, low: str, high: str) -> pd.DataFrame:
-        """Where the rows of images from hash `low` to `high` lie: sha256, mirrored, part, row."""
+        """Locate the rows of images with hashes from `low` to `high`; columns sha256, mirrored, part and row."""
         frames = []
         for file in sorted(self.folder.glob("[!.]*.parquet")):
             part_low, part_high, _ = file.stem.split("-")
@@ -103,9 +103,9 @@ class FeatureStore:
 
 
 class FeatureRows:
-    """Rows of a set, read from disk when they are asked for.
+    """Rows of a set on disk.
 
-    Indexing with an array of positions gives an array of shape (positions, features).
+    Indexing with an array of positions reads an array of shape (positions, features).
     """
 
     def __init__(self, parts: tuple[Path, ...], part_of_row: NDArray[np.int32], row_in_part: NDArray[np.int64]) -> None:
@@ -129,7 +129,7 @@ class FeatureRows:
 
 
 def _read_part(file: Path) -> pd.DataFrame | None:
-    """Which rows a part holds; `None` where its two files do not fit each other, so that it is computed again."""
+    """Read the keys of a part; `None` if its two files do not match, so that it is computed again."""
     try:
         keys = pd.read_parquet(file)
         features = load_array(file.with_suffix(".npy"), mmap_mode="r")

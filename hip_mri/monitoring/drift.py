@@ -1,22 +1,23 @@
-"""Does a new batch look like the images that the model was trained on? Asked before a retraining takes it in.
+"""Drift detection: compares a new batch of images with the training images, before retraining uses it.
 
-Two tests share the rate of false alarms evenly (Bonferroni). In both, one image speaks for each group, and whole
-groups are permuted, see `hip_mri.monitoring.shift`:
+Two tests share the false alarm rate evenly (Bonferroni). In both, one image represents each group, and whole groups
+are permuted (see `hip_mri.monitoring.shift`):
 
-- **Appearance.** Each statistic of the images as they came, such as size, gray levels and sharpness.
-- **Features.** Can one tell, by the features that the model sees, from which side a group comes? Each group is left
-  out in turn and given to the side whose other groups it resembles more (kernel means with the median heuristic).
-  The AUC of that classifier is 0.5 or less without a difference; its p value comes from relabelling the groups.
+- **Image statistics**, such as size, gray levels and sharpness of the source images.
+- **Features.** A classifier two-sample test: each group is left out in turn and assigned to the side whose other groups
+  are more similar (kernel means, bandwidth by the median heuristic). The AUC of this classifier is about 0.5 or less
+  without a difference; its p value comes from relabelling the groups.
 
-Whatever is certain must also matter to count: the test of appearance needs an effect of `least_effect`, that of
-features an AUC of `least_auc`. So a large batch of slightly different images stops nothing.
+A significant difference counts only if it is large enough: the effect of a statistic must reach `DriftSettings`'
+minimum effect, the AUC of the features its minimum AUC. So a large batch of slightly different images is accepted.
 
-One thing needs no test: all groups lie far beyond the range of the training groups (`StatisticShift.is_beyond`; an
-image size never seen before, say). That rule speaks from three groups on, where the tests have too little to go by.
-It stands outside the false alarm rate: three groups beyond the *unwidened* range of 46 come by chance with less than
-1 : 18,000 for each side of each statistic, and the range is widened threefold.
+Independently of the tests, a batch is shifted if all its groups lie far beyond the range of the training groups
+(`StatisticShift.is_beyond`), such as an image size that does not occur in training. This rule applies from three new
+groups on, where the tests have no power. It is outside the false alarm rate: three groups beyond the *unwidened* range
+of 46 occur by chance with a probability below 1 : 18,000 for each side of each statistic, and the range is widened
+threefold.
 
-Sources: Rabanser et al., "Failing Loudly", NeurIPS 2019 (tests of shift on frozen features); Lopez-Paz and Oquab,
+Sources: Rabanser et al., "Failing Loudly", NeurIPS 2019 (shift tests on frozen features); Lopez-Paz and Oquab,
 "Revisiting Classifier Two-Sample Tests", ICLR 2017; Gretton et al., "A Kernel Two-Sample Test", JMLR 13, 2012.
 """
 
@@ -29,52 +30,53 @@ from scipy.stats import rankdata
 
 from hip_mri.config import DriftSettings
 from hip_mri.errors import EvaluationError
-from hip_mri.models.fitting import Rows
-from hip_mri.monitoring.shift import Floats, StatisticShift, choose_witnesses, draw_relabellings, measure_shifts
+from hip_mri.models.rows import Rows
+from hip_mri.monitoring.shift import Floats, StatisticShift, draw_relabellings, measure_shifts, sample_one_per_group
 
 MIN_NUM_GROUPS_BEYOND: Final = 3
-"""New groups from which on `StatisticShift.is_beyond` counts; one patient may be odd."""
+"""New groups from which `StatisticShift.is_beyond` counts; a single patient may be an outlier."""
 
-MOST_REASONS: Final = 5
-"""Statistics that are described one by one; the others are named."""
+MAX_REASONS: Final = 5
+"""Statistics that are described one by one; the others are only named."""
 
-LEAST_FEATURE_SPREAD: Final = 1e-6
-"""Standard deviation below which a feature is constant; features are of the order of 1."""
+MIN_FEATURE_SPREAD: Final = 1e-6
+"""Standard deviation below which a feature counts as constant; features are of the order of 1."""
 
 SCORE_DECIMALS: Final = 9
-"""Scores of -1 to 1 that agree to as many places are equal, so that rounding breaks no tie."""
+"""Decimals to which scores between -1 and 1 are rounded, so that rounding errors break no ties."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images to compare, a row each.
+    """Images to compare, one row per image.
 
     Attributes:
-        appearance: What `compute_statistics` says of the images as they came, shape (num_images, len(STATISTICS)).
-        features: What the backbone makes of them, in memory or on disk, shape (num_images, num_features).
+        statistics: `STATISTICS` of the source images, shape (num_images, len(STATISTICS)).
+        features: Features from the backbone, in memory or on disk, shape (num_images, num_features).
         groups: Code of each image's group, shape (num_images,). Images of different groups are independent.
     """
 
-    appearance: Floats
+    statistics: Floats
     features: Rows
     groups: NDArray[np.integer]
 
     def __post_init__(self) -> None:
-        counts = {len(self.appearance), len(self.features), len(self.groups)}
+        counts = {len(self.statistics), len(self.features), len(self.groups)}
         if len(counts) > 1 or not len(self.groups):
             raise EvaluationError(
-                f"drift: {len(self.appearance)} rows of appearance, {len(self.features)} of features and "
-                f"{len(self.groups)} groups do not belong together. Give one of each per image, for at least one image."
+                f"drift: the numbers of rows differ or are zero: {len(self.statistics)} of statistics, "
+                f"{len(self.features)} of features, {len(self.groups)} of groups. Give one of each per image, for at "
+                "least one image."
             )
 
 
 @dataclass(frozen=True)
 class FeatureShift:
-    """How well features tell new groups from training groups.
+    """How well features separate new groups from training groups.
 
     Attributes:
-        auc: Of a classifier that leaves each group out, 0-1; about 0.5 or less without a difference.
-        p_value: Chance of such an AUC between groups from one source.
+        auc: AUC of the leave-one-group-out classifier, 0-1; about 0.5 or less without a difference.
+        p_value: P value of the AUC.
     """
 
     auc: float
@@ -83,20 +85,20 @@ class FeatureShift:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What became of the comparison.
+    """Result of the comparison.
 
     Attributes:
-        is_shifted: Whether the new batch is unlike the training images.
-        is_judged: Whether there were enough groups for the tests; where there were not, `is_shifted` can only come
-            from values far beyond those of training.
-        reasons: A sentence for each reason, the strongest first; empty unless shifted.
+        is_shifted: Whether the new batch differs from the training images.
+        is_judged: Whether there were enough groups for the tests. If not, `is_shifted` can only result from values far
+            beyond the range of training.
+        reasons: One sentence per reason, the strongest first; empty unless shifted.
         shifts: All statistics, the largest effect first.
-        features: How well features tell the sides apart; `None`: too few groups.
-        num_images: Images of the new batch.
-        num_groups: Its groups.
-        num_reference_images: Training images.
-        num_reference_groups: Their groups.
-        settings: What counted as a shift.
+        features: Result of the test of features; `None` if there were too few groups.
+        num_images: Number of images in the new batch.
+        num_groups: Number of groups in the new batch.
+        num_reference_images: Number of training images.
+        num_reference_groups: Number of training groups.
+        settings: Definition of a shift.
     """
 
     is_shifted: bool
@@ -112,7 +114,7 @@ class DriftReport:
 
     @property
     def p_values(self) -> dict[str, float]:
-        """P value of each statistic, and of the `features`; empty where nothing was tested."""
+        """P value of each statistic and of the `features`; empty if nothing was tested."""
         values = {s.statistic.name: s.p_value for s in self.shifts if s.p_value is not None}
         return values | ({"features": self.features.p_value} if self.features else {})
 
@@ -123,7 +125,7 @@ class DriftReport:
 
     @property
     def summary(self) -> str:
-        """The outcome in a sentence or two."""
+        """The result in one or two sentences."""
         batch = f"The new batch ({self.num_images:,} images of {self.num_groups:,} groups)"
         if self.is_shifted:
             return f"{batch} does not look like the training images. {' '.join(self.reasons)}"
@@ -136,26 +138,26 @@ class DriftReport:
 
 
 def detect_drift(reference: Batch, new: Batch, settings: DriftSettings = DriftSettings(), seed: int = 0) -> DriftReport:
-    """Test whether a new batch of images looks like the training images.
+    """Test whether a new batch of images differs from the training images.
 
     Args:
-        reference: Training images. Of more than `shift.MAX_NUM_GROUPS` groups a random choice is used.
-        new: The new batch, likewise.
-        settings: What counts as a shift.
-        seed: The same seed draws the same images and relabellings.
+        reference: Training images. Of more than `shift.MAX_NUM_GROUPS` groups a random subset is used.
+        new: The new batch, sampled likewise.
+        settings: Definition of a shift.
+        seed: Seed of the sampling and of the relabellings.
 
     Returns:
-        The report. A batch of the same kind is called shifted with a chance of at most `settings.false_alarm_rate`,
-        over draws of both sides.
+        The report. A batch from the same source is called shifted with a probability of at most
+        `settings.false_alarm_rate`, over draws of both sides.
     """
-    old, young = choose_witnesses(reference.groups, seed), choose_witnesses(new.groups, seed)
+    old, young = sample_one_per_group(reference.groups, seed), sample_one_per_group(new.groups, seed)
     is_judged = min(len(old), len(young)) >= settings.min_num_groups
     alpha = settings.false_alarm_rate / 2 if is_judged else None
-    shifts = measure_shifts(reference.appearance[old], new.appearance[young], alpha, seed)
+    shifts = measure_shifts(reference.statistics[old], new.statistics[young], alpha, seed)
     features = compare_features(reference.features[old], new.features[young], alpha, seed) if alpha else None
     shifts = tuple(sorted(shifts, key=lambda shift: -shift.effect))
-    believes_range = len(old) >= settings.min_num_groups and len(young) >= MIN_NUM_GROUPS_BEYOND
-    counted = [s for s in shifts if is_relevant(s, settings) or (believes_range and s.is_beyond)]
+    is_range_known = len(old) >= settings.min_num_groups and len(young) >= MIN_NUM_GROUPS_BEYOND
+    counted = [s for s in shifts if is_relevant(s, settings) or (is_range_known and s.is_beyond)]
     reasons = (*_describe_shifts(counted), *_describe_features(features, settings))
     return DriftReport(
         is_shifted=bool(reasons),
@@ -172,33 +174,33 @@ def detect_drift(reference: Batch, new: Batch, settings: DriftSettings = DriftSe
 
 
 def is_relevant(shift: StatisticShift, settings: DriftSettings) -> bool:
-    """Whether a statistic's shift is both certain and large enough to matter."""
-    is_certain = shift.p_value is not None and shift.p_value <= settings.false_alarm_rate / 2
-    return is_certain and shift.effect >= settings.least_effect
+    """Whether a shift is both significant and large enough."""
+    is_significant = shift.p_value is not None and shift.p_value <= settings.false_alarm_rate / 2
+    return is_significant and shift.effect >= settings.least_effect
 
 
 def compare_features(reference: NDArray, new: NDArray, alpha: float, seed: int) -> FeatureShift:
-    """Test whether features tell new groups from training groups.
+    """Test whether features separate new groups from training groups.
 
     Args:
         reference: Features of one image of each training group, shape (num_groups, num_features), at least two.
         new: The same of the new groups.
-        alpha: Chance of a false alarm that the p value must be able to tell.
-        seed: The same seed draws the same relabellings.
+        alpha: Significance level that the p value must resolve.
+        seed: Seed of the relabellings.
     """
-    kernel = _measure_resemblance(np.concatenate([reference, new]).astype(np.float64))
+    kernel = _compute_kernel(np.concatenate([reference, new]).astype(np.float64))
     draws = draw_relabellings(len(reference), len(new), alpha, seed)
     auc = float(_measure_aucs(kernel, next(draws))[0])
     others = np.concatenate([_measure_aucs(kernel, is_new) for is_new in draws])
     return FeatureShift(auc, float((1 + (others >= auc - 1e-9).sum()) / (1 + len(others))))
 
 
-def _measure_resemblance(features: Floats) -> Floats:
-    """Gaussian kernel of standardized features, its width the median distance; 0 between a group and itself.
+def _compute_kernel(features: Floats) -> Floats:
+    """Compute the Gaussian kernel of standardized features, 0 between a group and itself.
 
-    Both sides are standardized together: the relabellings must not find any trace of the real labels.
+    Both sides are standardized together, so that the values do not depend on the true labels.
     """
-    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), LEAST_FEATURE_SPREAD)
+    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), MIN_FEATURE_SPREAD)
     squares = (features**2).sum(axis=1)
     distances = np.maximum(0, squares[:, None] + squares - 2 * features @ features.T)
     median = np.median(distances[np.triu_indices(len(features), 1)])
@@ -208,7 +210,7 @@ def _measure_resemblance(features: Floats) -> Floats:
 
 
 def _measure_aucs(kernel: Floats, is_new: NDArray[np.bool_]) -> Floats:
-    """AUC of the classifier that leaves one group out, after each relabelling."""
+    """Compute the AUC of the leave-one-group-out classifier for each relabelling."""
     num_new = int(is_new[0].sum())
     num_old = is_new.shape[1] - num_new
     to_new = is_new.astype(np.float64) @ kernel
@@ -218,8 +220,8 @@ def _measure_aucs(kernel: Floats, is_new: NDArray[np.bool_]) -> Floats:
 
 
 def _describe_shifts(shifts: list[StatisticShift]) -> list[str]:
-    sentences = [_describe_shift(shift) for shift in shifts[:MOST_REASONS]]
-    if others := [shift.statistic.title for shift in shifts[MOST_REASONS:]]:
+    sentences = [_describe_shift(shift) for shift in shifts[:MAX_REASONS]]
+    if others := [shift.statistic.title for shift in shifts[MAX_REASONS:]]:
         sentences.append(f"Shifted as well: {', '.join(others)}.")
     return sentences
 
@@ -228,8 +230,8 @@ def _describe_shift(shift: StatisticShift) -> str:
     """For instance `Mean gray level: median 101 of the new groups, 148 of the training groups; ...`."""
     title = shift.statistic.title[0].upper() + shift.statistic.title[1:]
     medians = f"median {shift.new_median:.4g} of the new groups, {shift.reference_median:.4g} of the training groups"
-    certainty = "" if shift.p_value is None else f", p = {shift.p_value:.2g}"
-    sentence = f"{title}: {medians}; {shift.effect:.1f} standard deviations apart{certainty}."
+    significance = "" if shift.p_value is None else f", p = {shift.p_value:.2g}"
+    sentence = f"{title}: {medians}; {shift.effect:.1f} standard deviations apart{significance}."
     if shift.is_beyond:
         (new_low, new_high), (low, high) = shift.new_range, shift.reference_range
         sentence += f" All new groups ({new_low:.4g} to {new_high:.4g}) lie far beyond those ({low:.4g} to {high:.4g})."
@@ -237,8 +239,8 @@ def _describe_shift(shift: StatisticShift) -> str:
 
 
 def _describe_features(found: FeatureShift | None, settings: DriftSettings) -> list[str]:
-    """A sentence where the difference is both certain and large enough to matter."""
+    """One sentence if the difference is both significant and large enough."""
     if found is None or found.p_value > settings.false_alarm_rate / 2 or found.auc < settings.least_auc:
         return []
-    told = f"tells new from training groups with an AUC of {found.auc:.2f}, p = {found.p_value:.2g}"
-    return [f"Features: the network's view {told}."]
+    separation = f"AUC of {found.auc:.2f}, p = {found.p_value:.2g}"
+    return [f"Features: a classifier separates new from training groups with an {separation}."]

@@ -1,16 +1,13 @@
-"""Do two samples of patients look alike? A test on the appearance of their images that permutes whole groups.
+"""Permutation test for shifts of image statistics between training groups and new groups.
 
-Images of one patient resemble each other, so that a test on images would take twelve patients with fifty images each
-for six hundred witnesses. Here a group (a patient, a series) is one witness: one of its images, drawn at random,
-speaks for it. Means of groups would spread less the more images there are, and a batch with fewer images of each
-patient would look shifted for that alone. The test permutes which groups are called new. That is exact for any
-distribution: if the new groups come from where the training groups came from, every such relabelling is as probable
-as the real one.
+Images of one group (a patient, a series) are correlated, so each group is represented by one image, drawn at random.
+Means of groups are not used: their variance falls with the number of images, so that a batch with fewer images of each
+patient would look shifted. The test permutes which groups are called new. It is exact for any distribution: if both
+sides have the same source, all such relabellings are equally probable.
 
-Of each statistic the largest distance of the two cumulative distributions is taken (Kolmogorov and Smirnov), which
-sees any change of position, spread or shape. The p value of a statistic counts the relabellings in which the largest
-distance of *all* statistics reaches its own; so the chance of a false alarm by any of them is bounded, whatever
-their correlation (Westfall and Young).
+The test statistic is the largest distance of the two cumulative distributions (Kolmogorov and Smirnov), which responds
+to changes of position, spread and shape. The p value of a statistic is the fraction of relabellings in which the
+largest distance over *all* statistics reaches its own. This bounds the family-wise error rate under any correlation.
 
 Sources: Westfall and Young, "Resampling-Based Multiple Testing", 1993 (single-step maxT); Phipson and Smyth,
 "Permutation p-values should never be zero", Statistical Applications in Genetics and Molecular Biology 9, 2010.
@@ -29,30 +26,29 @@ from hip_mri.images.image_statistics import STATISTICS, Statistic, compute_stati
 from hip_mri.workspace import Workspace
 
 MAX_NUM_GROUPS: Final = 500
-"""Groups of either side that are compared; a difference that more would be needed to see is too small to matter."""
+"""Groups of each side that are compared. A difference that only more groups would reveal is too small to matter."""
 
-MOST_CELLS: Final = 2**19
-"""Groups times relabellings that are held at a time, some megabytes per matrix."""
+MAX_CELLS: Final = 2**19
+"""Groups times relabellings that are held in memory at once, a few megabytes per matrix."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class StatisticShift:
-    """One statistic of the training images and of a new batch; each group speaks with the value of one image.
+    """One statistic, compared between training groups and new groups; one image represents each group.
 
     Attributes:
-        statistic: Which.
+        statistic: The statistic.
         reference_range: Lowest and highest of the training groups.
         new_range: Lowest and highest of the new groups.
         reference_median: Median of the training groups.
         new_median: Median of the new groups.
-        effect: Distance of the two distributions (Wasserstein's, in units of the statistic: how far values must be
-            moved, on average, to turn one into the other) over the standard deviation between training groups, or
-            over `Statistic.min_spread` where that is larger.
+        effect: Wasserstein distance of the two distributions, divided by the standard deviation between training
+            groups, or by `Statistic.min_spread` where that is larger.
         is_beyond: Whether all new groups lie outside the range of the training groups, widened on both sides by its
             own width, or by four times `min_spread` where that is larger.
-        p_value: Chance of such a difference, in any statistic, between groups from one source; `None`: not tested.
+        p_value: Family-wise p value of the difference; `None` if it was not tested.
     """
 
     statistic: Statistic
@@ -65,76 +61,75 @@ class StatisticShift:
     p_value: float | None
 
 
-def choose_witnesses(groups: NDArray[np.integer], seed: int, most: int = MAX_NUM_GROUPS) -> NDArray[np.int64]:
-    """Draw one image of each group.
+def sample_one_per_group(groups: NDArray[np.integer], seed: int, max_groups: int = MAX_NUM_GROUPS) -> NDArray[np.int64]:
+    """Sample one image of each group.
 
     Args:
         groups: Code of each image's group, shape (num_images,).
-        seed: The same seed draws the same images.
-        most: Of more groups than that, a random choice is taken.
+        seed: Seed of the sampling.
+        max_groups: If there are more groups, a random subset of this size is taken.
 
     Returns:
-        Positions of the images, ascending; each group's images are equally probable.
+        Positions of the images, ascending; the images of a group are equally probable.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(groups))
-    witnesses = order[np.unique(groups[order], return_index=True)[1]]
-    if len(witnesses) > most:
-        witnesses = generator.choice(witnesses, most, replace=False)
-    return np.sort(witnesses)
+    positions = order[np.unique(groups[order], return_index=True)[1]]
+    if len(positions) > max_groups:
+        positions = generator.choice(positions, max_groups, replace=False)
+    return np.sort(positions)
 
 
 def measure_shifts(reference: Floats, new: Floats, alpha: float | None, seed: int) -> list[StatisticShift]:
-    """Compare each statistic of training groups and new groups.
+    """Compare each statistic between training groups and new groups.
 
     Args:
-        reference: Appearance of one image of each training group, shape (num_groups, len(STATISTICS)), at least one.
+        reference: Statistics of one image of each training group, shape (num_groups, len(STATISTICS)), at least one.
         new: The same of the new groups.
-        alpha: Chance of a false alarm that the p values must be able to tell; `None`: p values are left out.
-        seed: The same seed draws the same relabellings.
+        alpha: Significance level that the p values must resolve; `None` omits the test.
+        seed: Seed of the relabellings.
 
     Returns:
-        One for each of `STATISTICS`, in their order.
+        One shift for each of `STATISTICS`, in the same order.
     """
     p_values: Sequence[float | None] = [None] * len(STATISTICS)
     if alpha is not None:
         p_values = _test_distances(reference, new, alpha, seed).tolist()
-    columns = zip(STATISTICS, reference.T, new.T, p_values, strict=True)
-    return [_measure_shift(statistic, old, young, p_value) for statistic, old, young, p_value in columns]
+    return [_measure_shift(*row) for row in zip(STATISTICS, reference.T, new.T, p_values, strict=True)]
 
 
 def draw_relabellings(num_reference: int, num_new: int, alpha: float, seed: int) -> Iterator[NDArray[np.bool_]]:
-    """Say which groups are called new: as they are first, then at random.
+    """Draw labels of groups: the true labels first, then random permutations of them.
 
     Args:
-        num_reference: Training groups; they stand first.
-        num_new: New groups.
-        alpha: Enough relabellings are drawn that ten of them may still beat the real one at this level.
-        seed: The same seed draws the same ones.
+        num_reference: Number of training groups, which come first.
+        num_new: Number of new groups.
+        alpha: Significance level; 10 / alpha rows are drawn in all.
+        seed: Seed of the permutations.
 
     Yields:
-        Rows of which each has `num_new` places set, some at a time, shape (count, num_reference + num_new). The first
-        row of all is the real one; the p value is the share of rows that are at least as extreme.
+        Chunks of rows, shape (count, num_reference + num_new), true for the groups called new. The first row of all
+        has the true labels; the p value is the fraction of all rows that are at least as extreme.
     """
     generator = np.random.default_rng(seed)
     real = np.arange(num_reference + num_new) >= num_reference
     yield real[None]
     num_left = int(np.ceil(10 / alpha)) - 1
     while num_left:
-        count = min(num_left, max(1, MOST_CELLS // len(real)))
+        count = min(num_left, max(1, MAX_CELLS // len(real)))
         yield generator.permuted(np.tile(real, (count, 1)), axis=1)
         num_left -= count
 
 
 def measure_distances(pooled: Floats, is_new: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Largest distance of the cumulative distributions of each statistic, after each relabelling.
+    """Compute the largest distance of the cumulative distributions of each statistic, for each relabelling.
 
     Args:
         pooled: Values of all groups, shape (num_groups, num_statistics).
         is_new: Rows as `draw_relabellings` yields them.
 
     Returns:
-        Distances times the number of old and of new groups, which makes them exact; shape (rows, num_statistics).
+        Distances times the numbers of old and of new groups, so that they are exact; shape (rows, num_statistics).
     """
     num_new = int(is_new[0].sum())
     steps = np.where(is_new, is_new.shape[1] - num_new, -num_new)
@@ -174,23 +169,22 @@ def _measure_shift(statistic: Statistic, reference: Floats, new: Floats, p_value
 
 
 def describe_stored_images(hashes: Sequence[str], workspace: Workspace, num_threads: int) -> NDArray[np.float64]:
-    """Describe source images as they lie in the workspace.
+    """Compute the statistics of stored source images.
 
     Args:
         hashes: SHA-256 of the source images.
-        workspace: Where they lie.
-        num_threads: Threads that decode.
+        workspace: Holds the images.
+        num_threads: Threads that decode images.
 
     Returns:
-        A row per image, in the order of `hashes`, shape (len(hashes), len(STATISTICS)).
+        Shape (len(hashes), len(STATISTICS)), in the order of `hashes`.
 
     Raises:
         WorkspaceError: A stored source image is missing or damaged.
     """
-    parallel = Parallel(n_jobs=num_threads, backend="threading")
-    rows = parallel(delayed(_describe_stored)(sha256, workspace) for sha256 in hashes)
+
+    def describe(sha256: str) -> NDArray[np.float64]:
+        return compute_statistics(read_stored_image(sha256, workspace))
+
+    rows = Parallel(n_jobs=num_threads, backend="threading")(delayed(describe)(sha256) for sha256 in hashes)
     return np.array(rows, np.float64).reshape(len(hashes), len(STATISTICS))
-
-
-def _describe_stored(sha256: str, workspace: Workspace) -> NDArray[np.float64]:
-    return compute_statistics(read_stored_image(sha256, workspace))

@@ -12,13 +12,13 @@ from hip_mri.dataset.preprocessing import read_stored_image
 from hip_mri.dataset.quarantine import quarantine_images
 from hip_mri.models.features import FeatureSet
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
-from hip_mri.monitoring.shift import choose_witnesses, describe_stored_images
+from hip_mri.monitoring.shift import describe_stored_images, sample_one_per_group
 from hip_mri.promotion.new_images import find_latest, list_known
 from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
-    from hip_mri.monitoring.drift_chart import BatchLook
+    from hip_mri.monitoring.drift_chart import ChartBatch
 
 NUM_EXAMPLES = 6
 """Images of each side in the picture."""
@@ -81,19 +81,19 @@ def refuse_batch(workspace: Workspace) -> int:
 def _choose(images: pd.DataFrame, seed: int) -> pd.DataFrame:
     """One image of each group, of many groups some."""
     images = images.sort_values("image_id", ignore_index=True)
-    return images.iloc[choose_witnesses(pd.factorize(images["group"])[0], seed)]
+    return images.iloc[sample_one_per_group(pd.factorize(images["group"])[0], seed)]
 
 
 def _describe(images: pd.DataFrame, workspace: Workspace, features: FeatureSet, num_threads: int) -> Batch:
     return Batch(
-        appearance=describe_stored_images(list(images["sha256"]), workspace, num_threads),
+        statistics=describe_stored_images(list(images["sha256"]), workspace, num_threads),
         features=features.open_store(workspace).select(images["sha256"], mirrored=False),
         groups=pd.factorize(images["group"])[0],
     )
 
 
-def _look(images: pd.DataFrame, batch: Batch, workspace: Workspace) -> "BatchLook":
-    from hip_mri.monitoring.drift_chart import BatchLook  # noqa: PLC0415 - loads matplotlib, half a second
+def _look(images: pd.DataFrame, batch: Batch, workspace: Workspace) -> "ChartBatch":
+    from hip_mri.monitoring.drift_chart import ChartBatch  # noqa: PLC0415 - loads matplotlib, half a second
 
     shown = images["sha256"].head(NUM_EXAMPLES)
-    return BatchLook(batch.appearance, [read_stored_image(sha256, workspace) for sha256 in shown])
+    return ChartBatch(batch.statistics, [read_stored_image(sha256, workspace) for sha256 in shown])

@@ -20,7 +20,7 @@ from hip_mri.evaluation.metrics.validation import check_predictions, check_sampl
 from hip_mri.promotion.error_budget import Look
 from hip_mri.promotion.sensitivity_requirements import Floor, measure_floors, tell_floors
 
-COLUMNS: Final = ("image_id", "label", "score", "group")
+GATE_COLUMNS: Final = ("image_id", "label", "score", "group")
 """Columns of a table of scores: pseudonym, one of `LABELS`, probability of a lesion 0-1, name of the group."""
 
 
@@ -82,7 +82,7 @@ def compare_versions(
     """Decide whether a challenger takes the champion's place.
 
     Args:
-        champion_scores: Columns of `COLUMNS`, one row per image of the locked test set.
+        champion_scores: Columns of `GATE_COLUMNS`, one row per image of the locked test set.
         challenger_scores: The same images, scored by the challenger.
         settings: The rule, its margin and the floors.
         look: By `hip_mri.promotion.error_budget.record_look`.
@@ -188,7 +188,7 @@ def _align(champion: pd.DataFrame, challenger: pd.DataFrame) -> tuple[pd.DataFra
 
 
 def _check_scores(whose: str, scores: pd.DataFrame) -> None:
-    missing = [column for column in COLUMNS if column not in scores.columns]
+    missing = [column for column in GATE_COLUMNS if column not in scores.columns]
     if missing:
         raise ReleaseError(
             f"release: the {whose}'s scores have no column {list_offenders(missing)}, only "

@@ -17,7 +17,7 @@ from hip_mri.dataset.preprocessing import read_images
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE
 from hip_mri.evaluation.explain import explain_images
-from hip_mri.models.network import SplitNetwork
+from hip_mri.models.scoring import SplitNetwork
 from hip_mri.monitoring.novelty import load_novelty
 from hip_mri.serving.prediction_inputs import IntakeReport
 from hip_mri.serving.prediction_sheet import Portrait, PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
@@ -31,7 +31,7 @@ CLINICAL_NOTICE: Final = (
     "NOT FOR CLINICAL USE: for research only. These scores are no diagnosis, and no one's treatment may rest on them."
 )
 
-COLUMNS: Final = (
+PREDICTION_COLUMNS: Final = (
     "image_id",  # first 16 digits of the SHA-256; `names.csv` says which file it is
     "sha256",  # of the file's bytes; empty where they could not be read
     "state",  # `scored` or `unreadable`
@@ -69,7 +69,7 @@ def score_images(workspace: Workspace, model: ServedModel, network: SplitNetwork
         network: The same, split.
 
     Returns:
-        The columns of `COLUMNS`, one row per different image, sorted by image id.
+        The columns of `PREDICTION_COLUMNS`, one row per different image, sorted by image id.
 
     Raises:
         EvaluationError: A score is not a number.
@@ -89,7 +89,7 @@ def score_images(workspace: Workspace, model: ServedModel, network: SplitNetwork
     unreadable = manifest.loc[manifest["state"] == "quarantined", ["image_id", "sha256", "reason"]]
     table = pd.concat([scored.astype({"is_outside": object}), unreadable.assign(state="unreadable")])
     table = table.assign(model=model.name, model_sha256=model.network.sha256).fillna({"reason": ""})
-    return table.sort_values("image_id", ignore_index=True).loc[:, list(COLUMNS)]
+    return table.sort_values("image_id", ignore_index=True).loc[:, list(PREDICTION_COLUMNS)]
 
 
 def _measure(

@@ -17,18 +17,19 @@ from hip_mri.hashes import HASHES, is_as_recorded, read_hashes, record_hashes
 from hip_mri.models.backbones.backbone import (
     BYTES_PER_PARAMETER,
     PARTS,
-    STANDARDIZE,
     Backbone,
     find_backbone,
     open_backbone,
     write_backbone,
 )
-from hip_mri.models.backbones.engines import EngineChoice, computes_bfloat16, settle_engine
+from hip_mri.models.backbones.engine_choice import EngineChoice, computes_bfloat16, resolve_engine
 from hip_mri.models.backbones.export import has_export, link_export
+from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.head import PREFIX, cut_network
-from hip_mri.models.network import HEAD_NAME, MODEL_NAME, TUNED_BACKBONE, SplitNetwork
+from hip_mri.models.network import HEAD_NAME, MODEL_NAME, TUNED_BACKBONE
 from hip_mri.models.saved import load_network
+from hip_mri.models.scoring import SplitNetwork
 from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, require_room
 from hip_mri.workspace import Workspace
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RECIPE: Final = 2
+SERVED_NETWORK_RECIPE: Final = 2
 """Number of this way to split; a change that alters the parts raises it. Below 2 the user's settings of Keras could
 alter them."""
 
@@ -73,7 +74,7 @@ def prepare_network(
     Args:
         network: The file is read only if its bytes have the recorded hash.
         engine: `auto` takes OpenVINO where the backbone is exported already, or where it alone computes the wanted
-            precision; else see `settle_engine`.
+            precision; else see `resolve_engine`.
         precision: `auto` takes the one that the model was evaluated in, where this machine computes it in hardware.
         num_images: Images to score.
         workspace: Where it was trained, perhaps; the `backbones` folder of its `serving` part keeps the parts.
@@ -84,7 +85,7 @@ def prepare_network(
     Raises:
         WeightsError: The file is not the recorded one, or is no network of this architecture.
     """
-    identity = {"recipe": RECIPE, "model_sha256": network.sha256, "name": network.backbone}
+    identity = {"recipe": SERVED_NETWORK_RECIPE, "model_sha256": network.sha256, "name": network.backbone}
     folder = workspace.serving.backbones_folder / f"model-{digest(identity)[:16]}"
     if not (is_as_recorded(folder, [*PARTS, HEAD_NAME]) or _link_parts(network, folder, workspace)):
         _write_parts(network, folder)
@@ -93,7 +94,7 @@ def prepare_network(
     # On a CPU OpenVINO alone computes bfloat16, so that the number of images does not change the precision.
     pays_anyway = has_export(backbone) or (wanted == "bfloat16" and computes_bfloat16("openvino"))
     choice = choose_serving_engine(
-        settle_engine(engine, num_images, is_exported=pays_anyway), precision, network.precision
+        resolve_engine(engine, num_images, is_exported=pays_anyway), precision, network.precision
     )
     return SplitNetwork(FeatureSet(backbone, network.preprocessing, choice, with_mirrored=False), folder / HEAD_NAME)
 

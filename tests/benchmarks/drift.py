@@ -29,7 +29,7 @@ from hip_mri.models.backbones.backbone import prepare_backbone
 from hip_mri.models.backbones.engines import FeatureEngine, open_engine
 from hip_mri.models.backbones.weights import resolve_weights
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
-from hip_mri.monitoring.shift import choose_witnesses
+from hip_mri.monitoring.shift import sample_one_per_group
 from hip_mri.synthetic.demo import draw_demo, write_demo_zip
 from hip_mri.workspace import Workspace
 from tests.monitoring.changes import MODERATE, SLIGHT, STRONG
@@ -82,7 +82,7 @@ def describe(
 
 def choose(batch: Batch, patients: NDArray) -> Batch:
     chosen = np.isin(batch.groups, patients)
-    return Batch(batch.appearance[chosen], batch.features[np.flatnonzero(chosen)], batch.groups[chosen])
+    return Batch(batch.statistics[chosen], batch.features[np.flatnonzero(chosen)], batch.groups[chosen])
 
 
 def try_batches(
@@ -132,8 +132,8 @@ def summarize(reports: list[DriftReport]) -> dict[str, Any]:
 
 def keep_one_image(batch: Batch) -> Batch:
     """One image of each patient, drawn at random."""
-    chosen = choose_witnesses(batch.groups, seed=99, most=len(batch.groups))
-    return Batch(batch.appearance[chosen], batch.features[chosen], batch.groups[chosen])
+    chosen = sample_one_per_group(batch.groups, seed=99, max_groups=len(batch.groups))
+    return Batch(batch.statistics[chosen], batch.features[chosen], batch.groups[chosen])
 
 
 def main() -> None:

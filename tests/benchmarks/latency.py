@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from hip_mri.models.backbones.engines import computes_bfloat16
+from hip_mri.models.backbones.engine_choice import computes_bfloat16
 from hip_mri.synthetic.demo import write_demo_zip
 from tests.benchmarks.measure import IMAGES_PER_PATIENT, PROJECT, find_weights, run_flow, run_recipe
 

@@ -1,4 +1,4 @@
-"""Grad-CAM against automatic differentiation, and whether it finds a lesion that was planted."""
+"""Grad-CAM, compared with automatic differentiation and with the places of planted lesions."""
 
 import re
 from types import SimpleNamespace
@@ -13,10 +13,10 @@ from hip_mri.errors import EvaluationError
 from hip_mri.evaluation import explain
 from hip_mri.evaluation.explain import differentiate_head, explain_cases, explain_images, pick_cases
 from hip_mri.models.backbones.backbone import build_backbone, open_backbone, write_backbone
-from hip_mri.models.backbones.engines import EngineChoice
+from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.head import build_head, cut_network, join_network
-from hip_mri.models.network import SplitNetwork
+from hip_mri.models.scoring import SplitNetwork
 
 keras = pytest.importorskip("keras")
 
@@ -27,7 +27,7 @@ SPOT = 5
 
 
 def build_network(*, standardized: bool, activation="sigmoid", seed: int = 0):
-    """A small network of the same build as the real ones: maps, average, perhaps a normalization, two dense layers."""
+    """A small network of the same structure: maps, average, optional normalization, two dense layers."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((SIZE, SIZE, 1), name="image")
     maps = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
@@ -55,7 +55,7 @@ def cut(network, *, is_head: bool):
 
 @pytest.fixture
 def explain_small(tmp_path, monkeypatch):
-    """Explain a small network that stands in for those of the pipeline."""
+    """Explain a small network in place of those of the pipeline."""
 
     def explain_with(network, images: np.ndarray) -> np.ndarray:
         maps = keras.Model(network.input, network.get_layer("avg_pool").input)
@@ -84,7 +84,7 @@ def as_inputs(images) -> np.ndarray:
 
 
 def differentiate_automatically(network, position, images):
-    """Oracle: TensorFlow's gradient of the logit, averaged over the places of the map."""
+    """Oracle: gradient of the logit by TensorFlow."""
     import tensorflow as tf
 
     head = keras.Model(network.layers[position].output, network.output)
@@ -186,7 +186,7 @@ def test_heat_is_scaled_by_image_and_does_not_depend_on_the_batch(explain_small)
     assert explain_small(network, images[:0]).shape == (0, SIZE, SIZE)
 
 
-def test_what_never_speaks_for_a_lesion_has_no_heat(explain_small):
+def test_without_evidence_for_a_lesion_there_is_no_heat(explain_small):
     network = build_network(standardized=False)
     layer = network.get_layer("score")
     layer.kernel.assign(-np.abs(layer.kernel.numpy()))
@@ -194,14 +194,14 @@ def test_what_never_speaks_for_a_lesion_has_no_heat(explain_small):
     assert not explain_small(network, draw_images(3)).any()
 
 
-def test_what_was_explained_is_not_computed_again(explain_small, monkeypatch):
+def test_cached_heat_is_not_computed_again(explain_small, monkeypatch):
     network, images = build_network(standardized=False), draw_images(3)
     heat = explain_small(network, images)
     monkeypatch.setattr(explain, "_compute_heat", lambda *_: pytest.fail("it was computed"))
     np.testing.assert_array_equal(explain_small(network, images), heat)
 
 
-def test_a_damaged_file_is_made_anew(explain_small, tmp_path):
+def test_a_damaged_file_is_computed_again(explain_small, tmp_path):
     network, images = build_network(standardized=False), draw_images(3)
     heat = explain_small(network, images)
     (file,) = (tmp_path / "explanations").glob("*.npy")
@@ -213,7 +213,7 @@ def test_a_damaged_file_is_made_anew(explain_small, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["images", "head"])
-def test_other_images_and_another_head_are_explained_anew(explain_small, change):
+def test_other_images_and_another_head_are_not_read_from_the_cache(explain_small, change):
     network, images = build_network(standardized=False), draw_images(3)
     heat = explain_small(network, images)
     if change == "head":
@@ -226,7 +226,7 @@ def test_other_images_and_another_head_are_explained_anew(explain_small, change)
 def test_cases_are_the_most_confident_of_each_kind():
     labels = [1, 1, 1, 1, 0, 0, 0, 1, 0]
     scores = [0.9, 0.7, 0.9, 0.8, 0.1, 0.3, 0.6, 0.2, 0.5]
-    assert pick_cases(labels, scores, 0.5, most=3) == [
+    assert pick_cases(labels, scores, 0.5, max_cases=3) == [
         (0, "true positive"),
         (2, "true positive"),
         (3, "true positive"),
@@ -237,7 +237,7 @@ def test_cases_are_the_most_confident_of_each_kind():
         (7, "false negative"),
     ]
     groups = ["a", "b", "a", "b", "c", "c", "c", "d", "e"]
-    assert pick_cases(labels, scores, 0.5, groups, most=2) == [
+    assert pick_cases(labels, scores, 0.5, groups, max_cases=2) == [
         (0, "true positive"),
         (3, "true positive"),
         (4, "true negative"),
@@ -260,14 +260,14 @@ def test_cases_carry_image_score_and_heat():
     assert (cases[1].heat == heats[1]).all()
 
 
-def test_what_cannot_be_explained_is_said(explain_small):
+def test_unsupported_images_and_layers_are_rejected(explain_small):
     with pytest.raises(
         EvaluationError, match=re.escape("shape (n, 32, 32) and type uint8 are needed, received (1, 9,")
     ):
         explain_small(build_network(standardized=False), np.zeros((1, 9, 32), np.uint8))
-    with pytest.raises(EvaluationError, match=r"the layer score \(Dense\) is none that Grad-CAM knows"):
+    with pytest.raises(EvaluationError, match=r"layer score \(Dense\)"):
         explain_small(build_network(standardized=False, activation="softplus"), draw_images(1))
     flat = keras.Input((4, 4))
     head = keras.Model(flat, keras.layers.Dense(1)(keras.layers.Flatten()(flat)))
-    with pytest.raises(EvaluationError, match=r"the layer flatten.* \(Flatten\) is none"):
+    with pytest.raises(EvaluationError, match=r"layer flatten.* \(Flatten\)"):
         differentiate_head(head, np.zeros((1, 4, 4), np.float32))

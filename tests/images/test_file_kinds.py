@@ -14,6 +14,8 @@ from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.errors import ArchiveError, ImageError, SourceError, WeightsError
 from hip_mri.models.backbones import weights
+from hip_mri.models.backbones.architectures import ARCHITECTURES
+from hip_mri.models.backbones.hdf5_checks import named_for_keras
 from hip_mri.serving.prediction_inputs import take_in_images
 from hip_mri.sources.source import open_source, open_unlabelled
 
@@ -161,7 +163,7 @@ def resolve(file) -> str:
     return str(caught.value)
 
 
-NUM = weights.NUM_PARAMETERS["ResNet50"]
+NUM = ARCHITECTURES["ResNet50"].num_parameters
 
 
 @pytest.mark.parametrize("name", ["w.H5", "w.weights.H5", "W.HDF5", "w.h5"])
@@ -202,7 +204,7 @@ def test_a_pointer_a_page_and_a_keras_model_as_weights_are_told(tmp_path):
 ])  # fmt: skip
 def test_keras_gets_the_ending_by_which_it_reads_the_format(tmp_path, group, name, ending):
     file = write_weights(tmp_path / name, **{group: 3})
-    with weights.named_for_keras(file) as named:
+    with named_for_keras(file) as named:
         assert named.name.endswith(ending)
         assert named.read_bytes() == file.read_bytes()
 

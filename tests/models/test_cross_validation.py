@@ -1,4 +1,4 @@
-"""Folds that keep groups whole, the inflation they prevent, and what is done once."""
+"""Folds that keep groups whole, the bias that they prevent, and reuse of stored scores."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from hip_mri.config import EvaluationSettings, TrainingSettings
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.evaluation.metrics.results import summarize_folds
 from hip_mri.models import cross_validation
-from hip_mri.models.backbones.backbone import NUM_FEATURES
+from hip_mri.models.backbones.architectures import NUM_FEATURES
 from hip_mri.models.cross_validation import Fold, Scheme, cross_validate_fold, join_folds, plan_folds, score_fold
 from hip_mri.models.fitting import TrainingImages
 
@@ -20,7 +20,7 @@ SETTINGS = TrainingSettings(epochs=12, batch_size=32, learning_rate=1e-3)
 
 @pytest.fixture(scope="module")
 def patients() -> tuple[TrainingImages, np.ndarray]:
-    """Features of 40 patients, six images each, that tell the patient but nothing else; labels drawn by patient."""
+    """Features of 40 patients with six images each, which identify the patient only; random labels of patients."""
     generator = np.random.default_rng(5)
     groups = np.repeat(np.arange(40), 6)
     features = generator.normal(size=(40, NUM_FEATURES))[groups] + 0.3 * generator.normal(size=(240, NUM_FEATURES))
@@ -36,7 +36,7 @@ def score_repetition(images, groups, scheme: Scheme, hidden_units: int, settings
     )
 
 
-def test_no_group_is_scored_by_a_head_that_saw_it(patients) -> None:
+def test_no_group_is_scored_by_a_head_that_was_trained_on_it(patients) -> None:
     images, groups = patients
     scores = score_repetition(images, groups, "grouped", 4, SETTINGS.model_copy(update={"epochs": 1}))
     assert sorted(scores["position"]) == list(range(240))
@@ -59,10 +59,10 @@ def test_scores_do_not_depend_on_what_the_thread_trained_before(patients, monkey
     first = score_fold(fold, images, groups, 5, 8, SETTINGS)
     score_fold(Fold("by_image", 0, 0), images, groups, 5, 8, SETTINGS)
     again = score_fold(fold, images, groups, 5, 8, SETTINGS)
-    monkeypatch.setattr(cross_validation, "_of_this_thread", SimpleNamespace())
-    afresh = score_fold(fold, images, groups, 5, 8, SETTINGS)
+    monkeypatch.setattr(cross_validation, "_compiled", SimpleNamespace())
+    untrained = score_fold(fold, images, groups, 5, 8, SETTINGS)
     np.testing.assert_array_equal(again["score"], first["score"])
-    np.testing.assert_array_equal(afresh["score"], first["score"])
+    np.testing.assert_array_equal(untrained["score"], first["score"])
 
 
 def run_all(workspace, features, settings: TrainingSettings, evaluation: EvaluationSettings) -> Path | None:
@@ -70,7 +70,7 @@ def run_all(workspace, features, settings: TrainingSettings, evaluation: Evaluat
     if plan is None:
         return None
     for fold in plan.folds:
-        cross_validate_fold(fold, plan, workspace, features, 4, settings)
+        cross_validate_fold(fold, plan, workspace)
     return join_folds(plan)
 
 
@@ -98,8 +98,8 @@ def test_a_fold_that_a_killed_run_had_scored_is_not_scored_again(trained_workspa
     quick = SETTINGS.model_copy(update={"epochs": 2})
     plan = plan_folds(workspace, features, 4, quick, settings)
     assert plan is not None
-    done = cross_validate_fold(plan.folds[0], plan, workspace, features, 4, quick)
-    content = done.read_bytes()
+    file_of_fold = cross_validate_fold(plan.folds[0], plan, workspace)
+    content = file_of_fold.read_bytes()
     scored = []
     monkeypatch.setattr(
         cross_validation, "score_fold", lambda fold, *rest: scored.append(fold) or score_fold(fold, *rest)

@@ -1,4 +1,4 @@
-"""The feature path is the original recipe: same losses, epoch by epoch."""
+"""Training on features is equivalent to training the whole network: same losses, epoch by epoch."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.models.backbones.backbone import Backbone, load_backbone
-from hip_mri.models.backbones.engines import EngineChoice
+from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet, extract_features
 from hip_mri.models.fitting import draw_epoch, fit
 from hip_mri.models.head import build_head, join_network
-from hip_mri.models.network import select_images
+from hip_mri.models.network import select_features
 from hip_mri.workspace import Workspace
 from tests.small_models import SMALL
 
@@ -44,8 +44,8 @@ def _build_head():
 
 def _fit_on_features(workspace, features):
     head = _build_head()
-    training = select_images(_ready(workspace), "train", workspace, features, with_mirrored=True)
-    validation = select_images(_ready(workspace), "val", workspace, features, with_mirrored=False)
+    training = select_features(_ready(workspace), "train", workspace, features, with_mirrored=True)
+    validation = select_features(_ready(workspace), "val", workspace, features, with_mirrored=False)
     epochs = []
     fit(head, training, validation, range(SETTINGS.epochs), SETTINGS.batch_size, SEED, on_epoch=epochs.append)
     return epochs

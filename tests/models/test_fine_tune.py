@@ -1,4 +1,4 @@
-"""The second stage: what it trains, and that it can be cut off anywhere between epochs."""
+"""Fine-tuning: which layers it trains, and that it can be interrupted between epochs."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from hip_mri.config import FineTuneSettings, TrainingSettings
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.errors import TrainingError
 from hip_mri.models.backbones.backbone import Backbone, build_backbone, load_backbone
-from hip_mri.models.backbones.engines import EngineChoice
+from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet, extract_features
 from hip_mri.models.fine_tune import unfreeze
 from hip_mri.models.network import train_model
@@ -43,21 +43,21 @@ def test_unfreeze_leaves_lower_blocks_and_normalization_alone() -> None:
 
 def test_fault_54_interrupted_training_ends_in_the_same_weights(prepared: Workspace, features: FeatureSet) -> None:
     whole = train_model(prepared, features, 8, SETTINGS, seed=1)
-    undisturbed, history = whole.predictions_file.read_bytes(), whole.history_file.read_bytes()
-    whole.folder.rename(whole.folder.with_name("undisturbed"))
+    uninterrupted, history = whole.predictions_file.read_bytes(), whole.history_file.read_bytes()
+    whole.folder.rename(whole.folder.with_name("uninterrupted"))
 
     def interrupt(epoch) -> None:
-        if epoch.epoch == 3:  # the first of fine-tuning; its checkpoint is written before
+        if epoch.epoch == 3:  # the first of fine-tuning, after its checkpoint
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_model(prepared, features, 8, SETTINGS, seed=1, on_epoch=interrupt)
     assert not whole.folder.exists()
-    seen = []
-    resumed = train_model(prepared, features, 8, SETTINGS, seed=1, on_epoch=seen.append)
+    reported = []
+    resumed = train_model(prepared, features, 8, SETTINGS, seed=1, on_epoch=reported.append)
 
-    assert [epoch.epoch for epoch in seen] == [1, 2, 4]
-    assert resumed.predictions_file.read_bytes() == undisturbed
+    assert [epoch.epoch for epoch in reported] == [1, 2, 4]
+    assert resumed.predictions_file.read_bytes() == uninterrupted
     assert resumed.history_file.read_bytes() == history
     assert not resumed.checkpoint_folder.exists()
 
@@ -79,7 +79,7 @@ def test_the_best_epoch_is_kept_also_after_an_interruption(
 
     two_epochs = train_model(prepared, features, 8, settings(epochs=2), seed=4)
     patient = settings(epochs=6, early_stopping_patience=2)
-    measure_losses(0.9, 0.8, 0.7, 0.6, 0.65)  # the head's two epochs, then those of the second stage
+    measure_losses(0.9, 0.8, 0.7, 0.6, 0.65)  # two epochs of the head, then those of fine-tuning
     with pytest.raises(KeyboardInterrupt):
         train_model(prepared, features, 8, patient, seed=4, on_epoch=interrupt)
     measure_losses(0.9, 0.8, 0.66)
@@ -117,4 +117,4 @@ def test_fault_67_infinite_loss_ends_training(prepared: Workspace, features: Fea
         patch.setattr("hip_mri.models.fitting._train_once", lambda *_: (float("nan"), 0.5))
         with pytest.raises(TrainingError, match=r"loss of epoch 1 is nan"):
             train_model(prepared, broken, 8, settings, seed=3)
-    assert models == set(prepared.models_folder.iterdir())  # nothing is kept of it, and everything else is
+    assert models == set(prepared.models_folder.iterdir())

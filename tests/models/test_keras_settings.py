@@ -1,4 +1,4 @@
-"""Networks are the same whatever a user's `keras.json` and environment say."""
+"""Networks do not depend on the user's `keras.json` and environment."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ REPORT = """
 import hashlib, json, logging, os, sys
 logging.basicConfig(level=logging.WARNING)
 {before}
-from hip_mri.models.backbones import backbone
+from hip_mri.models.backbones import backbone, random_weights
 from hip_mri.models import network
 from hip_mri.models.head import compile_head, join_network
 from hip_mri.models.keras_settings import import_keras, list_keras_folders
@@ -61,9 +61,9 @@ import numpy as np
 backbone.get_builder = lambda name: build_small_resnet
 keras = import_keras()
 built = backbone.build_backbone("ResNet50", 32, standardized=True)
-backbone._draw_weights(built, 0)
+random_weights.draw_weights(built, 0)
 images = list(np.random.default_rng(0).integers(0, 256, (10, 32, 32), dtype=np.uint8))
-backbone._calibrate(built, images)
+random_weights.calibrate(built, images)
 head = compile_head(4, TrainingSettings())
 features = built.predict_on_batch(np.stack(images)[..., None].astype(np.float32))
 head.train_on_batch(features, np.arange(10)[:, None] % 2)
@@ -81,7 +81,7 @@ print(json.dumps({{
 
 
 def report(keras_home: Path, before: str = "", **variables: str) -> dict:
-    """What a fresh process computes, and what is left of the settings."""
+    """Results and settings of a new process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KERAS_")}
     given = {"KERAS_HOME": str(keras_home), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)} | variables
     code = REPORT.format(before=before, file=__file__)
@@ -147,7 +147,7 @@ def test_the_users_settings_of_keras_change_nothing(
     assert found["settings"] == ["tensorflow", "channels_last", "float32", 1e-7, "float32", None, False]
     assert found["numbers"] == undisturbed["numbers"]
     given = {"KERAS_HOME": str(tmp_path)} | {n: v for n, v in variables.items() if n.startswith("KERAS_")}
-    assert dict(found["variables"]) == given  # they are left for others
+    assert dict(found["variables"]) == given  # restored after the import
     assert found["folder"] == found["downloads"] == str(tmp_path)
     assert content == [file.read_bytes() for file in tmp_path.iterdir() if file.is_file()]
 
@@ -157,7 +157,7 @@ def test_no_settings_file_is_written(undisturbed: dict) -> None:
 
 
 @pytest.mark.system
-def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_home_folder_without_write_access_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code = "from hip_mri.models.keras_settings import import_keras; print(import_keras().config.backend())"
     environment = os.environ | {"KERAS_HOME": str(tmp_path / "file" / "home"), "KERAS_BACKEND": "theano"}
@@ -251,7 +251,7 @@ def test_a_folder_is_no_installed_backend(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_keras_with_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody imported Keras before."""
+    """Keras was imported before."""
     monkeypatch.setenv(BACKEND_VARIABLE, "jax")
     monkeypatch.setattr(keras_settings, "_is_installed", lambda module: True)
     with pytest.raises(SettingsError, match=rf"backend tensorflow .* jax is needed.*{BACKEND_VARIABLE}=tensorflow"):
@@ -281,7 +281,7 @@ def features(trained_workspace: tuple[Workspace, FeatureSet]) -> FeatureSet:
 
 @pytest.fixture
 def names(prepared: Workspace, features: FeatureSet) -> Callable[[], dict[str, object]]:
-    """Names of everything that Keras computes, under the settings of the moment."""
+    """Names of everything that Keras computes, under the current settings."""
 
     def name_all() -> dict[str, object]:
         keras_choice = replace(features, choice=replace(features.choice, engine="keras"))
@@ -314,7 +314,7 @@ def test_variables_that_change_numbers_are_recorded_and_change_every_name(
     assert all(before[what] != now for what, now in names().items())
 
 
-def test_so_do_versions_of_keras_and_its_backend(names, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_of_keras_and_its_backend_change_every_name(names, monkeypatch: pytest.MonkeyPatch) -> None:
     before = names()
     for package in ("keras", "tensorflow"):
         monkeypatch.setattr(keras_settings, "version", lambda name, changed=package: "9" if name == changed else "1")
@@ -323,18 +323,18 @@ def test_so_do_versions_of_keras_and_its_backend(names, monkeypatch: pytest.Monk
         before = now
 
 
-def test_features_of_earlier_versions_are_not_found(features: FeatureSet) -> None:
+def test_features_of_earlier_versions_are_not_used(features: FeatureSet) -> None:
     choice = features.choice
     of_features = [features.backbone.digest, name_set(features.preprocessing), choice.engine, choice.precision]
     assert features.digest != digest([*of_features, choice.version])[:16]
 
 
-def test_exports_of_earlier_versions_are_made_anew(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exports_of_earlier_versions_are_repeated(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     from hip_mri.models.backbones import export
 
     export.export_openvino(backbone)
     assert has_export(backbone)
-    monkeypatch.setattr(export, "RECIPE", 1)
+    monkeypatch.setattr(export, "EXPORT_RECIPE", 1)
     assert not has_export(backbone)
 
 
@@ -363,9 +363,9 @@ def test_a_description_loads_nothing() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_downloads_are_looked_for_where_keras_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloads_are_searched_in_the_folders_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/x")
-    for home in ("", os.devnull):  # the second while Keras is loaded in a parent process
+    for home in ("", os.devnull):  # the second while a parent process loads Keras
         monkeypatch.setenv("KERAS_HOME", home)
         assert list_keras_folders() == [Path("/home/x/.keras"), Path("/tmp/.keras")]
     monkeypatch.setenv("KERAS_HOME", "~/models")

@@ -1,4 +1,4 @@
-"""Ways in which new images can differ from the training images, for tests and the benchmark of the drift check."""
+"""Changes of images for the tests and the benchmark of the drift check."""
 
 from collections.abc import Callable
 from typing import Final
@@ -38,7 +38,7 @@ STRONG: Final[dict[str, Callable[[Image], Image]]] = {
         np.uint8
     ),
 }
-"""Each must be found in every batch."""
+"""Must be found in every batch."""
 
 SLIGHT: Final[dict[str, Callable[[Image], Image]]] = {
     "levels_times_0.97": lambda image: map_levels(image, lambda levels: 0.97 * levels),
@@ -46,7 +46,7 @@ SLIGHT: Final[dict[str, Callable[[Image], Image]]] = {
     "noise_2": lambda image: add_noise(image, 2),
     "mirrored": lambda image: np.ascontiguousarray(np.fliplr(image)),
 }
-"""What a run should not be stopped for."""
+"""Should not stop a run."""
 
 MODERATE: Final[dict[str, Callable[[Image], Image]]] = {
     "upside_down": lambda image: np.ascontiguousarray(np.flipud(image)),
@@ -55,4 +55,4 @@ MODERATE: Final[dict[str, Callable[[Image], Image]]] = {
     "noise_10": lambda image: add_noise(image, 10),
     "size_times_1.25": lambda image: resize(image, 1.25),
 }
-"""In between: the benchmark tells how often they are found."""
+"""In between; the benchmark measures how often they are found."""

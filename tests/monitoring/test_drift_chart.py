@@ -1,21 +1,21 @@
-"""The picture of the drift check: drawn whole, in one scale, saying what was found."""
+"""Chart of the drift check: layout, scales and texts."""
 
 import numpy as np
 import pytest
 
 from hip_mri.images.image_statistics import STATISTICS, compute_statistics
-from hip_mri.monitoring.drift_chart import MOST_EXAMPLES, NUM_PANELS, BatchLook, draw_drift
+from hip_mri.monitoring.drift_chart import MAX_EXAMPLES, NUM_PANELS, ChartBatch, draw_drift
 from hip_mri.monitoring.shift import measure_shifts
 from tests.evaluation.charts.test_charts import NOTICE, list_overlaps, read_texts
 
 
-def make_look(seed: int, size: tuple[int, int], count: int) -> BatchLook:
+def make_batch(seed: int, size: tuple[int, int], count: int) -> ChartBatch:
     images = list(np.random.default_rng(seed).integers(0, 256, (count, *size), np.uint8))
-    return BatchLook(np.array([compute_statistics(image) for image in images]), images)
+    return ChartBatch(np.array([compute_statistics(image) for image in images]), images)
 
 
-def draw(reference: BatchLook, new: BatchLook, alpha: float | None = 0.01, num_statistics: int = len(STATISTICS)):
-    shifts = measure_shifts(reference.appearance, new.appearance, alpha, 0)
+def draw(reference: ChartBatch, new: ChartBatch, alpha: float | None = 0.01, num_statistics: int = len(STATISTICS)):
+    shifts = measure_shifts(reference.statistics, new.statistics, alpha, 0)
     shifts.sort(key=lambda shift: -shift.effect)
     return shifts, draw_drift(shifts[:num_statistics], reference, new, NOTICE)
 
@@ -25,21 +25,21 @@ def draw(reference: BatchLook, new: BatchLook, alpha: float | None = 0.01, num_s
     ("size", "count"), [((40, 50), 20), ((400, 30), 1), ((30, 400), 3)], ids=["like", "one, tall", "three, wide"]
 )
 def test_it_is_drawn_whole_and_no_text_touches_another(size, count, num_statistics, monkeypatch):
-    _, figure = draw(make_look(0, (48, 48), 30), make_look(1, size, count), num_statistics=num_statistics)
+    _, figure = draw(make_batch(0, (48, 48), 30), make_batch(1, size, count), num_statistics=num_statistics)
     assert NOTICE in read_texts(figure)
     assert list_overlaps(figure, monkeypatch) == []
 
 
 @pytest.mark.parametrize("place", range(len(STATISTICS)))
 def test_every_title_fits(place, monkeypatch):
-    look = make_look(0, (48, 48), 8)
-    shift = measure_shifts(look.appearance, look.appearance, 0.01, 0)[place]
-    figure = draw_drift([shift] * NUM_PANELS, look, look)
+    batch = make_batch(0, (48, 48), 8)
+    shift = measure_shifts(batch.statistics, batch.statistics, 0.01, 0)[place]
+    figure = draw_drift([shift] * NUM_PANELS, batch, batch)
     assert list_overlaps(figure, monkeypatch) == []
 
 
-def test_panels_show_the_shares_of_both_sides_and_the_outcome():
-    reference, new = make_look(0, (48, 48), 30), make_look(1, (96, 96), 12)
+def test_panels_show_the_fractions_of_both_sides_and_the_outcome():
+    reference, new = make_batch(0, (48, 48), 30), make_batch(1, (96, 96), 12)
     shifts, figure = draw(reference, new)
     panels = [axes for axes in figure.axes if axes.patches]
     assert len(panels) == NUM_PANELS
@@ -53,13 +53,13 @@ def test_panels_show_the_shares_of_both_sides_and_the_outcome():
 
 
 def test_examples_share_one_scale():
-    _, figure = draw(make_look(0, (48, 40), 9), make_look(1, (96, 20), 9))
+    _, figure = draw(make_batch(0, (48, 40), 9), make_batch(1, (96, 20), 9))
     strips = [axes for axes in figure.axes if axes.images]
-    assert len(strips) == 2 * MOST_EXAMPLES
+    assert len(strips) == 2 * MAX_EXAMPLES
     assert {(axes.get_xlim(), axes.get_ylim()) for axes in strips} == {((0, 40), (96, 0))}
     assert {tuple(axes.images[0].get_clim()) for axes in strips} == {(0, 255)}
 
 
 def test_a_batch_that_was_not_judged_says_so():
-    _, figure = draw(make_look(0, (48, 48), 5), make_look(1, (48, 48), 2), alpha=None)
+    _, figure = draw(make_batch(0, (48, 48), 5), make_batch(1, (48, 48), 2), alpha=None)
     assert all(text.endswith("apart, not tested") for text in read_texts(figure) if "deviations" in text)

@@ -1,4 +1,4 @@
-"""The nearest images, against looking at all of them one by one."""
+"""The nearest images, compared with an exhaustive search."""
 
 import numpy as np
 import pandas as pd

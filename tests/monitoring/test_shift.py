@@ -1,4 +1,4 @@
-"""The test that permutes groups, against the definition of the distance and against all relabellings written out."""
+"""The permutation test, against the definition of the distance and against all relabellings."""
 
 from itertools import combinations
 
@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from hip_mri.images.image_statistics import STATISTICS
 from hip_mri.monitoring import shift
-from hip_mri.monitoring.shift import choose_witnesses, draw_relabellings, measure_distances, measure_shifts
+from hip_mri.monitoring.shift import draw_relabellings, measure_distances, measure_shifts, sample_one_per_group
 
 NUM_STATISTICS = len(STATISTICS)
 MEAN = [statistic.name for statistic in STATISTICS].index("mean")
 
 
 def draw_groups(seed: int, count: int) -> np.ndarray:
-    """Independent statistics, spread far enough that `min_spread` plays no part."""
+    """Independent statistics, with a spread far above `min_spread`."""
     return np.random.default_rng(seed).normal(100, 30, (count, NUM_STATISTICS))
 
 
@@ -29,8 +29,8 @@ def test_distances_are_those_of_kolmogorov_and_smirnov_with_ties_too(old, new):
     assert distance / (len(old) * len(new)) == pytest.approx(largest)
 
 
-def test_the_real_labels_come_first_and_the_others_keep_the_counts(monkeypatch):
-    monkeypatch.setattr(shift, "MOST_CELLS", 60)
+def test_the_true_labels_come_first_and_permutations_keep_the_counts(monkeypatch):
+    monkeypatch.setattr(shift, "MAX_CELLS", 60)
     chunks = list(draw_relabellings(7, 5, 0.1, seed=3))
     rows = np.concatenate(chunks)
     assert len(chunks) > 2
@@ -68,7 +68,7 @@ def test_a_pure_shift_has_the_effect_of_the_standardized_difference():
         assert found.p_value is None
 
 
-def test_a_change_of_shape_alone_is_seen():
+def test_a_change_of_shape_alone_is_found():
     old = draw_groups(3, 120)
     new = old[:60].copy()
     new[:, MEAN] = 100 + 60 * np.sign(new[:, MEAN] - 100)  # two kinds of images, with the old mean
@@ -77,7 +77,7 @@ def test_a_change_of_shape_alone_is_seen():
     assert found.effect > 0.8
 
 
-def test_values_that_all_but_agree_are_held_against_the_least_spread():
+def test_values_that_all_but_agree_are_held_against_the_min_spread():
     old, new = np.full((20, NUM_STATISTICS), 100.0), np.full((10, NUM_STATISTICS), 101.0)
     found = measure_shifts(old, new, 0.01, 0)[MEAN]
     assert found.p_value <= 0.01
@@ -93,15 +93,15 @@ def test_beyond_means_outside_the_range_widened_by_itself(nearest, is_beyond):
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=80), st.integers(1, 20))
-def test_one_image_speaks_for_a_group(codes, most):
+def test_one_image_is_sampled_per_group(codes, max_groups):
     groups = np.array(codes)
-    positions = choose_witnesses(groups, seed=1, most=most)
-    assert len(set(groups[positions])) == len(positions) == min(most, len(set(codes)))
+    positions = sample_one_per_group(groups, seed=1, max_groups=max_groups)
+    assert len(set(groups[positions])) == len(positions) == min(max_groups, len(set(codes)))
     assert positions.tolist() == sorted(positions)
-    np.testing.assert_array_equal(choose_witnesses(groups, seed=1, most=most), positions)
+    np.testing.assert_array_equal(sample_one_per_group(groups, seed=1, max_groups=max_groups), positions)
 
 
 def test_each_image_of_a_group_is_as_likely():
     groups = np.repeat([5, 2, 9], 4)
-    drawn = np.concatenate([choose_witnesses(groups, seed) for seed in range(2000)])
+    drawn = np.concatenate([sample_one_per_group(groups, seed) for seed in range(2000)])
     assert (np.bincount(drawn, minlength=12) > 400).all()  # 500 expected, and a standard deviation of 19

@@ -9,10 +9,11 @@ import pytest
 
 from hip_mri.config import FineTuneSettings, TrainingSettings
 from hip_mri.errors import WeightsError
-from hip_mri.models.backbones import engines, export
+from hip_mri.models.backbones import engine_choice, export
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.export import export_openvino
-from hip_mri.models.network import SplitNetwork, predict, train_model
+from hip_mri.models.network import train_model
+from hip_mri.models.scoring import SplitNetwork, predict
 from hip_mri.serving import served_network as serving
 from hip_mri.serving.served_network import SavedNetwork, choose_serving_engine, prepare_network
 from hip_mri.storage import digest_file
@@ -66,7 +67,7 @@ def test_what_training_left_is_used(network, trained_workspace, monkeypatch):
     export_openvino(features.backbone)
     monkeypatch.setattr(serving, "load_network", lambda *_, **__: pytest.fail("it was split"))
     monkeypatch.setattr(export, "load_backbone", lambda *_, **__: pytest.fail("it was exported"))
-    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    monkeypatch.setattr(engine_choice, "has_gpu", lambda: False)
     parts = prepare(network, workspace, engine="auto")
     assert parts.features.backbone.digest == features.backbone.digest
     assert parts.features.choice.engine == "openvino"
@@ -93,7 +94,7 @@ def test_left_parts_of_another_model_are_not_used(network, trained_workspace):
 
 
 def test_few_images_are_computed_by_keras_where_nothing_is_exported(network, workspace, monkeypatch):
-    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    monkeypatch.setattr(engine_choice, "has_gpu", lambda: False)
     assert prepare(network, workspace, engine="auto").features.choice.engine == "keras"
 
 
@@ -114,7 +115,7 @@ def test_what_is_no_network_is_told(workspace, tmp_path, network):
 
 
 def test_the_number_of_images_does_not_change_the_precision(network, workspace, monkeypatch):
-    monkeypatch.setattr(engines, "sees_gpu", lambda: False)
+    monkeypatch.setattr(engine_choice, "has_gpu", lambda: False)
     monkeypatch.setattr(serving, "computes_bfloat16", lambda engine: engine == "openvino")
     evaluated = replace(network, precision="bfloat16")
     choices = [

@@ -1,1 +1,1 @@
-"""Frozen backbones: weights, engines that compute features, exports."""
+"""Frozen backbones: architectures, weights, and the engines that compute features."""

@@ -1,14 +1,22 @@
-"""Which weights are taken, and what is said when they cannot be."""
+"""Resolving of weights: files, downloads and errors."""
 
+import hashlib
+import http.server
 import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import httpx
 import numpy as np
 import pytest
 
+from hip_mri.config import BackboneName
 from hip_mri.errors import SettingsError, WeightsError
 from hip_mri.models.backbones import weights
+from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.backbone import build_backbone, load_backbone, prepare_backbone
 from hip_mri.storage import digest_file
 from hip_mri.workspace import Workspace
@@ -20,59 +28,102 @@ pytestmark = pytest.mark.full_network
 needs_pretrained = pytest.mark.skipif(not RESNET50_WEIGHTS.exists(), reason="the pretrained ResNet50 file is not there")
 
 
-def refuse_download(*_: object, **__: object) -> str:
-    raise Exception("URL fetch failure: no route to host")
+def resolve(file: Path, backbone: BackboneName = "ResNet50") -> weights.Weights:
+    return weights.resolve_weights(str(file), backbone, fall_back_to_random=False)
+
+
+def fail_to_connect(*_: object, **__: object) -> None:
+    raise httpx.ConnectError("no route to host")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"model.weights: no file at .*none.h5. Give the path of a Keras ResNet101"):
+    with pytest.raises(WeightsError, match=r"model.weights: .*none.h5.*ResNet101"):
         weights.resolve_weights(str(tmp_path / "none.h5"), "ResNet101", fall_back_to_random=True)
 
 
-def test_a_home_that_nobody_has_is_told() -> None:
-    with pytest.raises(SettingsError, match=r"^model.weights: '~no-such-user/w.h5' is not a path .* path in full"):
+def test_an_unknown_home_folder_is_rejected() -> None:
+    with pytest.raises(SettingsError, match=r"^model.weights: '~no-such-user/w.h5'"):
         weights.resolve_weights("~no-such-user/w.h5", "ResNet101", fall_back_to_random=False)
 
 
-def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_kind_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "weights.h5"
     file.write_text("not HDF5")
-    with pytest.raises(WeightsError, match="is not a readable HDF5 file"):
-        weights.resolve_weights(str(file), "ResNet50", fall_back_to_random=False)
-    with pytest.raises(WeightsError, match=r"does not end in .weights.h5 or .h5"):
-        weights.resolve_weights(str(shutil.copy(file, tmp_path / "model.pkl")), "ResNet50", fall_back_to_random=False)
+    with pytest.raises(WeightsError, match=r"weights.h5 .*HDF5"):
+        resolve(file)
+    with pytest.raises(WeightsError, match=r"model.pkl .* .weights.h5 or .h5"):
+        resolve(shutil.copy(file, tmp_path / "model.pkl"))
 
 
 def test_weights_of_another_backbone_are_recognised(tmp_path: Path) -> None:
     file = tmp_path / "other.weights.h5"
     with h5py.File(file, "w") as content:
-        content["layers/all"] = np.zeros(weights.NUM_PARAMETERS["ResNet152"], np.uint8)
-    with pytest.raises(WeightsError, match=r"58,370,944 parameters, ResNet101 .* fits --model.backbone ResNet152"):
-        weights.resolve_weights(str(file), "ResNet101", fall_back_to_random=False)
+        content["layers/all"] = np.zeros(ARCHITECTURES["ResNet152"].num_parameters, np.uint8)
+    with pytest.raises(WeightsError, match=r"58,370,944 .* ResNet101 .*--model.backbone ResNet152"):
+        resolve(file, "ResNet101")
 
 
-def test_demo_alone_falls_back_to_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keras.utils.get_file", refuse_download)
+def test_only_the_demo_falls_back_to_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "list_keras_folders", lambda: [tmp_path])
+    monkeypatch.setattr("httpx.stream", fail_to_connect)
     fallen_back = weights.resolve_weights("imagenet", "ResNet101", fall_back_to_random=True)
     assert fallen_back.name == "random"
     assert fallen_back.notice.startswith("RANDOM WEIGHTS: ")
-    with pytest.raises(WeightsError, match=r"could not be downloaded .* on another machine and give its path"):
+    with pytest.raises(
+        WeightsError, match=r"ImageNet weights of ResNet101 .*no route to host.*resnet101_weights.*--model.weights"
+    ):
         weights.resolve_weights("imagenet", "ResNet101", fall_back_to_random=False)
+
+
+class Files(http.server.BaseHTTPRequestHandler):
+    """Sends the same content for every address."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"the weights")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.HTTPServer]:
+    """A server in place of that of the ImageNet weights, for an empty folder of Keras."""
+    with http.server.HTTPServer(("127.0.0.1", 0), Files) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setattr(weights, "IMAGENET_ADDRESS", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(weights, "list_keras_folders", lambda: [tmp_path])
+        yield server
+        server.shutdown()
+
+
+def test_imagenet_weights_are_downloaded_once_and_checked(server, tmp_path: Path, monkeypatch) -> None:
+    with pytest.raises(WeightsError, match=r"MD5 .*4d473c1dd8becc155b73f8504c6f6626"):
+        weights.resolve_weights("imagenet", "ResNet50", fall_back_to_random=False)
+    assert not list(tmp_path.rglob("*.h5"))
+    md5 = hashlib.md5(b"the weights", usedforsecurity=False).hexdigest()
+    monkeypatch.setitem(ARCHITECTURES, "ResNet50", replace(ARCHITECTURES["ResNet50"], imagenet_md5=md5))
+    found = weights.resolve_weights("imagenet", "ResNet50", fall_back_to_random=False)
+    assert found.file is not None
+    assert (found.file.parent, found.file.read_bytes()) == (tmp_path / "models", b"the weights")
+    monkeypatch.setattr("httpx.stream", lambda *_, **__: pytest.fail("it was downloaded again"))
+    assert weights.resolve_weights("imagenet", "ResNet50", fall_back_to_random=False) == found
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet101", "ResNet152"])
 def test_number_of_parameters_is_that_of_keras(name) -> None:
-    assert build_backbone(name, 32).count_params() == weights.NUM_PARAMETERS[name]
+    assert build_backbone(name, 32).count_params() == ARCHITECTURES[name].num_parameters
 
 
 @needs_pretrained
 def test_pretrained_features_are_those_of_plain_keras(workspace: Workspace) -> None:
-    """Gray repeated to three channels, Keras' preprocessing, its own ResNet50 and pooling: nothing of ours."""
+    """Oracle: gray repeated to three channels, with preprocessing, ResNet50 and pooling of Keras."""
     import keras
 
-    settled = weights.resolve_weights(str(RESNET50_WEIGHTS), "ResNet50", fall_back_to_random=False)
-    assert settled.name == digest_file(RESNET50_WEIGHTS)
-    backbone = prepare_backbone(settled, workspace, SMALL, seed=0)
+    resolved = resolve(RESNET50_WEIGHTS)
+    assert resolved.name == digest_file(RESNET50_WEIGHTS)
+    backbone = prepare_backbone(resolved, workspace, SMALL, seed=0)
     gray = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1)).astype(np.float32)
 
     plain = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
@@ -93,11 +144,11 @@ def test_older_file_format_gives_the_same_weights(tmp_path: Path) -> None:
         from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
         save_weights_to_hdf5_group(content, plain)
-    weights.resolve_weights(str(older), "ResNet50", fall_back_to_random=False)
+    resolve(older)
     network = build_backbone("ResNet50", 32)
     network.load_weights(str(older))
-    for ours, theirs in zip(network.get_weights(), plain.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for found, expected in zip(network.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def write_random_weights(file: Path) -> Path:
@@ -105,26 +156,20 @@ def write_random_weights(file: Path) -> Path:
     return file
 
 
-def test_fault_66_weights_that_change_after_they_were_settled_are_refused(workspace: Workspace, tmp_path: Path) -> None:
-    settled = weights.resolve_weights(
-        str(write_random_weights(tmp_path / "x.weights.h5")), "ResNet50", fall_back_to_random=False
-    )
+def test_fault_66_weights_that_change_during_a_run_are_rejected(workspace: Workspace, tmp_path: Path) -> None:
+    resolved = resolve(write_random_weights(tmp_path / "x.weights.h5"))
     write_random_weights(tmp_path / "x.weights.h5")  # other random weights
-    with pytest.raises(WeightsError, match=r"the SHA-256 of .* was settled at the start of the run\. It is not loaded"):
-        prepare_backbone(settled, workspace, SMALL, seed=0)
+    with pytest.raises(WeightsError, match=r"SHA-256 of .*x.weights.h5"):
+        prepare_backbone(resolved, workspace, SMALL, seed=0)
     assert not list(workspace.backbones_folder.glob("*"))
 
 
-def test_fault_66_a_prepared_backbone_that_changed_is_refused_and_made_anew(
-    workspace: Workspace, tmp_path: Path
-) -> None:
-    settled = weights.resolve_weights(
-        str(write_random_weights(tmp_path / "x.weights.h5")), "ResNet50", fall_back_to_random=False
-    )
-    backbone = prepare_backbone(settled, workspace, SMALL, seed=0)
+def test_fault_66_a_changed_backbone_is_rejected_and_written_again(workspace: Workspace, tmp_path: Path) -> None:
+    resolved = resolve(write_random_weights(tmp_path / "x.weights.h5"))
+    backbone = prepare_backbone(resolved, workspace, SMALL, seed=0)
     recorded = digest_file(backbone.weights_file)
     write_random_weights(backbone.weights_file)
-    with pytest.raises(WeightsError, match=r"is not as it was written\. It is not loaded\. Start again"):
+    with pytest.raises(WeightsError, match=r"model.weights: .*backbone.weights.h5"):
         load_backbone(backbone)
-    assert prepare_backbone(settled, workspace, SMALL, seed=0) == backbone
+    assert prepare_backbone(resolved, workspace, SMALL, seed=0) == backbone
     assert digest_file(backbone.weights_file) == recorded
