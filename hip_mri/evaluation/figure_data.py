@@ -16,7 +16,7 @@ from hip_mri.evaluation.charts.flow_diagram import SplitCount, SplitFlow
 from hip_mri.evaluation.charts.leakage import FoldComparison, NeighbourDistances
 from hip_mri.evaluation.charts.sheets import ClosePair, ContrastSample, ExplainedCase
 from hip_mri.evaluation.explain import ExplainImages, explain_cases, pick_cases
-from hip_mri.evaluation.metrics.curves import Band, bootstrap_curves, find_net_benefit
+from hip_mri.evaluation.metrics.curves import Band, bootstrap_curves, compute_net_benefit
 from hip_mri.evaluation.metrics.recalibration import Platt
 from hip_mri.evaluation.metrics.results import Scores
 from hip_mri.workspace import Workspace
@@ -71,7 +71,7 @@ def gather_findings(
             measured["expected_calibration_error"], measured["calibration_slope"], measured["calibration_intercept"]
         ),
         recalibrated=_recalibrate(metrics["recalibration"], score),
-        decision_curve=find_net_benefit(truth, score),
+        decision_curve=compute_net_benefit(truth, score),
         explained=_explain(test, metrics["threshold"], images, explain),
         flow=describe_flow(metrics),
         neighbours=_describe_distances(scores.neighbours),

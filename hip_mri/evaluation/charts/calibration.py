@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hip_mri.evaluation.charts import style
 from hip_mri.evaluation.charts.captions import NOT_AVAILABLE
 from hip_mri.evaluation.charts.curves import ScoredSplit
-from hip_mri.evaluation.metrics.confidence_intervals import bound_fraction
+from hip_mri.evaluation.metrics.confidence_intervals import compute_binomial_interval
 
 MOST_BINS: Final = 10
 IMAGES_PER_BIN: Final = 10
@@ -65,7 +65,7 @@ def bin_scores(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> Calibr
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, num_bins + 1)[1:-1], method="inverted_cdf"))
     bins = np.searchsorted(edges, scores, side="left")
     members = [bins == number for number in np.unique(bins)]
-    bounds = np.array([bound_fraction(int(labels[chosen].sum()), int(chosen.sum())) for chosen in members])
+    bounds = np.array([compute_binomial_interval(int(labels[chosen].sum()), int(chosen.sum())) for chosen in members])
     return CalibrationBins(
         means=np.array([scores[chosen].mean() for chosen in members]),
         shares=np.array([labels[chosen].mean() for chosen in members]),

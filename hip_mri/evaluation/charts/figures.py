@@ -38,7 +38,7 @@ from hip_mri.evaluation.charts.sheets import (
 from hip_mri.evaluation.charts.training import draw_learning_curves
 from hip_mri.evaluation.metrics.confidence_intervals import Interval
 from hip_mri.evaluation.metrics.curves import Band, DecisionCurve
-from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, split_predictions
+from hip_mri.evaluation.metrics.validation import check_predictions, number_labels
 
 _one_at_a_time = threading.Lock()
 """Matplotlib shares caches between figures and does not promise that two threads may draw at once."""
@@ -115,7 +115,7 @@ def draw_figures(
 
 def gather_splits(predictions: pd.DataFrame, findings: Findings = NO_FINDINGS) -> dict[str, ScoredSplit]:
     """Scores of the splits that are measured, test before validation; of all splits where there are only others."""
-    by_split = split_predictions(predictions)
+    by_split = {str(split): rows for split, rows in predictions.groupby("split")}
     measured = [split for split in ("test", "val") if split in by_split] or list(by_split)
     return {
         split: ScoredSplit(

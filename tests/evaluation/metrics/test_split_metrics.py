@@ -3,13 +3,21 @@ import json
 import numpy as np
 import pytest
 
-from hip_mri.evaluation.metrics import weighted
-from hip_mri.evaluation.metrics.measures import measure_decisions, measure_probabilities, measure_ranking
-from hip_mri.evaluation.metrics.resampling import bound_measures, measure_split, pool_by_patient, resample
-from hip_mri.evaluation.metrics.validation import check_sample
+from hip_mri.evaluation.metrics.measures import (
+    compute_decision_metrics,
+    compute_ranking_metrics,
+    measure_decisions,
+    measure_probabilities,
+    measure_ranking,
+    tally_scores,
+)
+from hip_mri.evaluation.metrics.resampling import resample
+from hip_mri.evaluation.metrics.split_metrics import compute_intervals, measure_split, pool_by_patient
+from hip_mri.evaluation.metrics.table import list_keys
+from hip_mri.evaluation.metrics.validation import validate_scores
 from tests.evaluation.metrics.studies import THRESHOLD, TRUE_AUC, draw_study, find_true_sensitivity
 
-FLAT = (*weighted.RANKING_MEASURES, *weighted.PROBABILITY_MEASURES)
+FLAT = (*list_keys("ranking"), *list_keys("probability"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,7 @@ def test_every_measure_lies_in_its_interval(result):
     for section in ("at_threshold", "at_half"):
         measures, intervals = result[section], result["intervals"][section]
         assert set(intervals) == set(measures) - {"threshold", "confusion_matrix"}
-        pairs += [(measures[name], intervals[name]) for name in weighted.DECISION_MEASURES]
+        pairs += [(measures[name], intervals[name]) for name in list_keys("decision")]
         for values, bounds in zip(measures["at_prevalences"], intervals["at_prevalences"], strict=True):
             assert values["prevalence"] == bounds["prevalence"]
             pairs += [(values["ppv"], bounds["ppv"]), (values["npv"], bounds["npv"])]
@@ -92,21 +100,19 @@ def test_one_patient_with_lesions_has_figures_and_no_intervals():
     assert result["auc"] == pytest.approx(5 / 6)
     assert set(map(str, (result["intervals"][name] for name in FLAT))) == {"None"}
     assert result["intervals"]["at_threshold"] == {
-        **dict.fromkeys(weighted.DECISION_MEASURES),
+        **dict.fromkeys(list_keys("decision")),
         "at_prevalences": [{"prevalence": 0.1, "ppv": None, "npv": None}],
     }
 
 
 def test_a_patient_has_a_lesion_where_any_image_has():
-    pool = pool_by_patient([0, 1, 0, 0, 0], [0.2, 0.6, 0.5, 0.1, 0.7], ["b", "b", "a", "c", "c"])
-    assert pool.patients.tolist() == ["a", "b", "c"]
-    assert pool.labels.tolist() == [0, 1, 0]
-    assert pool.scores == pytest.approx([0.5, 0.4, 0.4])
+    labels, scores = pool_by_patient([0, 1, 0, 0, 0], [0.2, 0.6, 0.5, 0.1, 0.7], ["b", "b", "a", "c", "c"])
+    assert labels.tolist() == [0, 1, 0]
+    assert scores == pytest.approx([0.5, 0.4, 0.4])
 
 
 def test_patients_are_measured_like_images(study):
-    pool = pool_by_patient(*study)
-    result = measure_split(pool.labels, pool.scores, None, THRESHOLD, num_resamples=100)
+    result = measure_split(*pool_by_patient(*study), None, THRESHOLD, num_resamples=100)
     assert result["num_images"] == result["num_groups"] == 80
 
 
@@ -120,15 +126,15 @@ def test_intervals_cover_the_truth_where_groups_are_heeded():
     generator = np.random.default_rng(0)
 
     def measure(tally):
-        found = weighted.measure_ranking(tally) | weighted.measure_decisions(tally, THRESHOLD)
+        found = compute_ranking_metrics(tally) | compute_decision_metrics(tally, THRESHOLD)
         return {name: found[name] for name in truths}
 
     for _ in range(200):
         labels, scores, patients = draw_study(generator, 100)
         for grouped, groups in ((True, patients), (False, None)):
-            sample = check_sample(labels, scores, groups)
-            measures = {name: value.item() for name, value in measure(weighted.tally_sample(sample)).items()}
-            bounds = bound_measures(sample, measures, resample(sample, measure, 0, 200), THRESHOLD)
+            validated = validate_scores(labels, scores, groups)
+            measures = {name: value.item() for name, value in measure(tally_scores(validated)).items()}
+            bounds = compute_intervals(validated, measures, resample(validated, measure, 0, 200), THRESHOLD)
             for name, truth in truths.items():
                 hits[grouped][name] += bounds[name][0] <= truth <= bounds[name][1]
     assert all(179 <= count <= 198 for count in hits[True].values()), hits
