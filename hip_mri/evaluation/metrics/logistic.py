@@ -111,8 +111,8 @@ def _compute_gradients(
 ) -> tuple[Floats, Floats]:
     """Compute first and second derivatives of the negative log likelihood.
 
-    `einsum` instead of `@`: for matrices of this shape BLAS threads take ten times the processor time on a busy machine,
-    and the last digits would depend on the number of cores.
+    `einsum` instead of `@`: for matrices of this shape BLAS threads take ten times the processor time on a busy
+    machine, and the last digits would depend on the number of cores.
 
     Returns:
         Gradients, shape (num_coefficients, num_columns), and curvatures, shape (num_columns, num_coefficients,

@@ -103,7 +103,7 @@ def test_the_order_of_the_rows_does_not_matter(images, random):
 
 @quick
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1000)), min_size=2, max_size=40))
-def test_ranking_survives_any_rising_change_and_turns_round_with_the_labels(images):
+def test_ranking_is_invariant_to_monotonic_changes_and_reverses_with_the_labels(images):
     labels, numbers = (np.array(values) for values in zip(*images, strict=True))
     if len(set(labels)) < 2:
         return
@@ -127,7 +127,7 @@ def test_calibration_is_the_logistic_regression_of_scikit_learn():
 
 @quick
 @given(IMAGES)
-def test_the_regression_finds_the_maximum_or_says_that_there_is_none(images):
+def test_the_regression_finds_the_maximum_if_there_is_one(images):
     labels, scores = (np.array(values) for values in zip(*sorted(images, key=lambda image: image[1]), strict=True))
     logits = compute_logits(scores)
     slopes, intercepts = fit_logistic(logits, labels[:, None] * 1.0, 1.0 - labels[:, None])
@@ -139,7 +139,7 @@ def test_the_regression_finds_the_maximum_or_says_that_there_is_none(images):
         assert [surplus.sum(), surplus @ logits] == pytest.approx([0, 0], abs=1e-5)
 
 
-def test_predictive_values_at_the_study_s_own_prevalence_are_its_own():
+def test_predictive_values_at_the_prevalence_of_the_study_are_unchanged():
     labels, scores, _ = draw_study(np.random.default_rng(0), 100)
     decisions = compute_decision_metrics(tally_scores(validate_scores(labels, scores)), 0.4)
     for name, values in project_prevalence(decisions, labels.mean()).items():
@@ -174,15 +174,15 @@ def test_decisions_at_a_threshold():
     )
 
 
-def test_bayes_gives_the_textbook_s_surprise():
-    """Sensitivity and specificity of 90 % at a prevalence of 1 %: one call in twelve is right."""
+def test_predictive_values_follow_from_bayes_rule():
+    """Sensitivity and specificity of 90 % at a prevalence of 1 %: one call in twelve is correct."""
     labels, scores = [0] * 10 + [1] * 10, [0.1] * 9 + [0.9] + [0.9] * 9 + [0.1]
     (values,) = measure_decisions(labels, scores, 0.5, [0.01])["at_prevalences"]
     assert values["ppv"] == pytest.approx(0.009 / 0.108)
     assert values["npv"] == pytest.approx(0.891 / 0.892)
 
 
-def test_what_is_not_defined_is_none():
+def test_undefined_metrics_are_none():
     nothing_called = measure_decisions([0, 1], [0.1, 0.2], 0.5, [0.1])
     assert (nothing_called["ppv"], nothing_called["mcc"], nothing_called["f1"]) == (None, None, 0)
     assert nothing_called["at_prevalences"] == [{"prevalence": 0.1, "ppv": None, "npv": 0.9}]
@@ -193,10 +193,10 @@ def test_what_is_not_defined_is_none():
     assert measure_probabilities([0, 1], [0.5, 0.5])["calibration_slope"] is None
 
 
-def test_scores_that_hold_are_calibrated():
-    """Of images with a score of s, a share of s has a lesion."""
+def test_calibrated_scores():
+    """A fraction s of the images with score s has a lesion."""
     scores = np.repeat([0.2, 0.4, 0.6, 0.8], 10)
-    labels = np.concatenate([np.arange(10) < 10 * share for share in (0.2, 0.4, 0.6, 0.8)]).astype(int)
+    labels = np.concatenate([np.arange(10) < 10 * fraction for fraction in (0.2, 0.4, 0.6, 0.8)]).astype(int)
     assert measure_probabilities(labels, scores) == pytest.approx(
         {
             "brier": 0.2,
@@ -209,7 +209,7 @@ def test_scores_that_hold_are_calibrated():
 
 
 def test_doubled_log_odds_halve_the_slope():
-    labels = np.concatenate([np.arange(10) < 10 * share for share in (0.2, 0.4, 0.6, 0.8)]).astype(int)
+    labels = np.concatenate([np.arange(10) < 10 * fraction for fraction in (0.2, 0.4, 0.6, 0.8)]).astype(int)
     odds = np.repeat([0.2 / 0.8, 0.4 / 0.6, 0.6 / 0.4, 0.8 / 0.2], 10)
     stretched = measure_probabilities(labels, odds**2 / (1 + odds**2))
     assert stretched["calibration_slope"] == pytest.approx(0.5)
@@ -217,7 +217,7 @@ def test_doubled_log_odds_halve_the_slope():
     assert shifted["calibration_intercept"] == pytest.approx(-np.log(3))
 
 
-def test_certain_scores_are_measured_too():
+def test_scores_of_0_and_1_are_measured():
     measures = measure_probabilities([0, 1, 1, 0], [0.0, 1.0, 0.0, 1.0])
     assert measures["calibration_slope"] == pytest.approx(0, abs=1e-9)
     assert measures["brier"] == 0.5

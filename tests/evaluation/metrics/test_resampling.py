@@ -12,7 +12,7 @@ from tests.evaluation.metrics.studies import draw_study, quick
 
 @quick
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=4, max_size=30), st.integers(0, 99))
-def test_every_resample_has_both_classes_and_the_study_s_weight(images, seed):
+def test_every_resample_has_both_classes_and_the_total_weight(images, seed):
     labels, groups = (np.array(values) for values in zip(*images, strict=True))
     if any(len(set(groups[labels == label])) < 2 for label in (0, 1)):
         return
@@ -26,7 +26,7 @@ def test_every_resample_has_both_classes_and_the_study_s_weight(images, seed):
 
 def test_images_of_a_group_stay_together():
     labels, scores, patients = draw_study(np.random.default_rng(0), 30)
-    scores = (patients + 1) / 100  # the score tells the patient
+    scores = (patients + 1) / 100  # the score identifies the patient
     validated = validate_scores(labels, scores, patients)
     weights = draw_group_weights(validated, np.random.default_rng(0), 50)
     tally = tally_scores(validated, weights)
@@ -59,9 +59,8 @@ def test_memory_is_bounded_by_measuring_a_few_resamples_at_a_time():
     assert sizes == [(len(labels), 4), (len(labels), 4), (len(labels), 2)]
 
 
-def test_a_sample_is_sorted_once_for_all_its_resamples(monkeypatch):
-    """Else the time of a bootstrap grows with the square of the images: the more there are, the fewer resamples fit
-    into one chunk."""
+def test_scores_are_sorted_once_for_all_resamples(monkeypatch):
+    """Otherwise the time of a bootstrap grows with the square of the number of images."""
     validated = validate_scores(*draw_study(np.random.default_rng(0), 30))
     sorted_lengths = []
     sort = np.argsort
