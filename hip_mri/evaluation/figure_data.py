@@ -26,10 +26,15 @@ NUM_CLOSE_PAIRS: Final = 6
 """Pairs on the sheet of the leakage audit."""
 
 
-class Images:
-    """Reads the images of a run by their pseudonyms."""
+class RunImages:
+    """Reads the images of a run by their pseudonyms.
+
+    Attributes:
+        manifest: Columns image_id, sha256, split and label.
+    """
 
     def __init__(self, manifest: pd.DataFrame, workspace: Workspace, preprocessing: PreprocessingSettings) -> None:
+        self.manifest = manifest
         self._hashes = manifest.set_index("image_id")["sha256"]
         self._workspace, self._preprocessing = workspace, preprocessing
 
@@ -47,8 +52,7 @@ def collect_figure_data(
     scores: Scores,
     metrics: dict[str, Any],
     history: pd.DataFrame,
-    manifest: pd.DataFrame,
-    images: Images,
+    images: RunImages,
     explain: ExplainImages,
     seed: int,
     num_resamples: int,
@@ -59,8 +63,7 @@ def collect_figure_data(
         scores: Tables of the run.
         metrics: Content of `metrics.json`.
         history: One row per epoch; see `FigureData`.
-        manifest: Columns image_id, split and label.
-        images: Reads the images of the run.
+        images: The images of the run.
         explain: Computes heat maps; see `explain_images`.
         seed: Seed of the resampling of the bands.
         num_resamples: Bootstrap resamples of the bands.
@@ -81,14 +84,14 @@ def collect_figure_data(
         recalibrated=_recalibrate(metrics["recalibration"], test_scores),
         decision_curve=compute_net_benefit(labels, test_scores),
         explained=_explain(test, metrics["threshold"], images, explain),
-        samples=_select_samples(manifest, images),
+        samples=_select_samples(images),
         close_pairs=_select_close_pairs(scores.neighbours, test.set_index("image_id")["group"], images),
     )
 
 
-def _select_samples(manifest: pd.DataFrame, images: Images) -> list[ContrastSample]:
+def _select_samples(images: RunImages) -> list[ContrastSample]:
     """Select the first training images of each class by id, which is repeatable and independent of their content."""
-    training = manifest[manifest["split"] == "train"].sort_values("image_id")
+    training = images.manifest.query("split == 'train'").sort_values("image_id")
     rows = pd.concat([training[training["label"] == label].head(SAMPLES_PER_CLASS) for label in LABELS])
     after = images.read(list(rows["image_id"]))
     return [
@@ -97,7 +100,7 @@ def _select_samples(manifest: pd.DataFrame, images: Images) -> list[ContrastSamp
     ]
 
 
-def _explain(test: pd.DataFrame, threshold: float, images: Images, explain: ExplainImages) -> list[ExplainedCase]:
+def _explain(test: pd.DataFrame, threshold: float, images: RunImages, explain: ExplainImages) -> list[ExplainedCase]:
     """Compute heat maps of the most confident correct and incorrect calls among the test images."""
     cases = pick_cases(number_labels(test), test["score"], threshold, test["group"])
     positions, outcomes = zip(*cases, strict=True)
@@ -112,7 +115,7 @@ def _recalibrate(recalibration: dict[str, Any] | None, scores: NDArray[np.float6
     return Platt(recalibration["slope"], recalibration["intercept"]).apply(scores)
 
 
-def _select_close_pairs(neighbours: pd.DataFrame, groups: pd.Series, images: Images) -> list[ClosePair]:
+def _select_close_pairs(neighbours: pd.DataFrame, groups: pd.Series, images: RunImages) -> list[ClosePair]:
     """Select the closest pair of each group of test images, the closest first."""
     tested = neighbours[neighbours["kind"] == "test_to_train"].sort_values(["distance", "image_id"])
     tested = tested[~tested["image_id"].map(groups).duplicated()].head(NUM_CLOSE_PAIRS)

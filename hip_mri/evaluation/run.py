@@ -20,7 +20,7 @@ from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.evaluation.charts.captions import summarize_notices
 from hip_mri.evaluation.charts.figures import draw_figures
 from hip_mri.evaluation.explain import ExplainImages
-from hip_mri.evaluation.figure_data import Images, collect_figure_data
+from hip_mri.evaluation.figure_data import RunImages, collect_figure_data
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import write_documents
 from hip_mri.evaluation.report.run_report import RunReport
@@ -122,32 +122,23 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs, explai
     Raises:
         EvaluationError: The scores cannot be evaluated.
     """
-    folder = workspace.runs_folder / f"{workspace.next_run_number():04d}"
+    config, folder = facts.config, workspace.runs_folder / f"{workspace.next_run_number():04d}"
     test_set = lock_test_set(workspace)
     with publish_folder(folder) as fresh:
         files = RunFiles(fresh)
         _copy_inputs(inputs, workspace, files)
-        _write_config(facts.config, files.config)
+        _write_config(config, files.config)
         scores = read_scores(files, workspace, facts.groups.attributes)
-        metrics = evaluate(scores, facts.config.evaluation, facts.config.seed) | _collect_records(
-            facts, files, test_set
-        )
+        metrics = evaluate(scores, config.evaluation, config.seed) | _collect_records(facts, files, test_set)
         write_json(files.metrics, metrics)
-        manifest, evaluation = read_table(files.manifest), facts.config.evaluation
-        figure_data = collect_figure_data(
-            scores,
-            metrics,
-            pd.read_csv(files.history),
-            manifest,
-            Images(manifest, workspace, facts.config.preprocessing),
-            explain,
-            facts.config.seed,
-            evaluation.num_resamples,
-        )
+        history = pd.read_csv(files.history)
+        images = RunImages(read_table(files.manifest), workspace, config.preprocessing)
+        num_resamples = config.evaluation.num_resamples
+        figure_data = collect_figure_data(scores, metrics, history, images, explain, config.seed, num_resamples)
         figures = draw_figures(figure_data, files.figures_folder, summarize_notices(facts.notices))
         report = RunReport(
             metrics=metrics,
-            config=facts.config.model_dump(mode="json"),
+            config=config.model_dump(mode="json"),
             run_name=folder.name,
             figures=tuple(figures),
             location=f"{workspace.runs_folder.name}/{folder.name}/report.html",

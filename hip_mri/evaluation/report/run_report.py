@@ -70,18 +70,23 @@ class RunReport:
 
     def say(self, name: str) -> str:
         """Return a sentence of `statements.yaml`; `Not available.` if a value is missing."""
-        return self.fill(read_yaml("statements.yaml")[name]) or f"{NOT_AVAILABLE.capitalize()}."
+        try:
+            return self._fill(read_yaml("statements.yaml")[name])
+        except UndefinedError:
+            return f"{NOT_AVAILABLE.capitalize()}."
 
     def fill(self, sentence: str) -> str:
-        """Render a sentence; empty if a value is missing."""
-
-        def say(name: str) -> str:
-            return SENTENCES.from_string(read_yaml("statements.yaml")[name]).render(self.facts, say=say)
-
+        """Render the template of a sentence; empty if a value is missing."""
         try:
-            return " ".join(SENTENCES.from_string(sentence).render(self.facts, say=say).split())
+            return self._fill(sentence)
         except UndefinedError:
             return ""
+
+    def _fill(self, sentence: str) -> str:
+        def say(name: str) -> str:  # unlike `self.say` it does not replace missing values
+            return self._fill(read_yaml("statements.yaml")[name])
+
+        return " ".join(SENTENCES.from_string(sentence).render(self.facts, say=say).split())
 
     @property
     def limits(self) -> list[tuple[str, str]]:
