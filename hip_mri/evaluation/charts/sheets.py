@@ -1,7 +1,7 @@
 """Draws sheets of images: before and after preprocessing, Grad-CAM heat maps, closest pairs of test and training."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -107,16 +107,7 @@ def draw_contrast_samples(samples: Sequence[ContrastSample], notice: str = "") -
     figure = style.create_figure(7.4, 1.95 * num_rows + 0.45, notice)
     parts = figure.subfigures(1, 2, squeeze=False, wspace=0.03)[0]
     for part, (label, column) in zip(parts, columns.items(), strict=True):
-        _add_heading(part, name_label(label).capitalize())
-        panels = part.subplots(num_rows, 2, squeeze=False)
-        for row, pair in enumerate(panels):
-            _hide_axes(pair)
-            if row < len(column):
-                _show_gray(pair[0], column[row].before, "original" if row == 0 else "")
-                _show_gray(pair[1], column[row].after, "preprocessed" if row == 0 else "")
-                _add_caption(pair[0], column[row].image_id)
-            else:
-                _reserve_caption(pair[0])
+        _draw_column(part, name_label(label).capitalize(), column, num_rows, _draw_sample)
     return figure
 
 
@@ -132,25 +123,36 @@ def draw_explanations(cases: Sequence[ExplainedCase], notice: str = "") -> Figur
     figure = style.create_figure(11.4, 1.5 * num_rows + 0.4, notice)
     parts = figure.subfigures(1, len(columns), squeeze=False, wspace=0.02)[0]
     for part, title, column in zip(parts, OUTCOMES.values(), columns, strict=True):
-        _add_heading(part, title)
-        panels = part.subplots(num_rows, 2, squeeze=False)
-        for row, pair in enumerate(panels):
-            _hide_axes(pair)
-            if row < len(column):
-                _draw_case(pair, column[row])
-            else:
-                _reserve_caption(pair[0])
+        _draw_column(part, title, column, num_rows, _draw_case)
         if not column:
             part.text(0.5, 0.5, "None among\nthe test images", ha="center", va="center", **NOTE_TEXT)
     return figure
 
 
-def _draw_case(pair: NDArray, case: ExplainedCase) -> None:
+def _draw_column(part: Any, title: str, items: Sequence[Any], num_rows: int, draw: Callable[..., None]) -> None:
+    """Draw a pair of panels per item below a heading; rows without an item keep their space."""
+    if title:
+        part.suptitle(title, fontsize=style.TITLE_SIZE, fontweight="bold", color=style.INK)
+    for row, pair in enumerate(part.subplots(num_rows, 2, squeeze=False)):
+        for axes in pair:
+            axes.set_axis_off()
+        if row < len(items):
+            draw(pair, items[row], is_first=row == 0)
+        else:
+            _add_caption(pair[0], "0", alpha=0)
+
+
+def _draw_sample(pair: NDArray, sample: ContrastSample, *, is_first: bool) -> None:
+    _show_gray(pair[0], sample.before, "original" if is_first else "")
+    _show_gray(pair[1], sample.after, "preprocessed" if is_first else "")
+    _add_caption(pair[0], sample.image_id)
+
+
+def _draw_case(pair: NDArray, case: ExplainedCase, *, is_first: bool) -> None:  # noqa: ARG001 - see `_draw_column`
     for axes in pair:
         _show_gray(axes, case.image)
-    alpha = 0.75 * np.clip(case.heat, 0, 1)
     if case.heat.any():
-        pair[1].imshow(case.heat, cmap="plasma", vmin=0, vmax=1, alpha=alpha)
+        pair[1].imshow(case.heat, cmap="plasma", vmin=0, vmax=1, alpha=0.75 * np.clip(case.heat, 0, 1))
         if case.heat.min() < CONTOUR_LEVEL < case.heat.max():
             pair[1].contour(case.heat, levels=[CONTOUR_LEVEL], colors="white", linewidths=0.9)
     else:
@@ -171,11 +173,7 @@ def draw_close_pairs(pairs: Sequence[ClosePair], notice: str = "") -> Figure:
     figure = style.create_figure(3.9 * num_columns, 2.2 * num_rows + 0.2, notice)
     parts = figure.subfigures(1, num_columns, squeeze=False, wspace=0.04)[0]
     for column, part in enumerate(parts):
-        panels = part.subplots(num_rows, 2, squeeze=False)
-        for row, pair_axes in enumerate(panels):
-            _hide_axes(pair_axes)
-            if row * num_columns + column < len(pairs):
-                _draw_pair(pair_axes, pairs[row * num_columns + column], is_first=row == 0)
+        _draw_column(part, "", pairs[column::num_columns], num_rows, _draw_pair)
     return figure
 
 
@@ -188,28 +186,14 @@ def _draw_pair(axes: NDArray, pair: ClosePair, *, is_first: bool) -> None:
     axes[0].text(0, -0.13, f"distance {pair.distance:.4g}", **place, **VALUE_TEXT)
 
 
-def _add_heading(part: Any, title: str) -> None:
-    part.suptitle(title, fontsize=style.TITLE_SIZE, fontweight="bold", color=style.INK)
-
-
-def _hide_axes(panels: NDArray) -> None:
-    for axes in panels:
-        axes.set_axis_off()
-
-
 def _show_gray(axes: Axes, image: NDArray[np.uint8], title: str = "") -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     if title:
         axes.set_title(title, fontsize=style.SMALL_SIZE, color=style.INK, pad=4)
 
 
-def _add_caption(axes: Axes, image_id: str) -> None:
-    axes.text(0, -0.03, shorten_id(image_id), transform=axes.transAxes, va="top", **ID_TEXT)
-
-
-def _reserve_caption(axes: Axes) -> None:
-    """Reserve the space of a caption, so that the rows of all columns are level."""
-    axes.text(0, -0.03, "0", transform=axes.transAxes, va="top", alpha=0, **ID_TEXT)
+def _add_caption(axes: Axes, image_id: str, alpha: float = 1) -> None:
+    axes.text(0, -0.03, shorten_id(image_id), transform=axes.transAxes, va="top", alpha=alpha, **ID_TEXT)
 
 
 def shorten_id(image_id: str, max_length: int = MAX_ID_LENGTH) -> str:

@@ -173,12 +173,12 @@ def divide(numerators: Floats, denominators: Floats) -> Floats:
     return np.divide(numerators, denominators, out=np.full(np.shape(numerators), np.nan), where=denominators > 0)
 
 
-def measure_ranking(labels: ArrayLike, scores: ArrayLike) -> dict[str, float | None]:
+def measure_ranking(labels: ArrayLike, scores: ArrayLike) -> dict[str, Any]:
     """Compute AUC and average precision; arguments and errors: `validate_scores`."""
     return _unpack(compute_ranking_metrics(tally_scores(validate_scores(labels, scores))))
 
 
-def measure_probabilities(labels: ArrayLike, scores: ArrayLike) -> dict[str, float | None]:
+def measure_probabilities(labels: ArrayLike, scores: ArrayLike) -> dict[str, Any]:
     """Compute the probability metrics; arguments and errors: `validate_scores`."""
     return _unpack(compute_probability_metrics(tally_scores(validate_scores(labels, scores))))
 

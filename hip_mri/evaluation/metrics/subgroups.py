@@ -60,14 +60,18 @@ def measure_subgroups(
     for column in columns:
         for value, images in predictions.groupby(column, dropna=False, observed=True):
             labels = number_labels(images)
-            metrics, intervals = dict.fromkeys(SUBGROUP_METRICS), dict.fromkeys(SUBGROUP_METRICS)
+            metrics: dict[str, Any] = dict.fromkeys(SUBGROUP_METRICS)
+            intervals: dict[str, Any] = dict.fromkeys(SUBGROUP_METRICS)
             if 0 < labels.sum() < len(labels):
                 validated = validate_scores(labels, images["score"], images["group"])
                 if validated.num_rarer_groups >= max(minimum_size, 2):
                     metrics, intervals = _measure(validated, threshold, seed, num_resamples)
-            counts = {"num_images": len(images), "num_lesions": int(labels.sum())}
+            counts = {
+                "num_images": len(images),
+                "num_lesions": int(labels.sum()),
+                "num_groups": images["group"].nunique(),
+            }
             name = "missing" if pd.isna(value) else str(value)
-            counts["num_groups"] = images["group"].nunique()
             rows.append({"column": column, "value": name, **counts, **metrics, "intervals": intervals})
     return rows
 

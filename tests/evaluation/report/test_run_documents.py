@@ -59,6 +59,11 @@ def test_every_item_with_an_answer_is_answered_by_a_complete_run():
         assert all((rows[number].answer != "") == isinstance(item, Mapping) for number, item in items.items())
 
 
+def test_every_statement_finds_its_values(metrics):
+    run = RunReport(metrics, CONFIG)
+    assert [name for name in read_yaml("statements.yaml") if run.say(name) == MISSING] == []
+
+
 def test_states_follow_from_the_records():
     rows = {row.number: row for row in fill_checklist("claim_2024.yaml", RUN)}
     assert (rows["20"].state, rows["20"].link) == ("filled", "metrics.json")
