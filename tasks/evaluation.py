@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from hip_mri.config import TrainingConfig
 from hip_mri.dataset.ingest import IngestReport
 from hip_mri.evaluation.charts.captions import collect_notices
-from hip_mri.evaluation.report.summary import tabulate_metrics
+from hip_mri.evaluation.metrics.table import METRICS
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.split import SplitReport
 from hip_mri.models.backbones.weights import Weights
@@ -38,7 +38,8 @@ def publish_run(
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
     from hip_mri.evaluation import run  # noqa: PLC0415 - draws and measures, seconds to import
     from hip_mri.evaluation.explain import explain_images  # noqa: PLC0415 - see above
-    from hip_mri.evaluation.report.html_report import compose_markdown  # noqa: PLC0415 - see above
+    from hip_mri.evaluation.report.documents import render_markdown  # noqa: PLC0415 - see above
+    from hip_mri.evaluation.report.templates import format_interval  # noqa: PLC0415 - see above
 
     notices = collect_notices(
         is_synthetic=intake.is_synthetic, weights_notice=weights.notice, num_held_out=division.num_held_out
@@ -50,11 +51,13 @@ def publish_run(
     )
     explain = partial(explain_images, trained.parts, cache_folder=workspace.explanations_folder)
     published = run.publish_run(workspace, facts, inputs, explain)
-    rows = [
-        {"metric": row.title, "interval": row.describe_interval()}
-        | {split: None if value is None else round(value, 4) for split, value in row.values.items()}
-        for row in tabulate_metrics(published.summary.metrics)
-    ]
+    metrics = published.report.metrics
+    rows = []
+    for metric in METRICS.values():
+        values = {split: metric.get(metrics[split]) for split in ("test", "val", "train")}
+        rounded = {split: None if value is None else round(value, 4) for split, value in values.items()}
+        interval = format_interval(metric.get(metrics["test"]["intervals"]))
+        rows.append({"metric": metric.title, "interval": interval, **rounded})
     create_table_artifact(rows, key="metrics", description=" ".join(notices) or "Metrics by split")
-    create_markdown_artifact(compose_markdown(published.summary), key="report", description="Report of the run")
+    create_markdown_artifact(render_markdown(published.report), key="report", description="Report of the run")
     return str(published.folder)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hip_mri.dataset.tables import load_array
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.charts.sheets import MOST_CASES, ExplainedCase, Outcome
+from hip_mri.evaluation.charts.sheets import MAX_CASES, ExplainedCase, Outcome
 from hip_mri.models.backbones.backbone import Backbone, load_backbone
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.random_weights import STANDARDIZE
@@ -162,7 +162,7 @@ def pick_cases(
     scores: ArrayLike,
     threshold: float,
     groups: ArrayLike | None = None,
-    max_cases: int = MOST_CASES,
+    max_cases: int = MAX_CASES,
 ) -> list[tuple[int, Outcome]]:
     """Choose the most confident correct and wrong classifications.
 

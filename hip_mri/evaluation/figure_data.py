@@ -1,4 +1,4 @@
-"""The material of the pictures that is not in `metrics.json`: curves with bands, explained images, close pairs."""
+"""Collects the data of the figures that is not in `metrics.json`."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -7,82 +7,91 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
+from hip_mri.config import LABELS, PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_images, read_stored_image
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.charts.calibration import CalibrationSummary
-from hip_mri.evaluation.charts.figures import Findings
-from hip_mri.evaluation.charts.flow_diagram import SplitCount, SplitFlow
-from hip_mri.evaluation.charts.leakage import FoldComparison, NeighbourDistances
+from hip_mri.evaluation.charts.figures import FigureData
 from hip_mri.evaluation.charts.sheets import ClosePair, ContrastSample, ExplainedCase
 from hip_mri.evaluation.explain import ExplainImages, explain_cases, pick_cases
-from hip_mri.evaluation.metrics.curves import Band, bootstrap_curves, find_net_benefit
+from hip_mri.evaluation.metrics.curves import bootstrap_curves, compute_net_benefit
 from hip_mri.evaluation.metrics.recalibration import Platt
 from hip_mri.evaluation.metrics.results import Scores
+from hip_mri.evaluation.metrics.validation import number_labels
 from hip_mri.workspace import Workspace
 
 SAMPLES_PER_CLASS: Final = 3
-"""Images on the sheet that shows the contrast before and after."""
+"""Images per class on the sheet that shows preprocessing."""
 
 NUM_CLOSE_PAIRS: Final = 6
 """Pairs on the sheet of the leakage audit."""
 
 
-class Images:
-    """Reads the images of a run by their pseudonyms."""
+class RunImages:
+    """Reads the images of a run by their pseudonyms.
+
+    Attributes:
+        manifest: Columns image_id, sha256, split and label.
+    """
 
     def __init__(self, manifest: pd.DataFrame, workspace: Workspace, preprocessing: PreprocessingSettings) -> None:
+        self.manifest = manifest
         self._hashes = manifest.set_index("image_id")["sha256"]
         self._workspace, self._preprocessing = workspace, preprocessing
 
     def read(self, image_ids: Sequence[str]) -> list[NDArray[np.uint8]]:
-        """Images as the network sees them."""
+        """Read preprocessed images, the input of the network."""
         hashes = list(self._hashes[list(image_ids)])
         return read_images(hashes, self._workspace, self._preprocessing, num_threads=1)
 
     def read_original(self, image_id: str) -> NDArray[np.uint8]:
-        """An image as it came."""
+        """Read an image before preprocessing."""
         return read_stored_image(self._hashes[image_id], self._workspace)
 
 
-def gather_findings(
-    scores: Scores, metrics: dict[str, Any], images: Images, explain: ExplainImages, seed: int, num_resamples: int
-) -> Findings:
-    """Collect what the pictures show.
+def collect_figure_data(
+    scores: Scores,
+    metrics: dict[str, Any],
+    history: pd.DataFrame,
+    images: RunImages,
+    explain: ExplainImages,
+    seed: int,
+    num_resamples: int,
+) -> FigureData:
+    """Collect what the figures show.
 
     Args:
-        scores: The tables of the run.
-        metrics: What `metrics.json` holds.
-        images: The run's images.
-        explain: Finds which places of images raised their scores.
-        seed: Start of the resampling of the bands.
-        num_resamples: Bootstrap samples of the bands.
+        scores: Tables of the run.
+        metrics: Content of `metrics.json`.
+        history: One row per epoch; see `FigureData`.
+        images: The images of the run.
+        explain: Computes heat maps; see `explain_images`.
+        seed: Seed of the resampling of the bands.
+        num_resamples: Bootstrap resamples of the bands.
     """
     test = scores.predictions[scores.predictions["split"] == "test"]
-    truth, score = (test["label"] == LABELS[1]).to_numpy(np.int64), test["score"].to_numpy()
-    measured = metrics["test"]
-    bounds = {name: measured["intervals"][name] for name in ("auc", "average_precision")}
-    roc_band, precision_band = _find_bands(truth, score, test["group"].to_numpy(), seed, num_resamples)
-    return Findings(
-        intervals={"test": {name: tuple(found) for name, found in bounds.items() if found}},
-        roc_bands=roc_band,
-        precision_bands=precision_band,
-        calibration=CalibrationSummary(
-            measured["expected_calibration_error"], measured["calibration_slope"], measured["calibration_intercept"]
-        ),
-        recalibrated=_recalibrate(metrics["recalibration"], score),
-        decision_curve=find_net_benefit(truth, score),
+    labels, test_scores = number_labels(test), test["score"].to_numpy()
+    try:
+        bands = bootstrap_curves(labels, test_scores, test["group"].to_numpy(), seed, num_resamples)
+    except EvaluationError:  # too few groups for bands
+        bands = None
+    return FigureData(
+        predictions=scores.predictions,
+        metrics=metrics,
+        history=history,
+        neighbours=scores.neighbours,
+        roc_band=bands and bands.roc,
+        precision_band=bands and bands.precision_recall,
+        recalibrated=_recalibrate(metrics["recalibration"], test_scores),
+        decision_curve=compute_net_benefit(labels, test_scores),
         explained=_explain(test, metrics["threshold"], images, explain),
-        flow=describe_flow(metrics),
-        neighbours=_describe_distances(scores.neighbours),
-        close_pairs=_show_close_pairs(scores.neighbours, test.set_index("image_id")["group"], images),
-        folds=_compare_folds(metrics["cross_validation"]),
+        samples=_select_samples(images),
+        close_pairs=_select_close_pairs(scores.neighbours, test.set_index("image_id")["group"], images),
     )
 
 
-def pick_samples(manifest: pd.DataFrame, images: Images) -> list[ContrastSample]:
-    """The first training images of each class by id: a repeatable choice without a preference."""
-    training = manifest[manifest["split"] == "train"].sort_values("image_id")
+def _select_samples(images: RunImages) -> list[ContrastSample]:
+    """Select the first training images of each class by id, which is repeatable and independent of their content."""
+    training = images.manifest.query("split == 'train'").sort_values("image_id")
     rows = pd.concat([training[training["label"] == label].head(SAMPLES_PER_CLASS) for label in LABELS])
     after = images.read(list(rows["image_id"]))
     return [
@@ -91,58 +100,23 @@ def pick_samples(manifest: pd.DataFrame, images: Images) -> list[ContrastSample]
     ]
 
 
-def _explain(test: pd.DataFrame, threshold: float, images: Images, explain: ExplainImages) -> list[ExplainedCase]:
-    """The most confident right and wrong calls among test images, with the places that spoke for a lesion."""
-    truth = (test["label"] == LABELS[1]).to_numpy(np.int64)
-    positions, outcomes = zip(*pick_cases(truth, test["score"], threshold, test["group"]), strict=True)
+def _explain(test: pd.DataFrame, threshold: float, images: RunImages, explain: ExplainImages) -> list[ExplainedCase]:
+    """Compute heat maps of the most confident correct and incorrect calls among the test images."""
+    cases = pick_cases(number_labels(test), test["score"], threshold, test["group"])
+    positions, outcomes = zip(*cases, strict=True)
     chosen = test.iloc[list(positions)]
     pixels = np.stack(images.read(list(chosen["image_id"])))
     return explain_cases(explain, list(chosen["image_id"]), pixels, chosen["score"], outcomes)
 
 
-def describe_flow(metrics: dict[str, Any]) -> SplitFlow:
-    """What became of every entry of the source."""
-    data = metrics["data"]
-    held_out = data["num_held_out"]
-    return SplitFlow(
-        num_entries=data["num_entries"],
-        num_ignored=data["num_ignored"],
-        num_duplicates=data["num_duplicates"],
-        splits={
-            split: SplitCount(metrics[split]["num_images"], metrics[split]["num_lesions"], metrics[split]["num_groups"])
-            for split in SPLITS
-        },
-        quarantined=data["quarantined"],
-        held_out=SplitCount(held_out, data["num_held_out_lesions"]) if held_out else None,
-    )
-
-
-def _recalibrate(recalibration: dict[str, Any] | None, score: NDArray[np.float64]) -> NDArray[np.float64] | None:
+def _recalibrate(recalibration: dict[str, Any] | None, scores: NDArray[np.float64]) -> NDArray[np.float64] | None:
     if recalibration is None or recalibration["slope"] is None:
         return None
-    return Platt(recalibration["slope"], recalibration["intercept"]).apply(score)
+    return Platt(recalibration["slope"], recalibration["intercept"]).apply(scores)
 
 
-def _find_bands(
-    truth: NDArray[np.int64], score: NDArray[np.float64], groups: NDArray, seed: int, num_resamples: int
-) -> tuple[dict[str, Band], dict[str, Band]]:
-    try:
-        bands = bootstrap_curves(truth, score, groups, seed, num_resamples)
-    except EvaluationError:
-        return {}, {}  # too few groups for a band; the curves stand alone
-    return {"test": bands.roc}, {"test": bands.precision_recall}
-
-
-def _describe_distances(neighbours: pd.DataFrame) -> NeighbourDistances:
-    distances = {
-        kind: neighbours.loc[neighbours["kind"] == kind, "distance"].to_numpy()
-        for kind in ("test_to_train", "within_group", "between_groups")
-    }
-    return NeighbourDistances(**distances, measure="1 - cosine of the features, to the nearest image")
-
-
-def _show_close_pairs(neighbours: pd.DataFrame, groups: pd.Series, images: Images) -> list[ClosePair]:
-    """The closest pair of each group of test images, the closest first."""
+def _select_close_pairs(neighbours: pd.DataFrame, groups: pd.Series, images: RunImages) -> list[ClosePair]:
+    """Select the closest pair of each group of test images, the closest first."""
     tested = neighbours[neighbours["kind"] == "test_to_train"].sort_values(["distance", "image_id"])
     tested = tested[~tested["image_id"].map(groups).duplicated()].head(NUM_CLOSE_PAIRS)
     pixels = zip(images.read(list(tested["image_id"])), images.read(list(tested["neighbour_id"])), strict=True)
@@ -150,10 +124,3 @@ def _show_close_pairs(neighbours: pd.DataFrame, groups: pd.Series, images: Image
         ClosePair(row["image_id"], row["neighbour_id"], test, train, row["distance"])
         for row, (test, train) in zip(tested.to_dict("records"), pixels, strict=True)
     ]
-
-
-def _compare_folds(cross_validation: dict[str, Any] | None) -> FoldComparison | None:
-    if cross_validation is None:
-        return None
-    aucs = [np.array(cross_validation[scheme]["aucs"]) for scheme in ("by_image", "grouped")]
-    return FoldComparison(*aucs) if all(len(values) for values in aucs) else None

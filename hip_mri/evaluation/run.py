@@ -1,4 +1,4 @@
-"""The run folder: everything a run has to show for itself, published whole or not at all."""
+"""Evaluates a trained model and publishes the run folder atomically."""
 
 import logging
 import platform
@@ -20,13 +20,11 @@ from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.evaluation.charts.captions import summarize_notices
 from hip_mri.evaluation.charts.figures import draw_figures
 from hip_mri.evaluation.explain import ExplainImages
-from hip_mri.evaluation.figure_data import Images, gather_findings, pick_samples
+from hip_mri.evaluation.figure_data import RunImages, collect_figure_data
 from hip_mri.evaluation.metrics.results import evaluate
-from hip_mri.evaluation.report.checklist import write_checklist
-from hip_mri.evaluation.report.html_report import write_report
-from hip_mri.evaluation.report.model_card import write_model_card
-from hip_mri.evaluation.report.record import RunRecord, list_files
-from hip_mri.evaluation.report.summary import WITHHELD, ReportSummary, flatten_settings
+from hip_mri.evaluation.report.documents import write_documents
+from hip_mri.evaluation.report.run_report import RunReport
+from hip_mri.evaluation.report.settings import WITHHELD
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.split import SplitReport
@@ -37,11 +35,10 @@ from hip_mri.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 PACKAGES: Final = ("hip-mri", "keras", "tensorflow", "openvino", "opencv-python-headless", "scikit-learn", "prefect")
-"""Packages whose versions a reader needs to repeat a run."""
-
+"""Packages whose versions are recorded."""
 
 INCOMPLETE: Final = (
-    "TEST SET INCOMPLETE: {} of the {} images of the locked test set are no longer in the source, so the figures "
+    "TEST SET INCOMPLETE: {} of the {} images of the locked test set are no longer in the source, so the results "
     "cannot be compared with those of earlier runs."
 )
 """Notice of a run whose source has lost test images."""
@@ -49,16 +46,16 @@ INCOMPLETE: Final = (
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the earlier steps have to say.
+    """Results of the earlier steps.
 
     Attributes:
         config: Every setting.
         weights: `imagenet`, `random`, or the SHA-256 of the user's file.
-        notices: What every output must say.
-        intake: Counts of the source's entries.
-        groups: What ties images together.
-        division: How groups were split.
-        features: Engine, precision and why, by name.
+        notices: Warnings that every output shows.
+        ingest: Counts of the entries of the source.
+        groups: Result of grouping.
+        split: Result of splitting.
+        features: Engine, precision and the reason, by name.
         keras: Versions and settings of Keras, by name.
         seconds: Wall time by step.
     """
@@ -66,9 +63,9 @@ class RunFacts:
     config: TrainingConfig
     weights: str
     notices: tuple[str, ...]
-    intake: IngestReport
+    ingest: IngestReport
     groups: GroupReport
-    division: SplitReport
+    split: SplitReport
     features: Mapping[str, Any]
     keras: Mapping[str, Any]
     seconds: Mapping[str, float]
@@ -76,14 +73,14 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """Files of earlier steps that a run folder takes in.
+    """Files of earlier steps that are copied into the run folder.
 
     Attributes:
         model: The whole network.
         history: CSV with one row per epoch.
         predictions: CSV with image_id, split, label and score of every image.
         neighbours: CSV of the leakage audit.
-        novelty: What tells images that the model knows from others.
+        novelty: Out-of-distribution detector.
         folds: CSV of cross-validation; `None` where it was left out.
     """
 
@@ -100,70 +97,61 @@ class PublishedRun:
     """A finished run.
 
     Attributes:
-        folder: Where everything lies.
-        summary: What the report says; its figures lie in the folder.
+        folder: The run folder.
+        report: Facts of the run; its figures are in the folder.
     """
 
     folder: Path
-    summary: ReportSummary
+    report: RunReport
 
 
 def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs, explain: ExplainImages) -> PublishedRun:
-    """Evaluate a trained model and write its run folder. The test set is locked by it, at its first use.
+    """Evaluate a trained model and write its run folder; the first run locks the test set.
 
     Args:
         workspace: The run gets the next number among its `runs`.
-        facts: What the earlier steps found.
-        inputs: What they wrote.
-        explain: Finds which places of images raised their scores; see `explain_images`.
+        facts: Results of the earlier steps.
+        inputs: Files of the earlier steps.
+        explain: Computes heat maps; see `explain_images`.
 
     Returns:
         The run folder: `metrics.json`, `predictions.csv`, `manifest.csv`, `neighbours.csv`, `folds.csv`,
         `history.csv`, `quarantine.csv`, `config.yaml`, `model.keras`, `novelty.npz`, `figures/`, `report.html`,
-        `model_card.md`, `checklist.md` and, over all of them, `files.json`.
+        `model_card.md`, `checklist.md`, and `files.json` with the hashes of all of them.
 
     Raises:
         EvaluationError: The scores cannot be evaluated.
     """
-    folder = workspace.runs_folder / f"{workspace.next_run_number():04d}"
+    config, folder = facts.config, workspace.runs_folder / f"{workspace.next_run_number():04d}"
     test_set = lock_test_set(workspace)
     with publish_folder(folder) as fresh:
         files = RunFiles(fresh)
-        _take_in(inputs, workspace, files)
-        _write_config(facts.config, files.config)
+        _copy_inputs(inputs, workspace, files)
+        _write_config(config, files.config)
         scores = read_scores(files, workspace, facts.groups.attributes)
-        metrics = evaluate(scores, facts.config.evaluation, facts.config.seed) | _describe(facts, files, test_set)
+        metrics = evaluate(scores, config.evaluation, config.seed) | _collect_records(facts, files, test_set)
         write_json(files.metrics, metrics)
-        images = Images(read_table(files.manifest), workspace, facts.config.preprocessing)
-        evaluation = facts.config.evaluation
-        figures = draw_figures(
-            scores.predictions,
-            pd.read_csv(files.history),
-            pick_samples(read_table(files.manifest), images),
-            metrics["threshold"],
-            files.figures_folder,
-            summarize_notices(facts.notices),
-            gather_findings(scores, metrics, images, explain, facts.config.seed, evaluation.num_resamples),
-        )
-        summary = ReportSummary(
-            run_name=folder.name,
+        history = pd.read_csv(files.history)
+        images = RunImages(read_table(files.manifest), workspace, config.preprocessing)
+        num_resamples = config.evaluation.num_resamples
+        figure_data = collect_figure_data(scores, metrics, history, images, explain, config.seed, num_resamples)
+        figures = draw_figures(figure_data, files.figures_folder, summarize_notices(facts.notices))
+        report = RunReport(
             metrics=metrics,
-            settings=flatten_settings(facts.config.model_dump(mode="json")),
+            config=config.model_dump(mode="json"),
+            run_name=folder.name,
             figures=tuple(figures),
-            report_location=f"{workspace.runs_folder.name}/{folder.name}/report.html",
+            location=f"{workspace.runs_folder.name}/{folder.name}/report.html",
         )
-        write_report(fresh / "report.html", summary)
-        record = RunRecord(metrics, summary.settings, list_files(fresh))
-        write_model_card(fresh / "model_card.md", record)
-        write_checklist(fresh / "checklist.md", record)
+        write_documents(fresh, report)
         record_hashes(fresh)
-    _tell(folder, metrics)
-    return PublishedRun(folder, replace(summary, figures=tuple(folder / "figures" / file.name for file in figures)))
+    _log_result(folder, metrics)
+    return PublishedRun(folder, replace(report, figures=tuple(folder / "figures" / file.name for file in figures)))
 
 
-def _take_in(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
+def _copy_inputs(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
     link_or_copy(inputs.model, files.model)
-    for file, place in (
+    for file, target in (
         (inputs.history, files.history),
         (inputs.predictions, files.predictions),
         (inputs.neighbours, files.neighbours),
@@ -172,15 +160,14 @@ def _take_in(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
         (workspace.quarantine_file, files.folder / workspace.quarantine_file.name),
     ):
         if file is not None:
-            shutil.copyfile(file, place)
+            shutil.copyfile(file, target)
     describe_manifest(read_manifest(workspace.manifest_file)).to_csv(files.manifest, index=False)
 
 
 def _write_config(config: TrainingConfig, file: Path) -> None:
-    """Write every setting; of sources and the table of patients only that they were given, since paths can name people.
+    """Write every setting, with sources and the table of patients replaced by `WITHHELD`.
 
-    A run that repeats this one is told them anew. What is written there meanwhile is no file, so that none starts
-    without them.
+    Paths can identify people. `WITHHELD` is no valid file, so that a repeated run does not start without them.
     """
     settings = config.model_dump(mode="json")
     if settings.get("source"):
@@ -192,8 +179,8 @@ def _write_config(config: TrainingConfig, file: Path) -> None:
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _describe(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> dict[str, Any]:
-    """What `metrics.json` holds beside the figures."""
+def _collect_records(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect the content of `metrics.json` that is not computed from scores."""
     manifest = read_table(files.manifest)
     groups = manifest.loc[manifest["state"] == "ready", "group"].value_counts()
     num_missing = test_set["num_images"] - int((manifest["split"] == "test").sum())
@@ -217,36 +204,37 @@ def _describe(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> 
 
 
 def _count_data(facts: RunFacts, manifest: pd.DataFrame) -> dict[str, Any]:
-    """Account for every entry of the source."""
+    """Count every entry of the source."""
     states = manifest["state"].value_counts()
     held_out = manifest[manifest["state"] == HELD_OUT]
     reasons = manifest.loc[manifest["state"] == "quarantined", "reason"].value_counts()
     return {
-        "num_entries": len(manifest) + facts.intake.num_ignored,
+        "num_entries": len(manifest) + facts.ingest.num_ignored,
         "num_images": int(states.get("ready", 0)),
         "num_held_out": len(held_out),
         "num_held_out_lesions": int((held_out["label"] == LABELS[1]).sum()),
         "num_duplicates": int(states.get("duplicate", 0)),
         "num_quarantined": int(states.get("quarantined", 0)),
-        "num_ignored": facts.intake.num_ignored,
-        "num_taken_over": facts.intake.num_taken_over,
+        "num_ignored": facts.ingest.num_ignored,
+        "num_taken_over": facts.ingest.num_taken_over,
         "quarantined": {str(reason): int(count) for reason, count in reasons.items()},
-        "splits": facts.division.counts,
-        "largest_deviation": facts.division.largest_deviation,
-        "num_kept": facts.division.num_kept,
-        "num_prescribed": facts.division.num_prescribed,
+        "splits": facts.split.counts,
+        "largest_deviation": facts.split.largest_deviation,
+        "num_kept": facts.split.num_kept,
+        "num_prescribed": facts.split.num_prescribed,
+        "num_assigned": facts.split.num_assigned,
         "given_split": {
             "by": facts.groups.given_split_by,
             "num_given_twice": facts.groups.num_given_twice,
-            **asdict(facts.division.given),
+            **asdict(facts.split.given),
         },
     }
 
 
-def _tell(folder: Path, metrics: Mapping[str, Any]) -> None:
+def _log_result(folder: Path, metrics: Mapping[str, Any]) -> None:
     test = metrics["test"]
-    bounds = test["intervals"]["auc"]
-    interval = f" (95 % interval {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
+    limits = test["intervals"]["auc"]
+    interval = f" (95% interval {limits[0]:.3f} to {limits[1]:.3f})" if limits else ""
     logger.info("Run %s: test AUC %.3f%s on %d images", folder.name, test["auc"], interval, test["num_images"])
     for notice in metrics["notices"]:
         logger.warning("%s", notice)

@@ -1,6 +1,5 @@
-"""The tables of a run folder: what the figures are computed from, without a source name or a patient's identity."""
+"""Reads and writes the tables of a run folder, which have no source names and no patient identities."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,82 +13,49 @@ from hip_mri.hashes import HASHES
 from hip_mri.workspace import Workspace
 
 MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "reason", "group", "patient", "evidence")
-"""Columns of a run's `manifest.csv`."""
+"""Columns of `manifest.csv`; `sha256` is of the decoded pixels, of quarantined files of the file."""
 
 NUMBERS: Final = {"score": "float64", "distance": "float64", "seed": "int64", "fold": "int64"}
-"""Columns that are no text; read as text first, since not every reader of CSV keeps the last digit."""
+"""Columns with numbers; read as text first, since CSV readers can lose the last digit of a float."""
 
 
-@dataclass(frozen=True)
 class RunFiles:
     """Names the files of a run folder.
 
     Attributes:
         folder: The run folder.
+        metrics: All metrics and the records that they are based on.
+        predictions: image_id, split, label and score of every image.
+        manifest: Every file of the source by pseudonym; see `MANIFEST_COLUMNS`.
+        neighbours: Nearest training images, of the leakage audit.
+        folds: Scores of cross-validation; missing if it was left out.
+        history: One row per epoch.
+        config: Every setting.
+        model: The complete network.
+        novelty: Out-of-distribution detector.
+        figures_folder: The figures.
+        hashes: SHA-256 of every other file.
     """
 
-    folder: Path
-
-    @property
-    def metrics(self) -> Path:
-        """Every figure, and what it rests on."""
-        return self.folder / "metrics.json"
-
-    @property
-    def predictions(self) -> Path:
-        """image_id, split, label and score of every image."""
-        return self.folder / "predictions.csv"
-
-    @property
-    def manifest(self) -> Path:
-        """Every file of the source by pseudonym; see `MANIFEST_COLUMNS`."""
-        return self.folder / "manifest.csv"
-
-    @property
-    def neighbours(self) -> Path:
-        """Nearest training images, of the leakage audit."""
-        return self.folder / "neighbours.csv"
-
-    @property
-    def folds(self) -> Path:
-        """Scores of cross-validation; not there where it was left out."""
-        return self.folder / "folds.csv"
-
-    @property
-    def history(self) -> Path:
-        """One row per epoch."""
-        return self.folder / "history.csv"
-
-    @property
-    def config(self) -> Path:
-        """Every setting."""
-        return self.folder / "config.yaml"
-
-    @property
-    def model(self) -> Path:
-        """The whole network."""
-        return self.folder / "model.keras"
-
-    @property
-    def novelty(self) -> Path:
-        """What tells images that the model knows from others."""
-        return self.folder / "novelty.npz"
-
-    @property
-    def figures_folder(self) -> Path:
-        """The pictures."""
-        return self.folder / "figures"
-
-    @property
-    def hashes(self) -> Path:
-        """SHA-256 of every other file."""
-        return self.folder / HASHES
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metrics = folder / "metrics.json"
+        self.predictions = folder / "predictions.csv"
+        self.manifest = folder / "manifest.csv"
+        self.neighbours = folder / "neighbours.csv"
+        self.folds = folder / "folds.csv"
+        self.history = folder / "history.csv"
+        self.config = folder / "config.yaml"
+        self.model = folder / "model.keras"
+        self.novelty = folder / "novelty.npz"
+        self.figures_folder = folder / "figures"
+        self.hashes = folder / HASHES
 
 
 def describe_manifest(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Take from a manifest what a run may show.
+    """Select the columns of a manifest that a run contains.
 
-    A patient is named by the smallest image id of theirs, which tells nothing of their identity.
+    The patient is replaced by the smallest image id of the patient, which does not identify them.
     """
     shown = manifest.loc[:, list(MANIFEST_COLUMNS)].sort_values("image_id", ignore_index=True)
     shown["patient"] = shown.groupby("patient")["image_id"].transform("min").where(shown["patient"] != "", "")
@@ -101,11 +67,11 @@ def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -
 
     Args:
         files: The run.
-        workspace: Holds the columns that describe subgroups; they may identify people and stay out of the run folder.
-        attributes: Name of the table of these columns; `None` without any.
+        workspace: Has the attributes for subgroups, which can identify people and are not copied to the run folder.
+        attributes: Name of the table of attributes; `None` without any.
 
     Raises:
-        EvaluationError: Predictions and manifest do not speak of the same images.
+        EvaluationError: Predictions and manifest have different images, splits or labels.
         WorkspaceError: A file is missing or damaged.
     """
     manifest, predictions = read_table(files.manifest), read_table(files.predictions)
@@ -117,23 +83,23 @@ def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -
     if not listed.equals(joined[columns].sort_values("image_id", ignore_index=True)):
         raise EvaluationError(
             f"{files.predictions.name} and {files.manifest.name} differ in their images, splits or labels. "
-            "Run the pipeline again: both are written anew."
+            "Run the pipeline again, which writes both."
         )
     folds = read_table(files.folds) if files.folds.exists() else None
-    described = None if attributes is None else read_attributes(joined, workspace, attributes)
-    return Scores(joined.drop(columns="sha256"), read_table(files.neighbours), folds, described)
+    attribute_table = None if attributes is None else read_attributes(joined, workspace, attributes)
+    return Scores(joined.drop(columns="sha256"), read_table(files.neighbours), folds, attribute_table)
 
 
 def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd.DataFrame:
-    """Read the columns that describe subgroups.
+    """Read the attributes for subgroups.
 
     Args:
         images: Columns image_id and sha256.
-        workspace: Holds the columns.
-        name: Of their table.
+        workspace: Has the table.
+        name: Name of the table.
 
     Returns:
-        Column image_id and the user's columns, a row for each of the images.
+        Column image_id and the attributes, one row per image.
 
     Raises:
         WorkspaceError: The table is missing or damaged.
@@ -145,12 +111,12 @@ def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd
         raise WorkspaceError(
             f"{file} cannot be read: the subgroups cannot be computed without it. Keep runs in their workspace."
         ) from error
-    told = columns.set_index("sha256").apply(lambda column: resolve_pseudonyms(column, workspace))
-    return images[["image_id", "sha256"]].merge(told, on="sha256", how="left").drop(columns="sha256")
+    revealed = columns.set_index("sha256").apply(lambda column: resolve_pseudonyms(column, workspace))
+    return images[["image_id", "sha256"]].merge(revealed, on="sha256", how="left").drop(columns="sha256")
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """Read a CSV file of a run: text as it stands, numbers to the last digit.
+    """Read a CSV file of a run without changing text or the last digit of numbers.
 
     Raises:
         WorkspaceError: The file is missing or damaged.

@@ -1,8 +1,8 @@
-"""Check a finished run: `python -m hip_mri.evaluation.verify workspace/runs/0001`.
+"""Verifies a finished run: `python -m hip_mri.evaluation.verify workspace/runs/0001`.
 
-Every reported figure is computed again from `predictions.csv`, `manifest.csv` and the other tables of the run, and
-every recorded hash is compared. A network that was built with other settings of Keras than those of this pipeline is
-reported, too. What differs is named, and the exit status is 1.
+Computes all metrics again from `predictions.csv`, `manifest.csv` and the other tables of the run, and compares them and
+all hashes with the recorded ones. A network that was built with Keras settings other than those of this pipeline is
+reported as well. Differences are listed, and the exit status is then 1.
 """
 
 import argparse
@@ -26,33 +26,33 @@ from hip_mri.storage import digest, digest_file, read_json
 from hip_mri.workspace import Workspace, resolve_path
 
 TOLERANCE: Final = 1e-9
-"""Largest relative difference of a figure; another processor may round sums differently, a changed digit is more."""
+"""Maximum relative difference; sums are rounded differently on other processors, a changed digit is a larger one."""
 
 
 def verify_run(folder: Path) -> list[str]:
-    """Check a run folder.
+    """Verify a run folder.
 
     Args:
-        folder: Such as `workspace/runs/0001`; the workspace around it holds what may not stand in a run.
+        folder: Such as `workspace/runs/0001`; the workspace around it has the attributes for subgroups.
 
     Returns:
-        One sentence for each thing that differs; empty where all is as recorded.
+        One sentence per difference.
 
     Raises:
         WorkspaceError: There is no finished run.
     """
     files = RunFiles(folder)
     if not files.hashes.is_file():
-        raise WorkspaceError(f"{folder} is no finished run: it has no {files.hashes.name}. Give a folder below runs.")
+        raise WorkspaceError(f"{folder} is no finished run: it has no {files.hashes.name}. Pass a folder in runs.")
     differences = compare_hashes(folder)
     try:
         metrics = read_json(files.metrics)
         config = _read_config(files.config)
         scores = read_scores(files, Workspace(folder.parent.parent), metrics["grouping"]["attributes"])
         differences += compare(metrics, evaluate(scores, config.evaluation, config.seed))
-        differences += compare(metrics, _count_again(files), "metrics.json")
+        differences += compare(metrics, _count_images(files), "metrics.json")
     except (HipMriError, OSError, ValueError, KeyError, TypeError) as error:
-        differences.append(f"the figures cannot be computed again: {error}")
+        differences.append(f"the metrics cannot be computed again: {error}")
         return differences
     return [
         *differences,
@@ -63,12 +63,12 @@ def verify_run(folder: Path) -> list[str]:
 
 
 def compare(recorded: Any, computed: Any, name: str = "metrics.json") -> list[str]:
-    """Name every value that was computed and is not recorded alike; what is only recorded is not looked at.
+    """List the computed values that differ from the recorded ones; values that are only recorded are ignored.
 
     Args:
         recorded: A JSON value.
-        computed: The same, computed again.
-        name: Where the value stands.
+        computed: The same value, computed again.
+        name: Position of the value.
     """
     if isinstance(computed, Mapping) and isinstance(recorded, Mapping):
         return [
@@ -80,7 +80,7 @@ def compare(recorded: Any, computed: Any, name: str = "metrics.json") -> list[st
         ]
     if _is_list(computed) and _is_list(recorded) and len(computed) == len(recorded):
         pairs = enumerate(zip(recorded, computed, strict=True))
-        return [text for place, (one, other) in pairs for text in compare(one, other, f"{name}[{place}]")]
+        return [text for index, (one, other) in pairs for text in compare(one, other, f"{name}[{index}]")]
     if _is_number(computed) and _is_number(recorded):
         is_same = math.isclose(recorded, computed, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     else:
@@ -101,7 +101,7 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _count_again(files: RunFiles) -> dict[str, Any]:
+def _count_images(files: RunFiles) -> dict[str, Any]:
     manifest = read_table(files.manifest)
     used = manifest[manifest["state"] == "ready"]
     states = Counter(manifest["state"])
@@ -122,7 +122,7 @@ def _compare_test_set(files: RunFiles, metrics: Mapping[str, Any]) -> Iterator[s
     manifest = read_table(files.manifest)
     listed = sorted(manifest.loc[manifest["split"] == "test", "sha256"])
     if not locked["num_missing"] and digest(listed) != locked["sha256"]:
-        yield f"{files.manifest.name} lists other test images than the locked test set of metrics.json"
+        yield f"{files.manifest.name} has other test images than the locked test set of metrics.json"
 
 
 def _read_config(file: Path) -> TrainingConfig:
@@ -131,48 +131,48 @@ def _read_config(file: Path) -> TrainingConfig:
 
 
 def _compare_weights(config: TrainingConfig, metrics: Mapping[str, Any]) -> Iterator[str]:
-    """A weights file that is still there must be the one that was used."""
+    """Compare the weights file, if it still exists, with the one that was used."""
     if config.model.weights in ("imagenet", "random"):
         return
     try:
         file = resolve_path(config.model.weights, "model.weights")
-    except SettingsError:  # a home folder of the machine where the run was made
+    except SettingsError:  # a home folder that only the machine of the run has
         return
     if file.is_file() and digest_file(file) != metrics["weights"]:
         yield "model.weights: the file has changed since the run"
 
 
 def list_unrecorded(folder: Path) -> list[str]:
-    """Name what a run does not record and what therefore cannot be checked; it is no difference."""
+    """List what the run does not record and what therefore cannot be verified; these are no differences."""
     try:
         has_settings = "keras" in read_json(RunFiles(folder).metrics)
-    except (HipMriError, TypeError):  # the differences name it
+    except (HipMriError, TypeError):  # listed as a difference
         return []
     return (
         []
         if has_settings
         else [
-            "not recorded: the settings of Keras. The run was made by an earlier version, whose features a keras.json "
-            "could alter unnoticed; where there may have been one, run the pipeline again in the same workspace"
+            "not recorded: the settings of Keras. The run was made by an earlier version, whose features depended on a "
+            "keras.json; if there was one, run the pipeline again in the same workspace"
         ]
     )
 
 
 def _check_keras_settings(model_file: Path) -> Iterator[str]:
-    """A run of an earlier version may have been computed with the data format and dtype of a `keras.json`."""
+    """Check for the data format and dtype of a `keras.json`, which earlier versions used."""
     try:
         foreign = list_foreign_settings(model_file)
-    except (WeightsError, OSError):  # missing or changed, which the hashes have told
+    except (WeightsError, OSError):  # missing or changed, which the hashes show
         return
     if foreign:
         yield (
-            f"{model_file.name}: its layers have {', '.join(foreign)}, from the settings of a keras.json: the figures "
+            f"{model_file.name}: its layers have {', '.join(foreign)}, from the settings of a keras.json: the metrics "
             "are not those of this architecture; run the pipeline again"
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 all as recorded, 1 something differs, 2 no finished run."""
+    """Run the command; returns the exit status: 0 no differences, 1 differences, 2 no finished run."""
     parser = argparse.ArgumentParser(prog="python -m hip_mri.evaluation.verify", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run, such as workspace/runs/0001")
     folder = parser.parse_args(arguments).run

@@ -41,6 +41,7 @@ class SplitReport:
         largest_deviation: Largest absolute difference, over splits and classes, between the fraction of a class in a
             split and the requested fraction; 0-1.
         given: Counts of the split that the source gives.
+        num_assigned: Images in use whose split neither an earlier run nor the source gives.
     """
 
     counts: dict[str, dict[str, int]]
@@ -50,6 +51,7 @@ class SplitReport:
     num_held_out: int
     largest_deviation: float
     given: GivenSplit = field(default_factory=GivenSplit)
+    num_assigned: int = 0
 
 
 def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: float, seed: int) -> SplitReport:
@@ -108,6 +110,7 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
         num_held_out=len(images) - len(used),
         largest_deviation=_measure_deviation(used, fractions, is_locked=is_locked),
         given=count_given_split(given, images["group"], images["split"]),
+        num_assigned=int((~is_kept & (given == "") & (images["split"] != HELD_OUT)).sum()),
     )
     _log_report(report)
     return report

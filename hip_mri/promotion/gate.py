@@ -16,7 +16,7 @@ from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.evaluation.metrics.confidence_intervals import Interval
 from hip_mri.evaluation.metrics.delong import compare_auc
 from hip_mri.evaluation.metrics.subgroups import MINIMUM_SIZE
-from hip_mri.evaluation.metrics.validation import check_predictions, check_sample, number_labels
+from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, validate_scores
 from hip_mri.promotion.error_budget import Look
 from hip_mri.promotion.sensitivity_requirements import Floor, measure_floors, tell_floors
 
@@ -195,7 +195,7 @@ def _check_scores(whose: str, scores: pd.DataFrame) -> None:
             f"{list_offenders(list(map(str, scores.columns)))}. Score the test images again."
         )
     check_predictions(scores.assign(split="test"))
-    check_sample(number_labels(scores), scores["score"], scores["group"])
+    validate_scores(number_labels(scores), scores["score"], scores["group"])
 
 
 def _judge(difference: Difference, settings: ReleaseSettings, look: Look) -> tuple[bool, list[str]]:

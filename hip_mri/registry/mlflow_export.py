@@ -12,7 +12,7 @@ from typing import Any, Final
 import yaml
 
 from hip_mri.errors import ReleaseError
-from hip_mri.evaluation.report.summary import disclose, flatten_settings
+from hip_mri.evaluation.report.settings import disclose, flatten_settings
 from hip_mri.registry.versions import MODEL, RECORD, Version, check_version
 from hip_mri.storage import digest_file
 

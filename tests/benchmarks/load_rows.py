@@ -21,17 +21,17 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from hip_mri.config import LABELS, DataSettings, EvaluationSettings
+from hip_mri.config import LABELS, DataSettings, EvaluationSettings, PipelineConfig
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.entries import ENTRY_COLUMNS, keep_entries
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, read_manifest, write_manifest
 from hip_mri.dataset.pseudonyms import make_pseudonyms, store_names
 from hip_mri.dataset.shards import plan_shards
-from hip_mri.evaluation.charts.figures import Findings, draw_figures
+from hip_mri.evaluation.charts.figures import FigureData, draw_figures
 from hip_mri.evaluation.metrics.curves import bootstrap_curves
 from hip_mri.evaluation.metrics.results import evaluate
-from hip_mri.evaluation.report.html_report import write_report
-from hip_mri.evaluation.report.summary import ReportSummary
+from hip_mri.evaluation.report.documents import render_report
+from hip_mri.evaluation.report.run_report import RunReport
 from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores
 from hip_mri.grouping.fingerprints import FINGERPRINT_RECIPE, ROW
 from hip_mri.grouping.groups import group_images
@@ -154,30 +154,49 @@ def measure(root: Path) -> None:
 def report(root: Path) -> None:
     """Draw the pictures with their bands, and write the page that holds them."""
     files = RunFiles(root / "run")
-    predictions = read_scores(files, Workspace(root), None).predictions
-    metrics = json.loads(files.metrics.read_text())
+    scores = read_scores(files, Workspace(root), None)
+    predictions = scores.predictions
+    metrics = json.loads(files.metrics.read_text()) | describe_rows(predictions)
     test = predictions[predictions["split"] == "test"]
     bands = bootstrap_curves(test["label"] == LABELS[1], test["score"], test["group"], 1, SETTINGS.num_resamples)
-    findings = Findings(roc_bands={"test": bands.roc}, precision_bands={"test": bands.precision_recall})
     history = pd.DataFrame({"epoch": [1, 2, 3], "loss": 0.5, "accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7})
-    figures = draw_figures(predictions, history, [], metrics["threshold"], files.figures_folder, findings=findings)
-    told = metrics | describe_rows(predictions)
-    write_report(root / "run" / "report.html", ReportSummary("0001", told, {}, tuple(figures), "report.html"))
+    data = FigureData(predictions, metrics, history, scores.neighbours, bands.roc, bands.precision_recall)
+    figures = draw_figures(data, files.figures_folder)
+    run = RunReport(metrics, PipelineConfig().model_dump(mode="json"), "0001", tuple(figures))
+    (root / "run" / "report.html").write_text(render_report(run))
 
 
 def describe_rows(predictions: pd.DataFrame) -> dict[str, Any]:
-    """What a run says of its images beside the figures."""
+    """Describe the images of a run as in `metrics.json`."""
     counts = predictions.groupby(["split", "label"]).size().unstack().to_dict("index")
-    zeros = ("held_out", "held_out_lesions", "duplicates", "quarantined", "ignored", "taken_over", "kept", "prescribed")
+    zeros = (
+        "held_out",
+        "held_out_lesions",
+        "duplicates",
+        "quarantined",
+        "ignored",
+        "taken_over",
+        "kept",
+        "prescribed",
+        "assigned",
+    )
     sizes = predictions["group"].value_counts()
     num_images = len(predictions)
     data = {f"num_{name}": 0 for name in zeros} | {"num_entries": num_images, "num_images": num_images}
     grouping = {"num_groups": len(sizes), "largest_group": int(sizes.max()), "num_patients": len(sizes)}
-    grouping |= {"num_without_patient": 0, "evidence": {}, "num_contradictory": 0, "is_patient_level": True}
+    grouping |= {
+        "num_without_patient": 0,
+        "evidence": {},
+        "num_contradictory": 0,
+        "is_patient_level": True,
+        "has_constant_patient": False,
+    }
     return {
         "weights": "random",
         "notices": [],
-        "data": data | {"quarantined": {}, "splits": counts, "largest_deviation": 0.0},
+        "data": data
+        | {"quarantined": {}, "splits": counts, "largest_deviation": 0.0}
+        | {"given_split": {"by": "", "num_held_out": {}}},
         "grouping": grouping,
         "test_set": {"sha256": "ab" * 32, "num_images": int((predictions["split"] == "test").sum()), "num_missing": 0},
         "features": {"engine": "openvino", "precision": "float32", "reason": "there are none"},

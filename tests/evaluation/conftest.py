@@ -1,4 +1,4 @@
-"""A small finished run, as the evaluation meets it."""
+"""A small finished run."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ import pytest
 
 from hip_mri.config import LABELS, EvaluationSettings
 from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
-from hip_mri.evaluation.charts.figures import draw_figures
+from hip_mri.evaluation.charts.figures import FigureData, draw_figures
 from hip_mri.evaluation.charts.sheets import ContrastSample
 from hip_mri.evaluation.metrics.results import Scores, evaluate
-from hip_mri.evaluation.report.summary import ReportSummary
+from hip_mri.evaluation.report.run_report import RunReport
 
 NUM_IMAGES = {"train": 140, "val": 30, "test": 40}
 NOTICES = collect_notices(is_synthetic=True, weights_notice="RANDOM WEIGHTS: the backbone was given random weights.")
@@ -61,12 +61,6 @@ def samples() -> list[ContrastSample]:
 
 
 @pytest.fixture(scope="session")
-def figures(predictions, history, samples, tmp_path_factory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("figures")
-    return draw_figures(predictions, history, samples, 0.5, folder, summarize_notices(NOTICES))
-
-
-@pytest.fixture(scope="session")
 def scores(predictions) -> Scores:
     """The predictions in groups of two neighbours, with tables of neighbours and folds."""
     generator = np.random.default_rng(3)
@@ -112,6 +106,15 @@ def metrics(scores) -> dict[str, Any]:
             "largest_deviation": 0.004,
             "num_kept": 0,
             "num_prescribed": 0,
+            "num_assigned": 210,
+            "given_split": {
+                "by": "",
+                "num_given_twice": 0,
+                "num_images": {},
+                "num_held_out": {},
+                "num_divided_groups": 0,
+                "num_drawn": {},
+            },
         },
         "grouping": {
             "num_groups": 105,
@@ -121,6 +124,7 @@ def metrics(scores) -> dict[str, Any]:
             "evidence": {"patient_id": 0, "patient_pattern": 0, "exact": 4, "similar": 206},
             "num_contradictory": 0,
             "is_patient_level": False,
+            "has_constant_patient": False,
         },
         "test_set": {"sha256": "ab" * 32, "num_images": 40, "num_missing": 0},
         "features": {"engine": "openvino", "precision": "bfloat16", "reason": "bfloat16 was asked for"},
@@ -131,12 +135,24 @@ def metrics(scores) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def summary(metrics, figures) -> ReportSummary:
-    return ReportSummary(
-        title="Osseous lesions on hip MRI",
-        run_name="0001",
-        metrics=metrics,
-        settings={"source": "Smith.zip", "workspace": "/srv/w", "model.weights": "/home/x/r.h5", "training.epochs": 30},
-        figures=tuple(figures),
-        report_location="runs/0001/report.html",
+def figure_data(scores, metrics, history, samples) -> FigureData:
+    at_half = metrics | {"threshold": 0.5}
+    return FigureData(scores.predictions, at_half, history, scores.neighbours, samples=samples)
+
+
+@pytest.fixture(scope="session")
+def figures(figure_data, tmp_path_factory) -> list[Path]:
+    return draw_figures(figure_data, tmp_path_factory.mktemp("figures"), summarize_notices(NOTICES))
+
+
+@pytest.fixture(scope="session")
+def run(metrics, figures) -> RunReport:
+    config = {
+        "source": "Smith.zip",
+        "workspace": "/srv/w",
+        "model": {"backbone": "ResNet101", "weights": "/home/x/r.h5"},
+    }
+    config |= {"preprocessing": {"clahe_clip_limit": 0, "image_size": 224}, "evaluation": {"num_resamples": 200}}
+    return RunReport(
+        metrics, config, "0001", tuple(figures), location="runs/0001/report.html", title="Lesions on hip MRI"
     )

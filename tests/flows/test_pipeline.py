@@ -135,10 +135,10 @@ def move_test_image(folder: Path) -> None:
         (swap_scores, ["predictions.csv was changed", "metrics.json: test.auc says"]),
         (flip_byte, ["model.keras was changed"]),
         (scramble_network, ["model.keras: its layers have data_format channels_first", ": 1 differences"]),
-        (move_test_image, ["manifest.csv lists other test images than the locked test set"]),
+        (move_test_image, ["manifest.csv has other test images than the locked test set"]),
         (lambda folder: (folder / "history.csv").unlink(), ["history.csv is missing"]),
         (lambda folder: (folder / "extra.txt").write_text("x"), ["extra.txt does not belong to the run"]),
-        (lambda folder: (folder / "config.yaml").write_text("seed: x"), ["the figures cannot be computed again"]),
+        (lambda folder: (folder / "config.yaml").write_text("seed: x"), ["cannot be computed again"]),
     ],
 )
 def test_what_was_changed_is_named(finished, tmp_path: Path, capsys, tamper, named: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""One function per picture: arrays and small frozen records in, a Matplotlib figure out. Nothing is written here."""
+"""Charts: one function per figure, which returns a Matplotlib figure."""

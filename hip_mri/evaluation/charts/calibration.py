@@ -1,5 +1,6 @@
-"""Whether a score of 70 % means 70 %: observed shares against scores."""
+"""Draws calibration: observed fraction of lesions against the score."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,101 +13,17 @@ from numpy.typing import NDArray
 from hip_mri.evaluation.charts import style
 from hip_mri.evaluation.charts.captions import NOT_AVAILABLE
 from hip_mri.evaluation.charts.curves import ScoredSplit
-from hip_mri.evaluation.metrics.confidence_intervals import bound_fraction
+from hip_mri.evaluation.metrics.confidence_intervals import compute_binomial_interval
 
-MOST_BINS: Final = 10
-IMAGES_PER_BIN: Final = 10
-"""Fewer images make a bin too uncertain to be looked at; then there are fewer bins."""
+MAX_BINS: Final = 10
+MIN_IMAGES_PER_BIN: Final = 10
+"""With fewer images than this per bin there are fewer bins."""
 
 NUM_COLUMNS: Final = 40
-"""Columns of the histogram beneath."""
+"""Columns of the histogram."""
 
-
-@dataclass(frozen=True)
-class CalibrationSummary:
-    """Calibration in numbers; `None` where one is not defined.
-
-    Attributes:
-        expected_error: Expected calibration error, 0-1.
-        slope: Of the logistic regression of the labels on the logit of the scores; 1 is ideal, below 1 overconfident.
-        intercept: Calibration in the large; 0 is ideal, below 0 the scores are too high.
-    """
-
-    expected_error: float | None
-    slope: float | None
-    intercept: float | None
-
-
-@dataclass(frozen=True)
-class CalibrationBins:
-    """Images gathered by score, about as many in each bin.
-
-    Attributes:
-        means: Mean score, shape (num_bins,).
-        shares: Share of lesions, 0-1.
-        lower: Lower bound of Wilson's 95 % interval of the share.
-        upper: Upper bound.
-    """
-
-    means: NDArray[np.float64]
-    shares: NDArray[np.float64]
-    lower: NDArray[np.float64]
-    upper: NDArray[np.float64]
-
-
-def bin_scores(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> CalibrationBins:
-    """Gather images into bins of equal mass; equal scores share a bin, so there can be fewer than asked for.
-
-    Args:
-        labels: 0 normal or 1 lesion, shape (num_images,), at least one.
-        scores: Probability of a lesion, 0-1, of the same shape.
-    """
-    num_bins = int(np.clip(len(scores) // IMAGES_PER_BIN, 1, MOST_BINS))
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, num_bins + 1)[1:-1], method="inverted_cdf"))
-    bins = np.searchsorted(edges, scores, side="left")
-    members = [bins == number for number in np.unique(bins)]
-    bounds = np.array([bound_fraction(int(labels[chosen].sum()), int(chosen.sum())) for chosen in members])
-    return CalibrationBins(
-        means=np.array([scores[chosen].mean() for chosen in members]),
-        shares=np.array([labels[chosen].mean() for chosen in members]),
-        lower=bounds[:, 0],
-        upper=bounds[:, 1],
-    )
-
-
-def draw_calibration(
-    split: ScoredSplit,
-    title: str,
-    summary: CalibrationSummary | None = None,
-    recalibrated: NDArray[np.float64] | None = None,
-    notice: str = "",
-) -> Figure:
-    """Draw the observed share of lesions against the score, above a histogram of the scores.
-
-    Args:
-        split: The images.
-        title: Heading, such as `Calibration (test images)`.
-        summary: Calibration in numbers; `None` leaves the words out.
-        recalibrated: The same images' scores after recalibration, shape (num_images,).
-        notice: What the picture must say about itself.
-    """
-    figure = style.create_figure(5.0, 7.9, notice)
-    chart, histogram = figure.subplots(2, 1, height_ratios=(5, 1))
-    chart.plot([0, 1], [0, 1], label="Ideal: the score is the share", **style.REFERENCE_LINE)
-    _draw_bins(chart, bin_scores(split.labels, split.scores), "Scores, 95% interval of each bin", SCORES_LOOK)
-    if recalibrated is not None:
-        _draw_bins(chart, bin_scores(split.labels, recalibrated), "After recalibration", RECALIBRATED_LOOK)
-    style.style_unit_axes(chart, title, "Mean score of the bin", "Observed share of lesions")
-    histogram.hist(split.scores, bins=np.linspace(0, 1, NUM_COLUMNS + 1), color=style.MUTED)
-    style.style_axes(histogram, "", "Score (probability of a lesion)", "Images")
-    histogram.set_xlim(-0.015, 1.015)
-    histogram.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
-    style.add_legend_beneath(figure, chart, title=describe_calibration(summary) if summary else "")
-    return figure
-
-
-SCORES_LOOK: Final[dict[str, Any]] = style.SPLIT_LINES["test"] | {"marker": "o", "markersize": 6, "linewidth": 1.6}
-RECALIBRATED_LOOK: Final[dict[str, Any]] = style.SPLIT_LINES["val"] | {
+SCORES_LINE: Final[dict[str, Any]] = style.SPLIT_LINES["test"] | {"marker": "o", "markersize": 6, "linewidth": 1.6}
+RECALIBRATED_LINE: Final[dict[str, Any]] = style.SPLIT_LINES["val"] | {
     "marker": "s",
     "markersize": 6,
     "markerfacecolor": "white",
@@ -114,15 +31,78 @@ RECALIBRATED_LOOK: Final[dict[str, Any]] = style.SPLIT_LINES["val"] | {
 }
 
 
-def _draw_bins(axes: Axes, bins: CalibrationBins, label: str, look: dict[str, Any]) -> None:
-    around = np.maximum(0, [bins.shares - bins.lower, bins.upper - bins.shares])  # rounding can leave -1e-17
-    axes.errorbar(bins.means, bins.shares, yerr=around, elinewidth=1.2, capsize=3, label=label, **look)
+@dataclass(frozen=True)
+class CalibrationBins:
+    """Images binned by score; all arrays have the shape (num_bins,).
+
+    Attributes:
+        means: Mean score.
+        fractions: Fraction of lesions, 0-1.
+        lower: Lower limit of Wilson's 95% interval of the fraction.
+        upper: Upper limit.
+    """
+
+    means: NDArray[np.float64]
+    fractions: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
 
 
-def describe_calibration(summary: CalibrationSummary) -> str:
-    """Write calibration in words, on two lines."""
+def bin_scores(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> CalibrationBins:
+    """Bin images into quantiles of the scores; equal scores share a bin, so there can be fewer bins.
+
+    Args:
+        labels: 0 normal or 1 lesion, shape (num_images,), at least one.
+        scores: Probability of a lesion, 0-1, of the same shape.
+    """
+    num_bins = int(np.clip(len(scores) // MIN_IMAGES_PER_BIN, 1, MAX_BINS))
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, num_bins + 1)[1:-1], method="inverted_cdf"))
+    bins = np.searchsorted(edges, scores, side="left")
+    members = [bins == number for number in np.unique(bins)]
+    limits = np.array([compute_binomial_interval(int(labels[own].sum()), int(own.sum())) for own in members])
+    return CalibrationBins(
+        means=np.array([scores[own].mean() for own in members]),
+        fractions=np.array([labels[own].mean() for own in members]),
+        lower=limits[:, 0],
+        upper=limits[:, 1],
+    )
+
+
+def draw_calibration(
+    split: ScoredSplit, title: str, recalibrated: NDArray[np.float64] | None = None, notice: str = ""
+) -> Figure:
+    """Draw the observed fraction of lesions against the score, above a histogram of the scores.
+
+    Args:
+        split: The images.
+        title: Heading, such as `Calibration (test images)`.
+        recalibrated: Recalibrated scores of the same images, shape (num_images,).
+        notice: Text of the banner.
+    """
+    figure = style.create_figure(5.0, 7.9, notice)
+    chart, histogram = figure.subplots(2, 1, height_ratios=(5, 1))
+    chart.plot([0, 1], [0, 1], label="Ideal calibration", **style.REFERENCE_LINE)
+    _draw_bins(chart, bin_scores(split.labels, split.scores), "Scores, 95% interval of each bin", SCORES_LINE)
+    if recalibrated is not None:
+        _draw_bins(chart, bin_scores(split.labels, recalibrated), "After recalibration", RECALIBRATED_LINE)
+    style.style_unit_axes(chart, title, "Mean score of the bin", "Observed fraction of lesions")
+    histogram.hist(split.scores, bins=np.linspace(0, 1, NUM_COLUMNS + 1), color=style.MUTED)
+    style.style_axes(histogram, "", "Score (probability of a lesion)", "Images")
+    histogram.set_xlim(-0.015, 1.015)
+    histogram.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+    style.add_legend_beneath(figure, chart, title=describe_calibration(split.metrics))
+    return figure
+
+
+def _draw_bins(axes: Axes, bins: CalibrationBins, label: str, line: dict[str, Any]) -> None:
+    errors = np.maximum(0, [bins.fractions - bins.lower, bins.upper - bins.fractions])  # rounding can leave -1e-17
+    axes.errorbar(bins.means, bins.fractions, yerr=errors, elinewidth=1.2, capsize=3, label=label, **line)
+
+
+def describe_calibration(metrics: Mapping[str, Any]) -> str:
+    """Write calibration error, slope and intercept on two lines."""
     error, slope, intercept = (
-        NOT_AVAILABLE if value is None else f"{value:.3f}"
-        for value in (summary.expected_error, summary.slope, summary.intercept)
+        NOT_AVAILABLE if metrics[key] is None else f"{metrics[key]:.3f}"
+        for key in ("expected_calibration_error", "calibration_slope", "calibration_intercept")
     )
     return f"Expected calibration error {error}\nSlope {slope} (ideal 1), intercept {intercept} (ideal 0)"

@@ -1,10 +1,10 @@
-"""The pictures of a run, in the order in which a report shows them."""
+"""Draws all figures of a run, in the order in which the report shows them."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,21 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hip_mri.evaluation.charts import style
-from hip_mri.evaluation.charts.calibration import CalibrationSummary, draw_calibration
+from hip_mri.evaluation.charts.calibration import draw_calibration
 from hip_mri.evaluation.charts.captions import SPLIT_TITLES
 from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall, draw_roc
-from hip_mri.evaluation.charts.decisions import (
-    draw_confusion_matrices,
-    draw_decision_curve,
-    draw_score_histogram,
-)
-from hip_mri.evaluation.charts.flow_diagram import SplitFlow, draw_flow
-from hip_mri.evaluation.charts.leakage import (
-    FoldComparison,
-    NeighbourDistances,
-    draw_fold_comparison,
-    draw_neighbour_distances,
-)
+from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_decision_curve, draw_score_histogram
+from hip_mri.evaluation.charts.flow_diagram import draw_flow
+from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbour_distances
 from hip_mri.evaluation.charts.sheets import (
     ClosePair,
     ContrastSample,
@@ -36,129 +27,94 @@ from hip_mri.evaluation.charts.sheets import (
     draw_explanations,
 )
 from hip_mri.evaluation.charts.training import draw_learning_curves
-from hip_mri.evaluation.metrics.confidence_intervals import Interval
 from hip_mri.evaluation.metrics.curves import Band, DecisionCurve
-from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, split_predictions
+from hip_mri.evaluation.metrics.validation import check_predictions, number_labels
 
-_one_at_a_time = threading.Lock()
-"""Matplotlib shares caches between figures and does not promise that two threads may draw at once."""
+_drawing_lock = threading.Lock()
+"""Matplotlib shares caches between figures and is not thread-safe."""
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What other steps found out; a picture whose material is missing is left out.
+class FigureData:
+    """Data of all figures; a figure without its data is left out.
 
     Attributes:
-        intervals: 95 % intervals of `auc` and `average_precision`, by split.
-        roc_bands: Band of sensitivity on a grid of 1 - specificity, by split.
-        precision_bands: Band of precision on a grid of recall, by split.
-        calibration: Calibration of the test images in numbers.
-        recalibrated: Scores of the test images after recalibration, in the order of their rows, shape (num_images,).
+        predictions: Columns `image_id`, `split`, `label` (name) and `score` (0-1), one row per image.
+        metrics: Content of `metrics.json`.
+        history: Columns `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy` and possibly `stage`, one row per
+            epoch.
+        neighbours: Columns kind and distance; see `draw_neighbour_distances`.
+        roc_band: Band of the ROC curve of the test images.
+        precision_band: Band of their precision-recall curve.
+        recalibrated: Recalibrated scores of the test images, in the order of their rows, shape (num_images,).
         decision_curve: Net benefit on the test images.
-        explained: Right and wrong calls with their heat maps, the most confident first.
-        flow: What became of every entry of the source.
-        neighbours: Distances to the nearest image.
+        explained: Correct and incorrect calls with their heat maps, the most confident first.
+        samples: Images before and after preprocessing.
         close_pairs: The closest pairs of test and training image, the closest first.
-        folds: Cross-validation with folds by image and by group.
     """
 
-    intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
-    roc_bands: Mapping[str, Band] = field(default_factory=dict)
-    precision_bands: Mapping[str, Band] = field(default_factory=dict)
-    calibration: CalibrationSummary | None = None
+    predictions: pd.DataFrame
+    metrics: Mapping[str, Any]
+    history: pd.DataFrame
+    neighbours: pd.DataFrame
+    roc_band: Band | None = None
+    precision_band: Band | None = None
     recalibrated: NDArray[np.float64] | None = None
     decision_curve: DecisionCurve | None = None
     explained: Sequence[ExplainedCase] = ()
-    flow: SplitFlow | None = None
-    neighbours: NeighbourDistances | None = None
+    samples: Sequence[ContrastSample] = ()
     close_pairs: Sequence[ClosePair] = ()
-    folds: FoldComparison | None = None
 
 
-NO_FINDINGS: Final = Findings()
-
-
-def draw_figures(
-    predictions: pd.DataFrame,
-    history: pd.DataFrame,
-    samples: Sequence[ContrastSample],
-    threshold: float,
-    figures_folder: Path,
-    notice: str = "",
-    findings: Findings = NO_FINDINGS,
-) -> list[Path]:
-    """Draw and write all pictures of a run.
+def draw_figures(data: FigureData, figures_folder: Path, notice: str = "") -> list[Path]:
+    """Draw and write all figures of a run.
 
     Args:
-        predictions: Columns `image_id`, `split`, `label` (name) and `score` (0-1), one row per image.
-        history: Columns `epoch`, `loss`, `accuracy`, `val_loss` and `val_accuracy`, one row per epoch; a column
-            `stage` (`head`, `fine_tune`), where there is one, is shown by a divider.
-        samples: About three images per class; none leaves the contrast sheet out.
-        threshold: Scores at or above it are called a lesion.
-        figures_folder: Where the PNG files are written.
-        notice: What every picture must say about itself, such as "SYNTHETIC DATA"; see `summarize_notices`.
-        findings: What other steps found out; adds bands and further pictures.
+        data: What they show.
+        figures_folder: Folder for the PNG files.
+        notice: Text of the banner, such as "SYNTHETIC DATA"; see `summarize_notices`.
 
     Returns:
-        The files, in the order in which a report shows them.
+        The files, in the order in which the report shows them.
 
     Raises:
         EvaluationError: The predictions cannot be evaluated.
         WorkspaceError: The disk is full or not writable.
     """
-    check_predictions(predictions)
-    splits = gather_splits(predictions, findings)
-    with _one_at_a_time:
-        pictures = _draw_in_order(splits, history, samples, threshold, notice, findings)
-        return [style.save_figure(figure, figures_folder / f"{name}.png") for name, figure in pictures]
+    check_predictions(data.predictions)
+    with _drawing_lock:
+        return [style.save_figure(figure, figures_folder / f"{name}.png") for name, figure in _draw(data, notice)]
 
 
-def gather_splits(predictions: pd.DataFrame, findings: Findings = NO_FINDINGS) -> dict[str, ScoredSplit]:
-    """Scores of the splits that are measured, test before validation; of all splits where there are only others."""
-    by_split = split_predictions(predictions)
-    measured = [split for split in ("test", "val") if split in by_split] or list(by_split)
-    return {
-        split: ScoredSplit(
-            labels=number_labels(by_split[split]),
-            scores=by_split[split]["score"].to_numpy(np.float64),
-            intervals=findings.intervals.get(split, {}),
-            roc_band=findings.roc_bands.get(split),
-            precision_band=findings.precision_bands.get(split),
-        )
-        for split in measured
-    }
-
-
-def _draw_in_order(
-    splits: dict[str, ScoredSplit],
-    history: pd.DataFrame,
-    samples: Sequence[ContrastSample],
-    threshold: float,
-    notice: str,
-    findings: Findings,
-) -> Iterator[tuple[str, Figure]]:
-    """Every picture that there is material for, one after the other, with the name that `CAPTIONS` knows it by."""
-    name, first = next(iter(splits.items()))
-    whose = f"{SPLIT_TITLES[name]} images"
-    if findings.flow is not None:
-        yield "split_flow", draw_flow(findings.flow, notice)
+def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
+    """Draw one figure after the other, with the name of its file and of its caption."""
+    metrics, threshold = data.metrics, data.metrics["threshold"]
+    splits = {split: _select_split(data, split) for split in ("test", "val")}
+    test, images = splits["test"], f"{SPLIT_TITLES['test']} images"
+    yield "split_flow", draw_flow(metrics, notice)
     yield "roc", draw_roc(splits, threshold, notice)
     yield "precision_recall", draw_precision_recall(splits, threshold, notice)
     yield "confusion_matrix", draw_confusion_matrices(splits, threshold, notice)
-    yield "score_histogram", draw_score_histogram(first, threshold, whose, notice)
-    title = f"Calibration ({whose.lower()})"
-    yield "calibration", draw_calibration(first, title, findings.calibration, findings.recalibrated, notice)
-    if findings.decision_curve is not None:
-        title = f"Decision curve ({whose.lower()})"
-        yield "decision_curve", draw_decision_curve(findings.decision_curve, threshold, title, notice)
-    yield "learning_curves", draw_learning_curves(history, notice)
-    if findings.explained:
-        yield "explanations", draw_explanations(findings.explained, notice)
-    if samples:
-        yield "contrast_samples", draw_contrast_samples(samples, notice)
-    if findings.neighbours is not None:
-        yield "neighbour_distances", draw_neighbour_distances(findings.neighbours, notice)
-    if findings.close_pairs:
-        yield "close_pairs", draw_close_pairs(findings.close_pairs, notice)
-    if findings.folds is not None:
-        yield "fold_comparison", draw_fold_comparison(findings.folds, notice)
+    yield "score_histogram", draw_score_histogram(test, threshold, images, notice)
+    yield "calibration", draw_calibration(test, f"Calibration ({images.lower()})", data.recalibrated, notice)
+    if data.decision_curve is not None:
+        title = f"Decision curve ({images.lower()})"
+        yield "decision_curve", draw_decision_curve(data.decision_curve, threshold, title, notice)
+    yield "learning_curves", draw_learning_curves(data.history, notice)
+    if data.explained:
+        yield "explanations", draw_explanations(data.explained, notice)
+    if data.samples:
+        yield "contrast_samples", draw_contrast_samples(data.samples, notice)
+    yield "neighbour_distances", draw_neighbour_distances(data.neighbours, notice)
+    if data.close_pairs:
+        yield "close_pairs", draw_close_pairs(data.close_pairs, notice)
+    folds = metrics["cross_validation"]
+    if folds and folds["by_image"]["aucs"] and folds["grouped"]["aucs"]:
+        by_image, by_group = (np.array(folds[scheme]["aucs"]) for scheme in ("by_image", "grouped"))
+        yield "fold_comparison", draw_fold_comparison(by_image, by_group, notice)
+
+
+def _select_split(data: FigureData, split: str) -> ScoredSplit:
+    rows = data.predictions[data.predictions["split"] == split]
+    bands = (data.roc_band, data.precision_band) if split == "test" else (None, None)
+    return ScoredSplit(number_labels(rows), rows["score"].to_numpy(np.float64), data.metrics[split], *bands)

@@ -1,18 +1,18 @@
-"""From the entries of the source to the splits: a flow diagram as reports of studies show it."""
+"""Draws the flow diagram from the entries of the source to the splits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from hip_mri.config import SPLITS
 from hip_mri.evaluation.charts import style
 from hip_mri.evaluation.charts.captions import SPLIT_TITLES
 
 ROW_HEIGHT: Final = 1.05
-"""From one box to the next one below, in inches; so are the other lengths."""
+"""Distance between two boxes of the main column, in inches; so are the other lengths."""
 LINE_HEIGHT: Final = 0.175
 PADDING: Final = 0.22
 BOX_WIDTH: Final = 2.5
@@ -20,63 +20,24 @@ SPLIT_WIDTH: Final = 1.72
 GAP: Final = 0.25
 
 BOX_HEIGHT: Final = 2 * LINE_HEIGHT + PADDING
-"""Of a box with two lines."""
+"""Height of a box with two lines."""
 
-MOST_REASONS: Final = 6
-"""Lines for reasons why files could not be used."""
-
-
-@dataclass(frozen=True)
-class SplitCount:
-    """What one split holds.
-
-    Attributes:
-        num_images: Images.
-        num_lesions: Those among them with an osseous lesion.
-        num_groups: Groups of images that stay together; `None` where images were divided one by one.
-    """
-
-    num_images: int
-    num_lesions: int
-    num_groups: int | None = None
+MAX_REASONS: Final = 6
+"""Maximum number of lines with reasons for exclusion."""
 
 
-@dataclass(frozen=True)
-class SplitFlow:
-    """What became of every entry of the source.
+def draw_flow(metrics: Mapping[str, Any], notice: str = "") -> Figure:
+    """Draw the flow diagram; excluded entries are on the right.
 
-    Attributes:
-        num_entries: Files in the source.
-        num_ignored: Files that are no part of the data.
-        num_duplicates: Copies of an image in use.
-        splits: By name, in the order in which they are drawn.
-        quarantined: Number of files that could not be used, by reason code.
-        held_out: Images in use that were kept out of every split; `None` where there are none.
-    """
-
-    num_entries: int
-    num_ignored: int
-    num_duplicates: int
-    splits: Mapping[str, SplitCount]
-    quarantined: Mapping[str, int] = field(default_factory=dict)
-    held_out: SplitCount | None = None
-
-    @property
-    def num_readable(self) -> int:
-        return self.num_entries - self.num_ignored - sum(self.quarantined.values())
-
-    @property
-    def num_images(self) -> int:
-        return self.num_readable - self.num_duplicates
-
-
-def draw_flow(flow: SplitFlow, notice: str = "") -> Figure:
-    """Draw what became of every entry: what was put aside to the right, what went on downwards.
+    Args:
+        metrics: Content of `metrics.json`: `data` and the counts of the splits.
+        notice: Text of the banner.
 
     Source of the form: Schulz et al., "CONSORT 2010 Statement", BMJ 340, 2010.
     """
-    excluded = _list_excluded(flow)
-    leaves = _list_leaves(flow)
+    data = metrics["data"]
+    num_readable = data["num_entries"] - data["num_ignored"] - sum(data["quarantined"].values())
+    excluded, leaves = _list_excluded(data), _list_leaves(metrics)
     width = max(2 * BOX_WIDTH + 4 * GAP, len(leaves) * (SPLIT_WIDTH + GAP) + GAP)
     first_step = max(ROW_HEIGHT, _height(excluded) + LINE_HEIGHT + PADDING + 2 * GAP - ROW_HEIGHT)
     height = 0.5 + first_step + ROW_HEIGHT + BOX_HEIGHT / 2 + 2.4 * GAP + _height(leaves[0])
@@ -86,10 +47,14 @@ def draw_flow(flow: SplitFlow, notice: str = "") -> Figure:
     axes.set_axis_off()
     middle, side = BOX_WIDTH / 2 + GAP, width - BOX_WIDTH / 2 - GAP
     tops = [-0.45, -0.45 - first_step, -0.45 - first_step - ROW_HEIGHT]
-    steps = [("Entries of the source", flow.num_entries), ("Readable images", flow.num_readable)]
-    for top, (name, count) in zip(tops, [*steps, ("Images in use", flow.num_images)], strict=True):
+    steps = {
+        "Entries of the source": data["num_entries"],
+        "Readable images": num_readable,
+        "Images in use": num_readable - data["num_duplicates"],
+    }
+    for top, (name, count) in zip(tops, steps.items(), strict=True):
         _draw_box(axes, middle, top, [name, f"n = {count:,}"], BOX_WIDTH)
-    copies = [f"Copies set aside: {flow.num_duplicates:,}"]
+    copies = [f"Copies excluded: {data['num_duplicates']:,}"]
     for upper, lower, lines in ((tops[0], tops[1], excluded), (tops[1], tops[2], copies)):
         _draw_arrow(axes, (middle, upper - BOX_HEIGHT / 2), (middle, lower + BOX_HEIGHT / 2))
         _draw_arrow(axes, (middle, (upper + lower) / 2), (side - BOX_WIDTH / 2, (upper + lower) / 2))
@@ -102,48 +67,52 @@ def _height(lines: list[str]) -> float:
     return len(lines) * LINE_HEIGHT + PADDING
 
 
-def _list_excluded(flow: SplitFlow) -> list[str]:
-    most_first = sorted(flow.quarantined.items(), key=lambda item: -item[1])
-    named = most_first if len(most_first) <= MOST_REASONS else most_first[: MOST_REASONS - 1]
+def _list_excluded(data: Mapping[str, Any]) -> list[str]:
+    by_count = sorted(data["quarantined"].items(), key=lambda item: -item[1])
+    named = by_count if len(by_count) <= MAX_REASONS else by_count[: MAX_REASONS - 1]
     reasons = [f"{reason.replace('_', ' ')}: {count:,}" for reason, count in named]
-    if others := sum(count for _, count in most_first[len(named) :]):
+    if others := sum(count for _, count in by_count[len(named) :]):
         reasons.append(f"other reasons: {others:,}")
-    total = flow.num_ignored + sum(flow.quarantined.values())
-    return [f"Not used: {total:,}", f"no part of the data: {flow.num_ignored:,}", *reasons]
+    total = data["num_ignored"] + sum(data["quarantined"].values())
+    return [f"Not used: {total:,}", f"no image of the data set: {data['num_ignored']:,}", *reasons]
 
 
-def _list_leaves(flow: SplitFlow) -> list[list[str]]:
-    counts = {SPLIT_TITLES.get(name, name): count for name, count in flow.splits.items()}
-    if flow.held_out is not None:
-        counts["Held out"] = flow.held_out
-    return [[name, *_describe(count)] for name, count in counts.items()]
+def _list_leaves(metrics: Mapping[str, Any]) -> list[list[str]]:
+    leaves = [
+        [SPLIT_TITLES[split], *_describe_images(metrics[split]), _count(metrics[split]["num_groups"], "group")]
+        for split in SPLITS
+    ]
+    data = metrics["data"]
+    if data["num_held_out"]:
+        counts = {"num_images": data["num_held_out"], "num_lesions": data["num_held_out_lesions"]}
+        leaves.append(["Held out", *_describe_images(counts), "in no split"])
+    return leaves
 
 
-def _describe(count: SplitCount) -> list[str]:
-    groups = "divided by image" if count.num_groups is None else _count(count.num_groups, "group")
-    return [_count(count.num_images, "image"), f"{_count(count.num_lesions, 'with lesion', '')}", groups]
+def _describe_images(counts: Mapping[str, Any]) -> list[str]:
+    return [_count(counts["num_images"], "image"), f"{counts['num_lesions']:,} with lesion"]
 
 
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{plural if number != 1 else ''}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def _draw_leaves(axes: Axes, middle: float, top: float, leaves: list[list[str]], width: float) -> None:
-    """Draw the splits side by side, below a line that branches to each."""
+    """Draw the splits side by side below the main column."""
     step = width / len(leaves)
     places = [step * (number + 0.5) for number in range(len(leaves))]
     height = _height(leaves[0])
-    rail = top - BOX_HEIGHT / 2 - GAP
-    centre = rail - GAP * 1.4 - height / 2
-    axes.plot([middle, middle], [top - BOX_HEIGHT / 2, rail], color=style.INK, linewidth=1.2)
-    axes.plot([min(middle, places[0]), max(middle, places[-1])], [rail, rail], color=style.INK, linewidth=1.2)
+    branch = top - BOX_HEIGHT / 2 - GAP
+    centre = branch - GAP * 1.4 - height / 2
+    axes.plot([middle, middle], [top - BOX_HEIGHT / 2, branch], color=style.INK, linewidth=1.2)
+    axes.plot([min(middle, places[0]), max(middle, places[-1])], [branch, branch], color=style.INK, linewidth=1.2)
     for place, lines in zip(places, leaves, strict=True):
-        _draw_arrow(axes, (place, rail), (place, centre + height / 2))
+        _draw_arrow(axes, (place, branch), (place, centre + height / 2))
         _draw_box(axes, place, centre, lines, SPLIT_WIDTH)
 
 
 def _draw_box(axes: Axes, x: float, y: float, lines: list[str], width: float) -> None:
-    """Draw a box around a centre, its first line in bold."""
+    """Draw a box around a centre, with its first line in bold."""
     height = _height(lines)
     axes.add_patch(
         Rectangle((x - width / 2, y - height / 2), width, height, facecolor="white", edgecolor=style.INK, linewidth=1.2)
@@ -158,5 +127,5 @@ def _draw_box(axes: Axes, x: float, y: float, lines: list[str], width: float) ->
 
 
 def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    looks = {"arrowstyle": "-|>", "color": style.INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", xy=end, xytext=start, arrowprops=looks)
+    arrow = {"arrowstyle": "-|>", "color": style.INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", xy=end, xytext=start, arrowprops=arrow)

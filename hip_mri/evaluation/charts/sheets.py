@@ -1,6 +1,7 @@
-"""Sheets of images: contrast before and after, explanations, and the closest pairs across the split."""
+"""Draws sheets of images: before and after preprocessing, Grad-CAM heat maps, closest pairs of test and training."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,30 +19,41 @@ Outcome = Literal["true positive", "true negative", "false positive", "false neg
 OUTCOMES: Final[dict[Outcome, str]] = {
     "true positive": "Lesion found",
     "true negative": "Normal, called normal",
-    "false positive": "False alarm",
+    "false positive": "False positive",
     "false negative": "Lesion missed",
 }
-"""Heading of each kind of call, in the order of the columns."""
+"""Heading of each outcome, in the order of the columns."""
 
-MOST_CASES: Final = 3
-"""Rows of the sheet of explanations."""
+MAX_CASES: Final = 3
+"""Maximum number of images per outcome."""
 
-LONGEST_ID: Final = 18
-"""Characters of an image id that fit beneath an image; the middle of longer ones is left out."""
+MAX_ID_LENGTH: Final = 18
+"""Characters of an image id that fit beneath an image."""
 
-STRONG_HEAT: Final = 0.5
-"""Where the contour is drawn, so that the sheet can be read in gray too."""
+CONTOUR_LEVEL: Final = 0.5
+"""Heat at which the contour is drawn, so that the sheet can also be read in gray."""
+
+NOTE_TEXT: Final[dict[str, Any]] = {"fontsize": style.TEXT_SIZE, "color": style.MUTED}
+ID_TEXT: Final[dict[str, Any]] = {"fontsize": 7.0, "color": style.MUTED, "family": "monospace"}
+VALUE_TEXT: Final[dict[str, Any]] = {"fontsize": 8.0, "color": style.INK}
+ON_IMAGE_TEXT: Final[dict[str, Any]] = {
+    "fontsize": 8.0,
+    "color": "white",
+    "ha": "center",
+    "va": "center",
+    "bbox": {"facecolor": style.INK, "edgecolor": "none", "alpha": 0.8},
+}
 
 
 @dataclass(frozen=True)
 class ContrastSample:
-    """One image before and after contrast enhancement.
+    """One image before and after preprocessing.
 
     Attributes:
         image_id: Its pseudonym.
         label: One of `LABELS`.
-        before: Gray levels 0-255 as they came, shape (height, width).
-        after: Gray levels 0-255 as the network sees them, shape (image_size, image_size).
+        before: Gray levels 0-255 of the original, shape (height, width).
+        after: Gray levels 0-255 of the network's input, shape (image_size, image_size).
     """
 
     image_id: str
@@ -52,14 +64,14 @@ class ContrastSample:
 
 @dataclass(frozen=True)
 class ExplainedCase:
-    """One image, what the model made of it, and where it looked.
+    """One image with its score and its heat map.
 
     Attributes:
         image_id: Its pseudonym.
-        outcome: What the call was.
+        outcome: Call compared with the label.
         score: Probability of a lesion, 0-1.
         image: Gray levels 0-255, shape (height, width).
-        heat: How much each place raised the score, 0-1, of the same shape; see `explain_images`.
+        heat: How much each region increased the score, 0-1, of the same shape; see `explain_images`.
     """
 
     image_id: str
@@ -71,14 +83,14 @@ class ExplainedCase:
 
 @dataclass(frozen=True)
 class ClosePair:
-    """A test image and the training image that is most like it.
+    """A test image and the most similar training image.
 
     Attributes:
         test_id: Pseudonym of the test image.
         train_id: Pseudonym of the training image.
         test_image: Gray levels 0-255, shape (height, width).
         train_image: Gray levels 0-255, shape (height, width).
-        distance: Between the two; smaller is more alike.
+        distance: Distance of their features.
     """
 
     test_id: str
@@ -89,112 +101,89 @@ class ClosePair:
 
 
 def draw_contrast_samples(samples: Sequence[ContrastSample], notice: str = "") -> Figure:
-    """Draw images before and after contrast enhancement, a pair of columns per class."""
+    """Draw images before and after preprocessing, a pair of columns per class."""
     columns = {label: [sample for sample in samples if sample.label == label] for label in LABELS}
     num_rows = max(len(column) for column in columns.values())
     figure = style.create_figure(7.4, 1.95 * num_rows + 0.45, notice)
     parts = figure.subfigures(1, 2, squeeze=False, wspace=0.03)[0]
     for part, (label, column) in zip(parts, columns.items(), strict=True):
-        _head(part, name_label(label).capitalize())
-        panels = part.subplots(num_rows, 2, squeeze=False)
-        for row, pair in enumerate(panels):
-            _clear(pair)
-            if row < len(column):
-                _show_gray(pair[0], column[row].before, "as it came" if row == 0 else "")
-                _show_gray(pair[1], column[row].after, "after CLAHE" if row == 0 else "")
-                _caption(pair[0], column[row].image_id)
-            else:
-                _hold_place(pair[0])
+        _draw_column(part, name_label(label).capitalize(), column, num_rows, _draw_sample)
     return figure
 
 
 def draw_explanations(cases: Sequence[ExplainedCase], notice: str = "") -> Figure:
-    """Draw up to three cases of each kind of call: the image beside its heat map, with score and id.
+    """Draw up to `MAX_CASES` cases of each outcome: the image beside its heat map, with score and id.
 
     Args:
-        cases: The first three of each outcome are shown; a kind without any is said in words.
-        notice: What the picture must say about itself.
+        cases: The first ones of each outcome are shown; outcomes without any get a note.
+        notice: Text of the banner.
     """
-    columns = [[case for case in cases if case.outcome == kind][:MOST_CASES] for kind in OUTCOMES]
+    columns = [[case for case in cases if case.outcome == kind][:MAX_CASES] for kind in OUTCOMES]
     num_rows = max(1, *(len(column) for column in columns))
     figure = style.create_figure(11.4, 1.5 * num_rows + 0.4, notice)
     parts = figure.subfigures(1, len(columns), squeeze=False, wspace=0.02)[0]
     for part, title, column in zip(parts, OUTCOMES.values(), columns, strict=True):
-        _head(part, title)
-        panels = part.subplots(num_rows, 2, squeeze=False)
-        for row, pair in enumerate(panels):
-            _clear(pair)
-            if row < len(column):
-                _draw_case(pair, column[row])
-            else:
-                _hold_place(pair[0])
+        _draw_column(part, title, column, num_rows, _draw_case)
         if not column:
-            part.text(0.5, 0.5, "None among\nthe test images", ha="center", va="center", **NOTE_LOOK)
+            part.text(0.5, 0.5, "None among\nthe test images", ha="center", va="center", **NOTE_TEXT)
     return figure
 
 
-def _draw_case(pair: NDArray, case: ExplainedCase) -> None:
+def _draw_column(part: Any, title: str, items: Sequence[Any], num_rows: int, draw: Callable[..., None]) -> None:
+    """Draw a pair of panels per item below a heading; rows without an item keep their space."""
+    if title:
+        part.suptitle(title, fontsize=style.TITLE_SIZE, fontweight="bold", color=style.INK)
+    for row, pair in enumerate(part.subplots(num_rows, 2, squeeze=False)):
+        for axes in pair:
+            axes.set_axis_off()
+        if row < len(items):
+            draw(pair, items[row], is_first=row == 0)
+        else:
+            _add_caption(pair[0], "0", alpha=0)
+
+
+def _draw_sample(pair: NDArray, sample: ContrastSample, *, is_first: bool) -> None:
+    _show_gray(pair[0], sample.before, "original" if is_first else "")
+    _show_gray(pair[1], sample.after, "preprocessed" if is_first else "")
+    _add_caption(pair[0], sample.image_id)
+
+
+def _draw_case(pair: NDArray, case: ExplainedCase, *, is_first: bool) -> None:  # noqa: ARG001 - see `_draw_column`
     for axes in pair:
         _show_gray(axes, case.image)
-    alpha = 0.75 * np.clip(case.heat, 0, 1)
     if case.heat.any():
-        pair[1].imshow(case.heat, cmap="plasma", vmin=0, vmax=1, alpha=alpha)
-        if case.heat.min() < STRONG_HEAT < case.heat.max():
-            pair[1].contour(case.heat, levels=[STRONG_HEAT], colors="white", linewidths=0.9)
+        pair[1].imshow(case.heat, cmap="plasma", vmin=0, vmax=1, alpha=0.75 * np.clip(case.heat, 0, 1))
+        if case.heat.min() < CONTOUR_LEVEL < case.heat.max():
+            pair[1].contour(case.heat, levels=[CONTOUR_LEVEL], colors="white", linewidths=0.9)
     else:
-        pair[1].text(0.5, 0.5, "nothing\nspoke for\na lesion", transform=pair[1].transAxes, **ON_IMAGE_LOOK)
-    _caption(pair[0], case.image_id)
-    pair[1].text(1, -0.03, f"score {case.score:.3f}", transform=pair[1].transAxes, ha="right", va="top", **VALUE_LOOK)
+        pair[1].text(0.5, 0.5, "no region\nincreased\nthe score", transform=pair[1].transAxes, **ON_IMAGE_TEXT)
+    _add_caption(pair[0], case.image_id)
+    pair[1].text(1, -0.03, f"score {case.score:.3f}", transform=pair[1].transAxes, ha="right", va="top", **VALUE_TEXT)
 
 
 def draw_close_pairs(pairs: Sequence[ClosePair], notice: str = "") -> Figure:
-    """Draw pairs of test and training image, two pairs in a row, in the order in which they are given.
+    """Draw pairs of test and training image, two pairs per row, in the given order.
 
     Args:
         pairs: At least one.
-        notice: What the picture must say about itself.
+        notice: Text of the banner.
     """
     num_columns = min(2, len(pairs))
-    num_rows = -(-len(pairs) // num_columns)
+    num_rows = math.ceil(len(pairs) / num_columns)
     figure = style.create_figure(3.9 * num_columns, 2.2 * num_rows + 0.2, notice)
     parts = figure.subfigures(1, num_columns, squeeze=False, wspace=0.04)[0]
     for column, part in enumerate(parts):
-        panels = part.subplots(num_rows, 2, squeeze=False)
-        for row, pair_axes in enumerate(panels):
-            _clear(pair_axes)
-            if row * num_columns + column < len(pairs):
-                _draw_pair(pair_axes, pairs[row * num_columns + column], is_first=row == 0)
+        _draw_column(part, "", pairs[column::num_columns], num_rows, _draw_pair)
     return figure
 
 
 def _draw_pair(axes: NDArray, pair: ClosePair, *, is_first: bool) -> None:
     _show_gray(axes[0], pair.test_image, "Test" if is_first else "")
     _show_gray(axes[1], pair.train_image, "Training" if is_first else "")
-    _caption(axes[0], pair.test_id)
-    _caption(axes[1], pair.train_id)
+    _add_caption(axes[0], pair.test_id)
+    _add_caption(axes[1], pair.train_id)
     place = {"transform": axes[0].transAxes, "ha": "left", "va": "top"}
-    axes[0].text(0, -0.13, f"distance {pair.distance:.4g}", **place, **VALUE_LOOK)
-
-
-NOTE_LOOK: Final[dict[str, Any]] = {"fontsize": style.TEXT_SIZE, "color": style.MUTED}
-ID_LOOK: Final[dict[str, Any]] = {"fontsize": 7.0, "color": style.MUTED, "family": "monospace"}
-VALUE_LOOK: Final[dict[str, Any]] = {"fontsize": 8.0, "color": style.INK}
-ON_IMAGE_LOOK: Final[dict[str, Any]] = {
-    "fontsize": 8.0,
-    "color": "white",
-    "ha": "center",
-    "va": "center",
-    "bbox": {"facecolor": style.INK, "edgecolor": "none", "alpha": 0.8},
-}
-
-
-def _head(part: Any, title: str) -> None:
-    part.suptitle(title, fontsize=style.TITLE_SIZE, fontweight="bold", color=style.INK)
-
-
-def _clear(panels: NDArray) -> None:
-    for axes in panels:
-        axes.set_axis_off()
+    axes[0].text(0, -0.13, f"distance {pair.distance:.4g}", **place, **VALUE_TEXT)
 
 
 def _show_gray(axes: Axes, image: NDArray[np.uint8], title: str = "") -> None:
@@ -203,18 +192,13 @@ def _show_gray(axes: Axes, image: NDArray[np.uint8], title: str = "") -> None:
         axes.set_title(title, fontsize=style.SMALL_SIZE, color=style.INK, pad=4)
 
 
-def _caption(axes: Axes, image_id: str) -> None:
-    axes.text(0, -0.03, shorten_id(image_id), transform=axes.transAxes, va="top", **ID_LOOK)
+def _add_caption(axes: Axes, image_id: str, alpha: float = 1) -> None:
+    axes.text(0, -0.03, shorten_id(image_id), transform=axes.transAxes, va="top", alpha=alpha, **ID_TEXT)
 
 
-def _hold_place(axes: Axes) -> None:
-    """Take the room of a caption without showing one, so that the rows of all columns lie level."""
-    axes.text(0, -0.03, "0", transform=axes.transAxes, va="top", alpha=0, **ID_LOOK)
-
-
-def shorten_id(image_id: str, longest: int = LONGEST_ID) -> str:
-    """Leave out the middle of an id that would run into the next image."""
-    if len(image_id) <= longest:
+def shorten_id(image_id: str, max_length: int = MAX_ID_LENGTH) -> str:
+    """Leave out the middle of an id that is longer than `max_length`."""
+    if len(image_id) <= max_length:
         return image_id
-    end = (longest - 1) // 2
-    return f"{image_id[: longest - 1 - end]}…{image_id[-end:]}"
+    end = (max_length - 1) // 2
+    return f"{image_id[: max_length - 1 - end]}…{image_id[-end:]}"

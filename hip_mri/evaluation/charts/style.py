@@ -1,6 +1,6 @@
-"""One design for all pictures: readable in print and gray, and for colour-blind people.
+"""Style of all figures: readable in print, in gray and with colour blindness.
 
-Settings go onto each artist, never into Matplotlib's global ones: tasks draw in several threads.
+Settings are applied to each artist, not to Matplotlib's global settings, since tasks draw in several threads.
 """
 
 from pathlib import Path
@@ -20,15 +20,15 @@ from hip_mri.storage import write_bytes
 
 DOTS_PER_INCH: Final = 130
 TITLE_SIZE: Final = 12.5
-"""Points; so are the other sizes of text."""
+"""Points; so are the other text sizes."""
 TEXT_SIZE: Final = 10.5
 SMALL_SIZE: Final = 9.0
 
 PNG_COMPRESSION: Final = 6
-"""Effort of the encoder; 9 saves 4 % on a sheet of images and takes ten times as long."""
+"""Compression level; 9 saves 4% on a sheet of images and takes ten times as long."""
 
 INK: Final = "#1c1c1c"
-"""Exactly gray, like the next two, so that a sheet of gray images can be stored with one channel."""
+"""Gray, like the next two, so that a sheet of gray images can be stored with one channel."""
 MUTED: Final = "#595959"
 """Contrast to white: 7 : 1."""
 GRID: Final = "#e0e0e0"
@@ -38,7 +38,7 @@ SPLIT_LINES: Final[dict[str, dict[str, Any]]] = {
     "val": {"color": "#D55E00", "linestyle": (0, (5, 1.8)), "linewidth": 2.0},
     "test": {"color": "#0072B2", "linestyle": "-", "linewidth": 2.4},
 }
-"""Line of each split: bluish green, vermillion and blue, told apart by their dashes too.
+"""Line of each split: bluish green, vermillion and blue, each with its own dashes.
 
 Source: Okabe and Ito, "Color Universal Design", 2008.
 """
@@ -55,30 +55,30 @@ RING: Final[dict[str, Any]] = {
 """Mark of one point on a line."""
 
 DIAMOND: Final[dict[str, Any]] = RING | {"marker": "D", "markersize": 4.5, "markeredgewidth": 1.5}
-"""Mark of a second point on a line; fits into a ring, so that both show in one place."""
+"""Mark of a second point on a line; fits into a ring, so that both are visible at one position."""
 
 REFERENCE_LINE: Final[dict[str, Any]] = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (2, 3))}
-"""Line to compare with: chance, the ideal, doing nothing."""
+"""Reference line: chance, ideal calibration, no benefit."""
 
 CLASS_FILLS: Final[dict[str, dict[str, Any]]] = {
     LABELS[0]: {"facecolor": "#56B4E9", "edgecolor": INK, "linewidth": 0.7},
     LABELS[1]: {"facecolor": "#E69F00", "edgecolor": INK, "linewidth": 0.7, "hatch": "////"},
 }
-"""Fill of each class: sky blue, and orange with hatching; of the same palette as the lines."""
+"""Fill of each class: sky blue, and orange with hatching; from the same palette as the lines."""
 
-STRIP_HEIGHT: Final = 0.3
-"""Of the strip that carries the notice, in inches."""
+BANNER_HEIGHT: Final = 0.3
+"""Height of the banner with the notice, in inches."""
 
 
 def create_figure(width: float, height: float, notice: str) -> Figure:
-    """Start a picture.
+    """Create a figure.
 
     Args:
         width: In inches.
-        height: In inches, without the strip of the notice.
-        notice: What the picture must say about itself, in a strip along its top; empty leaves the strip out.
+        height: In inches, without the banner.
+        notice: Warning in a banner along the top, such as "SYNTHETIC DATA"; empty leaves the banner out.
     """
-    full_height = height + STRIP_HEIGHT * bool(notice)
+    full_height = height + BANNER_HEIGHT * bool(notice)
     figure = Figure(figsize=(width, full_height), dpi=DOTS_PER_INCH)
     figure.set_layout_engine("constrained", rect=(0, 0, 1, height / full_height), w_pad=0.09, h_pad=0.09)
     if notice:
@@ -94,7 +94,7 @@ def create_figure(width: float, height: float, notice: str) -> Figure:
 
 
 def style_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    """Give a chart its title, labels, light grid and quiet frame."""
+    """Set title, labels, grid and frame of a chart."""
     axes.set_title(title, loc="left", fontsize=TITLE_SIZE, fontweight="bold", color=INK, pad=9)
     axes.set_xlabel(x_label, fontsize=TEXT_SIZE, color=INK)
     axes.set_ylabel(y_label, fontsize=TEXT_SIZE, color=INK)
@@ -113,13 +113,13 @@ def style_unit_axes(axes: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def add_legend_beneath(figure: Figure, axes: Axes, num_columns: int = 1, title: str = "") -> None:
-    """Add the legend of a chart beneath the figure's charts, where it can cover nothing.
+    """Add the legend of a chart beneath the charts of the figure.
 
     Args:
-        figure: The whole picture.
-        axes: Whose lines are named.
+        figure: The figure.
+        axes: Chart whose lines are listed.
         num_columns: Columns of the legend.
-        title: Words above it.
+        title: Title of the legend.
     """
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=num_columns, title=title or None,
@@ -128,7 +128,7 @@ def add_legend_beneath(figure: Figure, axes: Axes, num_columns: int = 1, title: 
 
 
 def save_figure(figure: Figure, file: Path) -> Path:
-    """Draw a picture and write it as PNG.
+    """Draw a figure and write it as PNG.
 
     Returns:
         `file`.
@@ -144,7 +144,7 @@ def save_figure(figure: Figure, file: Path) -> Path:
 
 
 def encode_compact_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode a picture as a small PNG, with one channel when it is all gray.
+    """Encode an image as a small PNG, with one channel if it is gray throughout.
 
     Args:
         pixels: Shape (height, width) or (height, width, 3), in OpenCV's order blue, green, red.
@@ -152,10 +152,12 @@ def encode_compact_png(pixels: NDArray[np.uint8]) -> bytes:
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = np.ascontiguousarray(pixels[..., 0])
     contents = []
-    for row_filter in (cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_FILTER_UP):  # the best for charts, for photographs
+    for row_filter in (cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_FILTER_UP):  # best for charts, best for photographs
         settings = [cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION, cv2.IMWRITE_PNG_FILTER, row_filter]
         encoded, content = cv2.imencode(".png", pixels, settings)
         if not encoded:
-            raise EvaluationError(f"a picture of shape {pixels.shape} could not be encoded as PNG.")
+            raise EvaluationError(
+                f"a figure of shape {pixels.shape} could not be encoded as PNG. Report this as a bug."
+            )
         contents.append(content.tobytes())
     return min(contents, key=len)

@@ -1,7 +1,7 @@
-"""Logistic regression on one feature, for many weightings of the same images at once.
+"""Fits logistic regressions on one feature, for many weightings of the same images at once.
 
-A weighting (a resample) is a column. Newton's method serves all columns together, so that a bootstrap of two thousand
-regressions costs a few passes over one matrix.
+A weighting (a bootstrap resample) is a column. Newton's method updates all columns together, so that a bootstrap of two
+thousand regressions takes a few passes over one matrix.
 """
 
 from typing import Final
@@ -9,30 +9,31 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_STEPS: Final = 100
-"""Newton needs about seven; more only beside perfect separation, where the optimum is far away."""
+MAX_STEPS: Final = 100
+"""Newton's method needs about seven steps; more only next to perfect separation, where the optimum is far away."""
 
 TOLERANCE: Final = 1e-8
-"""Longest last step, relative to 1 + the coefficient of a standardised feature, at which the optimum is found."""
+"""Step length, relative to 1 + the coefficient of a standardized feature, below which the fit has converged."""
 
-LONGEST_STEP: Final = 5.0
-"""Longest step in log odds, beyond the present coefficients' size. Where the likelihood is flat Newton's is endless."""
+MAX_STEP: Final = 5.0
+"""Maximum step in log odds, in addition to the size of the coefficients; where the likelihood is flat, Newton's step
+is unbounded."""
 
 RIDGE: Final = 1e-12
 """Added to the curvature, so that it can be inverted where all probabilities are 0 or 1. It moves no optimum."""
 
-OVERSHOOT: Final = 0.5
-"""Share of its first steepness with which the loss may rise at the end of a step; beyond it the step is halved."""
+MAX_OVERSHOOT: Final = 0.5
+"""Slope of the loss at the end of a step, relative to its slope at the start, above which the step is halved."""
 
-SMALLEST_PROBABILITY: Final = 1e-6
-"""Scores nearer to 0 or 1 than this count as this near, so that their logit stays finite (at most 13.8)."""
+MIN_PROBABILITY: Final = 1e-6
+"""Scores are clipped to this distance from 0 and 1, so that their logit stays finite (at most 13.8)."""
 
 Floats = NDArray[np.float64]
 
 
-def find_logits(scores: Floats) -> Floats:
-    """Log odds of scores, which are first kept `SMALLEST_PROBABILITY` away from 0 and 1."""
-    clipped = np.clip(scores, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+def compute_logits(scores: Floats) -> Floats:
+    """Compute log odds of scores clipped to `MIN_PROBABILITY` from 0 and 1."""
+    clipped = np.clip(scores, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     return np.log(clipped / (1 - clipped))
 
 
@@ -45,8 +46,8 @@ def fit_logistic(features: Floats, lesions: Floats, normals: Floats) -> tuple[Fl
         normals: Weight of the normal images, the same shape.
 
     Returns:
-        Slopes and intercepts, shape (num_columns,) each; NaN where some threshold separates the classes (both may
-        stand at the threshold itself), for then the likelihood has no maximum.
+        Slopes and intercepts, shape (num_columns,) each; NaN where a threshold separates the classes (both may have
+        images at the threshold itself): the likelihood then has no maximum.
 
     Source: Albert and Anderson, "On the existence of maximum likelihood estimates in logistic regression models",
     Biometrika 71, 1984.
@@ -60,7 +61,7 @@ def fit_logistic(features: Floats, lesions: Floats, normals: Floats) -> tuple[Fl
 
 
 def fit_intercept(offsets: Floats, lesions: Floats, normals: Floats) -> Floats:
-    """Fit P(lesion) = 1 / (1 + exp(-(intercept + offset))): how far log odds are off on the whole.
+    """Fit P(lesion) = 1 / (1 + exp(-(intercept + offset))): calibration in the large.
 
     Args:
         offsets: Log odds as predicted, shape (num_values,).
@@ -70,54 +71,54 @@ def fit_intercept(offsets: Floats, lesions: Floats, normals: Floats) -> Floats:
     Returns:
         Intercepts, shape (num_columns,); NaN where a class has no weight.
     """
-    lacking = (lesions.sum(axis=0) <= 0) | (normals.sum(axis=0) <= 0)
-    return _maximize_likelihood(np.ones((1, len(offsets))), offsets, lesions, normals, lacking)[0]
+    unsolvable = (lesions.sum(axis=0) <= 0) | (normals.sum(axis=0) <= 0)
+    return _maximize_likelihood(np.ones((1, len(offsets))), offsets, lesions, normals, unsolvable)[0]
 
 
 def _maximize_likelihood(
-    design: Floats, offsets: Floats, lesions: Floats, normals: Floats, impossible: NDArray[np.bool_]
+    design: Floats, offsets: Floats, lesions: Floats, normals: Floats, unsolvable: NDArray[np.bool_]
 ) -> Floats:
-    """Newton's method from 0, with steps halved where they overshoot.
+    """Apply Newton's method from 0, with steps halved where they overshoot.
 
     Args:
         design: One row per coefficient, shape (num_coefficients, num_values).
-        offsets: Part of the log odds that is given, shape (num_values,).
+        offsets: Fixed part of the log odds, shape (num_values,).
         lesions: Weights, shape (num_values, num_columns).
         normals: Weights, shape (num_values, num_columns).
-        impossible: Columns without a maximum, shape (num_columns,).
+        unsolvable: Columns without a maximum, shape (num_columns,).
 
     Returns:
-        Coefficients, shape (num_coefficients, num_columns); NaN in impossible columns.
+        Coefficients, shape (num_coefficients, num_columns); NaN in unsolvable columns.
     """
     coefficients = np.zeros((len(design), lesions.shape[1]))
-    steps, steepness, unfinished = np.zeros_like(coefficients), np.zeros(lesions.shape[1]), ~impossible
-    for _ in range(MOST_STEPS):
-        gradients, curvatures = _find_gradients(design, offsets, lesions, normals, coefficients)
-        newton = _find_newton_steps(gradients, curvatures, coefficients)
-        too_far = (gradients * steps).sum(axis=0) > OVERSHOOT * steepness
-        moves = np.where(impossible, 0, np.where(too_far, -steps / 2, newton))
-        steepness = np.where(too_far, steepness / 2, -(gradients * newton).sum(axis=0))
-        steps = np.where(too_far, steps / 2, newton)
+    steps, slopes, unfinished = np.zeros_like(coefficients), np.zeros(lesions.shape[1]), ~unsolvable
+    for _ in range(MAX_STEPS):
+        gradients, curvatures = _compute_gradients(design, offsets, lesions, normals, coefficients)
+        newton = _compute_newton_steps(gradients, curvatures, coefficients)
+        is_too_far = (gradients * steps).sum(axis=0) > MAX_OVERSHOOT * slopes
+        moves = np.where(unsolvable, 0, np.where(is_too_far, -steps / 2, newton))
+        slopes = np.where(is_too_far, slopes / 2, -(gradients * newton).sum(axis=0))
+        steps = np.where(is_too_far, steps / 2, newton)
         coefficients += moves
         unfinished = np.abs(moves).max(axis=0) > TOLERANCE * (1 + np.abs(coefficients).max(axis=0))
         if not unfinished.any():
             break
-    return np.where(impossible | unfinished, np.nan, coefficients)
+    return np.where(unsolvable | unfinished, np.nan, coefficients)
 
 
-def _find_gradients(
+def _compute_gradients(
     design: Floats, offsets: Floats, lesions: Floats, normals: Floats, coefficients: Floats
 ) -> tuple[Floats, Floats]:
-    """First and second derivatives of the negative log likelihood.
+    """Compute first and second derivatives of the negative log likelihood.
 
-    The sums are left to `einsum`, since `@` hands these flat matrices to BLAS, whose threads wait for each other longer
-    than they work: ten times the processor time on a busy machine, and last digits that depend on the cores.
+    `einsum` instead of `@`: for matrices of this shape BLAS threads take ten times the processor time on a busy
+    machine, and the last digits would depend on the number of cores.
 
     Returns:
         Gradients, shape (num_coefficients, num_columns), and curvatures, shape (num_columns, num_coefficients,
         num_coefficients).
     """
-    with np.errstate(over="ignore"):  # the exponential of a far point may be infinite: the probability is 0
+    with np.errstate(over="ignore"):  # an infinite exponential is a probability of 0
         probabilities = 1 / (1 + np.exp(-(offsets[:, None] + np.einsum("kn,kc->nc", design, coefficients))))
     expected = (lesions + normals) * probabilities
     products = (design[:, None] * design).reshape(len(design) ** 2, -1)
@@ -125,23 +126,23 @@ def _find_gradients(
     return np.einsum("kn,nc->kc", design, expected - lesions), curvatures.T.reshape(-1, len(design), len(design))
 
 
-def _find_newton_steps(gradients: Floats, curvatures: Floats, coefficients: Floats) -> Floats:
-    """Newton's steps, none longer than `LONGEST_STEP` allows, shape (num_coefficients, num_columns)."""
+def _compute_newton_steps(gradients: Floats, curvatures: Floats, coefficients: Floats) -> Floats:
+    """Compute Newton's steps, limited by `MAX_STEP`, shape (num_coefficients, num_columns)."""
     curvatures = curvatures + RIDGE * np.eye(len(coefficients))
     steps = -np.linalg.solve(curvatures, gradients.T[:, :, None])[:, :, 0].T
-    longest = LONGEST_STEP + np.abs(coefficients).max(axis=0)
+    longest = MAX_STEP + np.abs(coefficients).max(axis=0)
     return steps * (longest / np.maximum(np.abs(steps).max(axis=0), longest))
 
 
 def _find_separated(features: Floats, lesions: Floats, normals: Floats) -> NDArray[np.bool_]:
-    """Columns in which no lesion lies strictly among the normal images, or the reverse."""
-    lowest_lesion, highest_lesion = _find_ends(features, lesions > 0)
-    lowest_normal, highest_normal = _find_ends(features, normals > 0)
+    """Find columns in which a threshold separates the classes."""
+    lowest_lesion, highest_lesion = _find_range(features, lesions > 0)
+    lowest_normal, highest_normal = _find_range(features, normals > 0)
     return ~((lowest_lesion < highest_normal) & (lowest_normal < highest_lesion))
 
 
-def _find_ends(features: Floats, present: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """First and last value that is present in each column; NaN where none is."""
+def _find_range(features: Floats, present: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Find the lowest and highest value present in each column; NaN where none is."""
     lowest = features[present.argmax(axis=0)]
     highest = features[len(features) - 1 - present[::-1].argmax(axis=0)]
     empty = ~present.any(axis=0)

@@ -1,4 +1,4 @@
-"""Platt scaling: scores turned into probabilities that hold, without a change of their order."""
+"""Recalibrates scores by Platt scaling, which changes probabilities but not their order."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.metrics.logistic import find_logits, fit_logistic
-from hip_mri.evaluation.metrics.validation import check_sample
-from hip_mri.evaluation.metrics.weighted import tally_sample
+from hip_mri.evaluation.metrics.logistic import compute_logits, fit_logistic
+from hip_mri.evaluation.metrics.measures import tally_scores
+from hip_mri.evaluation.metrics.validation import validate_scores
 
 
 @dataclass(frozen=True)
 class Platt:
-    """A recalibration: the log odds of a score, stretched and shifted.
+    """A linear function of the log odds.
 
     Attributes:
-        slope: Factor of the log odds, above 0; below 1 it tempers scores that are too sure.
-        intercept: What is added.
+        slope: Factor, above 0; below 1 it reduces overconfidence.
+        intercept: Constant.
     """
 
     slope: float
@@ -30,15 +30,15 @@ class Platt:
             scores: Probability of a lesion, 0-1, any shape.
 
         Returns:
-            Probabilities in the same order, above 0 and below 1, the same shape. Scores that `find_logits` takes as
-            equal (nearer than 1e-6 to 0 or 1) become equal.
+            Probabilities above 0 and below 1 in the same order, of the same shape. Scores that `compute_logits` clips
+            to one value become equal.
         """
-        logits = find_logits(np.asarray(scores, np.float64))
+        logits = compute_logits(np.asarray(scores, np.float64))
         return 1 / (1 + np.exp(-(self.intercept + self.slope * logits)))
 
 
 def fit_platt(labels: ArrayLike, scores: ArrayLike) -> Platt:
-    """Fit Platt scaling; on validation images only, for the test images must not have a say.
+    """Fit Platt scaling, on validation images.
 
     The targets are Platt's, (n1 + 1) / (n1 + 2) for a lesion and 1 / (n0 + 2) for a normal image, which keep the fit
     finite even where a threshold separates the classes.
@@ -47,24 +47,21 @@ def fit_platt(labels: ArrayLike, scores: ArrayLike) -> Platt:
         labels: True classes, 0 normal or 1 lesion, shape (num_images,).
         scores: Probability of a lesion, 0-1, shape (num_images,).
 
-    Returns:
-        The recalibration.
-
     Raises:
-        EvaluationError: The images cannot be measured, all scores are equal, or lesions do not score higher than
-            normal images, so that a recalibration would turn the order round.
+        EvaluationError: `validate_scores` raises it, all scores are equal, or lesions do not score higher than normal
+            images, so that recalibration would reverse the order.
 
     Source: Platt, "Probabilistic outputs for support vector machines", Advances in Large Margin Classifiers, 1999.
     """
-    tally = tally_sample(check_sample(labels, scores))
+    tally = tally_scores(validate_scores(labels, scores))
     num_lesions, num_normals = tally.lesions.sum(), tally.normals.sum()
     lesion_target, normal_target = (num_lesions + 1) / (num_lesions + 2), 1 / (num_normals + 2)
     soft_lesions = tally.lesions * lesion_target + tally.normals * normal_target
     soft_normals = tally.lesions + tally.normals - soft_lesions
-    slopes, intercepts = fit_logistic(find_logits(tally.scores), soft_lesions, soft_normals)
+    slopes, intercepts = fit_logistic(compute_logits(tally.scores), soft_lesions, soft_normals)
     if not slopes[0] > 0:  # NaN where all scores are equal
         raise EvaluationError(
             f"recalibration: on the validation images lesions do not score higher than normal images (slope "
-            f"{slopes[0]:.3g}), so probabilities would turn the order round. Train again or give more images."
+            f"{slopes[0]:.3g}), so probabilities would reverse the order. Train again or add images."
         )
     return Platt(float(slopes[0]), float(intercepts[0]))

@@ -1,6 +1,6 @@
-"""From scores to every figure of `metrics.json`: the same files and settings always give the same figures.
+"""Computes every figure of `metrics.json` from the tables of a run.
 
-`publish_run` writes what is computed here, and `verify` computes it again.
+`publish_run` writes the result, and `verify` computes it again; the same tables and settings give the same figures.
 """
 
 from dataclasses import dataclass
@@ -12,19 +12,18 @@ import pandas as pd
 from hip_mri.config import LABELS, SPLITS, EvaluationSettings
 from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.metrics.measures import measure_decisions, measure_probabilities, measure_ranking
+from hip_mri.evaluation.metrics.measures import measure_probabilities, measure_ranking
 from hip_mri.evaluation.metrics.recalibration import fit_platt
-from hip_mri.evaluation.metrics.resampling import HALF, measure_split, pool_by_patient
+from hip_mri.evaluation.metrics.split_metrics import measure_points, measure_split, pool_by_patient
 from hip_mri.evaluation.metrics.subgroups import measure_subgroups
 from hip_mri.evaluation.metrics.thresholds import choose_threshold
-from hip_mri.evaluation.metrics.validation import check_predictions
+from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, validate_scores
 
 OTHERS: Final = "others"
-"""Values of so few groups that they could name a person, put together."""
+"""Combines the values of an attribute that have too few groups and could identify a person."""
 
-STRANGER_QUANTILE: Final = 0.01
-"""Share of training images that are nearer than this to an image of another group; test images that are nearer still
-to training images are suspicious where they are clearly more than this share."""
+NEIGHBOUR_QUANTILE: Final = 0.01
+"""Quantile of the distances between training images of different groups below which a test image counts as close."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Scores:
         predictions: Columns image_id, split, label, score, group and patient (empty where unknown), one row per image.
         neighbours: See `hip_mri.monitoring.neighbours.find_neighbours`.
         folds: See `hip_mri.models.cross_validation.join_folds`; `None` without cross-validation.
-        attributes: Column image_id and those that describe subgroups, as text; `None` without any.
+        attributes: Column image_id and the attributes for subgroups, as text; `None` without any.
     """
 
     predictions: pd.DataFrame
@@ -47,116 +46,94 @@ class Scores:
 def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[str, Any]:
     """Compute every figure.
 
-    The threshold is chosen on validation images alone; test images are only measured. Intervals resample groups.
+    The threshold is chosen on validation images; test images are only measured. Intervals resample groups. Validation
+    and training images get no intervals, since they were used to choose the threshold or to fit the head.
 
     Args:
-        scores: What the model gave.
-        settings: Which rule, how many resamples and so on.
-        seed: Start of the resampling.
+        scores: Tables of the run.
+        settings: Threshold rule, number of resamples and so on.
+        seed: Seed of the resampling.
 
     Returns:
-        What `metrics.json` holds of figures, ready for strict JSON; those that cannot be measured are `None`.
+        The figures of `metrics.json`, ready for strict JSON; what cannot be computed is `None`.
 
     Raises:
-        EvaluationError: A split is empty, has one class only, or holds scores that are not in 0-1.
+        EvaluationError: A split is empty, has one class only, or has scores outside 0-1.
     """
     check_predictions(scores.predictions)
     splits = {split: _select(scores.predictions, split) for split in SPLITS}
     val, test = splits["val"], splits["test"]
     threshold = choose_threshold(val["truth"], val["score"], settings.threshold_rule, settings.required_sensitivity)
-    figures: dict[str, Any] = {
+    options = (settings.prevalences, seed, settings.num_resamples)
+    points = {
+        split: measure_points(validate_scores(rows["truth"], rows["score"], rows["group"]), threshold)
+        for split, rows in splits.items()
+        if split != "test"
+    }
+    return {
         "threshold": threshold,
-        "test": measure_split(
-            test["truth"],
-            test["score"],
-            test["group"],
-            threshold,
-            settings.prevalences,
-            seed,
-            settings.num_resamples,
-        ),
-        "val": _measure_points(val, threshold),
-        "train": _measure_points(splits["train"], threshold),
+        "test": measure_split(test["truth"], test["score"], test["group"], threshold, *options),
+        "val": points["val"],
+        "train": points["train"],
         "patients": _measure_patients(val, test, settings, seed),
         "recalibration": _recalibrate(val, test) if settings.recalibrate else None,
-        "subgroups": _measure_subgroups(scores, threshold, settings, seed),
+        "subgroups": _measure_subgroups(test, scores.attributes, threshold, settings, seed),
         "cross_validation": None if scores.folds is None else summarize_folds(scores.folds),
         "leakage": summarize_neighbours(scores.neighbours),
     }
-    return figures
 
 
 def _select(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
     rows = predictions[predictions["split"] == split]
     if rows.empty:
         raise EvaluationError(f"predictions: the split {split} has no images. Start again from the source.")
-    return rows.assign(truth=rows["label"].map(LABELS.index).astype(np.int64))
-
-
-def _measure_points(rows: pd.DataFrame, threshold: float) -> dict[str, Any]:
-    """The figures of a split that served to fit or to choose something: without intervals, which would mislead."""
-    truth, score = rows["truth"], rows["score"]
-    return {
-        "num_images": len(rows),
-        "num_lesions": int(truth.sum()),
-        "num_groups": int(rows["group"].nunique()),
-        **measure_ranking(truth, score),
-        **measure_probabilities(truth, score),
-        "at_threshold": measure_decisions(truth, score, threshold),
-        "at_half": measure_decisions(truth, score, HALF),
-    }
+    return rows.assign(truth=number_labels(rows))
 
 
 def _measure_patients(
     val: pd.DataFrame, test: pd.DataFrame, settings: EvaluationSettings, seed: int
 ) -> dict[str, Any] | None:
-    """Figures per patient, by the mean score of the patient's images; `None` where a patient is not known."""
+    """Compute metrics per patient from mean scores; `None` where a patient is unknown or a class is missing."""
     if (val["patient"] == "").any() or (test["patient"] == "").any():
         return None
     chosen_on, measured = (pool_by_patient(rows["truth"], rows["score"], rows["patient"]) for rows in (val, test))
-    if min(len(np.unique(pool.labels)) for pool in (chosen_on, measured)) < len(LABELS):
+    if any(len(np.unique(labels)) < len(LABELS) for labels, _ in (chosen_on, measured)):
         return None
-    rule = settings.threshold_rule
-    threshold = choose_threshold(chosen_on.labels, chosen_on.scores, rule, settings.required_sensitivity)
-    result = measure_split(
-        measured.labels, measured.scores, None, threshold, settings.prevalences, seed, settings.num_resamples
-    )
-    return dict(result)
+    threshold = choose_threshold(*chosen_on, settings.threshold_rule, settings.required_sensitivity)
+    return measure_split(*measured, None, threshold, settings.prevalences, seed, settings.num_resamples)
 
 
 def _recalibrate(val: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
     try:
         platt = fit_platt(val["truth"], val["score"])
-    except EvaluationError as error:  # scores that rank the wrong way round cannot be mended by it
+    except EvaluationError as error:  # recalibration cannot correct scores in the wrong order
         return {"slope": None, "intercept": None, "test": None, "reason": str(error)}
     after = measure_probabilities(test["truth"], platt.apply(test["score"].to_numpy()))
     return {"slope": platt.slope, "intercept": platt.intercept, "test": after, "reason": None}
 
 
 def _measure_subgroups(
-    scores: Scores, threshold: float, settings: EvaluationSettings, seed: int
+    test: pd.DataFrame, attributes: pd.DataFrame | None, threshold: float, settings: EvaluationSettings, seed: int
 ) -> list[dict[str, Any]]:
-    """Figures by the user's columns; values of fewer groups than the minimum are put together and not named."""
-    if scores.attributes is None:
+    if attributes is None:
         return []
-    test = scores.predictions[scores.predictions["split"] == "test"]
-    test, told = join_attributes(test, scores.attributes, settings.subgroup_minimum_size)
-    rows = measure_subgroups(test, told, threshold, settings.subgroup_minimum_size, seed, settings.num_resamples)
+    joined, columns = join_attributes(test, attributes, settings.subgroup_minimum_size)
+    rows = measure_subgroups(joined, columns, threshold, settings.subgroup_minimum_size, seed, settings.num_resamples)
     return [{**row, "column": row["column"].removeprefix(ATTRIBUTE_PREFIX)} for row in rows]
 
 
 def join_attributes(
     images: pd.DataFrame, attributes: pd.DataFrame, minimum_size: int
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Join the columns that describe subgroups to scored images, so that no value can name a person.
+    """Join attributes to scored images, without values that could identify a person.
 
     Args:
         images: Columns image_id and group, one row per image.
-        attributes: Column image_id and those that describe subgroups, as text.
-        minimum_size: Values of fewer groups than this are put together as `others`.
+        attributes: Column image_id and the attributes, as text.
+        minimum_size: Values of fewer groups are combined as `others`.
 
     Returns:
-        The images with these columns, and the names of those that tell at least two subgroups apart.
+        The images with the attributes, and the names of the attributes that have at least two values.
     """
     joined = images.merge(attributes, on="image_id", how="left")
     columns = [column for column in attributes.columns if column != "image_id"]
@@ -168,22 +145,20 @@ def join_attributes(
 
 
 def summarize_folds(folds: pd.DataFrame) -> dict[str, Any]:
-    """AUC of each fold that holds both classes, by scheme, and what folds by image add.
+    """Summarize the AUCs of cross-validation.
 
     Args:
         folds: Columns scheme, seed, fold, label and score.
 
     Returns:
-        For `grouped` and `by_image`: `aucs` of the folds, their mean and standard deviation; and `inflation`, the
-        difference of the means.
+        For `grouped` and `by_image`: `aucs` of the folds with both classes, their mean and standard deviation; and
+        `inflation`, mean with folds by image minus mean with grouped folds.
     """
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - a second to import
-
     summary: dict[str, Any] = {}
     for scheme in ("grouped", "by_image"):
         parts = [rows for _, rows in folds[folds["scheme"] == scheme].groupby(["seed", "fold"])]
         aucs = [
-            float(roc_auc_score(rows["label"] == LABELS[1], rows["score"]))
+            measure_ranking(number_labels(rows), rows["score"])["auc"]
             for rows in parts
             if rows["label"].nunique() == len(LABELS)
         ]
@@ -198,25 +173,21 @@ def summarize_folds(folds: pd.DataFrame) -> dict[str, Any]:
 
 
 def summarize_neighbours(neighbours: pd.DataFrame) -> dict[str, Any]:
-    """How near test images are to training images, against images of one group and of different groups.
+    """Compare distances of test images to training images with those within and between groups.
 
     Args:
         neighbours: Columns kind and distance.
 
     Returns:
-        Quartiles of the distances of each kind, and the share of test images that are nearer to a training image than
-        all but 1 % of the training images are to the nearest one of another group; about 1 % is expected.
+        Quartiles of the distances of each kind, and the fraction of test images that are closer to a training image
+        than the `NEIGHBOUR_QUANTILE` of the distances between training images of different groups; without leakage
+        about that fraction is expected.
     """
     distances = {kind: rows["distance"].to_numpy() for kind, rows in neighbours.groupby("kind")}
-    quartiles = {
-        kind: [float(value) for value in np.quantile(values, (0.25, 0.5, 0.75))] for kind, values in distances.items()
-    }
-    limit = (
-        float(np.quantile(distances["between_groups"], STRANGER_QUANTILE)) if "between_groups" in distances else None
-    )
-    tested = distances["test_to_train"]
+    between, tested = distances.get("between_groups"), distances["test_to_train"]
+    limit = None if between is None else float(np.quantile(between, NEIGHBOUR_QUANTILE))
     return {
-        "quartiles": quartiles,
+        "quartiles": {kind: np.quantile(values, (0.25, 0.5, 0.75)).tolist() for kind, values in distances.items()},
         "stranger_limit": limit,
         "share_nearer_than_strangers": None if limit is None else float((tested < limit).mean()),
         "num_test_images": len(tested),

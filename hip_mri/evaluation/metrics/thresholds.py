@@ -1,7 +1,7 @@
-"""Where to draw the line: a threshold chosen on validation scores.
+"""Chooses a threshold on validation scores.
 
-A score at or above the threshold is called a lesion. A threshold stands in the middle between two neighbouring scores,
-so that no image stands on it and small differences of arithmetic between machines change no decision.
+A score at or above the threshold is called a lesion. Thresholds lie halfway between two neighbouring scores, so that
+no score equals the threshold and rounding differences between machines change no call.
 """
 
 import math
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.metrics.validation import Sample, check_sample
+from hip_mri.evaluation.metrics.measures import Tally, tally_scores
+from hip_mri.evaluation.metrics.validation import validate_scores
 
 Rule = Literal["youden", "sensitivity"]
 
@@ -19,76 +20,59 @@ Rule = Literal["youden", "sensitivity"]
 def choose_threshold(
     labels: ArrayLike, scores: ArrayLike, rule: Rule, required_sensitivity: float | None = None
 ) -> float:
-    """Choose the threshold that a rule asks for.
+    """Choose a threshold by a rule.
 
     Args:
         labels: True classes, 0 normal or 1 lesion, shape (num_images,).
         scores: Probability of a lesion, 0-1, shape (num_images,).
-        rule: `youden` takes the largest sum of sensitivity and specificity and, among equals, the one that finds the
-            most lesions. `sensitivity` takes the highest threshold that reaches `required_sensitivity`.
-        required_sensitivity: Share of the lesions that must be found, above 0 to 1; for the rule `sensitivity` only.
+        rule: `youden` maximizes the sum of sensitivity and specificity; of equal thresholds it takes the most
+            sensitive. `sensitivity` takes the highest threshold that reaches `required_sensitivity`.
+        required_sensitivity: Above 0 to 1; only for the rule `sensitivity`.
 
     Returns:
-        The threshold, above 0 and below 1. Next to the outermost scores it stands halfway to 0 or 1.
+        The threshold, above 0 and below 1. Beyond the outermost scores it is halfway to 0 or 1.
 
     Raises:
-        EvaluationError: The images cannot be measured, the rule is unknown or its sensitivity missing, or no threshold
-            between 0 and 1 does what is asked (scores of exactly 0 are never called, those of exactly 1 always).
+        EvaluationError: `validate_scores` raises it, the rule is unknown or its sensitivity is missing, or no threshold
+            between 0 and 1 fulfils the rule (scores of exactly 0 are never called, those of exactly 1 always).
 
     Source: Youden, "Index for rating diagnostic tests", Cancer 3, 1950.
     """
-    sample = check_sample(labels, scores)
-    thresholds, num_found, num_alarms = _list_cuts(sample)
+    tally = tally_scores(validate_scores(labels, scores))
+    thresholds, num_found, num_false = _list_thresholds(tally)
+    num_lesions, num_normals = (int(weights.sum()) for weights in (tally.lesions, tally.normals))
     if rule == "youden":
-        return _take_youden(sample, thresholds, num_found, num_alarms)
+        if not thresholds.size:
+            raise EvaluationError(
+                "threshold: every score is 0 or every score is 1, so that no threshold separates them. Train again."
+            )
+        youden = num_found * num_normals - num_false * num_lesions  # integers, so that equal values compare equal
+        return float(thresholds[np.argmax(youden)])
     if rule != "sensitivity":
-        raise EvaluationError(f"threshold: the rule {rule!r} is unknown. Give 'youden' or 'sensitivity'.")
+        raise EvaluationError(f"threshold: the rule {rule!r} is unknown. Use 'youden' or 'sensitivity'.")
     if required_sensitivity is None or not 0 < required_sensitivity <= 1:
         raise EvaluationError(
-            f"threshold: the rule 'sensitivity' needs a required sensitivity above 0 and at most 1, received "
-            f"{required_sensitivity}. Give one, such as 0.9."
+            "threshold: the rule 'sensitivity' needs a required sensitivity above 0 and at most 1, received "
+            f"{required_sensitivity}. Pass a value such as 0.9."
         )
-    return _take_sensitivity(sample, thresholds, num_found, required_sensitivity)
-
-
-def _take_youden(
-    sample: Sample, thresholds: NDArray[np.float64], num_found: NDArray[np.int64], num_alarms: NDArray[np.int64]
-) -> float:
-    if not thresholds.size:
+    num_needed = math.ceil(required_sensitivity * num_lesions - 1e-9)  # 0.9 * 10 needs 9
+    sufficient = np.flatnonzero(num_found >= num_needed)
+    if not sufficient.size:
         raise EvaluationError(
-            "threshold: every score is 0 or every score is 1, which no threshold divides. Train again."
+            f"threshold: a sensitivity of {required_sensitivity:g} needs {num_needed} of {num_lesions} lesions, but "
+            f"only {num_found.max(initial=0)} have a score above 0. Train again or require less."
         )
-    num_lesions = int(sample.labels.sum())
-    num_normals = len(sample.labels) - num_lesions
-    youden = num_found * num_normals - num_alarms * num_lesions  # whole numbers, so that equals are equal
-    return float(thresholds[np.argmax(youden)])
+    return float(thresholds[sufficient[-1]])
 
 
-def _take_sensitivity(
-    sample: Sample, thresholds: NDArray[np.float64], num_found: NDArray[np.int64], required_sensitivity: float
-) -> float:
-    num_lesions = int(sample.labels.sum())
-    num_needed = math.ceil(required_sensitivity * num_lesions - 1e-9)  # 0.9 * 10 shall need 9
-    reaching = np.flatnonzero(num_found >= num_needed)
-    if not reaching.size:
-        most = int(num_found.max(initial=0))
-        raise EvaluationError(
-            f"threshold: a sensitivity of {required_sensitivity:g} needs {num_needed} of {num_lesions} lesions, "
-            f"but only {most} can be found: the others have a score of 0. Train again or require less."
-        )
-    return float(thresholds[reaching[-1]])
-
-
-def _list_cuts(sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Every threshold that decides differently, ascending, with the lesions and the normal images at or above it."""
-    distinct, numbers = np.unique(sample.scores, return_inverse=True)
-    lesions = np.bincount(numbers, sample.labels, len(distinct)).astype(np.int64)
-    images = np.bincount(numbers, minlength=len(distinct))
-    num_found = np.append(np.cumsum(lesions[::-1])[::-1], 0)
-    num_alarms = np.append(np.cumsum((images - lesions)[::-1])[::-1], 0)
-    below, above = np.concatenate([[0.0], distinct]), np.concatenate([distinct, [1.0]])
+def _list_thresholds(tally: Tally) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """List every threshold with different calls, ascending, with the lesions and normal images at or above it."""
+    num_found, num_false = (
+        np.append(np.cumsum(weights[::-1, 0])[::-1], 0).astype(np.int64) for weights in (tally.lesions, tally.normals)
+    )
+    below, above = np.append(0.0, tally.scores), np.append(tally.scores, 1.0)
     middles = below + (above - below) / 2
-    thresholds = np.where(middles > below, middles, above)  # between neighbours there is no number: the upper one
-    usable = (thresholds > 0) & (thresholds < 1) & (below < thresholds)
-    usable[:-1] &= thresholds[:-1] <= distinct
-    return thresholds[usable], num_found[usable], num_alarms[usable]
+    thresholds = np.where(middles > below, middles, above)  # there is no number between them: the upper one
+    is_usable = (thresholds > 0) & (thresholds < 1) & (below < thresholds)
+    is_usable[:-1] &= thresholds[:-1] <= tally.scores
+    return thresholds[is_usable], num_found[is_usable], num_false[is_usable]

@@ -1,4 +1,4 @@
-"""Pictures inside a page: small enough for it, and as text."""
+"""Reduces figures to a maximum size and encodes them as `data:` URIs."""
 
 import base64
 from bisect import bisect_left
@@ -11,48 +11,50 @@ from numpy.typing import NDArray
 
 from hip_mri.errors import EvaluationError, WorkspaceError
 
-NUM_SHADES: Final = (64, 32, 16)
-"""Shades per channel that are tried before a picture is made smaller; few shades compress well."""
+NUM_LEVELS: Final = (64, 32, 16)
+"""Gray levels per channel, in the order in which they are tried; fewer levels compress better."""
 
 SCALES: Final = (1.0, 0.9, 0.8, 0.7, 0.64, 0.58, 0.52, 0.47, 0.42, 0.38, 0.3, 0.2, 0.1)
-"""Widths that are tried, as a share of the original's."""
+"""Widths relative to the original, in the order in which they are tried."""
 
 
-def shrink_png(file: Path, most_bytes: int = 80_000) -> bytes:
-    """Make a picture fit into a number of bytes, at the least loss: fewer shades first, then fewer pixels.
+def shrink_png(file: Path, max_bytes: int = 80_000) -> bytes:
+    """Reduce a figure to a maximum size: first fewer gray levels, then fewer pixels.
 
     Args:
         file: A PNG file.
-        most_bytes: Most bytes of the result.
+        max_bytes: Maximum size of the result.
 
     Returns:
-        A PNG; the file's own bytes where they fit.
+        A PNG; the bytes of the file if they are not larger.
 
     Raises:
         WorkspaceError: The file cannot be read.
-        EvaluationError: It is no picture, or cannot be made that small.
+        EvaluationError: It is no image, or cannot be reduced that far.
     """
     from hip_mri.evaluation.charts.style import encode_compact_png  # noqa: PLC0415 - loads matplotlib, half a second
 
     content = read_picture(file)
-    if len(content) <= most_bytes:
+    if len(content) <= max_bytes:
         return content
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
-        raise EvaluationError(f"{file.name} is no picture that can be decoded. Remove it and start again.")
+        raise EvaluationError(f"{file.name} cannot be decoded as an image. Delete it and start again.")
     content = encode_compact_png(pixels.astype(np.uint8))
-    if len(content) <= most_bytes:
+    if len(content) <= max_bytes:
         return content
-    # Fewer pixels and fewer shades take fewer bytes, so the largest scale that fits at all is found by bisection.
-    place = bisect_left(SCALES, True, key=lambda scale: len(_reduce(pixels, scale, NUM_SHADES[-1])) <= most_bytes)
-    if place < len(SCALES):
-        candidates = (_reduce(pixels, SCALES[place], num_shades) for num_shades in NUM_SHADES)
-        return next(content for content in candidates if len(content) <= most_bytes)
-    raise EvaluationError(f"{file.name} cannot be reduced to {most_bytes} bytes. Allow more bytes or leave it out.")
+    # The size increases with pixels and levels, so the largest scale that fits is found by bisection.
+    position = bisect_left(SCALES, True, key=lambda scale: len(_reduce(pixels, scale, NUM_LEVELS[-1])) <= max_bytes)
+    if position < len(SCALES):
+        candidates = (_reduce(pixels, SCALES[position], num_levels) for num_levels in NUM_LEVELS)
+        return next(content for content in candidates if len(content) <= max_bytes)
+    raise EvaluationError(
+        f"{file.name} cannot be reduced to {max_bytes} bytes. Allow more bytes or leave the figure out."
+    )
 
 
 def read_picture(file: Path) -> bytes:
-    """Read a picture's bytes.
+    """Read the bytes of a figure.
 
     Raises:
         WorkspaceError: The file cannot be read.
@@ -60,18 +62,18 @@ def read_picture(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise WorkspaceError(f"{file} cannot be read ({error.strerror}). Start again: it is drawn anew.") from error
+        raise WorkspaceError(f"{file} cannot be read ({error.strerror}). Start again: it is drawn again.") from error
 
 
 def encode_data_uri(content: bytes) -> str:
-    """Write a PNG as a `data:` URI, the form in which a page carries its own pictures."""
+    """Encode a PNG as a `data:` URI."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def _reduce(pixels: NDArray, scale: float, num_shades: int) -> bytes:
-    """Encode a smaller version of a picture with fewer shades."""
+def _reduce(pixels: NDArray, scale: float, num_levels: int) -> bytes:
+    """Encode a figure with fewer pixels and gray levels."""
     from hip_mri.evaluation.charts.style import encode_compact_png  # noqa: PLC0415 - loads matplotlib, half a second
 
     scaled = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    step = 255 / (num_shades - 1)
+    step = 255 / (num_levels - 1)
     return encode_compact_png((np.rint(scaled / step) * step).astype(np.uint8))

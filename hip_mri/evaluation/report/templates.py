@@ -1,20 +1,25 @@
-"""Templates of the report, the model card and the checklist, and how values are written in them."""
+"""Jinja environments of all reports, and how values are formatted in them."""
 
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hip_mri.evaluation.charts.captions import NOT_AVAILABLE
+from hip_mri.evaluation.charts.captions import NOT_AVAILABLE, SPLIT_TITLES
 
 
-def format_percent(share: float) -> str:
-    """Write a share: `86.4%`."""
-    return f"{share:.1%}"
+def format_number(number: int) -> str:
+    """Write a count: `2,390`."""
+    return f"{number:,}"
+
+
+def format_percent(fraction: float) -> str:
+    """Write a fraction as a percentage: `86.4%`."""
+    return f"{fraction:.1%}"
 
 
 def format_seconds(seconds: float) -> str:
@@ -27,22 +32,32 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_by_split(counts: Mapping[str, int]) -> str:
+    """Write the counts of splits that are not 0: `training 12, validation 3`."""
+    return ", ".join(f"{title.lower()} {counts[split]:,}" for split, title in SPLIT_TITLES.items() if counts.get(split))
+
+
 def format_measure(value: object, interval: Sequence[float | None] | None = None) -> str:
-    """Write a measure with its 95 % interval: `0.873 (0.812 to 0.921)`; in words where it is not defined."""
+    """Write a metric with its 95% interval: `0.873 (0.812 to 0.921)`, or `not available`."""
     if not is_number(value):
         return NOT_AVAILABLE
-    if interval is None or len(interval) != 2 or not all(is_number(bound) for bound in interval):
+    if interval is None or len(interval) != 2 or not all(is_number(limit) for limit in interval):
         return f"{value:.3f}"
     return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
+def format_interval(interval: Sequence[float] | None) -> str:
+    """Write an interval: `0.812 to 0.921`; `none` if there is none."""
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "none"
+
+
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number; `True` and `False` are none."""
+    """Whether a value is a finite number; `True` and `False` are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def escape_markdown(value: object) -> Markup:
-    """Make a value plain text for Markdown: on one line, with neither markup nor HTML."""
+    """Escape Markdown and HTML, and join lines."""
     text = html.escape(" ".join(str(value).split()), quote=False)
     return Markup(re.sub(r"([\\`*_\[\]|~])", r"\\\1", text))
 
@@ -57,15 +72,25 @@ def _create_environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        percent=format_percent, duration=format_seconds, measure=format_measure, plain=escape_markdown
+        number=format_number,
+        by_split=format_by_split,
+        percent=format_percent,
+        duration=format_seconds,
+        measure=format_measure,
+        interval=format_interval,
+        plain=escape_markdown,
     )
     return environment
 
 
-ENVIRONMENT: Final = _create_environment()
+DOCUMENTS: Final = _create_environment()
+"""Renders whole documents; values are escaped for HTML."""
+
+SENTENCES: Final = DOCUMENTS.overlay(autoescape=False)
+"""Renders sentences as plain text, which the documents escape."""
 
 
 def load_templates(package: str) -> Environment:
-    """Return an environment for the templates of another package, which may include the ones here."""
+    """Return an environment for the templates of another package, which can include the ones here."""
     loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("hip_mri.evaluation.report", ".")])
-    return ENVIRONMENT.overlay(loader=loader)
+    return DOCUMENTS.overlay(loader=loader)

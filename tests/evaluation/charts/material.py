@@ -1,22 +1,23 @@
-"""Material for pictures: a small, a typical and an extreme run."""
+"""Data for charts: a small, a typical and an extreme run."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from hip_mri.evaluation.charts.calibration import CalibrationSummary
 from hip_mri.evaluation.charts.curves import ScoredSplit
-from hip_mri.evaluation.charts.flow_diagram import SplitCount, SplitFlow
-from hip_mri.evaluation.charts.leakage import FoldComparison, NeighbourDistances
 from hip_mri.evaluation.charts.sheets import ClosePair, ExplainedCase, Outcome
 from hip_mri.evaluation.metrics.curves import Band, DecisionCurve
+from hip_mri.evaluation.metrics.measures import measure_ranking
 
+CALIBRATION = {"expected_calibration_error": 0.061, "calibration_slope": 0.84, "calibration_intercept": None}
 LONG_ID = "a-hospital-with-a-very-long-name-000000000000000001"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What makes a run small, typical or extreme."""
+    """Size and difficulty of a run."""
 
     num_images: int
     num_lesions: int
@@ -30,7 +31,7 @@ KINDS = {
     "typical": Kind(400, 120, 0.9, "0123456789abcdef", 0.31),
     "extreme": Kind(300, 1, 30.0, LONG_ID, 0.31),
 }
-"""`extreme`: one lesion, told from all normal images by far, and ids that are long."""
+"""`extreme`: one lesion, clearly separated from all normal images, and long ids."""
 
 
 def make_split(kind: Kind, seed: int = 0) -> ScoredSplit:
@@ -41,7 +42,9 @@ def make_split(kind: Kind, seed: int = 0) -> ScoredSplit:
     grid = np.linspace(0, 1, 21)
     lower = np.where(grid < 0.1, np.nan, grid)
     band = Band(grid, grid, lower, np.minimum(1, grid + 0.3))
-    return ScoredSplit(labels, scores, {"auc": (0.71, 0.93), "average_precision": (0.6, 0.9)}, band, band)
+    metrics = measure_ranking(labels, scores) | CALIBRATION
+    intervals = {"auc": [0.71, 0.93], "average_precision": [0.6, 0.9]}
+    return ScoredSplit(labels, scores, {**metrics, "intervals": intervals}, band, band)
 
 
 def make_splits(kind: Kind) -> dict[str, ScoredSplit]:
@@ -50,9 +53,9 @@ def make_splits(kind: Kind) -> dict[str, ScoredSplit]:
 
 def make_decision_curve(kind: Kind) -> DecisionCurve:
     thresholds = np.linspace(0.01, 0.99, 50)
-    share = kind.num_lesions / kind.num_images
-    treat_all = share - (1 - share) * thresholds / (1 - thresholds)
-    return DecisionCurve(thresholds, share * (1 - thresholds), treat_all, np.zeros_like(thresholds))
+    prevalence = kind.num_lesions / kind.num_images
+    treat_all = prevalence - (1 - prevalence) * thresholds / (1 - thresholds)
+    return DecisionCurve(thresholds, prevalence * (1 - thresholds), treat_all)
 
 
 def make_cases(kind: Kind, outcomes: list[Outcome]) -> list[ExplainedCase]:
@@ -71,32 +74,37 @@ def make_pairs(kind: Kind, count: int) -> list[ClosePair]:
     return [ClosePair(kind.image_id, kind.image_id[::-1], image, image, 0.01 * number) for number in range(count)]
 
 
-def make_flow(kind: Kind) -> SplitFlow:
-    lesions = kind.num_lesions
-    return SplitFlow(
-        num_entries=6 * kind.num_images + 30,
-        num_ignored=7,
-        num_duplicates=13,
-        splits={
-            "train": SplitCount(4 * kind.num_images - 20, 4 * lesions, 40),
-            "val": SplitCount(kind.num_images, lesions, 1),
-            "test": SplitCount(kind.num_images, lesions),
+def make_flow(kind: Kind) -> dict[str, Any]:
+    """The part of `metrics.json` that the flow diagram shows."""
+    num_images, num_lesions = kind.num_images, kind.num_lesions
+    quarantined = {f"reason_{number}": number + 1 for number in range(8 if num_lesions == 1 else 2)}
+    has_held_out = num_lesions > 100
+    return {
+        "train": {"num_images": 4 * num_images - 20, "num_lesions": 4 * num_lesions, "num_groups": 40},
+        "val": {"num_images": num_images, "num_lesions": num_lesions, "num_groups": 1},
+        "test": {"num_images": num_images, "num_lesions": num_lesions, "num_groups": 12},
+        "data": {
+            "num_entries": 6 * num_images + 30,
+            "num_ignored": 7,
+            "num_duplicates": 13,
+            "quarantined": quarantined,
+            "num_held_out": 27 * has_held_out,
+            "num_held_out_lesions": 5 * has_held_out,
         },
-        quarantined={f"reason_{number}": number + 1 for number in range(8 if lesions == 1 else 2)},
-        held_out=SplitCount(27, 5, 9) if lesions > 100 else None,
-    )
+    }
 
 
-def make_neighbours(kind: Kind) -> NeighbourDistances:
+def make_neighbours(kind: Kind) -> pd.DataFrame:
     generator = np.random.default_rng(5)
-    within = generator.gamma(4, 0.04, kind.num_images) if kind.num_images > 100 else np.array([])
-    return NeighbourDistances(generator.gamma(9, 0.04, kind.num_images), within, generator.gamma(9, 0.05, 100))
+    distances = {
+        "within_group": generator.gamma(4, 0.04, kind.num_images if kind.num_images > 100 else 0),
+        "test_to_train": generator.gamma(9, 0.04, kind.num_images),
+        "between_groups": generator.gamma(9, 0.05, 100),
+    }
+    return pd.concat([pd.DataFrame({"kind": name, "distance": values}) for name, values in distances.items()])
 
 
-def make_folds(kind: Kind) -> FoldComparison:
+def make_folds(kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     if kind.num_lesions == 1:
-        return FoldComparison(np.ones(1), np.ones(1))
-    return FoldComparison(np.array([0.93, 0.95, 0.94]), np.array([0.86, 0.89, 0.88]))
-
-
-SUMMARY = CalibrationSummary(expected_error=0.061, slope=0.84, intercept=None)
+        return np.ones(1), np.ones(1)
+    return np.array([0.93, 0.95, 0.94]), np.array([0.86, 0.89, 0.88])

@@ -1,4 +1,4 @@
-"""Studies to measure: small ones with many ties for hypothesis, and simulated ones whose truth is known."""
+"""Data for metrics: small random ones with many ties, and simulated studies with known parameters."""
 
 import math
 
@@ -24,15 +24,15 @@ SLOPE, OFFSET = 1.3, -1.0
 
 
 def find_true_sensitivity():
-    """Share of lesions whose score reaches the threshold, in an endless study."""
+    """Expected fraction of lesions whose score reaches the threshold."""
     cut = (math.log(THRESHOLD / (1 - THRESHOLD)) - OFFSET) / SLOPE + DISTANCE / 2
     return 0.5 * math.erfc((cut - DISTANCE) / math.hypot(PATIENT_DEVIATION, IMAGE_DEVIATION) / math.sqrt(2))
 
 
 def draw_study(generator, num_patients):
-    """Labels, scores and patients; what is peculiar to a patient moves the scores of all of their images.
+    """Draw labels, scores and patients; a random effect of the patient is added to the scores of all their images.
 
-    Four patients in ten have lesions, on some six of ten images; each has one to eight images.
+    40% of the patients have lesions, on about 60% of their images; each patient has one to eight images.
     """
     patients = np.repeat(np.arange(num_patients), generator.integers(1, 9, num_patients))
     has_lesion = generator.random(num_patients) < 0.4

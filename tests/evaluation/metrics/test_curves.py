@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.metrics.curves import bootstrap_curves
-from hip_mri.evaluation.metrics.resampling import count_rarer_groups
-from hip_mri.evaluation.metrics.validation import check_sample
+from hip_mri.evaluation.metrics.curves import bootstrap_curves, compute_net_benefit
 from tests.evaluation.metrics.studies import IMAGES, TRUE_AUC, draw_study, quick
 
 
@@ -44,6 +43,30 @@ def test_more_patients_make_narrower_bands():
 
 
 def test_one_group_of_a_class_has_no_band():
-    assert count_rarer_groups(check_sample([1, 1, 0, 0], [0.5] * 4, list("aabc"))) == 1
-    with pytest.raises(EvaluationError, match="needs at least two groups with lesions and two with normal images"):
+    with pytest.raises(EvaluationError, match=r"at least two groups .* found 1 and 2"):
         bootstrap_curves([1, 1, 0, 0], [0.5] * 4, list("aabc"))
+
+
+@quick
+@given(IMAGES, st.floats(0.01, 0.99))
+def test_net_benefit_counts_true_and_false_positives(images, threshold):
+    labels, scores = zip(*images, strict=True)
+    called = [label for label, score in images if score >= threshold]
+    expected = (sum(called) - (len(called) - sum(called)) * threshold / (1 - threshold)) / len(images)
+    curve = compute_net_benefit(labels, scores, np.array([threshold]))
+    assert curve.model.item() == pytest.approx(expected)
+    prevalence = sum(labels) / len(labels)
+    assert curve.treat_all.item() == pytest.approx(prevalence - (1 - prevalence) * threshold / (1 - threshold))
+
+
+def test_scores_of_one_treat_all_and_scores_of_zero_treat_none():
+    labels = [0, 0, 0, 1]
+    treat_all, treat_none = compute_net_benefit(labels, [1] * 4), compute_net_benefit(labels, [0] * 4)
+    assert treat_all.model == pytest.approx(treat_all.treat_all)
+    assert treat_none.model == pytest.approx(np.zeros(99))
+    assert treat_all.treat_all[24] == pytest.approx(0, abs=1e-12)  # treating all breaks even at the prevalence
+    assert treat_all.thresholds[24] == 0.25
+
+
+def test_the_net_benefit_of_perfect_scores_is_the_prevalence():
+    assert compute_net_benefit(labels := [0, 0, 0, 1], labels).model == pytest.approx(np.full(99, 0.25))

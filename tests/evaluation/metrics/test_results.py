@@ -87,12 +87,12 @@ def test_subgroups_of_the_users_table(scores, metrics):
     rows = evaluate(replace(scores, attributes=attributes), settings, 7)["subgroups"]
     named = [(row["column"], row["value"]) for row in rows]
     assert named[:2] == [("label", "f"), ("label", "m")]
-    assert {column for column, _ in named} == {"label", "scanner"}, "a column that names each patient is not told"
+    assert {column for column, _ in named} == {"label", "scanner"}, "a column that identifies each patient is left out"
     assert {value for column, value in named if column == "scanner"} <= {"common", "missing", "others"}
     assert sum(row["num_images"] for row in rows[:2]) == metrics["test"]["num_images"]
 
 
-def test_recalibration_that_cannot_be_fitted_stops_nothing(scores):
+def test_recalibration_that_cannot_be_fitted_is_recorded(scores):
     turned = scores.predictions.assign(score=1 - scores.predictions["score"])
     settings = EvaluationSettings(num_resamples=200, recalibrate=True)
     found = evaluate(replace(scores, predictions=turned), settings, 7)["recalibration"]
@@ -100,8 +100,8 @@ def test_recalibration_that_cannot_be_fitted_stops_nothing(scores):
     assert found["reason"]
 
 
-def test_a_split_without_images_is_named(scores):
-    with pytest.raises(EvaluationError, match="the split val has no images"):
+def test_a_split_without_images_is_rejected(scores):
+    with pytest.raises(EvaluationError, match="split val has no images"):
         evaluate(replace(scores, predictions=scores.predictions.query("split != 'val'")), SETTINGS, 7)
 
 
@@ -123,12 +123,12 @@ def test_inflation_is_the_gap_of_the_means():
     assert one_class["inflation"] is None
 
 
-def test_leaks_show_as_test_images_nearer_than_strangers():
+def test_leakage_shows_as_test_images_close_to_training_images():
     generator = np.random.default_rng(0)
-    strangers = generator.uniform(0.4, 0.6, 1000)
+    others = generator.uniform(0.4, 0.6, 1000)
 
     def audit(tested: np.ndarray) -> float:
-        kinds = {"test_to_train": tested, "between_groups": strangers, "within_group": strangers / 4}
+        kinds = {"test_to_train": tested, "between_groups": others, "within_group": others / 4}
         tables = [pd.DataFrame({"kind": kind, "distance": values}) for kind, values in kinds.items()]
         return summarize_neighbours(pd.concat(tables))["share_nearer_than_strangers"]
 
@@ -138,7 +138,7 @@ def test_leaks_show_as_test_images_nearer_than_strangers():
     )
 
 
-def test_weights_of_a_home_that_only_the_first_machine_has_are_not_looked_for(tmp_path):
+def test_missing_weights_files_are_not_compared(tmp_path):
     def find_differences(weights: str) -> list[str]:
         config = PipelineConfig.model_validate({"model": {"weights": weights}})
         return list(_compare_weights(config, {"weights": "recorded"}))

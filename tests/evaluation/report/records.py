@@ -1,8 +1,10 @@
-"""The records of one run, fixed, for golden texts."""
+"""Records of a run, for golden documents."""
 
-from hip_mri.evaluation.report.record import RunRecord
+from typing import Any
 
-METRICS = {
+from hip_mri.evaluation.report.run_report import RunReport
+
+METRICS: dict[str, Any] = {
     "test": {
         "num_images": 400,
         "num_lesions": 120,
@@ -23,11 +25,18 @@ METRICS = {
             "accuracy": 0.83,
             "f1": None,
         },
-        "intervals": {"auc": [0.8123, 0.9214], "brier": None, "at_threshold": {"sensitivity": [0.8311, 0.9434]}},
+        "intervals": {
+            "auc": [0.8123, 0.9214],
+            "average_precision": None,
+            "brier": None,
+            "at_threshold": {"sensitivity": [0.8311, 0.9434], "specificity": None, "ppv": None, "npv": None},
+        },
     },
     "val": {"num_images": 390, "num_lesions": 118, "auc": 0.86},
     "train": {"num_images": 1600},
     "threshold": 0.3125,
+    "recalibration": None,
+    "subgroups": [],
     "weights": "imagenet",
     "versions": {"keras": "3.15.0", "python": "3.11.9"},
     "data": {
@@ -35,6 +44,9 @@ METRICS = {
         "num_duplicates": 12,
         "num_quarantined": 5,
         "num_ignored": 3,
+        "num_kept": 0,
+        "num_prescribed": 0,
+        "num_assigned": 2390,
         "splits": {
             "train": {"normal": 1120, "osseous_lesion": 480},
             "val": {"normal": 272, "osseous_lesion": 118},
@@ -44,31 +56,29 @@ METRICS = {
     "notices": ["SYNTHETIC DATA: the images are drawn."],
     "grouping": {
         "is_patient_level": True,
-        "evidence": {"file_name": 2300, "similar_images": 90},
+        "evidence": {"patient_id": 2300, "similar": 90},
         "num_groups": 510,
         "largest_group": 14,
     },
 }
 
-SETTINGS = {
+CONFIG: dict[str, Any] = {
     "source": "Smith_family.zip",
     "workspace": "/srv/secret",
     "seed": 42,
-    "data.val_fraction": 0.15,
-    "data.test_fraction": 0.15,
-    "preprocessing.clahe_clip_limit": 2.0,
-    "preprocessing.clahe_num_tiles": 8,
-    "preprocessing.image_size": 224,
-    "model.backbone": "ResNet101",
-    "model.hidden_units": 1024,
-    "model.weights": "/home/smith/weights.h5",
-    "training.epochs": 30,
-    "training.batch_size": 150,
-    "training.learning_rate": 0.0001,
-    "training.horizontal_flip": True,
-    "training.class_weight": "none",
-    "training.early_stopping_patience": 0,
-    "training.fine_tune.epochs": 0,
+    "data": {"val_fraction": 0.15, "test_fraction": 0.15, "given_split": "keep"},
+    "preprocessing": {"clahe_clip_limit": 2.0, "clahe_num_tiles": 8, "image_size": 224},
+    "model": {"backbone": "ResNet101", "weights": "/home/smith/weights.h5", "hidden_units": 1024},
+    "training": {
+        "epochs": 30,
+        "batch_size": 150,
+        "learning_rate": 0.0001,
+        "horizontal_flip": True,
+        "class_weight": "none",
+        "early_stopping_patience": 0,
+        "fine_tune": {"epochs": 0},
+    },
+    "evaluation": {"threshold_rule": "youden", "num_resamples": 2000},
 }
 
 FILES = frozenset(
@@ -85,4 +95,4 @@ FILES = frozenset(
     }
 )
 
-RECORD = RunRecord(METRICS, SETTINGS, FILES)
+RUN = RunReport(METRICS, CONFIG, files=FILES)

@@ -1,0 +1,32 @@
+"""Lists the settings of a run without private values."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, Final
+
+WITHHELD: Final = "given, not shown"
+"""Replaces a value that can identify a person or a folder of the machine."""
+
+PRIVATE_SETTINGS: Final = ("source", "sources", "workspace", "data.patients_file", "data.patient_pattern")
+"""Settings whose values are withheld."""
+
+
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """List settings by dotted name, such as `training.epochs`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flatten_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def disclose(name: str, value: object) -> str:
+    """Write the value of a setting, or `WITHHELD` if it is private, an absolute path or an address.
+
+    Args:
+        name: Dotted name of the setting.
+        value: Any value; `None` is written as `none`.
+    """
+    text = "none" if value is None else str(value)
+    is_path = PurePosixPath(text).is_absolute() or PureWindowsPath(text).drive or text.startswith("~") or "://" in text
+    is_private = value is not None and name in PRIVATE_SETTINGS
+    return WITHHELD if is_path or is_private else text
