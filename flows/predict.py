@@ -29,9 +29,9 @@ from tasks.model import extract_features
 from tasks.prediction import (
     find_model,
     hold_serving,
+    ingest_inputs,
     prepare_network,
     publish_predictions,
-    take_in_images,
 )
 from tasks.steps import Steps
 from tasks.task_runners.open_runner import open_runner
@@ -53,13 +53,19 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
         model = steps.run(find_model)(workspace, config.model)
 
         (delivery,) = steps.run(fetch_source)(config.source, config.source_sha256, serving, config.limits)
-        intake = steps.run(take_in_images)(delivery, serving, model.network.preprocessing, threads, config.data)
+        inputs = steps.run(ingest_inputs)(delivery, serving, model.network.preprocessing, threads, config.data)
         shards = steps.run(plan_shards)(serving, config.runner.shard_size)
 
         network = steps.run(prepare_network)(
-            model.network, config.engine, config.precision, intake.num_images, workspace
+            model.network, config.engine, config.precision, inputs.num_images, workspace
         )
         steps.map_shards(extract_features, shards, serving, features=network.features)
         return steps.run(publish_predictions)(
-            workspace, model, network, intake, config.sheet, is_synthetic=delivery.is_synthetic
+            workspace,
+            model,
+            network,
+            inputs,
+            config.sheet,
+            is_synthetic=delivery.is_synthetic,
+            keep_images=config.keep_images,
         )

@@ -32,7 +32,7 @@ from tasks.release import (
     check_batch,
     conclude_retraining,
     end_by,
-    find_arrivals,
+    find_new_images,
     lift_quarantine,
     refuse_batch,
     report_nothing_new,
@@ -63,21 +63,21 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         if retrain.accept_drift:
             steps.run(lift_quarantine)(workspace)
         intake = take_in(steps, config, workspace, delivered, keep_earlier=True)
-        arrivals = steps.run(find_arrivals)(workspace)
-        if arrivals.num_images < retrain.min_new_images:
-            if arrivals.num_images == 0:  # the manifest is written anew; without this it would lack groups and splits
+        new_images = steps.run(find_new_images)(workspace)
+        if new_images.num_images < retrain.min_new_images:
+            if workspace.splits_file.exists():  # a retraining that waits for approval reads groups and splits
                 arrange_images(steps, config, workspace, delivered, intake)
-            return report_nothing_new(arrivals, retrain.min_new_images)
+            return report_nothing_new(new_images, retrain.min_new_images)
 
         images = arrange_images(steps, config, workspace, delivered, intake)
         features = compute_features(steps, config, workspace, weights, images)
         check = steps.run(check_batch)(workspace, features, config.drift, config.seed, threads)
         if check is not None and check.report.is_shifted and not retrain.accept_drift:
-            steps.run(refuse_batch)(workspace, arrivals, check)
+            steps.run(refuse_batch)(workspace, new_images, check)
 
         run = train_and_report(steps, config, workspace, weights, images, features)
         challenge = steps.run(challenge_champion)(workspace, run, config.release, config.evaluation)
     answer = ask_for_approval(challenge, retrain)
     patience = 3600 * retrain.approval_timeout_hours  # another run may work by now; the answer must not be lost for it
     with hold_workspace(config.workspace, patience) as workspace:
-        return end_by(conclude_retraining(workspace, arrivals, check, challenge, answer, config.release))
+        return end_by(conclude_retraining(workspace, new_images, check, challenge, answer, config.release))

@@ -470,6 +470,10 @@ class PredictConfig(_OneSource):
     precision: Literal["auto"] | Precision = "auto"
     """`auto` takes the precision that the model was evaluated in, where this machine computes it in hardware."""
 
+    keep_images: bool = False
+    """Whether the preprocessed images, and a source that was fetched, stay in the workspace's `serving` folder after
+    scoring."""
+
     limits: SourceLimits = SourceLimits()
     data: ImageSettings = ImageSettings()
     sheet: SheetSettings = SheetSettings()

@@ -1,6 +1,6 @@
 """Hashes of the files of a folder, stored in its `files.json`, to detect later changes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +25,15 @@ def is_as_recorded(folder: Path, needed: Collection[str]) -> bool:
     """
     try:
         recorded = read_hashes(folder)
-        return recorded.keys() >= set(needed) and all(
-            digest_file(folder / name) == sha256 for name, sha256 in recorded.items()
-        )
+        return recorded.keys() >= set(needed) and not find_changed(folder, recorded)
     except (OSError, WorkspaceError):
         return False
+
+
+def find_changed(folder: Path, recorded: Mapping[str, str]) -> list[str]:
+    """Name the recorded files that are missing or have another SHA-256; reads them all."""
+    files = {name: folder / name for name in recorded}
+    return [name for name, file in files.items() if not file.is_file() or digest_file(file) != recorded[name]]
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -21,7 +21,8 @@ workspace/
 ├── releases/                             what was released
 │   ├── versions/0001/                    registered models, each with its origin
 │   ├── champion.json                     the version that serves, and all earlier ones
-│   └── ledger.json                       every use of the test set for a decision
+│   ├── conclusions.json                  how each retraining ended
+│   └── ledger.json                       every comparison on the test set
 ├── sources/                              fetched or drawn source files
 ├── images/ab/<sha256>                    source images: gray levels as PNG, named by the hash of their pixels
 ├── fingerprints/<recipe>/                hashes and thumbnails by which copies of an image are found, in shards
@@ -135,7 +136,8 @@ class Workspace:
     releases_folder = _Below("releases")
     versions_folder = _Below("releases/versions")
     champion_file = _Below("releases/champion.json")
-    looks_file = _Below("releases/ledger.json")
+    conclusions_file = _Below("releases/conclusions.json")
+    ledger_file = _Below("releases/ledger.json")
     sources_folder = _Below("sources")
     images_folder = _Below("images")
     fingerprints_folder = _Below("fingerprints")

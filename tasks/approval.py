@@ -53,5 +53,5 @@ def ask_for_approval(challenge: Challenge, settings: RetrainSettings) -> Answer:
         )
     except FlowPauseTimeout:
         return Answer(promote=None)
-    words = "promote" if given.promote else "keep the champion"
-    return Answer(given.promote, f"{words}: {given.reason}" if given.reason else words)
+    choice = "promote" if given.promote else "keep the champion"
+    return Answer(given.promote, f"{choice}: {given.reason}" if given.reason else choice)

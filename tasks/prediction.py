@@ -11,11 +11,10 @@ from prefect.cache_policies import NO_CACHE
 from hip_mri.config import ImageSettings, PreprocessingSettings, SheetSettings
 from hip_mri.dataset.deliveries import Delivery, delete_damaged
 from hip_mri.models.scoring import SplitNetwork
-from hip_mri.serving import prediction_inputs as intake
-from hip_mri.serving import served_model
+from hip_mri.serving import prediction_inputs, served_model
 from hip_mri.serving import served_network as serving
-from hip_mri.serving.prediction_inputs import IntakeReport
-from hip_mri.serving.prediction_sheet import compose_prediction_markdown, tabulate_counts
+from hip_mri.serving.prediction_inputs import InputReport
+from hip_mri.serving.prediction_sheet import render_summary, tabulate_counts
 from hip_mri.serving.served_model import ServedModel
 from hip_mri.workspace import Workspace
 from tasks.progress import show_progress
@@ -30,17 +29,17 @@ def hold_serving(folder: Path) -> Iterator[Workspace]:
         yield workspace
 
 
-@task(task_run_name="take in the images", cache_policy=NO_CACHE)
-def take_in_images(
+@task(task_run_name="read the images", cache_policy=NO_CACHE)
+def ingest_inputs(
     delivery: Delivery,
     workspace: Workspace,
     settings: PreprocessingSettings,
     num_threads: int,
     image_settings: ImageSettings,
-) -> IntakeReport:
-    """See `hip_mri.serving.prediction_inputs.take_in_images`; shows the files that were read."""
-    with show_progress("take-in-images", "take_in_images: files") as update, delete_damaged(delivery):
-        return intake.take_in_images(
+) -> InputReport:
+    """See `hip_mri.serving.prediction_inputs.ingest_inputs`; shows the files that were read."""
+    with show_progress("ingest-inputs", "ingest_inputs: files") as update, delete_damaged(delivery):
+        return prediction_inputs.ingest_inputs(
             delivery.path, workspace, settings, num_threads, update, delivery.limits, image_settings
         )
 
@@ -57,18 +56,18 @@ def publish_predictions(
     workspace: Workspace,
     model: ServedModel,
     network: SplitNetwork,
-    report: IntakeReport,
+    report: InputReport,
     settings: SheetSettings,
     *,
     is_synthetic: bool,
+    keep_images: bool,
 ) -> str:
     """See `hip_mri.serving.predictions.publish_predictions`; shows counts as a table and a summary as Markdown."""
     from hip_mri.serving import predictions as prediction  # noqa: PLC0415 - draws, a second to import
 
-    published = prediction.publish_predictions(workspace, model, network, report, settings, is_synthetic=is_synthetic)
-    notices = " ".join(published.sheet.facts["notices"])
-    create_table_artifact(tabulate_counts(published.sheet), key="prediction-counts", description=notices)
-    create_markdown_artifact(
-        compose_prediction_markdown(published.sheet), key="predictions", description="Scores of new images"
-    )
-    return str(published.folder)
+    options = {"is_synthetic": is_synthetic, "keep_images": keep_images}
+    sheet = prediction.publish_predictions(workspace, model, network, report, settings, **options)
+    notices = " ".join(sheet.facts["notices"])
+    create_table_artifact(tabulate_counts(sheet), key="prediction-counts", description=notices)
+    create_markdown_artifact(render_summary(sheet), key="predictions", description="Scores of new images")
+    return str(sheet.folder)

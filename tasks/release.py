@@ -15,12 +15,11 @@ from hip_mri.config import EvaluationSettings, ReleaseSettings
 from hip_mri.dataset import quarantine as admission
 from hip_mri.errors import DriftError
 from hip_mri.promotion import batch_check as batch
-from hip_mri.promotion import challenge
-from hip_mri.promotion import new_images as arrivals
+from hip_mri.promotion import challenge, new_images
 from hip_mri.promotion import retraining_report as retraining
 from hip_mri.promotion.batch_check import BatchCheck
 from hip_mri.promotion.challenge import Answer, Challenge
-from hip_mri.promotion.new_images import Arrivals
+from hip_mri.promotion.new_images import NewImages
 from hip_mri.promotion.retraining_report import PublishedRetraining, Retraining
 from hip_mri.workspace import Workspace
 
@@ -31,7 +30,7 @@ BATCH_REFUSED: Final = "hip-mri.batch-refused"
 
 lift_quarantine = task(task_run_name="admit what was set aside", cache_policy=NO_CACHE)(admission.lift_quarantine)
 
-find_arrivals = task(task_run_name="count what is new", cache_policy=NO_CACHE)(arrivals.find_arrivals)
+find_new_images = task(task_run_name="count new images", cache_policy=NO_CACHE)(new_images.find_new_images)
 
 check_batch = task(task_run_name="compare with training images", cache_policy=NO_CACHE)(batch.check_batch)
 
@@ -44,7 +43,7 @@ def challenge_champion(
     return challenge.challenge_champion(workspace, Path(run_folder), settings, evaluation.subgroup_minimum_size)
 
 
-def report_nothing_new(found: Arrivals, needed: int) -> State[str]:
+def report_nothing_new(found: NewImages, needed: int) -> State[str]:
     """End a flow run for lack of new images; they wait."""
     told = f"{found.num_images} new images wait, {needed} are needed: nothing was trained"
     logger.info("Nothing new: %s", told)
@@ -52,7 +51,7 @@ def report_nothing_new(found: Arrivals, needed: int) -> State[str]:
 
 
 @task(task_run_name="set the new images aside", cache_policy=NO_CACHE)
-def refuse_batch(workspace: Workspace, found: Arrivals, check: BatchCheck) -> NoReturn:
+def refuse_batch(workspace: Workspace, found: NewImages, check: BatchCheck) -> NoReturn:
     """Set the new images aside, raise an alert with a picture, and end the flow run."""
     report = retraining.publish_retraining(workspace, Retraining("stopped", found, check))
     create_markdown_artifact(report.markdown, key="retraining", description="The new images were refused")
@@ -67,7 +66,7 @@ def refuse_batch(workspace: Workspace, found: Arrivals, check: BatchCheck) -> No
 @task(task_run_name="conclude", cache_policy=NO_CACHE)
 def conclude_retraining(
     workspace: Workspace,
-    found: Arrivals,
+    found: NewImages,
     check: BatchCheck | None,
     made: Challenge,
     answer: Answer,
@@ -75,7 +74,7 @@ def conclude_retraining(
 ) -> PublishedRetraining:
     """Promote the challenger if it has earned it, and report."""
     verdict = challenge.conclude_retraining(workspace, made, answer)
-    outcome = Retraining(verdict, found, check, made, answer.words, made.notices)
+    outcome = Retraining(verdict, found, check, made, answer.comment, made.notices)
     report = retraining.publish_retraining(workspace, outcome, settings.non_inferiority_margin)
     create_markdown_artifact(report.markdown, key="retraining", description=outcome.headline)
     return report

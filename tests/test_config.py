@@ -237,7 +237,7 @@ PREDICT_BOUNDS = [
     ("sheet.explain", (True, False), ("perhaps",)),
     ("source_sha256", (), ("ab" * 31, "ab" * 32)),  # without a source even a sound one is refused
 ]
-PREDICT_OTHERS = {"source", "workspace"} | {f"runner.{name}" for name in RunnerSettings.model_fields}
+PREDICT_OTHERS = {"source", "workspace", "keep_images"} | {f"runner.{name}" for name in RunnerSettings.model_fields}
 PREDICT_OTHERS |= {f"data.{name}" for name in ImageSettings.model_fields}
 PREDICT_OTHERS |= {f"limits.{name}" for name in SourceLimits.model_fields}
 

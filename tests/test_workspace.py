@@ -280,7 +280,7 @@ def test_releases_have_places_below_one_folder():
     workspace = Workspace(Path("root"))
     assert workspace.versions_folder == Path("root/releases/versions")
     assert workspace.champion_file == Path("root/releases/champion.json")
-    assert workspace.looks_file == Path("root/releases/ledger.json")
+    assert workspace.ledger_file == Path("root/releases/ledger.json")
 
 
 def test_releases_change_while_a_run_holds_the_workspace(tmp_path):

@@ -1,4 +1,4 @@
-"""A newly trained model before the gate: registered, compared with the champion, promoted or not."""
+"""Registers a newly trained model as challenger, compares it with the champion, and promotes it if it passes."""
 
 import logging
 from collections.abc import Mapping
@@ -11,28 +11,30 @@ import pandas as pd
 from hip_mri.config import ReleaseSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.evaluation.tables import read_attributes, read_table
-from hip_mri.promotion.error_budget import Look, record_look, record_outcome
+from hip_mri.promotion.error_budget import Comparison, record_comparison, record_outcome
 from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version
 from hip_mri.registry.champion import promote_over, read_champion
-from hip_mri.registry.commands import register_version
+from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+ChallengeOutcome = Literal["promoted", "kept", "declined", "unanswered", "overtaken"]
+
 
 @dataclass(frozen=True)
 class Challenge:
-    """A version that has been before the gate.
+    """A challenger and the decision of the gate.
 
     Attributes:
         challenger: The new version.
-        champion: The version that served at the time; `None` before the first.
-        decision: What the gate says.
-        measures: Figures of the locked test images at each version's own threshold, by `challenger` and `champion`.
-        notices: What every output of the challenger must say.
-        is_serving: Whether the challenger is champion by now: the run that promoted it was killed before it said so.
-        look: The look at the test set that it took; `None` where nothing was compared.
+        champion: The version that it was compared with; `None` before the first champion.
+        decision: Decision of the gate.
+        measures: Metrics on the locked test images at each version's own threshold, by `challenger` and `champion`.
+        notices: Texts that every output of the challenger must show.
+        is_serving: Whether the challenger is champion already, since the run that promoted it was interrupted.
+        comparison: The comparison on the test set; `None` where nothing was compared.
     """
 
     challenger: Version
@@ -41,7 +43,20 @@ class Challenge:
     measures: Mapping[str, Mapping[str, Any]]
     notices: tuple[str, ...] = ()
     is_serving: bool = False
-    look: Look | None = None
+    comparison: Comparison | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Manual approval of a challenger that has passed the gate.
+
+    Attributes:
+        promote: Whether it becomes champion; `None` where nobody answered in time.
+        comment: What the person wrote.
+    """
+
+    promote: bool | None = True
+    comment: str = ""
 
 
 def challenge_champion(
@@ -49,19 +64,19 @@ def challenge_champion(
 ) -> Challenge:
     """Register a finished run as a version and compare it with the champion on the locked test set.
 
-    The same run again is the same comparison: it costs no further look, also after the challenger was promoted.
+    Repeated for the same run, it is the same comparison and spends no further error, also after the promotion.
 
     Args:
-        workspace: Where the run was made; versions and ledger are written.
+        workspace: Where the run was made; its versions and ledger are written.
         run_folder: The finished run.
-        settings: Rule, budget and floors of the gate.
-        minimum_size: Groups with lesions that a subgroup needs to be judged.
+        settings: Rule, error budget and required sensitivities of the gate.
+        minimum_size: Groups with lesions below which a subgroup is not judged.
 
     Returns:
         The comparison. Nothing is promoted yet.
 
     Raises:
-        ReleaseError: The run was changed, or both models do not speak of the same test images.
+        ReleaseError: The run was changed, or both models were tested on different images.
     """
     challenger = register_version(workspace, run_folder, is_challenger=True)
     champion = read_champion(workspace)
@@ -72,26 +87,25 @@ def challenge_champion(
     scores = read_test_scores(challenger, workspace)
     threshold, name = metrics["threshold"], metrics["grouping"]["attributes"]
     attributes = None if name is None else read_attributes(scores, workspace, name)
-    measures, look = {"challenger": metrics["test"]}, None
+    measures, comparison = {"challenger": metrics["test"]}, None
     if champion is None:
         decision = judge_first_version(scores, settings, threshold, attributes, minimum_size)
     elif champion.model_sha256 == challenger.model_sha256:
-        decision = Decision(promote=False, reasons=("It is the champion's own model, bit for bit.",), floors=())
+        decision = Decision(promote=False, reasons=("The model is identical to that of the champion.",))
     else:
-        look = record_look(
-            workspace, challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256, settings
-        )
-        former = read_test_scores(champion, workspace)
-        decision = compare_versions(former, scores, settings, look, threshold, attributes, minimum_size)
+        hashes = challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256
+        comparison = record_comparison(workspace, *hashes, settings)
+        champion_scores = read_test_scores(champion, workspace)
+        decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, minimum_size)
     if champion is not None:
         measures["champion"] = champion.read_metrics()["test"]
     for reason in decision.reasons:
         logger.info("Gate: %s", reason)
-    return Challenge(challenger, champion, decision, measures, tuple(metrics["notices"]), is_serving, look)
+    return Challenge(challenger, champion, decision, measures, tuple(metrics["notices"]), is_serving, comparison)
 
 
 def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
-    """A version's scores of its test images, with their labels and groups of today.
+    """Read a version's scores of its test images, with their labels and groups in the present manifest.
 
     Returns:
         Columns image_id, sha256, label, score (0-1) and group.
@@ -102,50 +116,34 @@ def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
     return scores.merge(images, on="image_id", validate="one_to_one")
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What is to be done with a challenger that has passed the gate.
-
-    Attributes:
-        promote: Whether it becomes champion; `None` where nobody answered.
-        words: What the person said.
-    """
-
-    promote: bool | None = True
-    words: str = ""
-
-
-Verdict = Literal["promoted", "kept", "declined", "unanswered", "overtaken"]
-
-
-def conclude_retraining(workspace: Workspace, challenge: Challenge, answer: Answer) -> Verdict:
-    """Make the challenger the champion, if it has earned it.
+def conclude_retraining(workspace: Workspace, challenge: Challenge, answer: Answer) -> ChallengeOutcome:
+    """Promote the challenger if the gate and the answer allow it, and record the outcome of the comparison.
 
     Args:
         workspace: Where versions and champion are kept.
-        challenge: What the gate said.
-        answer: What a person said, or the automatic yes.
+        challenge: The challenger and the decision of the gate.
+        answer: The manual approval, or the default where none is required.
 
     Returns:
-        What became of it; `overtaken` where the champion is no longer the one that was compared.
+        What became of the challenger; `overtaken` where the champion has changed since the comparison.
 
     Raises:
-        ReleaseError: A file of the challenger is not the one that was registered; the champion stays.
+        ReleaseError: A file of the challenger was changed; the champion stays.
     """
-    verdict = _settle(workspace, challenge, answer)
-    if challenge.look is not None:
-        record_outcome(workspace, challenge.look, is_promoted=verdict == "promoted")
-    return verdict
+    outcome = _promote_if_allowed(workspace, challenge, answer)
+    if challenge.comparison is not None:
+        record_outcome(workspace, challenge.comparison, is_promoted=outcome == "promoted")
+    return outcome
 
 
-def _settle(workspace: Workspace, challenge: Challenge, answer: Answer) -> Verdict:
+def _promote_if_allowed(workspace: Workspace, challenge: Challenge, answer: Answer) -> ChallengeOutcome:
     if challenge.is_serving:
         return "promoted"
     if not challenge.decision.promote:
         return "kept"
     if not answer.promote:
         return "unanswered" if answer.promote is None else "declined"
-    reason = answer.words or challenge.decision.reasons[0]
+    reason = answer.comment or challenge.decision.reasons[0]
     if not promote_over(workspace, challenge.champion, challenge.challenger, reason):
         return "overtaken"
     logger.info("Version %s is the champion", challenge.challenger.name)

@@ -1,8 +1,7 @@
-"""Every look that a decision takes at the locked test set, and what it may cost.
+"""Divides one error budget among all comparisons on a test set, and records each comparison before its result is known.
 
-Whoever compares often enough finds a model that is better by chance. So all looks at one test set share one budget of
-error, and a look is written down before its result is known. By Bonferroni's inequality the probability that any model
-which is no better is ever promoted stays within the budget, however much the looks resemble each other.
+Repeated comparisons on one test set eventually favour a model by chance. By Bonferroni's inequality the probability
+that any model which is no better is ever promoted stays within the budget, whatever the dependence between comparisons.
 
 Source: Dunn, "Multiple comparisons among means", Journal of the American Statistical Association 56, 1961.
 """
@@ -19,18 +18,18 @@ from hip_mri.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Look:
-    """A look at a test set, to compare two models.
+class Comparison:
+    """A comparison of two models on a test set.
 
     Attributes:
-        number: 1 for the first look at this test set.
-        alpha: Share of the budget that this look spends: one-sided probability that chance passes it, 0 where the
-            budget was spent before.
+        number: 1 for the first comparison on this test set.
+        alpha: Part of the error budget that it spends: one-sided probability that a model which is no better passes by
+            chance; 0 where the budget was spent before.
         test_set_sha256: Of the list of test images.
-        champion_sha256: Of the model that serves.
-        challenger_sha256: Of the model that would take its place.
-        looked_at: Time in UTC, for people.
-        is_promoted: Whether the challenger became champion by it; `None` where that was never noted.
+        champion_sha256: Of the champion's model.
+        challenger_sha256: Of the challenger's model.
+        looked_at: Time in UTC, for display.
+        is_promoted: Whether the challenger became champion by it; `None` where the outcome was not recorded.
     """
 
     number: int
@@ -42,38 +41,38 @@ class Look:
     is_promoted: bool | None = None
 
 
-def record_look(
+def record_comparison(
     workspace: Workspace,
     test_set_sha256: str,
     champion_sha256: str,
     challenger_sha256: str,
     settings: ReleaseSettings,
-) -> Look:
-    """Write down a look before it is taken. The same comparison again is the same look and costs nothing.
+) -> Comparison:
+    """Record a comparison before it is made. The same comparison again spends nothing.
 
     Args:
-        workspace: Its ledger gets the look.
+        workspace: The comparison is written to its `releases/ledger.json`.
         test_set_sha256: Of the list of test images, as `metrics.json` and a version record it.
-        champion_sha256: Of the model that serves.
-        challenger_sha256: Of the model that would take its place.
-        settings: How the budget is shared.
+        champion_sha256: Of the champion's model.
+        challenger_sha256: Of the challenger's model.
+        settings: How the budget is divided.
 
     Returns:
-        The look, with the error that it may spend.
+        The comparison, with the error that it may spend.
 
     Raises:
-        ReleaseError: The ledger was changed by hand.
+        ReleaseError: The ledger has other content.
         WorkspaceError: It cannot be read or written.
     """
     with workspace.hold_releases():
-        looks = read_looks(workspace)
-        taken = [look for look in looks if look.test_set_sha256 == test_set_sha256]
-        for look in taken:
-            if (look.champion_sha256, look.challenger_sha256) == (champion_sha256, challenger_sha256):
-                return look
-        left = max(0.0, settings.error_budget - math.fsum(look.alpha for look in taken))
-        number = len(taken) + 1
-        look = Look(
+        comparisons = read_comparisons(workspace)
+        earlier = [it for it in comparisons if it.test_set_sha256 == test_set_sha256]
+        for comparison in earlier:
+            if (comparison.champion_sha256, comparison.challenger_sha256) == (champion_sha256, challenger_sha256):
+                return comparison
+        left = max(0.0, settings.error_budget - math.fsum(it.alpha for it in earlier))
+        number = len(earlier) + 1
+        comparison = Comparison(
             number=number,
             alpha=min(find_alpha(number, settings), left),
             test_set_sha256=test_set_sha256,
@@ -81,56 +80,56 @@ def record_look(
             challenger_sha256=challenger_sha256,
             looked_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        _write(workspace, [*looks, look])
-        return look
+        _write(workspace, [*comparisons, comparison])
+        return comparison
 
 
-def record_outcome(workspace: Workspace, look: Look, *, is_promoted: bool) -> None:
-    """Note what came of a look; for the record alone, it changes no budget."""
+def record_outcome(workspace: Workspace, comparison: Comparison, *, is_promoted: bool) -> None:
+    """Record whether the challenger of a comparison was promoted; this changes no budget."""
+    key = (comparison.test_set_sha256, comparison.number)
     with workspace.hold_releases():
-        looks = read_looks(workspace)
-        noted = replace(look, is_promoted=is_promoted)
-        _write(workspace, [noted if _is_same(taken, look) else taken for taken in looks])
+        comparisons = read_comparisons(workspace)
+        updated = replace(comparison, is_promoted=is_promoted)
+        _write(workspace, [updated if (it.test_set_sha256, it.number) == key else it for it in comparisons])
 
 
 def find_alpha(number: int, settings: ReleaseSettings) -> float:
-    """Error that a look may spend by its number, 1 for the first; over all looks this adds up to the budget at most.
+    """Compute the error that a comparison may spend; all comparisons together spend at most the budget.
 
-    `even` shares equally among `num_looks`; `falling` gives look k the share 6 / (pi k)^2, which add up to 1 without
-    end. Falling is the larger one for the first `sqrt(6 num_looks) / pi` looks (3 of 24), and far smaller later.
+    Args:
+        number: 1 for the first comparison on the test set.
+        settings: With spending `even`, `num_looks` comparisons get equal parts. With `falling`, comparison k gets the
+            fraction 6 / (pi k)^2 of the budget; these fractions sum to 1 over all k. `falling` gives more to the first
+            `sqrt(6 num_looks) / pi` comparisons (3 of 24), and far less to later ones.
     """
     if settings.spending == "falling":
         return settings.error_budget * 6 / (math.pi * number) ** 2
     return settings.error_budget / settings.num_looks if number <= settings.num_looks else 0.0
 
 
-def read_looks(workspace: Workspace) -> list[Look]:
-    """All looks at all test sets, in their order.
+def read_comparisons(workspace: Workspace) -> list[Comparison]:
+    """Read all comparisons on all test sets, in their order.
 
     Raises:
-        ReleaseError: The ledger was changed by hand.
+        ReleaseError: The ledger has other content.
         WorkspaceError: It cannot be read.
     """
-    if not workspace.looks_file.exists():
+    if not workspace.ledger_file.exists():
         return []
-    content = read_json(workspace.looks_file)
+    content = read_json(workspace.ledger_file)
     try:
-        return [Look(test_set_sha256=sha256, **entry) for sha256, looks in content.items() for entry in looks]
+        return [Comparison(test_set_sha256=sha256, **entry) for sha256, made in content.items() for entry in made]
     except (AttributeError, TypeError) as error:
         raise ReleaseError(
-            f"release: {workspace.looks_file} is no ledger of looks. Restore it from a backup: without it nobody knows "
-            "how often the test set was looked at."
+            f"release: {workspace.ledger_file} is not a list of comparisons. Restore it from a backup: without it the "
+            "error budget that was spent on the test set is not known."
         ) from error
 
 
-def _is_same(one: Look, other: Look) -> bool:
-    return (one.test_set_sha256, one.number) == (other.test_set_sha256, other.number)
-
-
-def _write(workspace: Workspace, looks: list[Look]) -> None:
-    """Write all looks, by test set."""
+def _write(workspace: Workspace, comparisons: list[Comparison]) -> None:
+    """Write all comparisons, grouped by test set."""
     content: dict[str, list[dict[str, Any]]] = {}
-    for look in looks:
-        entry = asdict(look)
+    for comparison in comparisons:
+        entry = asdict(comparison)
         content.setdefault(entry.pop("test_set_sha256"), []).append(entry)
-    write_json(workspace.looks_file, content)
+    write_json(workspace.ledger_file, content)

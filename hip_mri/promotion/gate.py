@@ -1,12 +1,11 @@
-"""The gate: whether a newly trained model may take the place of the champion.
+"""Decides whether a newly trained model replaces the champion.
 
-Both models score the same locked test images, so their AUCs are compared in pairs, by groups. What a look may cost in
-error is told by `hip_mri.promotion.error_budget`. Beside the AUC, the challenger must call enough lesions at its
-own threshold, in all and in each subgroup.
+Both models score the same locked test images, and their AUCs are compared as paired data with clustering by group. The
+error that a comparison may spend comes from `hip_mri.promotion.error_budget`. The challenger must also reach the
+required sensitivities at its own threshold, in all test images and in each subgroup.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -17,24 +16,25 @@ from hip_mri.evaluation.metrics.confidence_intervals import Interval
 from hip_mri.evaluation.metrics.delong import compare_auc
 from hip_mri.evaluation.metrics.subgroups import MINIMUM_SIZE
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, validate_scores
-from hip_mri.promotion.error_budget import Look
-from hip_mri.promotion.sensitivity_requirements import Floor, measure_floors, tell_floors
-
-GATE_COLUMNS: Final = ("image_id", "label", "score", "group")
-"""Columns of a table of scores: pseudonym, one of `LABELS`, probability of a lesion 0-1, name of the group."""
+from hip_mri.promotion.error_budget import Comparison
+from hip_mri.promotion.sensitivity_requirements import (
+    SensitivityRequirement,
+    describe_requirements,
+    measure_sensitivities,
+)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the challenger is on the test images.
+    """Difference in AUC between challenger and champion on the test images.
 
     Attributes:
         champion_auc: AUC of the champion.
         challenger_auc: AUC of the challenger.
-        value: Second less first.
-        interval: Bounds of the difference; each is passed by chance with the error of the look at most.
+        value: AUC of the challenger minus that of the champion.
+        interval: Lower and upper limit of the difference, each one-sided at the error of the comparison.
         p_value: One-sided, of the hypothesis that the challenger is no better; `None` where the difference does not
-            vary between groups, for then the images say nothing about chance.
+            vary between groups, so that its error cannot be estimated.
     """
 
     champion_auc: float
@@ -46,73 +46,74 @@ class Difference:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate says.
+    """Decision of the gate.
 
     Attributes:
-        promote: Whether the challenger becomes champion.
-        reasons: Why, as sentences; those that speak against it included.
-        floors: Every floor, of all test images first.
-        difference: AUC of the challenger less that of the champion; like all below `None` for the first version,
+        promote: Whether the challenger passes.
+        reasons: Why, as sentences; includes those against it.
+        requirements: Every required sensitivity, that in all test images first.
+        difference: AUC of the challenger minus that of the champion; `None`, like all below, for the first version,
             which is compared with none.
-        interval: Bounds of the difference; each is passed by chance with probability `alpha_spent` at most.
+        interval: Lower and upper limit of the difference, each one-sided at `alpha_spent`.
         p_value: One-sided, of the hypothesis that the challenger is no better.
-        alpha_spent: Error that this look spent, one-sided.
-        look: Number of the look at this test set.
+        alpha_spent: One-sided error that the comparison spent.
+        comparison: Number of the comparison on this test set.
     """
 
     promote: bool
     reasons: tuple[str, ...]
-    floors: tuple[Floor, ...]
+    requirements: tuple[SensitivityRequirement, ...] = ()
     difference: float | None = None
     interval: Interval | None = None
     p_value: float | None = None
     alpha_spent: float | None = None
-    look: int | None = None
+    comparison: int | None = None
 
 
 def compare_versions(
     champion_scores: pd.DataFrame,
     challenger_scores: pd.DataFrame,
     settings: ReleaseSettings,
-    look: Look,
+    comparison: Comparison,
     threshold: float,
     attributes: pd.DataFrame | None = None,
     minimum_size: int = MINIMUM_SIZE,
 ) -> Decision:
-    """Decide whether a challenger takes the champion's place.
+    """Decide whether a challenger replaces the champion.
 
     Args:
-        champion_scores: Columns of `GATE_COLUMNS`, one row per image of the locked test set.
+        champion_scores: Columns image_id, label (of `LABELS`), score (probability of a lesion, 0-1) and group, one row
+            per image of the locked test set.
         challenger_scores: The same images, scored by the challenger.
-        settings: The rule, its margin and the floors.
-        look: By `hip_mri.promotion.error_budget.record_look`.
+        settings: The rule, its margin and the required sensitivities.
+        comparison: From `hip_mri.promotion.error_budget.record_comparison`.
         threshold: The challenger's own, 0-1; scores at or above it are called a lesion.
-        attributes: Column image_id and those that describe subgroups, as text; `None` without any.
-        minimum_size: Groups with lesions that a subgroup needs to be judged, and groups below which its name is
+        attributes: Columns image_id and those that define subgroups, as text; `None` without any.
+        minimum_size: Groups with lesions below which a subgroup is not judged, and groups below which its name is
             withheld.
 
     Returns:
         The decision and its reasons.
 
     Raises:
-        ReleaseError: The tables do not speak of the same images, labels and groups.
-        EvaluationError: They cannot be measured: a class is missing, or fewer than two groups have lesions.
+        ReleaseError: The tables differ in images, labels or groups.
+        EvaluationError: A class is missing, or fewer than two groups have lesions.
     """
     champion, challenger = _align(champion_scores, challenger_scores)
     difference = bound_difference(
-        number_labels(challenger), champion["score"], challenger["score"], challenger["group"], look.alpha
+        number_labels(challenger), champion["score"], challenger["score"], challenger["group"], comparison.alpha
     )
-    floors = measure_floors(challenger, settings, threshold, attributes, minimum_size)
-    is_shown, reasons = _judge(difference, settings, look)
+    requirements = measure_sensitivities(challenger, settings, threshold, attributes, minimum_size)
+    is_shown, reasons = _apply_rule(difference, settings, comparison)
     return Decision(
-        promote=is_shown and all(floor.is_met for floor in floors),
-        reasons=(*reasons, *tell_floors(floors)),
-        floors=floors,
+        promote=is_shown and all(requirement.is_met for requirement in requirements),
+        reasons=(*reasons, *describe_requirements(requirements)),
+        requirements=requirements,
         difference=difference.value,
         interval=difference.interval,
         p_value=difference.p_value,
-        alpha_spent=look.alpha,
-        look=look.number,
+        alpha_spent=comparison.alpha,
+        comparison=comparison.number,
     )
 
 
@@ -123,51 +124,57 @@ def judge_first_version(
     attributes: pd.DataFrame | None = None,
     minimum_size: int = MINIMUM_SIZE,
 ) -> Decision:
-    """Decide whether a version becomes the first champion: only the floors count. Arguments as `compare_versions`."""
-    _check_scores("first version", scores)
-    floors = measure_floors(scores, settings, threshold, attributes, minimum_size)
-    reasons = ("There is no champion to compare with: only the floors count.", *tell_floors(floors))
-    return Decision(promote=all(floor.is_met for floor in floors), reasons=reasons, floors=floors)
+    """Decide by the required sensitivities whether a version becomes the first champion; see `compare_versions`."""
+    _check_scores(scores)
+    requirements = measure_sensitivities(scores, settings, threshold, attributes, minimum_size)
+    return Decision(
+        promote=all(requirement.is_met for requirement in requirements),
+        reasons=(
+            "There is no champion to compare with: only the required sensitivities count.",
+            *describe_requirements(requirements),
+        ),
+        requirements=requirements,
+    )
 
 
 def bound_difference(
     labels: ArrayLike, champion: ArrayLike, challenger: ArrayLike, groups: ArrayLike, alpha: float
 ) -> Difference:
-    """Bound the difference of two AUCs on the same images, by groups.
+    """Estimate the difference of two AUCs on the same images, with one-sided confidence limits.
 
-    The error is Obuchowski's for clustered images, the distribution normal. In simulations (`tests/benchmarks/gate.py`)
-    this holds far into the tail that a small alpha asks for, from 8 groups with lesions on; Student's quantiles would
-    lose half of the power.
+    The standard error is Obuchowski's for clustered data, with normal quantiles. In simulations
+    (`tests/benchmarks/gate.py`) the error is kept at the small alpha of a comparison from 8 groups with lesions on;
+    Student's quantiles would halve the power.
 
     Args:
         labels: True classes, 0 normal or 1 lesion, shape (num_images,).
-        champion: The champion's scores, 0-1, shape (num_images,).
-        challenger: The challenger's, the same shape.
-        groups: Names of groups within which images resemble each other, shape (num_images,).
-        alpha: Probability that chance passes either bound, 0-0.5; with 0 the bounds are -1 and 1.
+        champion: Scores of the champion, 0-1, shape (num_images,).
+        challenger: Scores of the challenger, 0-1, shape (num_images,).
+        groups: Names of groups of dependent images, shape (num_images,).
+        alpha: One-sided error of each limit, 0-0.5; with 0 the limits are -1 and 1.
 
     Raises:
-        EvaluationError: The images cannot be measured, or fewer than two groups have lesions, or normal images.
+        EvaluationError: A class is missing, or fewer than two groups have lesions, or normal images.
     """
     from scipy.special import ndtr, ndtri  # noqa: PLC0415 - a tenth of a second to import
 
     compared = compare_auc(labels, challenger, champion, groups)
     value, error = compared.difference, compared.standard_error
-    certain = 0.5 if value == 0 else None  # where nothing varies
+    without_variance = 0.5 if value == 0 else None
     half = -float(ndtri(alpha)) * error if alpha > 0 else 2.0
     return Difference(
         champion_auc=compared.second_auc,
         challenger_auc=compared.first_auc,
         value=value,
         interval=(max(value - half, -1.0), min(value + half, 1.0)),
-        p_value=float(ndtr(-value / error)) if error > 0 else certain,
+        p_value=float(ndtr(-value / error)) if error > 0 else without_variance,
     )
 
 
 def _align(champion: pd.DataFrame, challenger: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables in the order of their images, which must be the same."""
-    _check_scores("champion", champion)
-    _check_scores("challenger", challenger)
+    """Sort both tables by image id and check that they have the same images, labels and groups."""
+    for scores in (champion, challenger):
+        _check_scores(scores)
     first, second = (table.sort_values("image_id", ignore_index=True) for table in (champion, challenger))
     ids = [set(table["image_id"]) for table in (first, second)]
     if ids[0] != ids[1]:
@@ -187,34 +194,28 @@ def _align(champion: pd.DataFrame, challenger: pd.DataFrame) -> tuple[pd.DataFra
     return first, second
 
 
-def _check_scores(whose: str, scores: pd.DataFrame) -> None:
-    missing = [column for column in GATE_COLUMNS if column not in scores.columns]
-    if missing:
-        raise ReleaseError(
-            f"release: the {whose}'s scores have no column {list_offenders(missing)}, only "
-            f"{list_offenders(list(map(str, scores.columns)))}. Score the test images again."
-        )
+def _check_scores(scores: pd.DataFrame) -> None:
     check_predictions(scores.assign(split="test"))
     validate_scores(number_labels(scores), scores["score"], scores["group"])
 
 
-def _judge(difference: Difference, settings: ReleaseSettings, look: Look) -> tuple[bool, list[str]]:
-    """Whether the rule is met, and what there is to say about it."""
+def _apply_rule(difference: Difference, settings: ReleaseSettings, comparison: Comparison) -> tuple[bool, list[str]]:
+    """Return whether the rule is met, and the reasons."""
     lower, upper = difference.interval
     margin = settings.non_inferiority_margin
     reasons = [
         f"AUC {difference.challenger_auc:.3f} against {difference.champion_auc:.3f} of the champion: difference "
-        f"{difference.value:+.3f}, bounds {lower:+.3f} and {upper:+.3f} at the error of look {look.number}, "
-        f"{100 * look.alpha:.3g} %."
+        f"{difference.value:+.3f}, limits {lower:+.3f} and {upper:+.3f} at the error of comparison "
+        f"{comparison.number}, {100 * comparison.alpha:.3g} %."
     ]
-    if look.alpha == 0:
+    if comparison.alpha == 0:
         reasons.append(
-            f"The error budget of this test set, {settings.error_budget:g}, is spent: nothing can be shown on it any "
-            "more. Start a workspace with new test images."
+            f"The error budget of this test set, {settings.error_budget:g}, is spent: no further comparison on it can "
+            "promote a model. Start a workspace with new test images."
         )
         return False, reasons
     if difference.p_value is None:
-        reasons.append("The difference does not vary between groups, so the images say nothing about chance.")
+        reasons.append("The difference does not vary between groups, so its error cannot be estimated.")
         return False, reasons
     is_superior, is_non_inferior = lower > 0, lower > -margin
     reasons.append("It is shown to be better." if is_superior else "It is not shown to be better.")

@@ -1,4 +1,4 @@
-"""What has come since the latest version was trained."""
+"""Counts the images that were added since the latest version was trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,18 +8,19 @@ import pandas as pd
 from hip_mri.config import LABELS
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.evaluation.tables import read_table
-from hip_mri.registry.versions import Version, list_unreported, list_versions
+from hip_mri.registry.conclusions import list_unconcluded
+from hip_mri.registry.versions import Version, list_versions
 from hip_mri.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Arrivals:
-    """Images that no version was trained with.
+class NewImages:
+    """Counts of images that the latest version was not trained, tuned or tested with.
 
     Attributes:
-        num_images: Images in use that the latest version did not know.
+        num_images: New images in use.
         counts: The same by label.
-        num_known: Images in use that it knew.
+        num_known: Images in use that are not new.
         since: Name of the latest version; `None` before the first.
     """
 
@@ -29,13 +30,13 @@ class Arrivals:
     since: str | None
 
 
-def find_arrivals(workspace: Workspace) -> Arrivals:
-    """Count the images of the manifest that are in use and that the latest version did not know, by their content."""
+def find_new_images(workspace: Workspace) -> NewImages:
+    """Count the images in use whose content is new to the latest version."""
     images = select_ready(read_manifest(workspace.manifest_file))
-    latest = find_latest(workspace)
-    new = images[~images["sha256"].isin(list_known(latest)["sha256"])]
+    latest = find_latest_version(workspace)
+    new = images[~images["sha256"].isin(list_images(latest)["sha256"])]
     counts = new["label"].value_counts().reindex(list(LABELS), fill_value=0)
-    return Arrivals(
+    return NewImages(
         num_images=len(new),
         counts={label: int(count) for label, count in counts.items()},
         num_known=len(images) - len(new),
@@ -43,21 +44,25 @@ def find_arrivals(workspace: Workspace) -> Arrivals:
     )
 
 
-def find_latest(workspace: Workspace) -> Version | None:
-    """The version with the highest number, champion or not; `None` before the first.
+def find_latest_version(workspace: Workspace) -> Version | None:
+    """Find the version with the highest number, champion or not; `None` before the first.
 
-    A challenger that no report speaks of does not count, or the images that it was trained with would be known, and
-    the retraining that was killed over it would never be ended.
+    A challenger whose retraining was interrupted does not count: otherwise its images would not be new to the next
+    retraining, which has to finish with it.
     """
-    unreported = list_unreported(workspace)
-    versions = [version for version in list_versions(workspace) if version not in unreported]
+    unconcluded = list_unconcluded(workspace)
+    versions = [version for version in list_versions(workspace) if version not in unconcluded]
     return versions[-1] if versions else None
 
 
-def list_known(version: Version | None) -> pd.DataFrame:
-    """Images that a version was trained, tuned or tested with; columns image_id, sha256, label, split and group."""
-    columns = ["image_id", "sha256", "label", "split", "group"]
+def list_images(version: Version | None) -> pd.DataFrame:
+    """List the images that a version was trained, tuned or tested with.
+
+    Returns:
+        Columns image_id, sha256, label, split, group and patient, as text.
+    """
+    columns = ["image_id", "sha256", "label", "split", "group", "patient"]
     if version is None:
-        return pd.DataFrame({column: [] for column in columns}, dtype="str")
+        return pd.DataFrame(columns=columns, dtype="str")
     listed = read_table(version.folder / "manifest.csv")
     return listed.loc[listed["state"] == "ready", columns]

@@ -1,7 +1,7 @@
-"""What a retraining came to, for people: one page, a short form for Prefect, and a record for programs."""
+"""Writes the report of a retraining: an HTML page, a summary for Prefect, and a JSON record."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,46 +15,59 @@ from hip_mri.evaluation.metrics.validation import number_labels
 from hip_mri.evaluation.report.embedding import encode_data_uri, read_picture, shrink_png
 from hip_mri.evaluation.report.templates import load_templates
 from hip_mri.promotion.batch_check import BatchCheck
-from hip_mri.promotion.challenge import Challenge, Verdict, read_test_scores
-from hip_mri.promotion.new_images import Arrivals, list_known
-from hip_mri.registry.versions import Version, read_version
+from hip_mri.promotion.challenge import Challenge, ChallengeOutcome, read_test_scores
+from hip_mri.promotion.new_images import NewImages, list_images
+from hip_mri.registry.conclusions import record_conclusion
+from hip_mri.registry.versions import read_version
 from hip_mri.storage import link_or_copy, publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["stopped"] | Verdict
+Outcome = Literal["stopped"] | ChallengeOutcome
 
 HEADLINES: Final[Mapping[Outcome, str]] = {
-    "stopped": "Stopped: the new images do not look like those of training",
+    "stopped": "Stopped: the new images differ from the training images",
     "promoted": "The new model is the champion",
     "kept": "The champion stays",
-    "declined": "The champion stays: a person decided so",
-    "unanswered": "The champion stays: nobody answered in time",
-    "overtaken": "The champion stays as it is: it changed while this model waited",
+    "declined": "The champion stays: the new model was declined",
+    "unanswered": "The champion stays: the request for approval timed out",
+    "overtaken": "The champion stays: it has changed since the comparison",
 }
 
-MOST_PICTURE_BYTES: Final = 60_000
-"""Most bytes of a picture in a Prefect artifact."""
+MEASURES: Final = (
+    ("AUC", "auc", False),
+    ("Average precision", "average_precision", False),
+    ("Sensitivity at its own threshold", "sensitivity", True),
+    ("Specificity at its own threshold", "specificity", True),
+    ("Brier score", "brier", False),
+)
+"""Title and name of each measure in the comparison, and whether it is measured at a threshold."""
+
+DECISION_KEYS: Final = {"requirements": "floors", "comparison": "look"}
+"""Keys of `retraining.json` that differ from the names of fields, for programs that read it."""
+
+MAX_PICTURE_BYTES: Final = 60_000
+"""Largest picture in a Prefect artifact."""
 
 _TEMPLATES: Final = load_templates("hip_mri.promotion")
 
 
 @dataclass(frozen=True)
 class Retraining:
-    """What happened.
+    """A finished retraining.
 
     Attributes:
         outcome: How it ended.
-        arrivals: What had come.
-        check: Whether it looked like the training images; `None` where that was not asked.
-        challenge: The gate; `None` where nothing was trained.
-        answer: What a person said, if one was asked.
-        notices: What every output must say.
+        new_images: Counts of the new images.
+        check: Comparison of the new images with the training images; `None` where it was not made.
+        challenge: The challenger and the decision of the gate; `None` where nothing was trained.
+        answer: What the person wrote who approved or declined.
+        notices: Texts that every output must show.
     """
 
     outcome: Outcome
-    arrivals: Arrivals
+    new_images: NewImages
     check: BatchCheck | None = None
     challenge: Challenge | None = None
     answer: str = ""
@@ -62,36 +75,21 @@ class Retraining:
 
     @property
     def headline(self) -> str:
-        """The outcome in a few words."""
+        """The outcome in one line."""
         if self.outcome == "kept" and self.challenge is not None and self.challenge.champion is None:
-            return "There is no champion yet: the new model misses a floor"
+            return "There is no champion yet: the new model misses a required sensitivity"
         return HEADLINES[self.outcome]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of the report.
-
-    Attributes:
-        file: PNG.
-        title: Its heading.
-        text: What it shows.
-    """
-
-    file: Path
-    title: str
-    text: str
-
-
-@dataclass(frozen=True)
 class PublishedRetraining:
-    """A finished report.
+    """A published report.
 
     Attributes:
         outcome: How the retraining ended.
-        headline: The same in a few words.
+        headline: The same in one line.
         folder: Holds `report.html`, `retraining.json` and `figures/`.
-        markdown: The short form, at most some 200 KB.
+        markdown: The summary, at most about 200 KB.
     """
 
     outcome: Outcome
@@ -101,106 +99,99 @@ class PublishedRetraining:
 
 
 def publish_retraining(workspace: Workspace, retraining: Retraining, margin: float = 0.0) -> PublishedRetraining:
-    """Write the report of a retraining.
+    """Write the report of a retraining, then record that the retraining has ended.
 
     Args:
-        workspace: The report gets the next number among its `retrainings`.
-        retraining: What happened.
-        margin: Loss of AUC that is as good as none, for the picture.
+        workspace: The report gets the next number in its `retrainings`.
+        retraining: What is reported.
+        margin: Non-inferiority margin of the AUC, for the picture.
 
     Returns:
-        The folder and the short form.
+        The folder and the summary.
 
     Raises:
         WorkspaceError: The disk is full or not writable.
     """
     folder = workspace.retrainings_folder / f"{workspace.next_retraining_number():04d}"
+    challenge = retraining.challenge
+    facts = {
+        "name": folder.name,
+        "retraining": retraining,
+        "challenge": challenge,
+        "rows": tabulate_measures(challenge) if challenge else [],
+        "label_titles": {label: label.replace("_", " ") for label in LABELS},
+        "split_titles": SPLIT_TITLES,
+        **_compare_splits(workspace, retraining),
+    }
     with publish_folder(folder) as fresh:
         pictures = _draw_pictures(workspace, retraining, fresh / "figures", margin)
-        facts = _gather(workspace, retraining) | {"name": folder.name}
-        write_json(fresh / "retraining.json", _record(retraining, facts))
+        write_json(fresh / "retraining.json", _describe(retraining, facts))
         page = _render("retraining.html.jinja", facts, pictures, read_picture)
         write_bytes(fresh / "report.html", page.encode())
-        markdown = _render("retraining.md.jinja", facts, pictures, lambda file: shrink_png(file, MOST_PICTURE_BYTES))
+        markdown = _render("retraining.md.jinja", facts, pictures, lambda file: shrink_png(file, MAX_PICTURE_BYTES))
+    if challenge is not None:
+        record_conclusion(workspace, challenge.challenger, retraining.outcome, challenge.decision.reasons)
     logger.info("Retraining %s: %s", folder.name, retraining.headline)
     return PublishedRetraining(retraining.outcome, retraining.headline, folder, markdown)
 
 
 def describe_comparison(challenge: Challenge) -> str:
-    """The comparison as Markdown, for the person who decides."""
-    facts = {"challenge": challenge, "rows": tabulate_versions(challenge)}
-    return _TEMPLATES.get_template("approval.md.jinja").render(facts)
+    """Describe the comparison as Markdown, for manual approval."""
+    return _TEMPLATES.get_template("approval.md.jinja").render(challenge=challenge, rows=tabulate_measures(challenge))
 
 
-def tabulate_versions(challenge: Challenge) -> list[dict[str, Any]]:
-    """Measures of the test images, a row each: title, and value with interval of challenger and champion."""
+def tabulate_measures(challenge: Challenge) -> list[dict[str, Any]]:
+    """List the measures of the test images: title, and value with interval of challenger and champion."""
     rows = []
-    for title, name, is_decision in MEASURES:
-        row: dict[str, Any] = {"title": title}
-        for side in ("challenger", "champion"):
-            measures = challenge.measures.get(side)
-            place = (measures or {}).get("at_threshold", {}) if is_decision else (measures or {})
-            intervals = (measures or {}).get("intervals", {})
-            bounds = intervals.get("at_threshold", {}) if is_decision else intervals
-            row[side] = None if measures is None else (place.get(name), bounds.get(name))
+    for title, name, is_at_threshold in MEASURES:
+        row: dict[str, Any] = {"title": title, "challenger": None, "champion": None}
+        for model, measures in challenge.measures.items():
+            tables = measures, measures.get("intervals", {})
+            row[model] = [(table.get("at_threshold", {}) if is_at_threshold else table).get(name) for table in tables]
         rows.append(row)
     return rows
 
 
-MEASURES: Final = (
-    ("AUC", "auc", False),
-    ("Average precision", "average_precision", False),
-    ("Sensitivity at its own threshold", "sensitivity", True),
-    ("Specificity at its own threshold", "specificity", True),
-    ("Brier score", "brier", False),
-)
-
-
-def _draw_pictures(workspace: Workspace, retraining: Retraining, folder: Path, margin: float) -> list[Picture]:
-    from hip_mri.evaluation.charts.style import save_figure  # noqa: PLC0415 - see above
+def _draw_pictures(workspace: Workspace, retraining: Retraining, folder: Path, margin: float) -> list[dict[str, Any]]:
+    """Draw the pictures of the report; file, title and text of each."""
+    from hip_mri.evaluation.charts.style import save_figure  # noqa: PLC0415 - see below
     from hip_mri.evaluation.charts.versions import draw_comparison  # noqa: PLC0415 - loads matplotlib and scikit-learn
 
     folder.mkdir()
     pictures, challenge = [], retraining.challenge
     if challenge is not None and challenge.champion is not None and challenge.decision.interval is not None:
-        scores = read_test_scores(challenge.challenger, workspace).sort_values("image_id")
-        former = read_test_scores(challenge.champion, workspace).sort_values("image_id")
+        challenger, champion = (
+            read_test_scores(version, workspace).sort_values("image_id")
+            for version in (challenge.challenger, challenge.champion)
+        )
         figure = draw_comparison(
-            number_labels(scores),
-            former["score"].to_numpy(),
-            scores["score"].to_numpy(),
+            number_labels(challenger),
+            champion["score"].to_numpy(),
+            challenger["score"].to_numpy(),
             challenge.decision.interval,
             margin,
         )
-        text = "Both models on the locked test images; the bounds hold at the error that this look may spend."
+        text = "Both models on the locked test images; the limits hold at the error of this comparison."
         file = save_figure(figure, folder / "comparison.png")
-        pictures.append(Picture(file, "Champion and challenger", text))
+        pictures.append({"file": file, "title": "Champion and challenger", "text": text})
     if retraining.check is not None:
-        link_or_copy(retraining.check.picture_file, folder / "drift.png")
-        text = "Statistics of the images as they came, those that differ most first, and examples of both sides."
-        pictures.append(Picture(folder / "drift.png", "New images beside training images", text))
+        file = folder / "drift.png"
+        link_or_copy(retraining.check.picture_file, file)
+        text = "Statistics of the source images, those that differ most first, and examples of both sides."
+        pictures.append({"file": file, "title": "New images and training images", "text": text})
     return pictures
 
 
-def _gather(workspace: Workspace, retraining: Retraining) -> dict[str, Any]:
-    """Everything that the templates speak of."""
-    challenge = retraining.challenge
-    return {
-        "retraining": retraining,
-        "challenge": challenge,
-        "rows": tabulate_versions(challenge) if challenge else [],
-        "label_titles": {label: label.replace("_", " ") for label in LABELS},
-        "split_titles": SPLIT_TITLES,
-        **_compare_splits(workspace, retraining),
-    }
-
-
 def _compare_splits(workspace: Workspace, retraining: Retraining) -> dict[str, Any]:
-    """How the splits have grown since the version before, and how many known images changed theirs."""
-    since = retraining.arrivals.since
-    earlier: Version | None = read_version(workspace, int(since)) if since else None
-    known = list_known(earlier)
-    images = select_ready(read_manifest(workspace.manifest_file))
+    """Count images per split in the previous version and now, images that changed their split, and new patients.
+
+    "Now" is what the challenger was trained on: another run may have changed the manifest while this one waited for
+    approval.
+    """
+    since, challenge = retraining.new_images.since, retraining.challenge
+    known = list_images(read_version(workspace, int(since)) if since else None)
+    is_trained = challenge is not None
+    images = list_images(challenge.challenger) if is_trained else select_ready(read_manifest(workspace.manifest_file))
     split = images.set_index("sha256")["split"]
     kept = known[known["sha256"].isin(split.index)]
     counts = [
@@ -216,7 +207,7 @@ def _compare_splits(workspace: Workspace, retraining: Retraining) -> dict[str, A
 
 
 def _count_new_patients(images: pd.DataFrame, known: pd.DataFrame) -> int | None:
-    """Patients of whom no image was known; `None` where the patient of a new image is not known."""
+    """Count patients without a known image; `None` where the patient of a new image is not known."""
     is_known = images["sha256"].isin(known["sha256"])
     new = images[~is_known]
     if (new["patient"] == "").any():
@@ -224,31 +215,33 @@ def _count_new_patients(images: pd.DataFrame, known: pd.DataFrame) -> int | None
     return len(set(new["patient"]) - set(images.loc[is_known, "patient"]))
 
 
-def _record(retraining: Retraining, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What `retraining.json` holds."""
-    challenge, check = retraining.challenge, retraining.check
+def _describe(retraining: Retraining, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of `retraining.json`."""
+    challenge, drift = retraining.challenge, retraining.check and retraining.check.report
+    decision = asdict(challenge.decision) if challenge else {}
     return {
         "outcome": retraining.outcome,
-        "arrivals": asdict(retraining.arrivals),
+        "arrivals": asdict(retraining.new_images),
         "splits": facts["splits"],
         "num_moved": facts["num_moved"],
-        "drift": None
-        if check is None
-        else {
-            "is_shifted": check.report.is_shifted,
-            "is_judged": check.report.is_judged,
-            "reasons": list(check.report.reasons),
-            "p_values": check.report.p_values,
-            "effects": check.report.effects,
-            "feature_auc": check.report.features and check.report.features.auc,
+        "drift": drift
+        and {
+            "is_shifted": drift.is_shifted,
+            "is_judged": drift.is_judged,
+            "reasons": list(drift.reasons),
+            "p_values": drift.p_values,
+            "effects": drift.effects,
+            "feature_auc": drift.features and drift.features.auc,
         },
         "challenger": challenge and challenge.challenger.name,
         "champion": challenge and challenge.champion and challenge.champion.name,
-        "decision": challenge and asdict(challenge.decision),
+        "decision": {DECISION_KEYS.get(name, name): value for name, value in decision.items()} or None,
         "answer": retraining.answer,
     }
 
 
-def _render(template: str, facts: Mapping[str, Any], pictures: Sequence[Picture], read: Any) -> str:
-    embedded = [{"title": it.title, "text": it.text, "uri": encode_data_uri(read(it.file))} for it in pictures]
+def _render(
+    template: str, facts: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]], read: Callable[[Path], bytes]
+) -> str:
+    embedded = [{**picture, "uri": encode_data_uri(read(picture["file"]))} for picture in pictures]
     return _TEMPLATES.get_template(template).render(facts, pictures=embedded)

@@ -1,18 +1,19 @@
-"""The champion: which version serves.
+"""The champion: the version that scores new images.
 
-`champion.json` names it and holds all that served before. It is one file, replaced in one step: whoever reads it, and
-whenever a process is killed, finds the old champion with its history or the new one with its own. Changing the
-champion moves no model, so that rolling back takes a moment.
+`champion.json` names it and lists all earlier champions. The file is replaced in one step, so that readers find the
+old champion with its history or the new one, whenever a process is killed. Changing the champion copies no model.
 """
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.registry.versions import Version, check_version, name_version, read_version
 from hip_mri.storage import read_json, write_json
 from hip_mri.workspace import Workspace
+
+Action = Literal["promotion", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,16 @@ class Change:
     """A change of champion.
 
     Attributes:
-        order: 1 for the first; the order of changes is that of these numbers, not of the times.
-        action: Whether a version was promoted, or an earlier champion came back.
-        version: Number of the version that serves from then on.
+        order: 1 for the first; changes are ordered by this number, not by time.
+        action: Whether a version was promoted, or an earlier champion was restored.
+        version: Number of the champion from then on.
         model_sha256: Of its model.
-        reason: Why, in words.
-        changed_at: Time in UTC, for people.
+        reason: Why, as text.
+        changed_at: Time in UTC, for display.
     """
 
     order: int
-    action: Literal["promotion", "rollback"]
+    action: Action
     version: int
     model_sha256: str
     reason: str
@@ -37,10 +38,10 @@ class Change:
 
 
 def read_champion(workspace: Workspace) -> Version | None:
-    """Read which version serves; `None` before the first promotion. Whoever loads its model calls `check_version`.
+    """Read which version is the champion; `None` before the first promotion. Call `check_version` before loading it.
 
     Raises:
-        ReleaseError: The version is gone, or is not the one that was promoted.
+        ReleaseError: The version is missing, or is not the one that was promoted.
     """
     history = read_history(workspace)
     if not history:
@@ -56,11 +57,11 @@ def read_champion(workspace: Workspace) -> Version | None:
 
 
 def read_history(workspace: Workspace) -> list[Change]:
-    """All changes of champion, the latest last.
+    """Read all changes of champion, the latest last.
 
     Raises:
         WorkspaceError: The file cannot be read.
-        ReleaseError: The file is not such a record.
+        ReleaseError: The file has other content.
     """
     if not workspace.champion_file.exists():
         return []
@@ -69,7 +70,7 @@ def read_history(workspace: Workspace) -> list[Change]:
         return [Change(**{**entry, "version": int(entry["version"])}) for entry in content["history"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ReleaseError(
-            f"release: {workspace.champion_file} is no record of champions. Restore it from a backup."
+            f"release: {workspace.champion_file} is not a list of champions. Restore it from a backup."
         ) from error
 
 
@@ -79,62 +80,51 @@ def promote(workspace: Workspace, version: Version, reason: str) -> Version:
     Args:
         workspace: Where the version is registered.
         version: All of its files are checked first.
-        reason: Why, in words; kept with the change.
+        reason: Why; kept in the history.
 
     Returns:
         The champion.
 
     Raises:
-        ReleaseError: The version is not registered there, or a file of it is not the one that was registered; the
-            champion stays.
+        ReleaseError: The version is not registered there, or a file of it was changed; the champion stays.
     """
     _check_registered(workspace, version)
     with workspace.hold_releases():
         history = read_history(workspace)
         if not history or history[-1].version != version.number:
-            _write(workspace, history, _note(history, "promotion", version, reason))
+            _append(workspace, history, "promotion", version, reason)
     return version
 
 
 def promote_over(workspace: Workspace, champion: Version | None, version: Version, reason: str) -> bool:
-    """Make a version the champion in the place of the one that it was compared with; see `promote`.
+    """Make a version the champion if the champion is still the one that it was compared with; see `promote`.
 
     Returns:
-        Whether it is: not where another one serves by now.
+        Whether it was promoted.
     """
     _check_registered(workspace, version)
     with workspace.hold_releases():
         if read_champion(workspace) != champion:
             return False
-        history = read_history(workspace)
-        _write(workspace, history, _note(history, "promotion", version, reason))
+        _append(workspace, read_history(workspace), "promotion", version, reason)
     return True
 
 
-def _check_registered(workspace: Workspace, version: Version) -> None:
-    if read_version(workspace, version.number).files != version.files:
-        raise ReleaseError(
-            f"release: version {version.name} of {workspace.versions_folder} is another one than was to be promoted. "
-            "Read it again from the workspace that it shall serve in."
-        )
-    check_version(version)
-
-
 def roll_back(workspace: Workspace, version: int | None = None, reason: str = "rolled back by hand") -> Version:
-    """Let an earlier champion serve again.
+    """Restore an earlier champion.
 
     Args:
         workspace: Where the versions are registered.
-        version: Number of a version that was champion before; without it, the one before the present champion. Rolling
+        version: Number of a version that was champion before; `None` for the one before the present champion. Rolling
             back again goes back one further.
-        reason: Why, in words; kept with the change.
+        reason: Why; kept in the history.
 
     Returns:
         The champion.
 
     Raises:
-        ReleaseError: There is no earlier champion, the version never was champion, or a file of it is not the one
-            that was registered; the champion stays.
+        ReleaseError: There is no earlier champion, the version was never champion, or a file of it was changed; the
+            champion stays.
     """
     with workspace.hold_releases():
         history = read_history(workspace)
@@ -147,51 +137,52 @@ def roll_back(workspace: Workspace, version: int | None = None, reason: str = "r
             )
         check_version(target)
         if target.number != history[-1].version:
-            _write(workspace, history, _note(history, "rollback", target, reason))
+            _append(workspace, history, "rollback", target, reason)
     return target
 
 
+def _check_registered(workspace: Workspace, version: Version) -> None:
+    if read_version(workspace, version.number).files != version.files:
+        raise ReleaseError(
+            f"release: version {version.name} of {workspace.versions_folder} is not the one that was to be promoted. "
+            "Read the version again from this workspace."
+        )
+    check_version(version)
+
+
 def _find_target(history: list[Change], version: int | None) -> int:
-    """Which version a rollback goes to."""
+    """Find which version a rollback goes to."""
     if version is None:
-        line = _follow(history)
-        if len(line) < 2:
-            raise ReleaseError(
-                f"release: there is no champion before {name_version(line[-1]) if line else 'the first promotion'}. "
-                "Promote another version instead."
-            )
-        return line[-2]
+        champions = _list_champions(history)
+        if len(champions) < 2:
+            present = name_version(champions[-1]) if champions else "the first promotion"
+            raise ReleaseError(f"release: there is no champion before {present}. Promote another version instead.")
+        return champions[-2]
     former = sorted({change.version for change in history})
     if version not in former:
         raise ReleaseError(
-            f"release: version {name_version(version)} never was champion, only "
-            f"{list_offenders([name_version(number) for number in former]) or 'none'} was. Roll back to one of these; "
-            "a new version becomes champion through the gate."
+            f"release: version {name_version(version)} was never champion, only "
+            f"{list_offenders([name_version(number) for number in former]) or 'none'} was. Roll back to one of these, "
+            "or promote the version."
         )
     return version
 
 
-def _follow(history: list[Change]) -> list[int]:
-    """Champions that led to the present one: a rollback takes back what came after its target."""
-    line: list[int] = []
+def _list_champions(history: list[Change]) -> list[int]:
+    """List the champions that led to the present one; a rollback removes those after its target."""
+    champions: list[int] = []
     for change in history:
-        if change.action == "rollback" and change.version in line:
-            line = line[: line.index(change.version) + 1]
+        if change.action == "rollback" and change.version in champions:
+            champions = champions[: champions.index(change.version) + 1]
         else:
-            line = [*(number for number in line if number != change.version), change.version]
-    return line
+            champions = [*(number for number in champions if number != change.version), change.version]
+    return champions
 
 
-def _note(history: list[Change], action: Literal["promotion", "rollback"], version: Version, reason: str) -> Change:
+def _append(workspace: Workspace, history: list[Change], action: Action, version: Version, reason: str) -> None:
+    """Write the history with one more change."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Change(len(history) + 1, action, version.number, version.model_sha256, reason, now)
-
-
-def _write(workspace: Workspace, history: list[Change], change: Change) -> None:
-    entries = [_describe(entry) for entry in (*history, change)]
-    content = {"version": entries[-1]["version"], "model_sha256": change.model_sha256, "history": entries}
+    change = Change(len(history) + 1, action, version.number, version.model_sha256, reason, now)
+    entries = [asdict(entry) | {"version": name_version(entry.version)} for entry in (*history, change)]
+    content = {"version": version.name, "model_sha256": version.model_sha256, "history": entries}
     write_json(workspace.champion_file, content)
-
-
-def _describe(change: Change) -> dict[str, Any]:
-    return asdict(change) | {"version": name_version(change.version)}

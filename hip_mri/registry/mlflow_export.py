@@ -1,7 +1,7 @@
-"""Show one version to an MLflow tracking server, for teams that keep their models there.
+"""Exports a version to an MLflow tracking server.
 
-MLflow gets a copy for reading: the model, its figures and its settings; no table of images, and no setting that could
-name a person or a place. The champion, the gate and the hashes stay with the files of the workspace.
+MLflow gets a copy of the model, its metrics and its settings; no table of images, and no setting that could identify a
+person or a place. The workspace stays the record of champions, comparisons and hashes.
 """
 
 import importlib
@@ -20,23 +20,23 @@ NAME: Final = "hip-mri"
 """Name of the experiment and of the registered model."""
 
 ARTIFACTS: Final = (MODEL, "metrics.json", RECORD)
-"""Files that the server gets."""
+"""Files that are uploaded."""
 
 _LOGIN: Final = re.compile(r"(?<=://)[^/@\s]*@")
-"""User and password in an address."""
+"""User name and password in an address."""
 
 TEST_MEASURES: Final = ("auc", "average_precision", "brier", "calibration_slope", "num_images", "num_lesions")
 DECISION_MEASURES: Final = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1")
 
 
 def export_version(version: Version, tracking_uri: str, name: str = NAME) -> str:
-    """Log a version as a run of MLflow and register its model. The same version again changes nothing.
+    """Log a version as an MLflow run and register its model. The same version again changes nothing.
 
     Args:
         version: All of its files are checked first.
-        tracking_uri: Such as `http://127.0.0.1:5000` or `sqlite:///mlflow.db`. Where that server keeps artifacts is
-            its own setting.
-        name: Of the experiment and of the registered model.
+        tracking_uri: Such as `http://127.0.0.1:5000` or `sqlite:///mlflow.db`. The server decides where it keeps
+            artifacts.
+        name: Name of the experiment and of the registered model.
 
     Returns:
         MLflow's number of the registered model's version.
@@ -45,43 +45,32 @@ def export_version(version: Version, tracking_uri: str, name: str = NAME) -> str
         ReleaseError: A file of the version was changed, MLflow is not installed, or the server refuses.
     """
     check_version(version)
-    client, failure = _connect(tracking_uri)
-    try:
-        return _find_exported(client, version, name) or _export(client, version, name)
-    except (failure, OSError) as error:
-        raise ReleaseError(
-            f"release: MLflow at {_hide_login(tracking_uri)} did not take version {version.name} "
-            f"({_hide_login(str(error))}). See that the server runs and that you may write to it, then export again: "
-            "nothing is registered twice."
-        ) from None  # the error repeats the address
-
-
-def _connect(tracking_uri: str) -> tuple[Any, type[Exception]]:
-    """MLflow's client, and what it raises."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
-        client = importlib.import_module("mlflow.tracking").MlflowClient
+        connect = importlib.import_module("mlflow.tracking").MlflowClient
         failure = importlib.import_module("mlflow.exceptions").MlflowException
     except ModuleNotFoundError as error:
         raise ReleaseError(
             f"release: MLflow is not installed ({error.name} is missing). Install it: pip install 'hip-mri[mlflow]'"
         ) from error
     try:
-        return client(tracking_uri=tracking_uri), failure
-    except failure as error:
+        client = connect(tracking_uri=tracking_uri)
+        return _find_exported(client, version, name) or _export(client, version, name)
+    except (failure, OSError) as error:
         raise ReleaseError(
-            f"release: {_hide_login(tracking_uri)} is no address of MLflow ({_hide_login(str(error))}). Give one such "
-            "as http://127.0.0.1:5000."
+            f"release: version {version.name} could not be exported to MLflow at {_hide_login(tracking_uri)} "
+            f"({_hide_login(str(error))}). Check the address, such as http://127.0.0.1:5000, and that the server runs "
+            "and lets you write, then export again: nothing is registered twice."
         ) from None  # the error repeats the address
 
 
 def _hide_login(text: str) -> str:
-    """Leave user and password out of the addresses in a text."""
+    """Remove user names and passwords from the addresses in a text."""
     return _LOGIN.sub("", text)
 
 
 def _find_exported(client: Any, version: Version, name: str) -> str | None:
-    """Number of the model version that an earlier export registered."""
+    """Find the MLflow version that an earlier export registered."""
     registered = client.search_model_versions(f"name='{name}'")
     same = [found for found in registered if _describe(version).items() <= dict(found.tags).items()]
     return str(same[0].version) if same else None
@@ -91,7 +80,7 @@ def _export(client: Any, version: Version, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     number = experiment.experiment_id if experiment else client.create_experiment(name)
     run = client.create_run(number, run_name=f"version {version.name}", tags=_describe(version)).info
-    is_done = False
+    is_finished = False
     try:
         for setting, value in read_parameters(version).items():
             client.log_param(run.run_id, setting, value)
@@ -104,20 +93,20 @@ def _export(client: Any, version: Version, name: str) -> str:
         made = client.create_model_version(
             name, source=f"{run.artifact_uri}/{MODEL}", run_id=run.run_id, tags=_describe(version)
         )
-        is_done = True
+        is_finished = True
     finally:
-        client.set_terminated(run.run_id, "FINISHED" if is_done else "FAILED")
+        client.set_terminated(run.run_id, "FINISHED" if is_finished else "FAILED")
     return str(made.version)
 
 
 def read_parameters(version: Version) -> dict[str, str]:
-    """Settings of a version by dotted name; those that could name a person or a place are withheld."""
+    """Read the settings of a version by dotted name; those that could identify a person or a place are withheld."""
     settings = yaml.safe_load((version.folder / "config.yaml").read_text())
     return {name: disclose(name, value) for name, value in flatten_settings(settings).items()}
 
 
 def read_measures(version: Version) -> dict[str, float]:
-    """Figures of the test set and the threshold, as far as the version's run could measure them."""
+    """Read the threshold and the test metrics of a version, without those that are not defined."""
     metrics = version.read_metrics()
     test, decisions = metrics["test"], metrics["test"].get("at_threshold") or {}
     measures = {"threshold": metrics.get("threshold")}
@@ -127,7 +116,7 @@ def read_measures(version: Version) -> dict[str, float]:
 
 
 def _describe(version: Version) -> dict[str, str]:
-    """Tags by which an exported version is found again."""
+    """Return the tags by which an exported version is found."""
     return {
         "hip_mri.version": version.name,
         "hip_mri.model_sha256": version.model_sha256,

@@ -1,22 +1,24 @@
-"""Versions: models that were registered, each in a folder with what it came from, hashed and never changed.
+"""Registered model versions, each a folder with its model, what it was made from, and their SHA-256.
 
-A version outlives its run. Versions are counted, not dated: `0002` came after `0001`, whatever the clocks said.
+A version outlives its run and is never changed. Versions are ordered by number, not by time.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from hip_mri.errors import ReleaseError, list_offenders
-from hip_mri.storage import digest_file, read_json
+from hip_mri.hashes import find_changed
+from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace
 
 MODEL: Final = "model.keras"
-"""The whole network; the one large file of a version."""
+"""The whole network."""
 
 RECORD: Final = "version.json"
-"""What a version is; see `Version`."""
+"""The fields of `Version`."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,13 @@ class Version:
 
     Attributes:
         number: 1 for the first; a later version has a higher number.
-        folder: Where its files lie.
-        run: Name of the run that it came from.
+        folder: Where its files are.
+        run: Name of the run that made it.
         parent: Number of the version that was champion when this one was registered; `None` where there was none.
         files: SHA-256 of each of its files, by name.
         test_set_sha256: Of the list of test images that were locked when it was evaluated.
-        registered_at: Time in UTC, for people; the order is that of the numbers.
-        is_challenger: Whether a retraining made it, which owes a report on it.
+        registered_at: Time in UTC, for display; versions are ordered by number.
+        is_challenger: Whether a retraining registered it, which must then conclude and report on it.
     """
 
     number: int
@@ -45,11 +47,12 @@ class Version:
 
     @property
     def name(self) -> str:
-        """Its number as it stands in paths, such as `0003`."""
+        """Its number as it is written in paths, such as `0003`."""
         return name_version(self.number)
 
     @property
     def model_file(self) -> Path:
+        """The whole network."""
         return self.folder / MODEL
 
     @property
@@ -68,30 +71,23 @@ class Version:
         return self.files["config.yaml"]
 
     def read_metrics(self) -> dict[str, Any]:
-        """What its run measured, with the threshold that was chosen on validation images."""
+        """Read the metrics of its run, with the threshold that was chosen on validation images."""
         return read_json(self.folder / "metrics.json")
 
 
 def name_version(number: int) -> str:
-    """A version's number as it stands in paths, such as `0003`."""
+    """Format a version's number as it is written in paths, such as `0003`."""
     return f"{number:04d}"
 
 
 def list_versions(workspace: Workspace) -> list[Version]:
-    """All versions, in the order of their numbers."""
+    """List all versions in the order of their numbers."""
     numbers = [int(folder.name) for folder in workspace.versions_folder.glob("[0-9]*") if folder.name.isdigit()]
     return [read_version(workspace, number) for number in sorted(numbers)]
 
 
-def list_unreported(workspace: Workspace) -> list[Version]:
-    """Challengers of retrainings that ended before they could report; the next retraining takes them up again."""
-    records = workspace.retrainings_folder.glob("[0-9]*/retraining.json")
-    reported = {read_json(file)["challenger"] for file in records}
-    return [it for it in list_versions(workspace) if it.is_challenger and it.name not in reported]
-
-
 def read_version(workspace: Workspace, number: int) -> Version:
-    """Read what a version is; its files are looked at by `check_version` alone.
+    """Read the record of a version; `check_version` also checks its files.
 
     Raises:
         ReleaseError: There is no such version, or its record was changed.
@@ -103,46 +99,57 @@ def read_version(workspace: Workspace, number: int) -> Version:
             f"release: there is no version {folder.name} in {workspace.versions_folder}, only "
             f"{list_offenders(known) or 'none at all'}. Give one of these, or register a run first."
         )
-    version = read_record(folder)
-    if version.number != number:
-        raise _contradict(folder)
-    return version
+    return read_record(folder, number)
 
 
-def read_record(folder: Path) -> Version:
+def read_record(folder: Path, number: int | None = None) -> Version:
     """Read the record of a version's folder, which may have been copied elsewhere, under any name.
 
+    Args:
+        folder: Holds `version.json`.
+        number: The number that the record must have; `None` for any.
+
     Raises:
-        ReleaseError: It contradicts itself, or is no record of a version.
+        ReleaseError: The record is incomplete, inconsistent, or of another number.
         WorkspaceError: It cannot be read.
     """
-    version = _parse(folder, read_json(folder / RECORD))
-    if version is None:
-        raise _contradict(folder)
-    return version
+    record = read_json(folder / RECORD)
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        version = Version(
+            number=int(record["number"]),
+            folder=folder,
+            run=record["run"],
+            parent=None if record["parent"] is None else int(record["parent"]),
+            files=record["files"],
+            test_set_sha256=record["test_set_sha256"],
+            registered_at=record["registered_at"],
+            is_challenger=record["is_challenger"],
+        )
+        if describe_version(version) == record and number in (None, version.number):
+            return version
+    raise ReleaseError(
+        f"release: {folder / RECORD} contradicts itself or its folder. Restore the folder from a backup, or register "
+        "the run again."
+    )
 
 
 def check_version(version: Version) -> None:
-    """See that every file of a version is the one that was registered; reads them all, under a second.
+    """Check that every file of a version has the registered SHA-256; reads them all, in under a second.
 
     Raises:
-        ReleaseError: A file is missing or has other bytes. Such a model must not serve.
+        ReleaseError: A file is missing or has other content, so the model must not be used.
     """
-    changed = [
-        name
-        for name, sha256 in version.files.items()
-        if not (version.folder / name).is_file() or digest_file(version.folder / name) != sha256
-    ]
+    changed = find_changed(version.folder, version.files)
     if changed:
         raise ReleaseError(
-            f"release: version {version.name} is not what was registered: {list_offenders(changed)} in "
-            f"{version.folder} is missing or has another SHA-256 than {RECORD} says. Restore the folder from a "
-            "backup, or release another version."
+            f"release: version {version.name} differs from what was registered: {list_offenders(changed)} in "
+            f"{version.folder} is missing or has another SHA-256 than {RECORD} records. Restore the folder from a "
+            "backup, or use another version."
         )
 
 
 def describe_version(version: Version) -> dict[str, Any]:
-    """What `version.json` holds, ready for JSON."""
+    """Return the content of `version.json`."""
     return {
         "version": version.name,
         "number": version.number,
@@ -156,28 +163,3 @@ def describe_version(version: Version) -> dict[str, Any]:
         "is_challenger": version.is_challenger,
         "files": dict(version.files),
     }
-
-
-def _contradict(folder: Path) -> ReleaseError:
-    return ReleaseError(
-        f"release: {folder / RECORD} contradicts itself or its folder. Restore the folder from a backup, or register "
-        "the run again."
-    )
-
-
-def _parse(folder: Path, record: Any) -> Version | None:
-    """Take a version from its record; `None` where the record is none, or contradicts itself."""
-    try:
-        version = Version(
-            number=int(record["number"]),
-            folder=folder,
-            run=record["run"],
-            parent=None if record["parent"] is None else int(record["parent"]),
-            files=record["files"],
-            test_set_sha256=record["test_set_sha256"],
-            registered_at=record["registered_at"],
-            is_challenger=record["is_challenger"],
-        )
-        return version if describe_version(version) == record else None
-    except (KeyError, TypeError, ValueError):
-        return None

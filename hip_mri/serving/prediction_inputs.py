@@ -1,16 +1,15 @@
-"""Taking in images that are to be scored: from any folder, zip file or single file to what the network sees.
+"""Reads the images to score from a folder, a zip file or a single file, and preprocesses them.
 
-Nothing of a source is kept but the preprocessed pictures, named by the SHA-256 of the pixels of the source. Files are
-decoded in a sandbox: one that breaks the decoder is set aside. Names, which can identify
-patients, stand in a file of their own, readable by its owner alone, which goes with the predictions.
+Only the preprocessed images are stored, named by the SHA-256 of the pixels of the source image. Files are decoded in a
+sandbox, so that a damaged file only causes its own row to be quarantined. File names, which can identify patients, are
+written to a separate file that only its owner can read.
 """
 
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from hip_mri.config import ImageSettings, PreprocessingSettings, SourceLimits
-from hip_mri.dataset.entries import ENTRIES_PER_BATCH, make_reading_options, number_copies, read_entry
+from hip_mri.dataset.entries import make_reading_options, number_copies, read_entry
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest, write_quarantine
 from hip_mri.dataset.preprocessing import write_preprocessed
 from hip_mri.errors import ImageError, SourceError
@@ -35,14 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class IntakeReport:
-    """What came of the files of a source; `num_images + num_copies + num_unreadable + num_ignored` is all.
+class InputReport:
+    """Counts of the images and files of a source, which sum to all of them.
 
     Attributes:
         num_images: Different images that can be scored.
-        num_copies: Pictures whose pixels equal those of another one; they share its row.
-        num_unreadable: Files that hold no usable image, copies among them left out.
-        num_ignored: Litter of an operating system.
+        num_copies: Images with the same pixels as another one, whose row they share.
+        num_unreadable: Files without a usable image, not counting copies.
+        num_ignored: Files that an operating system adds.
     """
 
     num_images: int
@@ -51,7 +50,7 @@ class IntakeReport:
     num_ignored: int
 
 
-def take_in_images(
+def ingest_inputs(
     source_file: Path,
     workspace: Workspace,
     settings: PreprocessingSettings,
@@ -59,19 +58,19 @@ def take_in_images(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     limits: SourceLimits = SourceLimits(),
     image_settings: ImageSettings = ImageSettings(),
-) -> IntakeReport:
-    """Read every image of a source once, preprocess it, and write the manifest of the batch.
+) -> InputReport:
+    """Read and preprocess every image of a source, and write the manifest of the batch.
 
-    A file that cannot be read becomes a row with its reason and stops nothing.
+    A file that cannot be read gets a row with the reason.
 
     Args:
         source_file: A zip file, a folder or a single image, without class folders.
         workspace: Where preprocessed images and the manifest are written; an older manifest is replaced.
-        settings: How the images reach the network.
-        num_threads: Threads that read and preprocess at the same time, beside as many that wait for their decoders.
-        on_progress: Called with the number of files done and the number of all.
-        limits: How much the source may hold.
-        image_settings: How image files are read.
+        settings: How the images are preprocessed.
+        num_threads: Threads that read and preprocess images; as many more wait for the decoders.
+        on_progress: Called with the number of files that are read, and the number of all files.
+        limits: Limits on the size of the source.
+        image_settings: How image files are decoded.
 
     Returns:
         The counts.
@@ -79,21 +78,19 @@ def take_in_images(
     Raises:
         SourceError: The source as a whole cannot be used, or none of its files is an image.
     """
-    cv2.setNumThreads(1)  # the threads here keep the cores busy; OpenCV's own would fight them
+    cv2.setNumThreads(1)  # the images are processed in parallel already
     rows: list[dict[str, Any]] = []
-    done = 0
+    parallel = Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading", return_as="generator")
     with (
         open_unlabelled(source_file, limits, own_folder=workspace.root) as source,
         Sandbox(make_reading_options(image_settings)) as sandbox,
-        Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel,
     ):
-        remaining = iter(source.entries)
-        while part := list(islice(remaining, ENTRIES_PER_BATCH)):
-            read = parallel(delayed(_read)(source, entry, workspace, settings, sandbox) for entry in part)
-            rows += [row for found in cast("list[list[dict[str, Any]]]", read) for row in found]
-            on_progress(done := done + len(part), len(source.entries))
+        read = parallel(delayed(_read)(source, entry, workspace, settings, sandbox) for entry in source.entries)
+        for done, found in enumerate(cast("Iterable[list[dict[str, Any]]]", read), start=1):
+            rows += found
+            on_progress(done, len(source.entries))
         num_ignored = source.num_ignored
-    batch = _settle_copies(pd.DataFrame(rows).astype({"position": "float64"}))
+    batch = _mark_copies(pd.DataFrame(rows).astype({"position": "float64"}))
     counts = Counter(batch["state"])
     if not counts["ready"]:
         write_quarantine(workspace.quarantine_file, batch.assign(state="quarantined"))
@@ -102,22 +99,25 @@ def take_in_images(
             f"source: none of its {len(batch):,} files is a usable image: {show_reasons(reasons)}. "
             f"{explain_unusable(reasons, workspace.quarantine_file)}"
         )
-    flush_file_system(workspace.root)  # the pictures are on the disk before the manifest names them
-    _write_names(batch, workspace)
+    flush_file_system(workspace.root)  # the images are on the disk before the manifest lists them
+    names = batch[["image_id", "source_name", "slice"]].to_csv(index=False)
+    write_bytes(workspace.batch_names_file, names.encode(), is_private=True)
     write_manifest(
         workspace.manifest_file,
         batch.drop(columns="source_name").reindex(columns=list(MANIFEST_COLUMNS), fill_value=""),
     )
-    report = IntakeReport(counts["ready"], counts["duplicate"], counts["quarantined"], num_ignored)
-    told = [f"{count} {name.removeprefix('num_')}" for name, count in asdict(report).items()]
-    logger.info("Took in the source: %s", ", ".join(told))
+    report = InputReport(counts["ready"], counts["duplicate"], counts["quarantined"], num_ignored)
+    logger.info(
+        "Read %d images; %d copies, %d unreadable files, %d ignored files",
+        *(report.num_images, report.num_copies, report.num_unreadable, report.num_ignored),
+    )
     return report
 
 
 def _read(
     source: Source, entry: Entry, workspace: Workspace, settings: PreprocessingSettings, sandbox: Sandbox
 ) -> list[dict[str, Any]]:
-    """Decode a file, preprocess its pictures and store them; a row for each."""
+    """Decode a file, and preprocess and store its images; one row for each."""
     row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "num_bytes": entry.num_bytes}
     row |= {"slice": 0, "num_slices": 1, "sha256": "", "reason": "", "position": None}
     try:
@@ -136,14 +136,8 @@ def _read(
     return rows
 
 
-def _settle_copies(rows: pd.DataFrame) -> pd.DataFrame:
-    """Give each row its id and state; files of equal content share an id, and the first by name stands for all."""
+def _mark_copies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add image id and state; rows of equal content share an id, and all but the first by name are duplicates."""
     rows = number_copies(rows, ["source_name", "slice"])
     state = rows["reason"].map(lambda reason: "quarantined" if reason else "ready")
     return rows.assign(image_id=rows["content"].str[:16], state=state.mask(rows["copy_number"] > 0, "duplicate"))
-
-
-def _write_names(batch: pd.DataFrame, workspace: Workspace) -> None:
-    """Say which file each image is, copies included."""
-    names = batch[["image_id", "source_name", "slice"]].sort_values(["image_id", "source_name", "slice"])
-    write_bytes(workspace.batch_names_file, names.to_csv(index=False).encode(), is_private=True)

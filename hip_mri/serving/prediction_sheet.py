@@ -1,4 +1,4 @@
-"""The sheet of a batch: new images with their scores, the most suspicious first, in one file that needs no other."""
+"""Writes the HTML sheet of a batch: images with their scores, the highest first, in one self-contained file."""
 
 import base64
 from collections.abc import Mapping
@@ -19,77 +19,63 @@ from hip_mri.storage import write_bytes
 _TEMPLATES: Final = load_templates("hip_mri.serving")
 
 THUMBNAIL_SIZE: Final = 192
-"""Height and width of an embedded picture in pixels; about 8 KB each."""
+"""Height and width of an embedded picture in pixels; each takes about 8 KB."""
 
 JPEG_QUALITY: Final = 80
 
-MOST_LISTED: Final = 1000
-"""Rows of the sheet's table; the file `predictions.csv` has all."""
+MAX_LISTED: Final = 1000
+"""Rows of the sheet's table; `predictions.csv` has all."""
 
-MOST_IN_MARKDOWN: Final = 50
-"""Rows of the table in the summary, which a server keeps."""
+MAX_IN_MARKDOWN: Final = 50
+"""Rows of the table in the Markdown summary."""
 
-MOST_UNREADABLE: Final = 100
-"""Unreadable files that are named."""
+MAX_UNREADABLE: Final = 100
+"""Unreadable files that are listed."""
 
 HEAT_OPACITY: Final = 0.6
-"""Of the hottest place of an image."""
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """The picture of one image.
-
-    Attributes:
-        image_id: Its pseudonym.
-        picture: JPEG of the image as the network sees it.
-        overlay: JPEG of the same with its heat map; `None` where it is not explained.
-    """
-
-    image_id: str
-    picture: bytes
-    overlay: bytes | None = None
+"""Opacity of the heat map where it is 1."""
 
 
 @dataclass(frozen=True)
 class PredictionSheet:
-    """What a sheet says.
+    """Content of a sheet.
 
     Attributes:
-        name: Number of the batch, such as `0001`.
+        folder: Where the results of the batch are published; its name is a number, such as `0001`.
         facts: Content of `summary.json`: notices, model, features, novelty, counts and reasons.
         table: One row per image: image_id, state, reason, score, label, distance and is_outside.
-        portraits: Pictures of images with the highest scores, the highest first.
+        thumbnails: JPEGs of the images with the highest scores, by image id, the highest first: the preprocessed image,
+            and the same with its heat map or `None`.
     """
 
-    name: str
+    folder: Path
     facts: Mapping[str, Any]
     table: pd.DataFrame
-    portraits: tuple[Portrait, ...]
+    thumbnails: Mapping[str, tuple[bytes, bytes | None]]
 
-    def list_scored(self, most: int) -> list[dict[str, Any]]:
-        """Rows of the images with the highest scores."""
+    def list_scored(self, max_rows: int) -> list[dict[str, Any]]:
+        """List the rows of the images with the highest scores."""
         scored = self.table[self.table["state"] == "scored"]
-        return scored.sort_values(["score", "image_id"], ascending=[False, True]).head(most).to_dict("records")
+        return scored.sort_values(["score", "image_id"], ascending=[False, True]).head(max_rows).to_dict("records")
 
-    def list_outside(self, most: int) -> list[dict[str, Any]]:
-        """Rows of the images outside what the model knows, the farthest first."""
+    def list_outside(self, max_rows: int) -> list[dict[str, Any]]:
+        """List the rows of the images outside the training distribution, the largest distances first."""
         outside = self.table[self.table["is_outside"].eq(True)]
-        return outside.sort_values(["distance", "image_id"], ascending=[False, True]).head(most).to_dict("records")
+        return outside.sort_values(["distance", "image_id"], ascending=[False, True]).head(max_rows).to_dict("records")
 
-    def list_unreadable(self, most: int) -> list[dict[str, Any]]:
-        """Rows of files that hold no usable image."""
-        return self.table[self.table["state"] == "unreadable"].head(most).to_dict("records")
+    def list_unreadable(self, max_rows: int) -> list[dict[str, Any]]:
+        """List the rows of the files without a usable image."""
+        return self.table[self.table["state"] == "unreadable"].head(max_rows).to_dict("records")
 
 
 def write_sheet(file: Path, sheet: PredictionSheet) -> None:
-    """Write the sheet as one HTML file that loads nothing from elsewhere."""
-    rows = sheet.list_scored(MOST_LISTED)
+    """Write the sheet as one HTML file that loads nothing else."""
+    rows = sheet.list_scored(MAX_LISTED)
     by_id = {row["image_id"]: row for row in rows}
     cards = [
-        (by_id[portrait.image_id], _make_uri(portrait.picture), portrait.overlay and _make_uri(portrait.overlay))
-        for portrait in sheet.portraits
-        if portrait.image_id in by_id
+        (by_id[image_id], _encode_uri(picture), overlay and _encode_uri(overlay))
+        for image_id, (picture, overlay) in sheet.thumbnails.items()
+        if image_id in by_id
     ]
     page = _TEMPLATES.get_template("prediction_sheet.html.jinja").render(
         sheet=sheet,
@@ -97,61 +83,63 @@ def write_sheet(file: Path, sheet: PredictionSheet) -> None:
         counts=sheet.facts["counts"],
         cards=cards,
         rows=rows,
-        outside=sheet.list_outside(MOST_LISTED),
-        unreadable=sheet.list_unreadable(MOST_UNREADABLE),
+        outside=sheet.list_outside(MAX_LISTED),
+        unreadable=sheet.list_unreadable(MAX_UNREADABLE),
         lesion=LABELS[1],
     )
     write_bytes(file, page.encode())
 
 
-def compose_prediction_markdown(sheet: PredictionSheet) -> str:
-    """Write a summary of the batch as Markdown, for the Prefect UI; far below 500 KB, without pictures or names."""
+def render_summary(sheet: PredictionSheet) -> str:
+    """Render a summary of the batch as Markdown for the Prefect UI, under 10 KB, without pictures or file names."""
     return _TEMPLATES.get_template("prediction_summary.md.jinja").render(
         sheet=sheet,
         facts=sheet.facts,
-        counts=sheet.facts["counts"],
-        rows=sheet.list_scored(MOST_IN_MARKDOWN),
+        counts=tabulate_counts(sheet),
+        rows=sheet.list_scored(MAX_IN_MARKDOWN),
     )
 
 
 def tabulate_counts(sheet: PredictionSheet) -> list[dict[str, Any]]:
-    """Counts of a batch as rows of a table: what, and how many."""
-    counts = sheet.facts["counts"]
-    names = {
+    """Return the counts of a batch as rows of a table with the columns what and count."""
+    counts = dict(sheet.facts["counts"])
+    if not sheet.facts["novelty"]:
+        counts["num_outside"] = "not measured"
+    titles = {
         "num_images": "Images scored",
         "num_lesion": "called osseous lesion",
         "num_normal": "called normal",
-        "num_outside": "outside what the model knows",
+        "num_outside": "outside the training distribution",
         "num_unreadable": "Files unreadable",
         "num_copies": "Files that are copies",
         "num_ignored": "Files ignored",
     }
-    return [{"what": title, "count": counts[name]} for name, title in names.items()]
+    return [{"what": title, "count": counts[name]} for name, title in titles.items()]
 
 
 def encode_thumbnail(image: NDArray[np.uint8]) -> bytes:
-    """Shrink gray levels, shape (height, width), to a JPEG of `THUMBNAIL_SIZE`."""
-    return _encode_jpeg(_shrink(image))
+    """Resize gray levels 0-255, shape (height, width), to a JPEG of `THUMBNAIL_SIZE`."""
+    return _encode_jpeg(_resize(image))
 
 
 def encode_overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> bytes:
-    """Lay a heat map over an image.
+    """Draw a heat map over an image.
 
     Args:
         image: Gray levels 0-255, shape (height, width).
-        heat: 0-1, of the same shape.
+        heat: 0-1, the same shape.
 
     Returns:
-        A JPEG of `THUMBNAIL_SIZE`; where there is no heat the image shows as it is.
+        A JPEG of `THUMBNAIL_SIZE`; where the heat is 0 the image is unchanged.
     """
-    gray = cv2.cvtColor(_shrink(image), cv2.COLOR_GRAY2BGR).astype(np.float32)
+    gray = cv2.cvtColor(_resize(image), cv2.COLOR_GRAY2BGR).astype(np.float32)
     level = np.clip(cv2.resize(heat, gray.shape[1::-1], interpolation=cv2.INTER_LINEAR), 0, 1)
     color = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_PLASMA).astype(np.float32)
     opacity = HEAT_OPACITY * level[..., None]
     return _encode_jpeg((gray * (1 - opacity) + color * opacity).astype(np.uint8))
 
 
-def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _resize(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
     shrinks = min(image.shape) > THUMBNAIL_SIZE
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR).astype(np.uint8)
@@ -161,5 +149,5 @@ def _encode_jpeg(image: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
-def _make_uri(jpeg: bytes) -> Markup:
+def _encode_uri(jpeg: bytes) -> Markup:
     return Markup("data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"))

@@ -1,8 +1,8 @@
-"""Scores for new images: a table, a sheet to look at, and who is who in a file of its own."""
+"""Scores new images and publishes the scores as a table and an HTML sheet, with the file names in a separate file."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,46 +18,33 @@ from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.models.scoring import SplitNetwork
-from hip_mri.monitoring.novelty import load_novelty
-from hip_mri.serving.prediction_inputs import IntakeReport
-from hip_mri.serving.prediction_sheet import Portrait, PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
+from hip_mri.monitoring.novelty import Novelty, load_novelty
+from hip_mri.serving.prediction_inputs import InputReport
+from hip_mri.serving.prediction_sheet import PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
 from hip_mri.serving.served_model import ServedModel
-from hip_mri.storage import publish_folder, write_bytes, write_json
+from hip_mri.storage import explain_write_errors, publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 CLINICAL_NOTICE: Final = (
-    "NOT FOR CLINICAL USE: for research only. These scores are no diagnosis, and no one's treatment may rest on them."
+    "NOT FOR CLINICAL USE: for research only. These scores are not a diagnosis and must not guide treatment."
 )
 
-PREDICTION_COLUMNS: Final = (
-    "image_id",  # first 16 digits of the SHA-256; `names.csv` says which file it is
-    "sha256",  # of the file's bytes; empty where they could not be read
+SCORE_COLUMNS: Final = (
+    "image_id",  # first 16 digits of the SHA-256; `names.csv` has the file name
+    "sha256",  # of the pixels of the image; unreadable: of the file, or empty where its bytes could not be read
     "state",  # `scored` or `unreadable`
     "reason",  # why it is unreadable, or empty
-    "score",  # probability of a lesion, 0-1, as the model sees it
+    "score",  # probability of a lesion by the model, 0-1
     "label",  # `osseous_lesion` at or above the threshold, else `normal`
     "threshold",  # of the model, chosen on validation images
     "distance",  # from the training images, 0-2; empty where the model's run did not measure it
-    "is_outside",  # whether the distance is above the model's limit, so that score and label mean little
+    "is_outside",  # whether the distance is above the model's limit, so that score and label are unreliable
     "model",  # name of the version or the run
     "model_sha256",  # of its file
 )
 """Columns of `predictions.csv`, one row per different image."""
-
-
-@dataclass(frozen=True)
-class PublishedPredictions:
-    """A finished batch.
-
-    Attributes:
-        folder: Where everything lies.
-        sheet: What the sheet says.
-    """
-
-    folder: Path
-    sheet: PredictionSheet
 
 
 def score_images(workspace: Workspace, model: ServedModel, network: SplitNetwork) -> pd.DataFrame:
@@ -65,38 +52,40 @@ def score_images(workspace: Workspace, model: ServedModel, network: SplitNetwork
 
     Args:
         workspace: Its manifest and features are read.
-        model: What scores.
-        network: The same, split.
+        model: The model.
+        network: Its network in two parts.
 
     Returns:
-        The columns of `PREDICTION_COLUMNS`, one row per different image, sorted by image id.
+        The columns of `SCORE_COLUMNS`, one row per different image, sorted by image id.
 
     Raises:
         EvaluationError: A score is not a number.
     """
-    manifest = read_manifest(workspace.manifest_file)
+    manifest, novelty = read_manifest(workspace.manifest_file), _load_novelty(model)
     images = select_ready(manifest)
-    scores, distances = _measure(workspace, images["sha256"], model, network)
-    limit = load_novelty(model.novelty_file).limit if model.novelty_file else None
+    scores, distances = _measure(workspace, images["sha256"], network, novelty)
     scored = images[["image_id", "sha256"]].assign(
         state="scored",
         score=scores,
         label=np.where(scores >= model.threshold, LABELS[1], LABELS[0]),
         threshold=model.threshold,
         distance=distances,
-        is_outside=None if limit is None else distances > limit,
+        is_outside=distances > novelty.limit if novelty else None,
     )
     unreadable = manifest.loc[manifest["state"] == "quarantined", ["image_id", "sha256", "reason"]]
     table = pd.concat([scored.astype({"is_outside": object}), unreadable.assign(state="unreadable")])
     table = table.assign(model=model.name, model_sha256=model.network.sha256).fillna({"reason": ""})
-    return table.sort_values("image_id", ignore_index=True).loc[:, list(PREDICTION_COLUMNS)]
+    return table.sort_values("image_id", ignore_index=True).loc[:, list(SCORE_COLUMNS)]
+
+
+def _load_novelty(model: ServedModel) -> Novelty | None:
+    return load_novelty(model.novelty_file) if model.novelty_file else None
 
 
 def _measure(
-    workspace: Workspace, hashes: pd.Series, model: ServedModel, network: SplitNetwork
+    workspace: Workspace, hashes: pd.Series, network: SplitNetwork, novelty: Novelty | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score and distance of each image, block by block; distances are NaN where the model has no measure of them."""
-    novelty = load_novelty(model.novelty_file) if model.novelty_file else None
+    """Compute score and distance of each image, each of shape (num_images,); NaN for distances without `novelty`."""
     rows = network.features.open_store(workspace).select(hashes, mirrored=False)
     scores, distances = [], []
     for block, scored in network.score(rows):
@@ -112,50 +101,64 @@ def publish_predictions(
     workspace: Workspace,
     model: ServedModel,
     network: SplitNetwork,
-    intake: IntakeReport,
+    inputs: InputReport,
     settings: SheetSettings,
     *,
     is_synthetic: bool,
-) -> PublishedPredictions:
-    """Score a batch and write everything there is to say about it, whole or not at all.
+    keep_images: bool = False,
+) -> PredictionSheet:
+    """Score a batch and publish the results, completely or not at all.
 
     Args:
-        workspace: The results get the next number among its `predictions`; the batch lies in its `serving` part.
-        model: What scores.
-        network: The same, split; its features are stored.
-        intake: What came of the files of the source.
+        workspace: The results get the next number in its `predictions`; the batch is in its `serving` part.
+        model: The model.
+        network: Its network in two parts; the features are stored.
+        inputs: Counts of the files of the source.
         settings: What the sheet shows.
         is_synthetic: Whether the images are synthetic.
+        keep_images: Whether the images, and a source that was fetched, stay in the `serving` part. They show patients;
+            without them a later run with the same source reads it again.
 
     Returns:
-        The folder: `predictions.csv`, `sheet.html`, `summary.json`, `explanations/` and, for the owner's eyes alone,
-        `names.csv`.
+        The content of the sheet. Its folder has `predictions.csv`, `sheet.html`, `summary.json`, `explanations/` and,
+        readable by its owner only, `names.csv`.
     """
     folder = workspace.predictions_folder / f"{workspace.next_prediction_number():04d}"
     table = score_images(workspace.serving, model, network)
-    facts = _describe(table, model, network, intake, is_synthetic=is_synthetic)
+    facts = _describe(table, model, network, inputs, is_synthetic=is_synthetic)
     with publish_folder(folder) as fresh:
         table.to_csv(fresh / "predictions.csv", index=False)
         write_bytes(fresh / "names.csv", _read_names(workspace.serving), is_private=True)
         write_json(fresh / "summary.json", {"predictions": folder.name, **facts})
-        portraits = _draw_portraits(table, workspace.serving, network, settings, fresh / "explanations")
-        sheet = PredictionSheet(folder.name, facts, table, portraits)
+        thumbnails = _draw_thumbnails(table, workspace.serving, network, settings, fresh / "explanations")
+        sheet = PredictionSheet(folder, facts, table, thumbnails)
         write_sheet(fresh / "sheet.html", sheet)
-    workspace.serving.batch_names_file.unlink(missing_ok=True)  # they stand with the predictions now, and once
+    workspace.serving.batch_names_file.unlink(missing_ok=True)  # published with the predictions
+    if not keep_images:
+        _remove_images(workspace.serving)
     counts = facts["counts"]
     logger.info(
-        "Scored %d images: %d called osseous lesion, %d outside what the model knows, %d files unreadable",
+        "Scored %d images: %d called osseous lesion, %d outside the training distribution, %d files unreadable",
         *(counts[name] for name in ("num_images", "num_lesion", "num_outside", "num_unreadable")),
     )
-    return PublishedPredictions(folder, sheet)
+    return sheet
+
+
+def _remove_images(serving: Workspace) -> None:
+    """Remove the images of the batch; its features stay, so that scoring it again is fast."""
+    for folder in (serving.preprocessed_folder, serving.sources_folder, serving.explanations_folder):
+        if folder.exists():
+            with explain_write_errors(folder):
+                shutil.rmtree(folder)
 
 
 def _describe(
-    table: pd.DataFrame, model: ServedModel, network: SplitNetwork, intake: IntakeReport, *, is_synthetic: bool
+    table: pd.DataFrame, model: ServedModel, network: SplitNetwork, inputs: InputReport, *, is_synthetic: bool
 ) -> dict[str, Any]:
-    """What `summary.json` holds: counts, and what they rest on."""
-    novelty = load_novelty(model.novelty_file) if model.novelty_file else None
+    """Return the content of `summary.json`."""
+    novelty = _load_novelty(model)
     synthetic = [SYNTHETIC_NOTICE] if is_synthetic else []
+    reasons = table.loc[table["state"] == "unreadable", "reason"].value_counts()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "notices": [CLINICAL_NOTICE, *synthetic, *(_attribute(notice) for notice in model.notices)],
@@ -169,54 +172,46 @@ def _describe(
             "num_training": novelty.num_training,
             "num_validation": novelty.num_validation,
         },
-        "counts": asdict(intake)
+        "counts": asdict(inputs)
         | {
             "num_lesion": int((table["label"] == LABELS[1]).sum()),
             "num_normal": int((table["label"] == LABELS[0]).sum()),
             "num_outside": int(table["is_outside"].eq(True).sum()),
         },
-        "reasons": _count_reasons(table),
+        "reasons": {str(reason): int(count) for reason, count in reasons.items()},
     }
 
 
 def _attribute(notice: str) -> str:
-    """Make a notice of the run that trained the model one about that run."""
+    """Say in a notice's heading that it is about the run that trained the model."""
     heading, colon, text = notice.partition(":")
     return f"{heading}, IN THE RUN THAT TRAINED THE MODEL{colon}{text}"
 
 
-def _count_reasons(table: pd.DataFrame) -> Mapping[str, int]:
-    reasons = table.loc[table["state"] == "unreadable", "reason"].value_counts()
-    return {str(reason): int(count) for reason, count in reasons.items()}
-
-
 def _read_names(workspace: Workspace) -> bytes:
-    """Which file each image is, as it was written when they were taken in; names can identify patients."""
+    """Read the table of file names, as `ingest_inputs` wrote it."""
     try:
         return workspace.batch_names_file.read_bytes()
     except OSError as error:
         raise WorkspaceError(
-            f"{workspace.batch_names_file} cannot be read ({error.strerror}). Start again: the images are "
-            "taken in anew."
+            f"{workspace.batch_names_file} cannot be read ({error.strerror}). Start again: the images are read again."
         ) from error
 
 
-def _draw_portraits(
+def _draw_thumbnails(
     table: pd.DataFrame, workspace: Workspace, network: SplitNetwork, settings: SheetSettings, explanations: Path
-) -> tuple[Portrait, ...]:
-    """Picture the images with the highest scores, and explain the first of them."""
+) -> dict[str, tuple[bytes, bytes | None]]:
+    """Draw the images with the highest scores, the first of them also with a heat map; see `PredictionSheet`."""
     shown = table[table["state"] == "scored"].sort_values(["score", "image_id"], ascending=[False, True])
     shown = shown.head(settings.most_shown)
     images = read_images(list(shown["sha256"]), workspace, network.features.preprocessing, num_threads=-1)
-    portraits = [
-        Portrait(image_id, encode_thumbnail(image)) for image_id, image in zip(shown["image_id"], images, strict=True)
-    ]
+    overlays: list[bytes | None] = [None] * len(images)
     num_explained = min(settings.most_explained, len(images)) if settings.explain else 0
     if num_explained:
         heats = explain_images(network, np.stack(images[:num_explained]), workspace.explanations_folder)
+        overlays[:num_explained] = map(encode_overlay, images, heats)
         explanations.mkdir()
-        for place, (image, heat) in enumerate(zip(images[:num_explained], heats, strict=True)):
-            overlay = encode_overlay(image, heat)
-            (explanations / f"{portraits[place].image_id}.jpg").write_bytes(overlay)
-            portraits[place] = replace(portraits[place], overlay=overlay)
-    return tuple(portraits)
+    for image_id, overlay in zip(shown["image_id"], overlays, strict=True):
+        if overlay:
+            (explanations / f"{image_id}.jpg").write_bytes(overlay)
+    return dict(zip(shown["image_id"], zip(map(encode_thumbnail, images), overlays, strict=True), strict=True))

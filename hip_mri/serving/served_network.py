@@ -1,21 +1,22 @@
-"""A saved network made ready to score many images: split where the features are, so that an engine computes them.
+"""Splits a saved network into backbone and head, so that an engine can compute the features of new images.
 
-What training left in the workspace is used: the backbone, its export and the head. Without it everything comes from
-the one file of the network, so that a version serves on a machine that has nothing else. The parts are kept under the
-SHA-256 of that file.
+If the workspace has the backbone, its export and the head from training, these are used. Otherwise they are made from
+the file of the network, so that a version can score on any machine. The parts are stored with the SHA-256 of that file.
 """
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hip_mri.config import BackboneName, Engine, Precision, PreprocessingSettings
 from hip_mri.errors import WeightsError, WorkspaceError
 from hip_mri.hashes import HASHES, is_as_recorded, read_hashes, record_hashes
 from hip_mri.models.backbones.backbone import (
     BYTES_PER_PARAMETER,
+    IDENTITY_NAME,
     PARTS,
     Backbone,
     find_backbone,
@@ -30,7 +31,8 @@ from hip_mri.models.head import PREFIX, cut_network
 from hip_mri.models.network import HEAD_NAME, MODEL_NAME, TUNED_BACKBONE
 from hip_mri.models.saved import load_network
 from hip_mri.models.scoring import SplitNetwork
-from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, require_room
+from hip_mri.registry.prune import SERVED_NETWORK
+from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,20 +41,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVED_NETWORK_RECIPE: Final = 2
-"""Number of this way to split; a change that alters the parts raises it. Below 2 the user's settings of Keras could
+"""Version of the splitting; increased by changes that alter the parts. Before 2 the user's settings of Keras could
 alter them."""
 
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """A network on disk, and what it is known to be.
+    """A network on disk and its recorded properties.
 
     Attributes:
         file: The whole network, as Keras saved it.
-        sha256: Of the file, as it was recorded.
+        sha256: Recorded SHA-256 of the file.
         backbone: Architecture.
-        preprocessing: How images reach it.
-        precision: In which its figures and its threshold were computed.
+        preprocessing: Preprocessing of its images.
+        precision: Precision in which its metrics and its threshold were computed.
     """
 
     file: Path
@@ -69,33 +71,32 @@ def prepare_network(
     num_images: int,
     workspace: Workspace,
 ) -> SplitNetwork:
-    """Split a saved network, once for its hash, and choose what computes its features.
+    """Split a saved network, once per SHA-256, and choose the engine that computes its features.
 
     Args:
-        network: The file is read only if its bytes have the recorded hash.
-        engine: `auto` takes OpenVINO where the backbone is exported already, or where it alone computes the wanted
-            precision; else see `resolve_engine`.
-        precision: `auto` takes the one that the model was evaluated in, where this machine computes it in hardware.
+        network: The file is loaded only if it has the recorded SHA-256.
+        engine: `auto` chooses OpenVINO where the backbone is exported already, or where only OpenVINO computes the
+            precision in hardware; otherwise see `resolve_engine`.
+        precision: `auto` chooses the one that the model was evaluated in, where this machine computes it in hardware.
         num_images: Images to score.
-        workspace: Where it was trained, perhaps; the `backbones` folder of its `serving` part keeps the parts.
+        workspace: The parts are stored in the `backbones` folder of its `serving` part.
 
     Returns:
-        The parts.
+        The two parts.
 
     Raises:
-        WeightsError: The file is not the recorded one, or is no network of this architecture.
+        WeightsError: The file was changed, or is not a network of this architecture.
     """
     identity = {"recipe": SERVED_NETWORK_RECIPE, "model_sha256": network.sha256, "name": network.backbone}
     folder = workspace.serving.backbones_folder / f"model-{digest(identity)[:16]}"
-    if not (is_as_recorded(folder, [*PARTS, HEAD_NAME]) or _link_parts(network, folder, workspace)):
-        _write_parts(network, folder)
+    if not _has_parts(folder, identity):
+        _make_parts(network, folder, identity, workspace)
     backbone = open_backbone(folder)
     wanted = network.precision if precision == "auto" else precision
-    # On a CPU OpenVINO alone computes bfloat16, so that the number of images does not change the precision.
-    pays_anyway = has_export(backbone) or (wanted == "bfloat16" and computes_bfloat16("openvino"))
-    choice = choose_serving_engine(
-        resolve_engine(engine, num_images, is_exported=pays_anyway), precision, network.precision
-    )
+    # On a CPU only OpenVINO computes bfloat16; it is chosen for few images too, so that they get the same precision.
+    prefers_openvino = has_export(backbone) or (wanted == "bfloat16" and computes_bfloat16("openvino"))
+    chosen = resolve_engine(engine, num_images, is_exported=prefers_openvino)
+    choice = choose_serving_engine(chosen, precision, network.precision)
     return SplitNetwork(FeatureSet(backbone, network.preprocessing, choice, with_mirrored=False), folder / HEAD_NAME)
 
 
@@ -110,46 +111,52 @@ def choose_serving_engine(engine: Engine, precision: Precision | Literal["auto"]
     return EngineChoice(engine, evaluated, f"the model was evaluated in {evaluated}")
 
 
-def _link_parts(network: SavedNetwork, folder: Path, workspace: Workspace) -> bool:
-    """Take over what training left in the workspace: backbone, export and head; whether it was there."""
-    left = _find_trained(network, workspace)
-    if left is None:
-        return False
-    backbone, head_file = left
+def _has_parts(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether a folder has the unchanged parts of this model."""
+    needed = (*PARTS, HEAD_NAME, SERVED_NETWORK)
+    return is_as_recorded(folder, needed) and read_json(folder / SERVED_NETWORK) == identity
+
+
+def _make_parts(network: SavedNetwork, folder: Path, identity: Mapping[str, Any], workspace: Workspace) -> None:
+    """Link the parts from training if the workspace has them; otherwise split the network."""
+    trained = _find_trained(network, workspace)
     with publish_folder(folder) as fresh:
-        for file in (*(backbone.folder / name for name in PARTS), head_file):
-            link_or_copy(file, fresh / file.name)
-        record_hashes(fresh)
-    link_export(backbone, folder)
-    return True
+        write_json(fresh / SERVED_NETWORK, identity)
+        if trained:
+            backbone, head_file = trained
+            for file in (*(backbone.folder / name for name in PARTS), head_file):
+                link_or_copy(file, fresh / file.name)
+            record_hashes(fresh)
+        else:
+            _split(network, fresh)
+    if trained:
+        link_export(trained[0], folder)
 
 
 def _find_trained(network: SavedNetwork, workspace: Workspace) -> tuple[Backbone, Path] | None:
-    """The backbone and the head file that training left beside the same model file."""
+    """Find backbone and head file of the training that wrote the model file."""
     for hashes in workspace.models_folder.glob(f"*/{HASHES}"):
         with contextlib.suppress(WorkspaceError, KeyError, TypeError):
             folder = hashes.parent
             if read_hashes(folder)[MODEL_NAME] != network.sha256 or not is_as_recorded(folder, [HEAD_NAME]):
                 continue
-            wanted = read_json(folder / "identity.json")["backbone"]
+            wanted = read_json(folder / IDENTITY_NAME)["backbone"]
             backbone = find_backbone(wanted, (*workspace.backbones_folder.glob("[!.]*"), folder / TUNED_BACKBONE))
             if backbone is not None:
                 return backbone, folder / HEAD_NAME
     return None
 
 
-def _write_parts(network: SavedNetwork, folder: Path) -> None:
+def _split(network: SavedNetwork, folder: Path) -> None:
+    """Fill a folder that is about to be published with the parts."""
     logger.info("Splitting the network into backbone and head, once for this model")
     whole = _load(network)
+    require_room(folder, BYTES_PER_PARAMETER * whole.count_params())
     backbone, head = cut_network(whole)
+    head.save(folder / HEAD_NAME)
     is_standardized = any(layer.name == STANDARDIZE for layer in whole.layers)
     size = network.preprocessing.image_size
-    require_room(folder, BYTES_PER_PARAMETER * whole.count_params())
-    with publish_folder(folder) as fresh:
-        head.save(fresh / HEAD_NAME)
-        write_backbone(
-            backbone, fresh, {"name": network.backbone, "image_size": size, "is_standardized": is_standardized}
-        )
+    write_backbone(backbone, folder, {"name": network.backbone, "image_size": size, "is_standardized": is_standardized})
 
 
 def _load(network: SavedNetwork) -> "keras.Model":

@@ -221,7 +221,7 @@ def show_batch(root: Path) -> None:
         "novelty": None,
         "created": "2025-11-22T21:14:00+00:00",
     }
-    write_sheet(root / "run" / "sheet.html", PredictionSheet("0001", facts, table, ()))
+    write_sheet(root / "run" / "sheet.html", PredictionSheet(root / "run", facts, table, {}))
 
 
 STEPS: Final[tuple[Callable[[Path], None], ...]] = (

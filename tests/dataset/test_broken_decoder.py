@@ -42,7 +42,7 @@ def test_fault_51_ingest_goes_on(breakable, entries, pack, workspace):
 
 def test_fault_51_prediction_goes_on(breakable, entries, pack, workspace):
     settings = PreprocessingSettings(image_size=32)
-    report = prediction_inputs.take_in_images(pack({**BROKEN, **entries}), workspace, settings, num_threads=2)
+    report = prediction_inputs.ingest_inputs(pack({**BROKEN, **entries}), workspace, settings, num_threads=2)
     assert (report.num_images, report.num_unreadable) == (len(entries), 3)
     batch = read_batch(workspace)
     assert batch["reason"][batch["reason"] != ""].to_dict() == REASONS

@@ -1,4 +1,4 @@
-"""New images through the whole flow: scores as in training, and no model that was tampered with."""
+"""New images through the whole flow: scores as in training, and no model that was changed."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from flows.predict import hip_predict
 from hip_mri.config import PredictConfig
 from hip_mri.errors import ReleaseError, SourceError
 from hip_mri.registry.champion import promote
-from hip_mri.registry.commands import register_version
+from hip_mri.registry.registration import register_version
 from hip_mri.workspace import Workspace
 from tests.flows.test_pipeline import configure
 
@@ -79,7 +79,7 @@ def test_a_fine_tuned_model_is_scored_by_its_own_backbone(source_zip, tmp_path) 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Path:
-    """A folder of any structure with what is no image in it, and a name that wants to be code."""
+    """A folder of any structure, with files that are not images, and a name with HTML."""
     folder = tmp_path_factory.mktemp("mixed")
     shutil.unpack_archive(source_zip, folder / "Schmidt, Eva")
     (folder / "<script>alert(1)</script>.png".replace("/", "-")).write_bytes(b"no image")
@@ -119,7 +119,7 @@ def test_names_stand_in_one_private_file(scored: Path, mixed: Path) -> None:
             assert b"hip000001" not in content
 
 
-def test_the_sheet_shows_what_it_promises(scored: Path) -> None:
+def test_the_sheet_has_pictures_heat_maps_and_notices(scored: Path) -> None:
     page = (scored / "sheet.html").read_text()
     assert page.count('<li class="card') == 5
     assert page.count("Heat map of image") == 2
@@ -140,10 +140,10 @@ def test_images_are_taken_one_by_one_too(run: Path, mixed: Path, scored: Path, t
     assert table["score"].iloc[0] == pytest.approx(whole[table["image_id"].iloc[0]], abs=1e-6)
 
 
-def test_the_champion_scores_unless_another_is_named(run: Path, mixed: Path, tmp_path: Path) -> None:
-    workspace = Workspace(run.parent.parent)
+def test_the_champion_scores_unless_another_model_is_given(run: Path, mixed: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
     image = next(mixed.rglob("hip000003.png"))
-    with pytest.raises(ReleaseError, match=r"no version serves in .* yet"):
+    with pytest.raises(ReleaseError, match=r"has no champion yet"):
         score(run, image, workspace.root, model="champion")
     version = register_version(workspace, run)
     promote(workspace, version, "test")
@@ -166,14 +166,14 @@ def test_fault_66_a_model_that_is_not_the_recorded_one_is_never_loaded(
 
 
 @pytest.mark.parametrize("name", ["novelty.npz", "metrics.json", "config.yaml"])
-def test_nor_is_anything_that_decides_with_it(run: Path, mixed: Path, tmp_path: Path, name: str) -> None:
+def test_a_changed_threshold_limit_or_setting_is_refused(run: Path, mixed: Path, tmp_path: Path, name: str) -> None:
     copied = shutil.copytree(run, tmp_path / "0001")
     (copied / name).write_bytes(b"{}")
     with pytest.raises(ReleaseError, match=rf"{name} in .* is missing or has another SHA-256"):
         score(copied, mixed, tmp_path / "w")
 
 
-def test_what_is_no_model_and_what_is_no_image_is_told(run: Path, tmp_path: Path) -> None:
+def test_other_folders_and_files_are_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("hello")
     with pytest.raises(SourceError, match="none of its 1 files is a usable image"):
         score(run, tmp_path / "words.txt", tmp_path / "w")
@@ -184,10 +184,15 @@ def test_what_is_no_model_and_what_is_no_image_is_told(run: Path, tmp_path: Path
     assert not list((tmp_path / "w").glob("predictions/*"))
 
 
-def test_scoring_again_computes_no_feature_again(run: Path, mixed: Path, scored: Path) -> None:
-    workspace = scored.parent.parent
-    parts = {file: file.stat().st_mtime_ns for file in (workspace / "serving" / "features").rglob("*.npy")}
-    again = score(run, mixed, workspace)
+def test_scoring_again_computes_no_feature_again_and_keeps_images_only_where_wanted(
+    run: Path, mixed: Path, scored: Path, tmp_path: Path
+) -> None:
+    serving = Workspace(shutil.copytree(scored.parent.parent, tmp_path / "w")).serving
+    assert list(serving.root.rglob("*.png")) == list(serving.explanations_folder.glob("*")) == []
+    parts = {file: file.stat().st_mtime_ns for file in serving.features_folder.rglob("*.npy")}
+    again = score(run, mixed, tmp_path / "w", keep_images=True)
     assert again.name == "0002"
     assert read(again).equals(read(scored))
-    assert {file: file.stat().st_mtime_ns for file in (workspace / "serving" / "features").rglob("*.npy")} == parts
+    assert len(parts) > 0
+    assert {file: file.stat().st_mtime_ns for file in serving.features_folder.rglob("*.npy")} == parts
+    assert len(list(serving.preprocessed_folder.rglob("*.png"))) == 50

@@ -1,4 +1,4 @@
-"""Six months of retraining in one workspace, as they would be played by a schedule."""
+"""Six months of scheduled retraining in one workspace."""
 
 import json
 import shutil
@@ -18,9 +18,9 @@ from hip_mri.config import RetrainConfig
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.split_registry import read_split_registry
 from hip_mri.evaluation import verify
-from hip_mri.promotion.error_budget import read_looks
-from hip_mri.registry import commands as registry
-from hip_mri.registry.champion import read_champion, read_history
+from hip_mri.promotion.error_budget import read_comparisons
+from hip_mri.registry.champion import read_champion, read_history, roll_back
+from hip_mri.registry.prune import prune
 from hip_mri.registry.versions import list_versions
 from hip_mri.workspace import Workspace
 from tests.conftest import draw_image
@@ -28,7 +28,7 @@ from tests.conftest import draw_image
 GOOD = {"epochs": 25, "batch_size": 16, "learning_rate": 1e-3}
 POOR = {"epochs": 1, "batch_size": 64, "learning_rate": 1e-7}
 NUM_FIRST, NUM_MONTHLY = 200, 10
-LESION_SHARE = 0.4
+LESION_FRACTION = 0.4
 
 
 def deliver(folder: Path, name: str, num_patients: int, seed: int, *, inverted: bool = False) -> None:
@@ -37,7 +37,7 @@ def deliver(folder: Path, name: str, num_patients: int, seed: int, *, inverted: 
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
         for number in range(num_patients):
-            has_lesion = number < LESION_SHARE * num_patients
+            has_lesion = number < LESION_FRACTION * num_patients
             image = draw_image(generator, has_lesion=has_lesion)
             label = "osseous_lesion" if has_lesion else "normal"
             content = cv2.imencode(".png", 255 - image if inverted else image)[1].tobytes()
@@ -46,10 +46,10 @@ def deliver(folder: Path, name: str, num_patients: int, seed: int, *, inverted: 
 
 @dataclass(frozen=True)
 class Month:
-    """What a month left behind."""
+    """State of the workspace after a month."""
 
     outcome: str
-    told: str
+    result: str
     champion: str | None
     splits: dict[str, str]
     rows: dict[tuple[str, bool], float]
@@ -59,7 +59,7 @@ class Month:
 
 @dataclass
 class Clinic:
-    """A workspace, the folder that deliveries are dropped into, and a person who starts the flow."""
+    """A workspace and the folder for deliveries."""
 
     workspace: Workspace
     incoming: Path
@@ -81,17 +81,16 @@ class Clinic:
             | settings
         )
         state = hip_retrain(config, return_state=True)
-        result = state.result(raise_on_failure=False)
-        return self.look(state, str(result))
+        return self.inspect(state, str(state.result(raise_on_failure=False)))
 
-    def look(self, state: State, told: str) -> Month:
+    def inspect(self, state: State, result: str) -> Month:
         ledger = read_split_registry(self.workspace)
         champion = read_champion(self.workspace)
         preprocessed = self.workspace.preprocessed_folder.rglob("*.png")
         reports = sorted(self.workspace.retrainings_folder.glob("[0-9]*/retraining.json"))
         return Month(
             outcome=state.name,
-            told=told,
+            result=result,
             champion=champion and champion.name,
             splits=dict(zip(ledger["sha256"], ledger["split"], strict=True)),
             rows=self.list_rows(),
@@ -117,26 +116,26 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
 
 @pytest.fixture(scope="module")
 def months(clinic: Clinic) -> list[Month]:
-    """Month 0 trains; then ordinary patients, an inverted batch, nothing, a worse model, a better one."""
+    """A first training; then ordinary patients, an inverted batch, no images, a worse model, a better one."""
     deliver(clinic.incoming, "first", NUM_FIRST, seed=0)
-    played = [clinic.retrain(FIRST)]
+    results = [clinic.retrain(FIRST)]
     deliver(clinic.incoming, "january", NUM_MONTHLY, seed=1)
-    played.append(clinic.retrain(FIRST))
+    results.append(clinic.retrain(FIRST))
     deliver(clinic.incoming, "february", NUM_MONTHLY, seed=2, inverted=True)
-    played.append(clinic.retrain(FIRST))
-    played.append(clinic.retrain(FIRST))
+    results.append(clinic.retrain(FIRST))
+    results.append(clinic.retrain(FIRST))
     deliver(clinic.incoming, "april", NUM_MONTHLY, seed=4)
-    played.append(clinic.retrain(POOR))
+    results.append(clinic.retrain(POOR))
     deliver(clinic.incoming, "may", NUM_MONTHLY, seed=5)
-    played.append(clinic.retrain(GOOD))
-    return played
+    results.append(clinic.retrain(GOOD))
+    return results
 
 
 FIRST = GOOD | {"epochs": 2, "learning_rate": 1e-5}
-"""Better than a coin, worse than it could be."""
+"""Better than chance, worse than `GOOD`."""
 
 
-def test_what_each_month_came_to(months: list[Month]) -> None:
+def test_outcome_and_champion_of_each_month(months: list[Month]) -> None:
     assert [month.outcome for month in months] == ["Promoted", "Kept", "Failed", "Nothing new", "Kept", "Promoted"]
     assert [month.champion for month in months] == ["0001", "0001", "0001", "0001", "0001", "0004"]
 
@@ -152,8 +151,8 @@ def test_fault_71_no_earlier_image_changes_its_split(months: list[Month], clinic
     assert groups.max() == 1
 
 
-def test_only_new_images_are_worked_on(months: list[Month]) -> None:
-    """Counted by the files: a row or an image that is made again has another time, and no row stands twice."""
+def test_only_new_images_are_processed(months: list[Month]) -> None:
+    """A row or an image that is computed again has another modification time, and no row occurs twice."""
     for before, after, num_new in zip(months, months[1:], (10, 10, 0, 10, 10), strict=False):
         assert before.images.items() <= after.images.items()
         assert before.rows.items() <= after.rows.items()
@@ -165,8 +164,8 @@ def test_only_new_images_are_worked_on(months: list[Month]) -> None:
 
 
 def test_fault_73_the_inverted_batch_is_set_aside_with_a_picture(months: list[Month], clinic: Clinic) -> None:
-    assert "does not look like the training images" in months[2].told
-    assert "--retrain.accept-drift true" in months[2].told
+    assert "does not look like the training images" in months[2].result
+    assert "--retrain.accept-drift true" in months[2].result
     assert months[2].report["outcome"] == "stopped"
     assert sum(split == "set_aside" for split in months[-1].splits.values()) == NUM_MONTHLY
     quarantine = pd.read_csv(clinic.workspace.quarantine_file)
@@ -176,14 +175,33 @@ def test_fault_73_the_inverted_batch_is_set_aside_with_a_picture(months: list[Mo
     assert "data:image/png" in (report / "report.html").read_text()
 
 
-def test_nothing_new_says_what_waits(months: list[Month]) -> None:
-    assert months[3].told == "0 new images wait, 5 are needed: nothing was trained"
+def test_too_few_new_images_are_counted(months: list[Month]) -> None:
+    assert months[3].result == "0 new images wait, 5 are needed: nothing was trained"
+
+
+def test_after_pruning_a_few_new_images_are_grouped_and_split_and_nothing_is_computed_again(
+    months: list[Month], clinic: Clinic, tmp_path: Path
+) -> None:
+    later = Clinic(Workspace(shutil.copytree(clinic.workspace.root, tmp_path / "workspace")), tmp_path / "incoming")
+    shutil.copytree(clinic.incoming, later.incoming)
+    assert {removal.kind for removal in prune(later.workspace)} >= {"cache", "explanations", "neighbours"}
+    deliver(later.incoming, "june", 4, seed=6)
+    shutil.rmtree(later.workspace.retrainings_folder)  # reports are not needed to know which images are new
+    month = later.retrain(GOOD)
+    assert month.result == "4 new images wait, 5 are needed: nothing was trained"
+    assert month.rows == months[-1].rows
+    assert months[-1].images.items() <= month.images.items()
+    manifest = read_manifest(later.workspace.manifest_file)
+    ready = manifest[manifest["state"] == "ready"]
+    assert len(ready) == NUM_FIRST + 3 * NUM_MONTHLY + 4
+    assert (ready["group"] != "").all()
+    assert set(ready["split"]) == {"train", "val", "test"}
 
 
 def test_fault_72_the_gate_keeps_the_worse_and_promotes_the_better(months: list[Month], clinic: Clinic) -> None:
     worse, better = months[4].report["decision"], months[5].report["decision"]
     assert worse["difference"] < 0 < better["interval"][0]
-    assert [look.is_promoted for look in read_looks(clinic.workspace)] == [False, False, True]
+    assert [comparison.is_promoted for comparison in read_comparisons(clinic.workspace)] == [False, False, True]
     assert [version.parent for version in list_versions(clinic.workspace)] == [None, 1, 1, 1]
     page = (clinic.workspace.retrainings_folder / "0005" / "report.html").read_text()
     assert "The new model is the champion" in page
@@ -198,9 +216,8 @@ def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clin
     shutil.copytree(clinic.workspace.releases_folder, tmp_path / "releases")
     workspace = Workspace(tmp_path)
     content = (workspace.versions_folder / "0001" / "model.keras").read_bytes()
-    assert registry.main(["rollback", str(workspace.root)]) == 0
-    champion = read_champion(workspace)
-    assert champion is not None
+    champion = roll_back(workspace)
+    assert read_champion(workspace) == champion
     assert champion.model_file.read_bytes() == content
     assert [change.action for change in read_history(workspace)] == ["promotion", "promotion", "rollback"]
 
@@ -209,7 +226,7 @@ def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clin
 def test_fault_54_a_retraining_that_is_killed_before_its_report_is_ended_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The champion has changed by then; the next run must not find that there is nothing new."""
+    """The champion has changed already; the next run must not find that there are no new images."""
     clinic = Clinic(Workspace(tmp_path / "workspace"), tmp_path / "incoming")
     deliver(clinic.incoming, "first", NUM_FIRST, seed=0)
     for number, training in enumerate((FIRST, GOOD), start=1):
@@ -217,14 +234,14 @@ def test_fault_54_a_retraining_that_is_killed_before_its_report_is_ended_by_the_
             killing.setattr("hip_mri.promotion.retraining_report.publish_folder", _die)
             killed = clinic.retrain(training)
         assert killed.outcome == "Failed"
-        assert killed.champion == f"{number:04d}"  # promoted, and nobody was told
+        assert killed.champion == f"{number:04d}"  # promoted without a report
         month = clinic.retrain(training)
         assert month.outcome == "Promoted"
         assert month.champion == f"{number:04d}"
         assert month.report["arrivals"]["num_images"] == (NUM_FIRST if number == 1 else NUM_MONTHLY)
         assert len(list(clinic.workspace.retrainings_folder.iterdir())) == number
         assert len(read_history(clinic.workspace)) == len(list_versions(clinic.workspace)) == number
-        assert len(read_looks(clinic.workspace)) == number - 1  # the first has nobody to be compared with
+        assert len(read_comparisons(clinic.workspace)) == number - 1  # the first is compared with none
         manifest = read_manifest(clinic.workspace.manifest_file)
         assert clinic.retrain(training).outcome == "Nothing new"
         assert read_manifest(clinic.workspace.manifest_file).equals(manifest)  # with its groups and splits

@@ -16,7 +16,7 @@ from hip_mri.errors import ArchiveError, ImageError, SourceError, WeightsError
 from hip_mri.models.backbones import weights
 from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.hdf5_checks import named_for_keras
-from hip_mri.serving.prediction_inputs import take_in_images
+from hip_mri.serving.prediction_inputs import ingest_inputs
 from hip_mri.sources.source import open_source, open_unlabelled
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
@@ -136,7 +136,7 @@ def test_the_last_message_gives_the_cure_of_the_commonest_reason(pack, spread, w
     assert workspace.quarantine_file.exists()
     assert "P1" not in str(caught.value)
     with pytest.raises(SourceError, match=cure):
-        take_in_images(spread(files), workspace.serving, PreprocessingSettings(image_size=32), num_threads=1)
+        ingest_inputs(spread(files), workspace.serving, PreprocessingSettings(image_size=32), num_threads=1)
     assert workspace.serving.quarantine_file.exists()
 
 

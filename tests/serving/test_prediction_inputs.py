@@ -1,4 +1,4 @@
-"""Images without classes: from anything to preprocessed pictures and a manifest, whatever some files hold."""
+"""Images without classes are preprocessed and listed, whatever the other files of the source contain."""
 
 import stat
 import zipfile
@@ -10,7 +10,7 @@ from hip_mri.config import PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.errors import ArchiveError, SourceError
 from hip_mri.images.contrast import preprocess_image
-from hip_mri.serving.prediction_inputs import IntakeReport, take_in_images
+from hip_mri.serving.prediction_inputs import InputReport, ingest_inputs
 from tests.dataset.batches import read_batch
 from tests.images.image_files import decode_gray
 
@@ -34,8 +34,8 @@ def files(draw, encode) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", ["zip", "folder"])
 def test_every_file_is_accounted_for(kind, files, pack, spread, workspace):
-    report = take_in_images(pack(files) if kind == "zip" else spread(files), workspace, SMALL, num_threads=2)
-    assert report == IntakeReport(num_images=2, num_copies=1, num_unreadable=3, num_ignored=1)
+    report = ingest_inputs(pack(files) if kind == "zip" else spread(files), workspace, SMALL, num_threads=2)
+    assert report == InputReport(num_images=2, num_copies=1, num_unreadable=3, num_ignored=1)
     batch = read_batch(workspace)
     assert set(batch.index) == set(files) - {"__MACOSX/._a.png"}
     assert batch["reason"].to_dict() == {
@@ -53,15 +53,15 @@ def test_every_file_is_accounted_for(kind, files, pack, spread, workspace):
 
 
 def test_pictures_are_those_of_training(files, pack, workspace):
-    take_in_images(pack(files), workspace, SMALL, num_threads=1)
+    ingest_inputs(pack(files), workspace, SMALL, num_threads=1)
     ready = read_batch(workspace).query("state == 'ready'")
     pictures = read_images(list(ready["sha256"]), workspace, SMALL, num_threads=1)
     for name, picture in zip(ready.index, pictures, strict=True):
         np.testing.assert_array_equal(picture, preprocess_image(decode_gray(files[name]), SMALL))
 
 
-def test_names_stay_in_one_private_file_and_source_bytes_are_not_kept(files, pack, workspace):
-    take_in_images(pack(files), workspace, SMALL, num_threads=1)
+def test_names_are_in_one_private_file_and_source_bytes_are_not_kept(files, pack, workspace):
+    ingest_inputs(pack(files), workspace, SMALL, num_threads=1)
     for private in (workspace.manifest_file, workspace.batch_names_file):
         assert stat.S_IMODE(private.stat().st_mode) == 0o600
     written = [file for file in workspace.root.rglob("*") if file.is_file()]
@@ -74,45 +74,45 @@ def test_names_stay_in_one_private_file_and_source_bytes_are_not_kept(files, pac
 
 def test_a_single_image_is_a_batch(files, spread, workspace):
     folder = spread(files)
-    report = take_in_images(folder / "deep/er/normal/a.png", workspace, SMALL, num_threads=1)
-    assert report == IntakeReport(1, 0, 0, 0)
+    report = ingest_inputs(folder / "deep/er/normal/a.png", workspace, SMALL, num_threads=1)
+    assert report == InputReport(1, 0, 0, 0)
     assert list(read_batch(workspace).index) == ["a.png"]
 
 
-def test_progress_is_told_to_the_end(files, spread, workspace):
-    told = []
-    take_in_images(spread(files), workspace, SMALL, 1, lambda done, total: told.append((done, total)))
-    assert told[-1] == (6, 6)
+def test_progress_reaches_the_total(files, spread, workspace):
+    calls = []
+    ingest_inputs(spread(files), workspace, SMALL, 1, lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (6, 6)
 
 
 def test_a_batch_replaces_the_one_before(files, spread, pack, draw, encode, workspace):
-    take_in_images(pack(files), workspace, SMALL, num_threads=1)
-    take_in_images(spread({"other.png": encode(draw(9))}, "other"), workspace, SMALL, num_threads=1)
+    ingest_inputs(pack(files), workspace, SMALL, num_threads=1)
+    ingest_inputs(spread({"other.png": encode(draw(9))}, "other"), workspace, SMALL, num_threads=1)
     assert list(read_batch(workspace).index) == ["other.png"]
 
 
 def test_a_source_without_any_image_is_refused(spread, workspace, tmp_path):
     with pytest.raises(SourceError, match=r"none of its 2 files is a usable image: 2 not_an_image\. ") as caught:
-        take_in_images(spread({"a.txt": b"x", "b.txt": b"y"}), workspace, SMALL, num_threads=1)
+        ingest_inputs(spread({"a.txt": b"x", "b.txt": b"y"}), workspace, SMALL, num_threads=1)
     assert str(workspace.quarantine_file) in str(caught.value)
     assert workspace.quarantine_file.read_text().count("not_an_image") == 2
     assert not workspace.manifest_file.exists()
     with pytest.raises(
         SourceError, match=r"it holds no files; 1 hidden .* ignored\. Needed are images, in folders of any kind"
     ):
-        take_in_images(spread({".DS_Store": b"x"}, "litter"), workspace, SMALL, num_threads=1)
+        ingest_inputs(spread({".DS_Store": b"x"}, "litter"), workspace, SMALL, num_threads=1)
     with pytest.raises(SourceError, match="there is no file or folder"):
-        take_in_images(tmp_path / "nothing", workspace, SMALL, num_threads=1)
+        ingest_inputs(tmp_path / "nothing", workspace, SMALL, num_threads=1)
 
 
 def test_unsafe_and_damaged_archives_are_refused(tmp_path, pack, workspace):
     with pytest.raises(ArchiveError, match=r"climb with dots \(entry 1\)"):
-        take_in_images(pack({"../a.png": b"x"}), workspace, SMALL, num_threads=1)
+        ingest_inputs(pack({"../a.png": b"x"}), workspace, SMALL, num_threads=1)
     (tmp_path / "cut.zip").write_bytes(b"PK\3\4 and no more")
     with pytest.raises(
         ArchiveError, match=r"damaged or truncated zip file.* Needed are images, in folders of any kind"
     ):
-        take_in_images(tmp_path / "cut.zip", workspace, SMALL, num_threads=1)
+        ingest_inputs(tmp_path / "cut.zip", workspace, SMALL, num_threads=1)
 
 
 def test_a_damaged_entry_is_a_row(draw, encode, pack, workspace):
@@ -121,7 +121,7 @@ def test_a_damaged_entry_is_a_row(draw, encode, pack, workspace):
     content = bytearray(file.read_bytes())
     content[content.index(bad) + 60] ^= 255
     file.write_bytes(content)
-    assert take_in_images(file, workspace, SMALL, num_threads=1).num_unreadable == 1
+    assert ingest_inputs(file, workspace, SMALL, num_threads=1).num_unreadable == 1
     batch = read_batch(workspace)
     assert (batch.loc["bad.png", "reason"], batch.loc["bad.png", "sha256"]) == ("damaged_entry", "")
     assert batch.loc["bad.png", "image_id"] != ""

@@ -1,6 +1,7 @@
-"""The sheet of new images: what it shows, what it leaves out, and that nothing in it becomes code."""
+"""The sheet of new images shows the highest scores first, and escapes everything."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,11 +11,10 @@ import pytest
 from hip_mri.serving import prediction_sheet
 from hip_mri.serving.prediction_sheet import (
     THUMBNAIL_SIZE,
-    Portrait,
     PredictionSheet,
-    compose_prediction_markdown,
     encode_overlay,
     encode_thumbnail,
+    render_summary,
     tabulate_counts,
     write_sheet,
 )
@@ -48,8 +48,8 @@ def sheet() -> PredictionSheet:
         "reasons": {"not_an_image": 1, "empty_file": 1},
     }
     picture = encode_thumbnail(np.zeros((32, 32), np.uint8))
-    portraits = (Portrait(ids[5], picture, picture), Portrait(ids[4], picture), Portrait(ids[1], picture))
-    return PredictionSheet("0007", facts, table, portraits)
+    thumbnails = {ids[5]: (picture, picture), ids[4]: (picture, None), ids[1]: (picture, None)}
+    return PredictionSheet(Path("predictions/0007"), facts, table, thumbnails)
 
 
 def write(sheet: PredictionSheet, folder) -> str:
@@ -57,10 +57,10 @@ def write(sheet: PredictionSheet, folder) -> str:
     return (folder / "sheet.html").read_text()
 
 
-def test_the_most_suspicious_come_first_with_what_is_known_of_them(sheet, tmp_path):
+def test_the_highest_scores_come_first_with_their_pictures(sheet, tmp_path):
     page = write(sheet, tmp_path)
     assert [row["score"] for row in sheet.list_scored(3)] == [0.6, 0.5, 0.4]
-    order = [page.index(f'alt="Image {portrait.image_id}"') for portrait in sheet.portraits]
+    order = [page.index(f'alt="Image {image_id}"') for image_id in sheet.thumbnails]
     assert order == sorted(order)
     assert page.count("Heat map of image") == 1
     assert page.count('class="card marked"') == 1
@@ -77,11 +77,11 @@ def test_without_a_measure_of_novelty_nothing_is_claimed(sheet, tmp_path):
     assert "is not known: the run of this model did not" in page
     assert 'class="badge' not in page
     assert ">within<" not in page
-    assert "not measured" in compose_prediction_markdown(replace(sheet, facts={**sheet.facts, "novelty": None}))
+    assert "not measured" in render_summary(replace(sheet, facts={**sheet.facts, "novelty": None}))
 
 
 def test_long_tables_are_cut_and_say_so(sheet, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction_sheet, "MOST_LISTED", 2)
+    monkeypatch.setattr(prediction_sheet, "MAX_LISTED", 2)
     page = write(sheet, tmp_path)
     assert "2 of 6 images, the highest scores first" in page
     assert '<a href="predictions.csv">predictions.csv</a> has all' in page
@@ -98,14 +98,14 @@ def test_nothing_becomes_code(sheet, tmp_path):
     table = sheet.table.assign(reason=HOSTILE, label=HOSTILE)
     page = write(replace(sheet, facts=hostile, table=table), tmp_path)
     assert "<script" not in page
-    summary = compose_prediction_markdown(replace(sheet, facts=hostile))
+    summary = render_summary(replace(sheet, facts=hostile))
     assert "<script" not in summary
     assert "[a](" not in summary
 
 
 def test_the_summary_stays_small(sheet):
     many = pd.concat([sheet.table] * 20_000, ignore_index=True)
-    assert len(compose_prediction_markdown(replace(sheet, table=many)).encode()) < 10_000
+    assert len(render_summary(replace(sheet, table=many)).encode()) < 10_000
 
 
 def test_counts_are_a_table(sheet):

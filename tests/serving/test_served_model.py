@@ -1,4 +1,4 @@
-"""A model is found by name, and only by records that say what a run or a version is."""
+"""A model is found by name, and only by a valid record of a run or a version."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_a_run_serves_by_its_list_of_hashes(workspace, version):
 def test_what_is_no_record_is_refused(workspace, version, name, content):
     (version / "version.json").unlink()
     (version / name).write_text(content)
-    with pytest.raises(HipMriError, match=r"Restore|nothing is loaded"):
+    with pytest.raises(HipMriError, match=r"Restore|is not loaded"):
         load_served_model(version)
 
 
@@ -57,6 +57,6 @@ def test_a_record_that_contradicts_itself_is_refused(workspace, version, change)
         load_served_model(version)
 
 
-def test_a_home_that_nobody_has_is_told(workspace):
+def test_a_home_folder_that_does_not_exist_is_refused(workspace):
     with pytest.raises(SettingsError, match=r"^model: '~no-such-user/x' is not a path"):
         find_model(workspace, "~no-such-user/x")

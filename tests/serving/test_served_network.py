@@ -1,5 +1,6 @@
-"""A saved network in parts: the same scores, only from the recorded bytes."""
+"""A saved network in two parts gives the same scores, and is loaded only if it has its recorded hash."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -9,14 +10,16 @@ import pytest
 
 from hip_mri.config import FineTuneSettings, TrainingSettings
 from hip_mri.errors import WeightsError
+from hip_mri.hashes import record_hashes
 from hip_mri.models.backbones import engine_choice, export
+from hip_mri.models.backbones.backbone import open_backbone
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.export import export_openvino
 from hip_mri.models.network import train_model
 from hip_mri.models.scoring import SplitNetwork, predict
 from hip_mri.serving import served_network as serving
 from hip_mri.serving.served_network import SavedNetwork, choose_serving_engine, prepare_network
-from hip_mri.storage import digest_file
+from hip_mri.storage import digest_file, write_json
 from hip_mri.workspace import Workspace
 
 
@@ -32,12 +35,16 @@ def prepare(network: SavedNetwork, workspace: Workspace, engine="keras", precisi
     return prepare_network(network, engine, precision, 5, workspace)
 
 
-@pytest.fixture(params=["where it was trained", "elsewhere"])
-def place(request, trained_workspace, workspace) -> Workspace:
-    """With what training left, and without it."""
-    place = trained_workspace[0] if request.param == "where it was trained" else workspace
-    shutil.rmtree(place.serving.root, ignore_errors=True)
-    return place
+@pytest.fixture
+def home(network, trained_workspace, tmp_path) -> Workspace:
+    """A copy of the workspace where the network was trained."""
+    return Workspace(shutil.copytree(trained_workspace[0].root, tmp_path / "home"))
+
+
+@pytest.fixture(params=["home", "workspace"])
+def place(request) -> Workspace:
+    """With the files of the training, and without them."""
+    return request.getfixturevalue(request.param)
 
 
 def test_the_parts_compute_what_the_whole_computes(network, place):
@@ -61,35 +68,44 @@ def test_it_is_split_once_and_a_changed_part_is_made_anew(network, place):
     assert digest_file(parts.features.backbone.weights_file) == recorded
 
 
-def test_what_training_left_is_used(network, trained_workspace, monkeypatch):
-    workspace, features = trained_workspace
-    shutil.rmtree(workspace.serving.root, ignore_errors=True)
-    export_openvino(features.backbone)
+def test_parts_of_another_model_are_made_anew(network, workspace):
+    """Such as a folder that was restored under the wrong name."""
+    parts = prepare(network, workspace)
+    folder = parts.head_file.parent
+    record = json.loads((folder / "network.json").read_text())
+    write_json(folder / "network.json", record | {"model_sha256": "0" * 64})
+    (folder / "files.json").unlink()
+    record_hashes(folder)
+    assert prepare(network, workspace) == parts
+    assert json.loads((folder / "network.json").read_text()) == record
+
+
+def test_files_of_the_training_are_used(network, home, trained_workspace, monkeypatch):
+    features = trained_workspace[1]
+    export_openvino(open_backbone(home.backbones_folder / features.backbone.folder.name))
     monkeypatch.setattr(serving, "load_network", lambda *_, **__: pytest.fail("it was split"))
     monkeypatch.setattr(export, "load_backbone", lambda *_, **__: pytest.fail("it was exported"))
     monkeypatch.setattr(engine_choice, "has_gpu", lambda: False)
-    parts = prepare(network, workspace, engine="auto")
+    parts = prepare(network, home, engine="auto")
     assert parts.features.backbone.digest == features.backbone.digest
     assert parts.features.choice.engine == "openvino"
     open_engine(parts.features.backbone, "openvino", "float32")
 
 
-def test_so_is_the_backbone_that_fine_tuning_left(trained_workspace, monkeypatch):
-    workspace, features = trained_workspace
+def test_the_backbone_of_fine_tuning_is_used(home, trained_workspace, monkeypatch):
+    features = trained_workspace[1]
     settings = TrainingSettings(epochs=1, fine_tune=FineTuneSettings(epochs=1))
-    tuned = train_model(workspace, features, 8, settings, seed=2)
+    tuned = train_model(home, features, 8, settings, seed=2)
     assert tuned.features.backbone.digest != features.backbone.digest
     monkeypatch.setattr(serving, "load_network", lambda *_, **__: pytest.fail("it was split"))
     file = tuned.model_file
-    parts = prepare(SavedNetwork(file, digest_file(file), "ResNet50", features.preprocessing, "float32"), workspace)
+    parts = prepare(SavedNetwork(file, digest_file(file), "ResNet50", features.preprocessing, "float32"), home)
     assert parts.features.backbone.digest == tuned.features.backbone.digest
 
 
-def test_left_parts_of_another_model_are_not_used(network, trained_workspace):
-    workspace, features = trained_workspace
-    other = train_model(workspace, features, 8, TrainingSettings(epochs=2), seed=9)
-    shutil.rmtree(workspace.serving.root, ignore_errors=True)
-    parts = prepare(network, workspace)
+def test_files_of_another_training_are_not_used(network, home, trained_workspace):
+    other = train_model(home, trained_workspace[1], 8, TrainingSettings(epochs=2), seed=9)
+    parts = prepare(network, home)
     assert digest_file(parts.head_file) != digest_file(other.head_file)
 
 
@@ -107,7 +123,7 @@ def test_fault_66_other_bytes_are_never_loaded(network, workspace, tmp_path, mon
             prepare(replace(network, file=file), workspace)
 
 
-def test_what_is_no_network_is_told(workspace, tmp_path, network):
+def test_a_file_that_is_not_a_network_is_refused(workspace, tmp_path, network):
     file = tmp_path / "model.keras"
     file.write_bytes(b"no network")
     with pytest.raises(WeightsError, match=r"cannot be loaded .* Give the model of a finished run"):

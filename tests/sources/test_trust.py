@@ -18,7 +18,7 @@ from hip_mri.dataset.shards import plan_shards
 from hip_mri.errors import WorkspaceError
 from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.split import split_manifest
-from hip_mri.serving.prediction_inputs import take_in_images
+from hip_mri.serving.prediction_inputs import ingest_inputs
 from tests.dataset.batches import read_batch
 from tests.images.dicom_files import write_dicom
 from tests.images.image_files import decode_gray, draw_noise, encode_image, insert_segment
@@ -85,7 +85,7 @@ def test_fault_53_words_of_files_are_found_nowhere(pack, workspace, caplog):
 def test_fault_53_words_of_new_images_are_found_nowhere(pack, workspace, caplog):
     source = pack(make_source())
     caplog.set_level(logging.DEBUG)
-    report = take_in_images(source, workspace, SMALL, num_threads=2)
+    report = ingest_inputs(source, workspace, SMALL, num_threads=2)
     assert report.num_images == 24
     assert find_canaries(workspace.root) <= {"names.csv"}
     assert CANARY not in caplog.text
@@ -95,7 +95,7 @@ def test_new_images_have_the_names_that_they_have_in_training(pack, workspace):
     source = pack(make_source())
     ingest_images([Delivery("source", source)], workspace, num_threads=1)
     trained = read_named_manifest(workspace).set_index("source_name")["sha256"].sort_index()
-    take_in_images(source, workspace.serving, SMALL, num_threads=1)
+    ingest_inputs(source, workspace.serving, SMALL, num_threads=1)
     assert read_batch(workspace.serving)["sha256"].sort_index().equals(trained)
 
 

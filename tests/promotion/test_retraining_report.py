@@ -1,0 +1,67 @@
+"""The report of a retraining describes the challenger, whatever happened to the workspace since."""
+
+import json
+import shutil
+
+import pandas as pd
+
+from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest
+from hip_mri.promotion.challenge import Challenge
+from hip_mri.promotion.gate import Decision
+from hip_mri.promotion.new_images import NewImages, find_new_images
+from hip_mri.promotion.retraining_report import Retraining, publish_retraining
+from hip_mri.registry.registration import register_version
+
+LABELS = ("normal", "osseous_lesion")
+
+
+def list_rows(splits: list[str]) -> pd.DataFrame:
+    """Rows of a manifest, one image per patient."""
+    ids = [f"{number:016x}" for number in range(len(splits))]
+    rows = pd.DataFrame({"image_id": ids, "sha256": ids, "split": splits, "group": ids, "patient": ids})
+    return rows.assign(label=[LABELS[number % 2] for number in range(len(ids))], state="ready", reason="", evidence="")
+
+
+def register(workspace, write_run, rows: pd.DataFrame):
+    run = write_run(further={"manifest.csv": rows.to_csv(index=False).encode()})
+    return register_version(workspace, run, is_challenger=True)
+
+
+def write_images(workspace, rows: pd.DataFrame) -> None:
+    write_manifest(workspace.manifest_file, rows.reindex(columns=list(MANIFEST_COLUMNS), fill_value=""))
+
+
+def publish(workspace, challenger, since: str | None) -> dict:
+    challenge = Challenge(challenger, None, Decision(promote=False, reasons=("A reason.",)), {})
+    counts = dict.fromkeys(LABELS, 1)
+    published = publish_retraining(workspace, Retraining("kept", NewImages(2, counts, 4, since), None, challenge))
+    return json.loads((published.folder / "retraining.json").read_text())
+
+
+def test_images_that_arrive_while_approval_is_pending_change_nothing(workspace, write_run) -> None:
+    splits = ["train", "train", "val", "test"]
+    publish(workspace, register(workspace, write_run, list_rows(splits)), None)
+    second = register(workspace, write_run, list_rows([*splits, "train", "val"]))
+    write_images(workspace, list_rows([""] * 7).assign(group=""))  # the next delivery was read, not yet split
+    report = publish(workspace, second, "0001")
+    assert report["num_moved"] == 0
+    assert {row["split"]: (row["before"], row["now"]) for row in report["splits"]} == {
+        "train": (2, 3), "val": (1, 2), "test": (1, 1)
+    }  # fmt: skip
+
+
+def test_an_image_that_changes_its_split_is_counted(workspace, write_run) -> None:
+    publish(workspace, register(workspace, write_run, list_rows(["train", "train", "val", "test"])), None)
+    moved = register(workspace, write_run, list_rows(["train", "val", "val", "test"]))
+    assert publish(workspace, moved, "0001")["num_moved"] == 1
+
+
+def test_images_stay_known_when_reports_are_deleted(workspace, write_run) -> None:
+    rows = list_rows(["train", "train", "val", "test"])
+    challenger = register(workspace, write_run, rows)
+    write_images(workspace, list_rows(["train", "train", "val", "test", "train"]))
+    assert find_new_images(workspace).num_images == 5  # the retraining was interrupted
+    publish(workspace, challenger, None)
+    shutil.rmtree(workspace.retrainings_folder)
+    found = find_new_images(workspace)
+    assert (found.num_images, found.num_known, found.since) == (1, 4, "0001")
