@@ -8,8 +8,8 @@ groups are permuted, see `hip_mri.monitoring.shift`:
   out in turn and given to the side whose other groups it resembles more (kernel means with the median heuristic).
   The AUC of that classifier is 0.5 or less without a difference; its p value comes from relabelling the groups.
 
-Whatever is certain must also matter to count: the test of appearance needs an effect of `least_effect`, that of
-features an AUC of `least_auc`. So a large batch of slightly different images stops nothing.
+Whatever is certain must also matter to count: the test of appearance needs an effect of `min_effect_size`, that of
+features an AUC of `min_auc`. So a large batch of slightly different images stops nothing.
 
 One thing needs no test: all groups lie far beyond the range of the training groups (`StatisticShift.is_beyond`; an
 image size never seen before, say). That rule speaks from three groups on, where the tests have too little to go by.
@@ -174,7 +174,7 @@ def detect_drift(reference: Batch, new: Batch, settings: DriftSettings = DriftSe
 def is_relevant(shift: StatisticShift, settings: DriftSettings) -> bool:
     """Whether a statistic's shift is both certain and large enough to matter."""
     is_certain = shift.p_value is not None and shift.p_value <= settings.false_alarm_rate / 2
-    return is_certain and shift.effect >= settings.least_effect
+    return is_certain and shift.effect >= settings.min_effect_size
 
 
 def compare_features(reference: NDArray, new: NDArray, alpha: float, seed: int) -> FeatureShift:
@@ -238,7 +238,7 @@ def _describe_shift(shift: StatisticShift) -> str:
 
 def _describe_features(found: FeatureShift | None, settings: DriftSettings) -> list[str]:
     """A sentence where the difference is both certain and large enough to matter."""
-    if found is None or found.p_value > settings.false_alarm_rate / 2 or found.auc < settings.least_auc:
+    if found is None or found.p_value > settings.false_alarm_rate / 2 or found.auc < settings.min_auc:
         return []
     told = f"tells new from training groups with an AUC of {found.auc:.2f}, p = {found.p_value:.2g}"
     return [f"Features: the network's view {told}."]

@@ -55,9 +55,9 @@ def measure_floors(
     Returns:
         All test images first, then the subgroups by column and value.
     """
-    floors = [_measure_floor("all", scores, threshold, settings.minimum_sensitivity, 1)]
+    floors = [_measure_floor("all", scores, threshold, settings.min_sensitivity, 1)]
     for name, rows in _divide(scores, attributes, minimum_size):
-        required = settings.minimum_subgroup_sensitivity
+        required = settings.min_subgroup_sensitivity
         floors.append(_measure_floor(name, rows, threshold, required, minimum_size))
     return tuple(floors)
 

@@ -206,12 +206,12 @@ def _draw_portraits(
 ) -> tuple[Portrait, ...]:
     """Picture the images with the highest scores, and explain the first of them."""
     shown = table[table["state"] == "scored"].sort_values(["score", "image_id"], ascending=[False, True])
-    shown = shown.head(settings.most_shown)
+    shown = shown.head(settings.max_shown)
     images = read_images(list(shown["sha256"]), workspace, network.features.preprocessing, num_threads=-1)
     portraits = [
         Portrait(image_id, encode_thumbnail(image)) for image_id, image in zip(shown["image_id"], images, strict=True)
     ]
-    num_explained = min(settings.most_explained, len(images)) if settings.explain else 0
+    num_explained = min(settings.max_explained, len(images)) if settings.explain else 0
     if num_explained:
         heats = explain_images(network, np.stack(images[:num_explained]), workspace.explanations_folder)
         explanations.mkdir()

@@ -33,7 +33,7 @@ SETTINGS = {
         "num_resamples": 200,
         "cross_validation_folds": 2,
         "cross_validation_seeds": 1,
-        "subgroup_minimum_size": 5,
+        "min_subgroup_size": 5,
     },
 }
 SECRET_ADDRESS = f"https://{TOKEN}user:{TOKEN}@127.0.0.1:9/{name_patient('ADDRESS')}.zip?X-Amz-Signature={TOKEN}"

@@ -18,7 +18,7 @@ from tests.small_runs import TEST_SET
 
 LOOK = Look(3, 0.01, TEST_SET, "champion", "challenger", "2026-01-01")
 SPENT = Look(25, 0.0, TEST_SET, "champion", "challenger", "2026-01-01")
-NO_FLOORS = ReleaseSettings(minimum_sensitivity=0, minimum_subgroup_sensitivity=0)
+NO_FLOORS = ReleaseSettings(min_sensitivity=0, min_subgroup_sensitivity=0)
 THRESHOLD = 0.5
 
 
@@ -144,7 +144,7 @@ def test_one_subgroup_below_its_floor_keeps_a_better_model_out():
     women = challenger["image_id"].map(attributes.set_index("image_id")[f"{ATTRIBUTE_PREFIX}sex"]) == "F"
     is_missed = women & (challenger["label"] == LABELS[1]) & (challenger["score"] < 0.8)
     challenger.loc[is_missed, "score"] *= 0.55
-    loose = ReleaseSettings(minimum_sensitivity=0.1)
+    loose = ReleaseSettings(min_sensitivity=0.1)
     decision = compare_versions(champion, challenger, loose, LOOK, THRESHOLD, attributes)
     floors = {floor.name: floor for floor in decision.floors}
     assert list(floors) == ["all", "sex = F", "sex = M"]

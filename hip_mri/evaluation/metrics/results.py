@@ -140,8 +140,8 @@ def _measure_subgroups(
     if scores.attributes is None:
         return []
     test = scores.predictions[scores.predictions["split"] == "test"]
-    test, told = join_attributes(test, scores.attributes, settings.subgroup_minimum_size)
-    rows = measure_subgroups(test, told, threshold, settings.subgroup_minimum_size, seed, settings.num_resamples)
+    test, told = join_attributes(test, scores.attributes, settings.min_subgroup_size)
+    rows = measure_subgroups(test, told, threshold, settings.min_subgroup_size, seed, settings.num_resamples)
     return [{**row, "column": row["column"].removeprefix(ATTRIBUTE_PREFIX)} for row in rows]
 
 
