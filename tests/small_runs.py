@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri.hashes import hash_files
-from hip_mri.registry.commands import register_version
+from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version
 from hip_mri.storage import write_json
 from hip_mri.workspace import Workspace

@@ -19,6 +19,7 @@ from hip_mri.config import (
     SourceLimits,
 )
 from hip_mri.config.base import list_former_names, list_settings
+from hip_mri.config.reference import describe_settings
 
 JUST = 1e-9
 
@@ -222,6 +223,22 @@ def test_settings_survive_a_round_through_json():
     assert config.training.batch_size == PipelineConfig().training.batch_size
     assert config.workspace == Path("/tmp/somewhere")
     assert not config.is_demo
+
+
+def test_the_reference_of_settings_is_current():
+    """`make docs` writes it."""
+    assert (Path(__file__).parents[1] / "docs" / "settings.md").read_text() == describe_settings()
+
+
+def test_the_reference_names_every_setting_with_its_range():
+    page = describe_settings()
+    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
+    names = {
+        setting.path[-1] for kind in (PipelineConfig, RetrainConfig, PredictConfig) for setting in list_settings(kind)
+    }
+    assert names <= rows.keys()
+    assert "| integer | `30` | ≥ 1, ≤ 10,000 |" in page  # training.epochs
+    assert "`auto`, `keras`, `openvino`" in rows["engine"]
 
 
 FORMER_NAMES = [  # former and present name, with a value that is not the default

@@ -102,7 +102,7 @@ class _SourceSettings(Settings):
 
 
 class PipelineConfig(TrainingConfig, _SourceSettings):  # fields of the last base come first
-    """Settings of `hip-pipeline`."""
+    """Settings of the flow `hip-pipeline`."""
 
 
 class _SourcesSettings(Settings):
@@ -112,7 +112,7 @@ class _SourcesSettings(Settings):
 
 
 class RetrainConfig(TrainingConfig, _SourcesSettings):
-    """Settings of `hip-retrain`."""
+    """Settings of the flow `hip-retrain`."""
 
     retrain: RetrainSettings = RetrainSettings()
     drift: DriftSettings = DriftSettings()
@@ -135,7 +135,7 @@ class SheetSettings(Settings):
 
 
 class PredictConfig(_SourceSettings):
-    """Settings of `hip-predict`."""
+    """Settings of the flow `hip-predict`."""
 
     source: SourceAddress | None = None
     """Images to score: a folder with any sub-folders, a zip file, a single image, or the `https://`, `s3://`, `gs://`
@@ -148,11 +148,11 @@ class PredictConfig(_SourceSettings):
     model: LocalName = Field(default="champion", min_length=1)
     """Model that scores: `champion`, the number of a version such as `0003`, or the folder of a run or of a version."""
 
-    engine: Literal["auto"] | Engine = "auto"
+    engine: Literal["auto", Engine] = "auto"
     """Inference engine: `keras` on any device, `openvino` on the CPU. `auto` selects Keras if there is a GPU, or if
     there are few images and the backbone has not been exported to OpenVINO; else OpenVINO."""
 
-    precision: Literal["auto"] | Precision = "auto"
+    precision: Literal["auto", Precision] = "auto"
     """Floating-point format. `auto` selects the format in which the model was evaluated if this machine supports it in
     hardware."""
 

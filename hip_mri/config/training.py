@@ -29,11 +29,11 @@ class ModelSettings(Settings):
 class FeatureSettings(Settings):
     """Settings of computing features, once per image and per mirrored image."""
 
-    engine: Literal["auto"] | Engine = "auto"
+    engine: Literal["auto", Engine] = "auto"
     """Inference engine: `keras` on any device, `openvino` on the CPU. `auto` selects Keras if there is a GPU or if
     there are few images, else OpenVINO."""
 
-    precision: Literal["auto"] | Precision = "auto"
+    precision: Literal["auto", Precision] = "auto"
     """Floating-point format. `auto` selects bfloat16 if the processor supports it in hardware and it changes the
     features of 32 images of this dataset at most half as much as JPEG compression of quality 95 does, else float32."""
 

@@ -14,7 +14,7 @@ from hip_mri.evaluation.tables import read_attributes, read_table
 from hip_mri.promotion.error_budget import Look, record_look, record_outcome
 from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version
 from hip_mri.registry.champion import promote_over, read_champion
-from hip_mri.registry.commands import register_version
+from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
 from hip_mri.workspace import Workspace
 

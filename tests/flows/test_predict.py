@@ -14,7 +14,7 @@ from flows.predict import hip_predict
 from hip_mri.config import PredictConfig
 from hip_mri.errors import ReleaseError, SourceError
 from hip_mri.registry.champion import promote
-from hip_mri.registry.commands import register_version
+from hip_mri.registry.registration import register_version
 from hip_mri.workspace import Workspace
 from tests.flows.test_pipeline import configure
 

@@ -13,13 +13,12 @@ import pandas as pd
 import pytest
 from prefect.client.schemas.objects import State
 
+from flows.cli.main import run_command
 from flows.retrain import hip_retrain
 from hip_mri.config import RetrainConfig
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.split_registry import read_split_registry
-from hip_mri.evaluation import verify
 from hip_mri.promotion.error_budget import read_looks
-from hip_mri.registry import commands as registry
 from hip_mri.registry.champion import read_champion, read_history
 from hip_mri.registry.versions import list_versions
 from hip_mri.workspace import Workspace
@@ -191,14 +190,14 @@ def test_fault_72_the_gate_keeps_the_worse_and_promotes_the_better(months: list[
 
 
 def test_a_run_of_a_retraining_is_verified(months: list[Month], clinic: Clinic) -> None:
-    assert verify.main([str(clinic.workspace.runs_folder / "0004")]) == 0
+    assert run_command(["verify", str(clinic.workspace.runs_folder / "0004")]) == 0
 
 
 def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clinic: Clinic, tmp_path: Path) -> None:
     shutil.copytree(clinic.workspace.releases_folder, tmp_path / "releases")
     workspace = Workspace(tmp_path)
     content = (workspace.versions_folder / "0001" / "model.keras").read_bytes()
-    assert registry.main(["rollback", str(workspace.root)]) == 0
+    assert run_command(["models", "rollback", str(workspace.root)]) == 0
     champion = read_champion(workspace)
     assert champion is not None
     assert champion.model_file.read_bytes() == content

@@ -11,8 +11,8 @@ import yaml
 
 from hip_mri.errors import ReleaseError
 from hip_mri.hashes import hash_files
-from hip_mri.registry.commands import main, register_version
 from hip_mri.registry.mlflow_export import export_version, read_measures, read_parameters
+from hip_mri.registry.registration import register_version
 from hip_mri.storage import write_json
 
 SETTINGS = {"source": "/home/smith/Smith.zip", "seed": 7, "model": {"backbone": "ResNet50", "weights": "imagenet"}}
@@ -83,14 +83,13 @@ def test_a_changed_version_is_not_exported(version):
 
 
 @pytest.mark.filterwarnings("default")  # MLflow's own
-def test_a_version_is_logged_and_registered_once(workspace, version, tmp_path, monkeypatch, capsys):
+def test_a_version_is_logged_and_registered_once(version, tmp_path, monkeypatch):
     pytest.importorskip("mlflow", exc_type=ImportError)
     pytest.importorskip("sqlalchemy", exc_type=ImportError)
     monkeypatch.chdir(tmp_path)  # MLflow keeps artifacts in the folder that it is called in
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for _ in range(2):
-        assert main(["export-mlflow", str(workspace.root), "0001", "--tracking-uri", address]) == 0
-    assert capsys.readouterr().out.splitlines() == ["hip-mri version 1"] * 2
+        assert export_version(version, address) == "1"
     client = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=address)
     (registered,) = client.search_model_versions("name='hip-mri'")
     run = client.get_run(registered.run_id)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hip_mri.registry.prune import main
+from hip_mri.errors import WorkspaceError
+from hip_mri.registry.prune import plan_pruning, prune
 from hip_mri.workspace import Workspace
 
 
@@ -25,17 +26,16 @@ def list_folders(workspace: Workspace) -> set[str]:
     return {folder.name for folder in (*workspace.features_folder.iterdir(), *workspace.preprocessed_folder.iterdir())}
 
 
-def test_listing_removes_nothing(filled: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(filled.root)]) == 0
+def test_listing_removes_nothing(filled: Workspace) -> None:
+    assert sum(removal.num_bytes for removal in plan_pruning(filled)) == 2_000_000
     assert list_folders(filled) == {"new", "old", "p1", "p0"}
-    assert "2.0 MB  can go; add --yes to remove" in capsys.readouterr().out
 
 
 def test_yes_removes_what_the_latest_run_does_not_use(filled: Workspace) -> None:
-    assert main([str(filled.root), "--yes"]) == 0
+    prune(filled)
     assert list_folders(filled) == {"new", "p1"}
 
 
-def test_without_a_run_nothing_is_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path), "--yes"]) == 1
-    assert "holds no finished run" in capsys.readouterr().err
+def test_without_a_run_nothing_is_touched(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="holds no finished run"):
+        prune(Workspace(tmp_path))

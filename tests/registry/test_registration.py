@@ -8,7 +8,7 @@ import pytest
 
 from hip_mri.errors import ReleaseError, WorkspaceError
 from hip_mri.registry.champion import promote
-from hip_mri.registry.commands import main, register_version
+from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import check_version, list_versions, read_version
 from hip_mri.storage import digest_file
 from tests.small_runs import TEST_SET
@@ -131,45 +131,7 @@ def test_other_bytes_than_were_registered_are_refused(versions, name):
         (versions[0].folder / name).write_text("other bytes")
 
 
-# Commands
-
-
-def run_command(capsys, *arguments) -> tuple[int, list[str], str]:
-    status = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out.splitlines(), captured.err
-
-
-def test_commands_register_list_and_roll_back(workspace, write_run, versions, capsys):
-    status, lines, _ = run_command(capsys, "register", workspace.root, write_run())
-    assert (status, lines) == (0, [str(workspace.versions_folder / "0004")])
-    promote(workspace, versions[0], "the first")
-    promote(workspace, versions[2], "better by 0.03")
-    lines = run_command(capsys, "list", workspace.root)[1]
-    assert [line.split()[0] for line in lines] == ["0001", "0002", "0003", "0004"]
-    assert [line.endswith("test AUC 0.875  champion") for line in lines] == [False, False, True, False]
-    assert run_command(capsys, "rollback", workspace.root)[:2] == (0, [str(versions[0].folder)])
-    assert run_command(capsys, "rollback", workspace.root, "--to", "0003", "--reason", "it was fine")[0] == 0
-    promoted = run_command(capsys, "promote", workspace.root, "0002", "--reason", "the scanner is new")
-    assert promoted[:2] == (0, [str(versions[1].folder)])
-    told = [line.split("  ")[2] for line in run_command(capsys, "history", workspace.root)[1]]
-    assert told == [
-        "promotion of 0001: the first",
-        "promotion of 0003: better by 0.03",
-        "rollback of 0001: rolled back by hand",
-        "rollback of 0003: it was fine",
-        "promotion of 0002: past the gate: the scanner is new",
-    ]
-
-
-def test_a_command_that_is_refused_says_one_sentence(workspace, capsys, tmp_path):
-    status, lines, message = run_command(capsys, "rollback", workspace.root)
-    assert (status, lines) == (2, [])
-    assert message.startswith("release: there is no champion before the first promotion.")
-    assert run_command(capsys, "list", tmp_path / "nowhere")[2].endswith("Give the workspace of a pipeline.\n")
-
-
 def test_rolling_back_loads_nothing_that_takes_seconds():
-    code = "import hip_mri.registry.commands, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    code = "import flows.cli.commands, hip_mri.registry.champion, sys; print(*sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert not set(finished.stdout.split()) & {"numpy", "pandas", "sklearn", "keras", "tensorflow", "prefect"}
