@@ -20,6 +20,15 @@ in the Prefect UI. Options override the file, and the file overrides the default
 
 HEADING: Final = "| setting | type | default | range | meaning |\n|---|---|---|---|---|\n"
 
+RENAMED: Final = """\
+## Renamed settings
+
+Former names are accepted with a warning.
+
+| former | present |
+|---|---|
+"""
+
 LIMITS: Final = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 """Comparison by the keyword of JSON Schema."""
 
@@ -36,10 +45,7 @@ def describe_settings() -> str:
     sections = [f"## {title}\n\n{', '.join(used_by)}: {text}" for (title, text), used_by in commands.items()]
     former_names = {pair for config in COMMANDS.values() for pair in list_former_names(config)}
     rows = "".join(f"| `{former}` | `{present}` |\n" for former, present in sorted(former_names))
-    renamed = (
-        f"## Renamed settings\n\nFormer names are accepted with a warning.\n\n| former | present |\n|---|---|\n{rows}"
-    )
-    return "\n".join([INTRODUCTION, *sections, renamed])
+    return "\n".join([INTRODUCTION, *sections, RENAMED + rows])
 
 
 def _list_groups(group: Any, groups: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -53,12 +59,10 @@ def _list_groups(group: Any, groups: Any, path: str = "") -> Iterator[tuple[str,
 def _describe_setting(name: str, setting: Any) -> str:
     schema = setting.get("anyOf", [setting])[0]  # the other one is null
     default = setting["default"]
-    shown = default if isinstance(default, str) else json.dumps(default)
+    shown = "" if default is None else f"`{default if isinstance(default, str) else json.dumps(default)}`"
     limits = ", ".join(f"{sign} {schema[limit]:,}" for limit, sign in LIMITS.items() if limit in schema)
     meaning = " ".join(setting["description"].split()).replace("|", "\\|")
-    return (
-        f"| `{name}` | {_describe_type(schema)} | {'' if default is None else f'`{shown}`'} | {limits} | {meaning} |\n"
-    )
+    return f"| `{name}` | {_describe_type(schema)} | {shown} | {limits} | {meaning} |\n"
 
 
 def _describe_type(schema: Any) -> str:

@@ -155,12 +155,12 @@ def test_a_broken_settings_file_is_placed_and_not_repeated(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("option", ["--source", "--workspace", "--data.patients-file", "--model.weights", "--config"])
-def test_a_path_that_is_not_utf_8_is_told(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_is_not_utf_8_is_an_error(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([option, "/data/M\udcfcller"], [f"{option}=/data/M\udcfcller"]):
         assert run_command(["run", *arguments]) == 2
-        told = capsys.readouterr().err
-        assert told.startswith(f"error: {option}: the value has bytes that are not UTF-8")
-        assert len(told.splitlines()) == 1
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {option}: the value has bytes that are not UTF-8")
+        assert len(message.splitlines()) == 1
 
 
 def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
     ["training: 2024-13-45", "seed: !!int many", "seed: !!bool perhaps", "seed: !!timestamp now", "[" * 5000],
     ids=["a date that is none", "a number that is none", "no truth value", "no time", "too deep"],
 )
-def test_what_yaml_itself_stumbles_over_is_told(content: str, tmp_path: Path, capsys) -> None:
+def test_what_yaml_itself_cannot_read_is_an_error(content: str, tmp_path: Path, capsys) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(content)
     assert run_command(["run", "--config", str(file)]) == 2
