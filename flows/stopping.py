@@ -1,9 +1,9 @@
 """Ends a run on Ctrl-C, SIGTERM or SIGHUP: within seconds by an exception, else by killing the process.
 
-The first signal raises `KeyboardInterrupt` in the main thread, so that every `with` block is left. That
-can take minutes, since native code is not interrupted and Prefect waits for its threads. Therefore a thread waits for the
-signals, and ends the process after a time limit or on a second signal. Files are written atomically, so the process
-can end at any moment. The module loads only small parts of the standard library, so that signals are handled early.
+The first signal raises `KeyboardInterrupt` in the main thread, so that every `with` block is left. That can take
+minutes, since native code is not interrupted and Prefect waits for its threads. Therefore a thread waits for the
+signals, and ends the process after a time limit or on a second signal. Files are written atomically, so the process can
+end at any moment. The module loads only small parts of the standard library, so that signals are handled early.
 """
 
 import os

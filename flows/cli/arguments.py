@@ -12,11 +12,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource
 from pydantic_settings.exceptions import SettingsError as OptionError
 
-from flows.cli.commands import Command, CommandGroup, FlowCommand, HipMri
+from flows.cli.commands import Command, CommandGroup, FlowCommand, HipMri, Predict, Retrain, Run
 from hip_mri.config.base import list_former_names, list_settings
 from hip_mri.errors import SettingsError
 
-CONFIDENTIAL: Final = ("source", "sources")
+CONFIDENTIAL: Final = (("source",), ("sources",))
 """Settings whose value an error does not repeat, since an address can contain a token."""
 
 MAX_USAGE_OPTIONS: Final = 6
@@ -95,7 +95,7 @@ def _use_dashes(word: str) -> str:
 
 def _rename_options(words: Sequence[str]) -> list[str]:
     """Replace former names of settings."""
-    pairs = {pair for command in _list_commands(HipMri) for pair in list_former_names(command)}
+    pairs = (pair for command in (Run, Retrain, Predict) for pair in list_former_names(command).items())
     present_names = {_use_dashes(f"--{former}"): _use_dashes(f"--{present}") for former, present in pairs}
     renamed = []
     for word in words:
@@ -120,11 +120,6 @@ def _list_members(group: type[CommandGroup]) -> Iterator[tuple[str, Any]]:
         yield field.alias or name, get_args(field.annotation)[0]  # the annotation is `Kind | None`
 
 
-def _list_commands(group: type[CommandGroup]) -> Iterator[type[Command]]:
-    for _, kind in _list_members(group):
-        yield from [kind] if issubclass(kind, Command) else _list_commands(kind)
-
-
 def _suggest(message: str, words: Sequence[str]) -> str:
     """Suggest the command or option that is most similar to the one that does not exist."""
     group: type[BaseModel] = HipMri
@@ -136,7 +131,7 @@ def _suggest(message: str, words: Sequence[str]) -> str:
     if issubclass(group, CommandGroup):
         known = [name for name, _ in _list_members(group)]
     else:
-        known = [_use_dashes("--" + ".".join(setting.path)) for setting in list_settings(group)]
+        known = [_use_dashes(f"--{name}") for name in list_settings(group)]
     for word in words:
         name = word.partition("=")[0]
         if name in message and name not in known and (close := get_close_matches(name, known, n=1)):
@@ -176,10 +171,6 @@ def _describe(error: ValidationError) -> str:
     """Describe each invalid value in one line."""
     return "\n".join(
         f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
-        + ("" if _is_confidential(fault) else f" (received {fault['input']!r})")
+        + ("" if fault["loc"][:1] in CONFIDENTIAL or ":/" in str(fault["input"]) else f" (received {fault['input']!r})")
         for fault in error.errors(include_url=False)
     )
-
-
-def _is_confidential(fault: Mapping[str, Any]) -> bool:
-    return (fault["loc"] or ("",))[0] in CONFIDENTIAL or ":/" in str(fault["input"])

@@ -9,6 +9,9 @@ from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, Cli
 
 from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, Settings
 from hip_mri.errors import EvaluationError, WorkspaceError, list_offenders
+from hip_mri.registry.champion import promote, read_champion, read_history, roll_back
+from hip_mri.registry.registration import register_version
+from hip_mri.registry.versions import list_versions, name_version, read_version
 from hip_mri.workspace import Workspace
 
 
@@ -38,19 +41,14 @@ class FlowCommand(Command):
     flow: ClassVar[str]
     """Module and name of the flow, as in `prefect.yaml`."""
 
-    needs_keras: ClassVar[bool] = False
-    """Whether the flow always needs Keras, which is then loaded while a Prefect server starts."""
+    is_serving: ClassVar[bool] = False
+    """Whether the flow scores images; it then locks only that part of the workspace, and always needs Keras."""
 
     def execute(self) -> None:
         from flows.cli.flow_runs import start_flow  # noqa: PLC0415 - not needed by other commands
 
         settings = self.settings.model_validate(self.model_dump(exclude={"config"}, exclude_unset=True))
-        print(start_flow(self.flow, settings, self.find_held, needs_keras=self.needs_keras))
-
-    @staticmethod
-    def find_held(workspace: Workspace) -> Workspace:
-        """Return the part of the workspace that the flow locks."""
-        return workspace
+        print(start_flow(self.flow, settings, is_serving=self.is_serving))
 
 
 class Run(PipelineConfig, FlowCommand):
@@ -73,11 +71,7 @@ class Predict(PredictConfig, FlowCommand):
 
     settings = PredictConfig
     flow = "flows.predict:hip_predict"
-    needs_keras = True  # the head is a Keras network
-
-    @staticmethod
-    def find_held(workspace: Workspace) -> Workspace:
-        return workspace.serving
+    is_serving = True
 
 
 class Retrain(RetrainConfig, FlowCommand):
@@ -132,9 +126,6 @@ class ListModels(WorkspaceCommand):
     """List all versions with their test AUC, and which one is the champion."""
 
     def execute(self) -> None:
-        from hip_mri.registry.champion import read_champion  # noqa: PLC0415
-        from hip_mri.registry.versions import list_versions  # noqa: PLC0415
-
         workspace = self.find_workspace()
         champion = read_champion(workspace)
         for version in list_versions(workspace):
@@ -148,9 +139,6 @@ class ShowHistory(WorkspaceCommand):
     """List all changes of the champion."""
 
     def execute(self) -> None:
-        from hip_mri.registry.champion import read_history  # noqa: PLC0415
-        from hip_mri.registry.versions import name_version  # noqa: PLC0415
-
         for change in read_history(self.find_workspace()):
             version = name_version(change.version)
             print(f"{change.order}  {change.changed_at}  {change.action} of {version}: {change.reason}")
@@ -163,8 +151,6 @@ class RegisterModel(WorkspaceCommand):
     """Folder of a finished run, such as workspace/runs/0003."""
 
     def execute(self) -> None:
-        from hip_mri.registry.registration import register_version  # noqa: PLC0415
-
         print(register_version(self.find_workspace(), self.run).folder)
 
 
@@ -178,9 +164,6 @@ class PromoteModel(WorkspaceCommand):
     """Reason, which is kept in the history."""
 
     def execute(self) -> None:
-        from hip_mri.registry.champion import promote  # noqa: PLC0415
-        from hip_mri.registry.versions import read_version  # noqa: PLC0415
-
         workspace = self.find_workspace()
         print(promote(workspace, read_version(workspace, self.version), f"past the gate: {self.reason}").folder)
 
@@ -195,8 +178,6 @@ class RollBackModel(WorkspaceCommand):
     """Reason, which is kept in the history."""
 
     def execute(self) -> None:
-        from hip_mri.registry.champion import roll_back  # noqa: PLC0415
-
         print(roll_back(self.find_workspace(), self.to, self.reason).folder)
 
 
@@ -210,8 +191,7 @@ class ExportModel(WorkspaceCommand):
     """Address of the server, such as http://127.0.0.1:5000."""
 
     def execute(self) -> None:
-        from hip_mri.registry.mlflow_export import NAME, export_version  # noqa: PLC0415
-        from hip_mri.registry.versions import read_version  # noqa: PLC0415
+        from hip_mri.registry.mlflow_export import NAME, export_version  # noqa: PLC0415 - loads pandas
 
         version = read_version(self.find_workspace(), self.version)
         print(f"{NAME} version {export_version(version, self.tracking_uri)}")
@@ -256,7 +236,7 @@ class Prune(WorkspaceCommand):
     """Remove the files."""
 
     def execute(self) -> None:
-        from hip_mri.registry.prune import plan_pruning, prune  # noqa: PLC0415
+        from hip_mri.registry.prune import plan_pruning, prune  # noqa: PLC0415 - loads NumPy
 
         workspace = self.find_workspace()
         removals = prune(workspace) if self.yes else plan_pruning(workspace)

@@ -23,16 +23,14 @@ from hip_mri.workspace import Workspace
 logger = logging.getLogger("hip_mri.flow_runs")  # a child of `hip_mri`, whose lines are shown
 
 
-def start_flow(
-    flow: str, config: Settings, find_held: Callable[[Workspace], Workspace], *, needs_keras: bool = False
-) -> str:
+def start_flow(flow: str, config: Settings, *, is_serving: bool = False) -> str:
     """Check what can be checked before Prefect loads, then run a flow.
 
     Args:
         flow: Module and name, such as `flows.pipeline:hip_pipeline`. Its parameter is `config`.
         config: Every setting.
-        find_held: Returns the part of a workspace that the flow locks.
-        needs_keras: Whether to load Keras while a server of the run's own starts.
+        is_serving: Whether the flow scores images: it locks only that part of the workspace. It always needs Keras,
+            which is loaded while a server of the run's own starts.
 
     Returns:
         What the flow returns, such as the folder of the finished run.
@@ -45,21 +43,13 @@ def start_flow(
         choose_backend()  # one that cannot be used fails now, not during the run
         _check_sources(config)
         if folder := getattr(config, "workspace", None):
-            find_held(Workspace.at(folder)).check_free()
-        return run_flow(flow, config, server, needs_keras=needs_keras)
+            workspace = Workspace.at(folder)
+            (workspace.serving if is_serving else workspace).check_free()
+        return run_flow(flow, config, server, needs_keras=is_serving)
 
 
 def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras: bool) -> str:
-    """Run a flow in this process, and show progress instead of Prefect's own log lines.
-
-    Args:
-        flow: See `start_flow`.
-        config: Every setting.
-        server: The flow reports to it. It starts while the flow's module loads Prefect.
-        needs_keras: See `start_flow`.
-
-    Returns:
-        What the flow returns.
+    """Run a flow in this process while the server starts, and show progress instead of Prefect's own log lines.
 
     Raises:
         DeploymentError: Prefect's server does not answer.

@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic.fields import FieldInfo
 
 logger = logging.getLogger(__name__)
 
@@ -46,35 +45,25 @@ class Settings(BaseModel):
         return renamed
 
 
-class Setting(NamedTuple):
-    """One setting of a flow.
-
-    Attributes:
-        path: Names from the outermost group to the setting, such as `("training", "epochs")`.
-        field: Type, default, range and description.
-        group: The class whose field it is.
-    """
-
-    path: tuple[str, ...]
-    field: FieldInfo
-    group: type[BaseModel]
-
-
-def list_settings(config: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Setting]:
-    """List the settings of a flow, those of nested groups included, in the order of the class."""
-    for name, field in config.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from list_settings(kind, (*path, name))
-        else:
-            yield Setting((*path, name), field, config)
-
-
-def list_former_names(config: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """List the renamed settings of a flow: dotted former and present name, such as `limits.most_bytes`."""
-    prefix = "".join(f"{name}." for name in path)
-    for former, present in getattr(config, "former_names", {}).items():
-        yield prefix + former, prefix + present
+def list_groups(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """List a flow's settings and all nested groups, each with the prefix of its settings, such as `training.`."""
+    yield prefix, config
     for name, field in config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from list_former_names(field.annotation, (*path, name))
+            yield from list_groups(field.annotation, f"{prefix}{name}.")
+
+
+def list_settings(config: type[BaseModel]) -> list[str]:
+    """List the dotted names of all settings of a flow, such as `training.epochs`."""
+    groups = list(list_groups(config))
+    names = [prefix + name for prefix, group in groups for name in group.model_fields]
+    return [name for name in names if name not in {prefix.removesuffix(".") for prefix, _ in groups}]
+
+
+def list_former_names(config: type[BaseModel]) -> dict[str, str]:
+    """List the present names of renamed settings by their former names, such as `limits.most_bytes`."""
+    return {
+        prefix + former: prefix + present
+        for prefix, group in list_groups(config)
+        for former, present in getattr(group, "former_names", {}).items()
+    }

@@ -43,7 +43,7 @@ def describe_settings() -> str:
             section = (f"`{path}`" if path else "General settings", f"{group['description']}\n\n{HEADING}{rows}")
             commands.setdefault(section, []).append(f"`{command}`")
     sections = [f"## {title}\n\n{', '.join(used_by)}: {text}" for (title, text), used_by in commands.items()]
-    former_names = {pair for config in COMMANDS.values() for pair in list_former_names(config)}
+    former_names = {pair for config in COMMANDS.values() for pair in list_former_names(config).items()}
     rows = "".join(f"| `{former}` | `{present}` |\n" for former, present in sorted(former_names))
     return "\n".join([INTRODUCTION, *sections, RENAMED + rows])
 

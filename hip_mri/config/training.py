@@ -39,7 +39,7 @@ class FeatureSettings(Settings):
 
 
 class FineTuneSettings(Settings):
-    """Settings of the second stage, which also trains the top of the backbone; BatchNormalization stays frozen."""
+    """Settings of the second stage, which also trains the top of the backbone; BatchNormalization is not trained."""
 
     epochs: int = Field(default=0, ge=0, le=1000)
     """Number of passes over the training images, after the epochs of the head. 0 disables the stage. Per image, an

@@ -35,7 +35,7 @@ def read_settings(*words: str, command: str = "run"):
 
 
 def list_options(command: type[BaseModel]) -> list[str]:
-    return ["--" + ".".join(setting.path).replace("_", "-") for setting in list_settings(command)]
+    return ["--" + name.replace("_", "-") for name in list_settings(command)]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def count_on(config: CountingSettings) -> str:
 def test_any_flow_with_settings_of_its_own_can_be_started() -> None:
     code = (
         "from tests.flows.test_command_line import CountingSettings; from flows.cli.flow_runs import start_flow\n"
-        f"print(start_flow('{__name__}:count_on', CountingSettings(number=41), lambda workspace: workspace))"
+        f"print(start_flow('{__name__}:count_on', CountingSettings(number=41)))"
     )
     with serve(answer_json("3.8.8")) as port:  # it is no flow: nobody calls that server but for its version
         named = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
