@@ -227,7 +227,7 @@ class Names(WorkspaceCommand):
 
 
 class Prune(WorkspaceCommand):
-    """List cached files that neither the latest run nor any version needs; with --yes remove them.
+    """List cached files that neither the latest run nor a champion uses; with --yes remove them.
 
     Everything that is removed can be computed again.
     """
