@@ -11,7 +11,7 @@ COMPILE := uv pip compile pyproject.toml --python-version 3.11 --generate-hashes
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-system test-long lint format types bench lock clean
+.PHONY: help run test test-system test-long lint format types docs bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ format: $(TOOLS) ## Mend format and style
 
 types: $(TOOLS) ## Check types
 	$(BIN)/pyright
+
+docs: $(TOOLS) ## Generate docs/settings.md
+	$(BIN)/python -m hip_mri.config.reference > docs/settings.md
 
 lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	$(COMPILE) --universal --extra team --output-file requirements.lock

@@ -1,28 +1,13 @@
-"""From a source of hip MRI images to a trained, evaluated classifier. `python flows/pipeline.py --help` tells more."""
+"""Trains and evaluates a classifier from a source of hip MRI images: `hip-mri run`."""
 
-from flows.stopping import watcher
+from flows.cli.main import run_if_main
 
-if __name__ == "__main__":  # before the imports below, which take a moment
-    watcher.start()
-
-from flows.command_line import Command, run_program
-from hip_mri.config import PipelineConfig
-
-COMMAND = Command(
-    config=PipelineConfig,
-    flow="flows.pipeline:hip_pipeline",
-    program="python flows/pipeline.py",
-    description="Train and evaluate a classifier of hip MRI images: normal or osseous lesion.\n\n"
-    "Without --source it draws synthetic images and runs on them. Progress goes to standard error; the last line on "
-    "standard output is the folder of the finished run.",
-)
-
-if __name__ == "__main__":  # the command line imports this file as `flows.pipeline`; nothing is loaded twice
-    run_program(COMMAND)
+run_if_main(__name__, "run")  # before Prefect is imported
 
 from prefect import flow
 
 from flows.stages import arrange_images, compute_features, take_in, train_and_report
+from hip_mri.config import PipelineConfig
 from tasks.data import fetch_source, hold_workspace
 from tasks.model import resolve_weights
 from tasks.steps import Steps

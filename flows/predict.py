@@ -1,29 +1,12 @@
-"""From new images to scores, a table and a sheet. `python flows/predict.py --help` tells more."""
+"""Scores new images with a trained model: `hip-mri predict`."""
 
-from flows.stopping import watcher
+from flows.cli.main import run_if_main
 
-if __name__ == "__main__":  # before the imports below, which take a moment
-    watcher.start()
-
-from flows.command_line import Command, run_program
-from hip_mri.config import PredictConfig
-
-COMMAND = Command(
-    config=PredictConfig,
-    flow="flows.predict:hip_predict",
-    program="python flows/predict.py",
-    description="Score hip MRI images with a trained model, for research only: no diagnosis.\n\n"
-    "Without --source it scores synthetic images; without --model the champion of the workspace scores. Progress goes "
-    "to standard error; the last line on standard output is the folder with the table, the sheet and the names.",
-    find_held=lambda workspace: workspace.serving,
-    needs_keras=True,  # the head is a network of Keras
-)
-
-if __name__ == "__main__":  # the command line imports this file as `flows.predict`; nothing is loaded twice
-    run_program(COMMAND)
+run_if_main(__name__, "predict")  # before Prefect is imported
 
 from prefect import flow
 
+from hip_mri.config import PredictConfig
 from tasks.data import fetch_source, plan_shards
 from tasks.model import extract_features
 from tasks.prediction import (

@@ -1,29 +1,14 @@
-"""From new images to a champion that has earned it. `python flows/retrain.py --help` tells more."""
+"""Retrains with new images and promotes the new model if it passes the gate: `hip-mri retrain`."""
 
-from flows.stopping import watcher
+from flows.cli.main import run_if_main
 
-if __name__ == "__main__":  # before the imports below, which take a moment
-    watcher.start()
-
-from flows.command_line import Command, run_program
-from hip_mri.config import RetrainConfig
-
-COMMAND = Command(
-    config=RetrainConfig,
-    flow="flows.retrain:hip_retrain",
-    program="python flows/retrain.py",
-    description="Take in what has come, train on all images, and let the new model challenge the champion.\n\n"
-    "Progress goes to standard error; the last line on standard output is the folder of the report, or says why "
-    "nothing was trained.",
-)
-
-if __name__ == "__main__":  # the command line imports this file as `flows.retrain`; nothing is loaded twice
-    run_program(COMMAND)
+run_if_main(__name__, "retrain")  # before Prefect is imported
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.stages import arrange_images, compute_features, take_in, train_and_report
+from hip_mri.config import RetrainConfig
 from tasks.approval import ask_for_approval
 from tasks.data import fetch_deliveries, hold_workspace
 from tasks.model import resolve_weights

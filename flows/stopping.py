@@ -1,10 +1,9 @@
-"""Ends a run on Ctrl-C, SIGTERM or SIGHUP: in order where that takes a few seconds, else at once.
+"""Ends a run on Ctrl-C, SIGTERM or SIGHUP: within seconds by an exception, else by killing the process.
 
-The first signal raises `KeyboardInterrupt` in the main thread, as Python does, so that every block ends in order. That
-can take minutes: native code does not see the exception, and Prefect waits for its threads. So a thread watches the
-signals and ends the process when the time is up or a second signal comes. Files are written atomically, so the process
-can end at any moment. The module loads only small parts of the standard library: signals are handled from the first
-import on.
+The first signal raises `KeyboardInterrupt` in the main thread, so that every `with` block is left. That can take
+minutes, since native code is not interrupted and Prefect waits for its threads. Therefore a thread waits for the
+signals, and ends the process after a time limit or on a second signal. Files are written atomically, so the process can
+end at any moment. The module loads only small parts of the standard library, so that signals are handled early.
 """
 
 import os
@@ -24,13 +23,13 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a run; one that the parent process ignores, as `nohup` does with SIGHUP, stays ignored."""
 
 SECONDS_TO_END_IN_ORDER: Final = 2.5
-"""How long the flow may take to report its state, release the workspace and end its processes and threads."""
+"""Time for the flow to report its state, release the workspace and end its processes and threads."""
 
 SECONDS_TO_REPORT: Final = 1.0
-"""How long `on_hard_end` callbacks may take after that."""
+"""Time for `on_hard_end` callbacks after that."""
 
 SECONDS_TO_DIE: Final = 0.5
-"""How long child processes may take to die of SIGKILL."""
+"""Time for child processes to end after SIGKILL."""
 
 STOPPED: Final = "Stopped. Start again with the same settings: finished work is kept."
 
@@ -41,14 +40,14 @@ class SignalWatcher:
     """Ends the process on a signal. One instance, `watcher`, serves the process.
 
     Attributes:
-        received: The first signal that came, or `None`.
+        received: The first signal that was received, or `None`.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._ends_in_order = False
         self._has_interrupted = False
-        self._is_silent = threading.Lock()
+        self._print_lock = threading.Lock()
         self._callbacks: list[Callback] = []
 
     @property
@@ -59,7 +58,7 @@ class SignalWatcher:
     def start(self) -> None:
         """Handle signals from now on. Call it once, in the main thread of a program, before slow imports."""
         handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        # The write comes from the C handler, so that it comes while the main thread is in native code.
+        # The C handler writes to the socket even while the main thread runs native code.
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
@@ -94,7 +93,7 @@ class SignalWatcher:
             raise KeyboardInterrupt
 
     def _silence_after_signal(self, hook: Callable[[Any], object]) -> Callable[[Any], None]:
-        """Print no traceback of threads and callbacks that the end of the run interrupts."""
+        """Print no tracebacks of threads and callbacks after a signal."""
 
         def report(fault: Any) -> None:
             if self.received is None:
@@ -114,9 +113,9 @@ class SignalWatcher:
         end_process(self.exit_code)
 
     def print_stopped(self) -> None:
-        """Tell the user once, whichever thread comes first."""
-        if self._is_silent.acquire(blocking=False):
-            with suppress(OSError, ValueError):  # nobody reads it any more
+        """Print `STOPPED`, once per process."""
+        if self._print_lock.acquire(blocking=False):
+            with suppress(OSError, ValueError):  # standard error is closed
                 stream = sys.stderr.fileno()  # descriptor 2 leads to a filter
                 show_cursor = "\n\x1b[?25h" if os.isatty(stream) else ""  # progress bars hide it
                 os.write(stream, f"{show_cursor}{STOPPED}\n".encode())
@@ -135,7 +134,7 @@ class SignalWatcher:
 def _wait_for_signal(
     reader: socket.socket, handled: list[signal.Signals], timeout_seconds: float | None = None
 ) -> int | None:
-    """The number of the next signal; Python's C handler writes one byte for each."""
+    """Return the number of the next signal; Python's C handler writes one byte per signal."""
     end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     while True:
         left = None if end is None else max(0.0, end - time.monotonic())
@@ -147,10 +146,10 @@ def _wait_for_signal(
 
 
 def end_process(exit_code: int) -> NoReturn:
-    """End this process and its descendants at once, without waiting for threads."""
+    """End this process and its descendants without waiting for threads."""
     _kill_descendants(os.getpid())
     end = time.monotonic() + SECONDS_TO_DIE
-    with suppress(ChildProcessError):  # none is left
+    with suppress(ChildProcessError):  # no child is left
         while time.monotonic() < end:
             if os.waitpid(-1, os.WNOHANG) == (0, 0):
                 time.sleep(0.01)
@@ -160,7 +159,7 @@ def end_process(exit_code: int) -> NoReturn:
 
 
 def _kill_descendants(process: int) -> None:
-    """Kill what this process started and what that started; where there is no `/proc`, their pipes end them."""
+    """Kill all descendants of a process; without `/proc`, they end when their pipes are closed."""
     children: dict[int, list[int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError, IndexError):

@@ -40,7 +40,7 @@ def challenge_champion(
     workspace: Workspace, run_folder: str, settings: ReleaseSettings, evaluation: EvaluationSettings
 ) -> Challenge:
     """See `hip_mri.promotion.challenge.challenge_champion`."""
-    return challenge.challenge_champion(workspace, Path(run_folder), settings, evaluation.subgroup_minimum_size)
+    return challenge.challenge_champion(workspace, Path(run_folder), settings, evaluation.min_subgroup_size)
 
 
 def report_nothing_new(found: NewImages, needed: int) -> State[str]:

@@ -91,18 +91,26 @@ MAX_MODULES = 14
 """Most Python files in a folder, `__init__.py` included."""
 
 DECISIONS = {
-    "flows.command_line": (
+    "flows.cli.arguments": ("hip_mri.errors", "pydantic", "pydantic_settings", "yaml"),
+    "flows.cli.commands": (
+        "hip_mri.dataset.pseudonyms.look_up_names",
+        "hip_mri.errors",
+        "hip_mri.evaluation.verify",
+        "hip_mri.registry",
+        "hip_mri.synthetic.demo.write_demo_zip",
+        "hip_mri.workspace.Workspace",
+        "pydantic",
+        "pydantic_settings",
+    ),
+    "flows.cli.flow_runs": (
         "hip_mri.sources.fetch.check_source",
         "hip_mri.errors",
         "hip_mri.models.keras_settings.choose_backend",
         "hip_mri.models.keras_settings.import_keras",
-        "hip_mri.storage.is_unrecoverable",
         "hip_mri.workspace.Workspace",
         "httpx",
-        "pydantic",
-        "pydantic_settings",
-        "yaml",
     ),
+    "flows.cli.main": ("hip_mri.errors", "hip_mri.storage.is_unrecoverable"),
     "flows.network_checks": ("hip_mri.errors", "hip_mri.proxies", "httpx"),
     "flows.prefect_faults": ("hip_mri.errors", "hip_mri.proxies", "httpx"),
     "flows.prefect_server": ("hip_mri.errors",),
@@ -128,17 +136,18 @@ DECISIONS = {
     "deployments.supervision": ("psutil", "supervisor"),
     "deployments.team": ("httpx",),
 }
-"""Beyond the table. The command line reads settings and turns errors into one line. It checks the source, so that a
-mistyped path is told before Prefect takes its seconds to start, and likewise that another run holds the workspace; and
-it loads Keras beside the start of a server of the run's own where a flow will surely need it, and reads the choice of
-its backend. `verify` reads from a saved network, without Keras, which settings of Keras it was built with. That a
-server is gone shows in an error of httpx, Prefect's client. Proxies and certificates that httpx would fail on, and a
-server that does not start or answer, are errors of the project's tree, as are settings of Prefect that it refuses. The
-process of a server of a run's own hands Prefect's application to Uvicorn itself, so that it can end with the run.
-Progress is drawn by Rich. Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks
-for one; and to what makes its certificates. Stages hand the library's records on and name them in their signatures. A
-form in the UI is a pydantic model. `deployments` knows the foundation: its errors and its atomic private files. Its
-programs are run by supervisord, their health checks answer over HTTP."""
+"""Beyond the table. The command `hip-mri` reads settings, calls library functions that are not part of a flow, and
+prints errors in one line. It checks the source before Prefect takes its seconds to start, and likewise that another
+run holds the workspace; and it loads Keras beside the start of a server of the run's own where a flow will surely
+need it, and reads the choice of its backend. `verify` reads from a saved network, without Keras, which settings of
+Keras it was built with. That a server is gone shows in an error of httpx, Prefect's client. Proxies and certificates
+that httpx would fail on, and a server that does not start or answer, are errors of the project's tree, as are
+settings of Prefect that it refuses. The process of a server of a run's own hands Prefect's application to Uvicorn
+itself, so that it can end with the run. Progress is drawn by Rich. Dask, an extra, is known to the modules on
+clusters alone, which are loaded where a run asks for one; and to what makes its certificates. Stages hand the
+library's records on and name them in their signatures. A form in the UI is a pydantic model. `deployments` knows the
+foundation: its errors and its atomic private files. Its programs are run by supervisord, their health checks answer
+over HTTP."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +298,7 @@ def test_a_forbidden_import_is_found_wherever_it_hides(module, source, offender)
         ("hip_mri.serving.predictions", "from hip_mri.monitoring import novelty"),
         ("hip_mri.promotion.gate", "from hip_mri.evaluation import metrics"),
         ("flows.pipeline", "from hip_mri.config import PipelineConfig\nfrom tasks.data import ingest_images"),
-        ("flows.command_line", "from hip_mri.errors import HipMriError\nimport yaml"),
+        ("flows.cli.arguments", "from hip_mri.errors import HipMriError\nimport yaml"),
     ],
 )
 def test_allowed_imports_pass(module, source):

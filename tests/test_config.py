@@ -18,14 +18,16 @@ from hip_mri.config import (
     RunnerSettings,
     SourceLimits,
 )
+from hip_mri.config.base import list_former_names, list_settings
+from hip_mri.config.reference import describe_settings
 
 JUST = 1e-9
 
 BOUNDS = [  # setting, allowed at the ends, refused just beyond
     ("seed", (0, 2**32 - 1), (-1, 2**32)),
-    ("limits.most_entries", (1, 100_000_000), (0, 100_000_001)),
-    ("limits.most_bytes", (1, 2**50), (0, 2**50 + 1)),
-    ("limits.most_ratio", (1, 2000), (0.999, 2000.1)),
+    ("limits.max_entries", (1, 100_000_000), (0, 100_000_001)),
+    ("limits.max_bytes", (1, 2**50), (0, 2**50 + 1)),
+    ("limits.max_compression_ratio", (1, 2000), (0.999, 2000.1)),
     ("data.max_slices", (1, 100_000), (0, 100_001)),
     ("limits.fetch_timeout_seconds", (JUST, 604_800), (0, 604_801)),
     ("limits.stall_timeout_seconds", (JUST, 3600), (0, 3601)),
@@ -48,7 +50,7 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
     ("evaluation.cross_validation_folds", (2, 20), (1, 21)),
     ("evaluation.cross_validation_seeds", (0, 20), (-1, 21)),
     ("evaluation.outside_fraction", (JUST, 0.5 - JUST), (0, 0.5)),
-    ("evaluation.subgroup_minimum_size", (5, 1_000_000), (4, 1_000_001)),
+    ("evaluation.min_subgroup_size", (5, 1_000_000), (4, 1_000_001)),
     ("runner.num_workers", (1, 1024), (0, 1025)),
     ("runner.num_threads", (0, 1024), (-1, 1025)),
     ("runner.shard_size", (1, 1_000_000), (0, 1_000_001)),
@@ -87,8 +89,8 @@ RELEASE_BOUNDS = [
     ("non_inferiority_margin", (JUST, 0.5 - JUST), (0, 0.5)),
     ("error_budget", (JUST, 0.5), (0, 0.501)),
     ("num_looks", (1, 10_000), (0, 10_001)),
-    ("minimum_sensitivity", (0, 1), (-JUST, 1.001)),
-    ("minimum_subgroup_sensitivity", (0, 1), (-JUST, 1.001)),
+    ("min_sensitivity", (0, 1), (-JUST, 1.001)),
+    ("min_subgroup_sensitivity", (0, 1), (-JUST, 1.001)),
 ]
 RELEASE_CHOICES = {"rule": {"superior", "non_inferior"}, "spending": {"even", "falling"}}
 
@@ -109,22 +111,13 @@ def make(setting: str, value: object) -> object:
     return look_up(PipelineConfig.model_validate(nest(setting, value)), setting)
 
 
-def list_settings(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> list[str]:
-    names = []
-    for name, info in model.model_fields.items():
-        kind = info.annotation
-        is_group = isinstance(kind, type) and issubclass(kind, BaseModel)
-        names += list_settings(kind, f"{prefix}{name}.") if is_group else [prefix + name]
-    return names
-
-
 def list_groups(config: BaseModel) -> list[BaseModel]:
     inner = [value for _, value in config if isinstance(value, BaseModel)]
     return [config, *(group for value in inner for group in list_groups(value))]
 
 
 def test_the_tables_above_name_every_setting():
-    assert {setting for setting, *_ in BOUNDS} | set(CHOICES) | OTHERS == set(list_settings())
+    assert {setting for setting, *_ in BOUNDS} | set(CHOICES) | OTHERS == set(list_settings(PipelineConfig))
 
 
 @pytest.mark.parametrize(("setting", "allowed", "refused"), BOUNDS, ids=[setting for setting, *_ in BOUNDS])
@@ -170,7 +163,9 @@ def test_words_are_chosen_from_a_list(setting):
     assert all(f"'{value}'" in named for value in CHOICES[setting])
 
 
-@pytest.mark.parametrize("group", ["", *sorted({setting.rpartition(".")[0] for setting in list_settings()} - {""})])
+@pytest.mark.parametrize(
+    "group", ["", *sorted({setting.rpartition(".")[0] for setting in list_settings(PipelineConfig)} - {""})]
+)
 def test_unknown_settings_are_refused_everywhere(group):
     setting = f"{group}.epoch" if group else "epoch"
     with pytest.raises(ValidationError, match="Extra inputs are not permitted") as caught:
@@ -178,7 +173,7 @@ def test_unknown_settings_are_refused_everywhere(group):
     assert ".".join(map(str, caught.value.errors()[0]["loc"])) == setting
 
 
-@pytest.mark.parametrize("setting", list_settings())
+@pytest.mark.parametrize("setting", list_settings(PipelineConfig))
 def test_nothing_changes_afterwards(setting):
     config = PipelineConfig()
     group, _, name = setting.rpartition(".")
@@ -228,9 +223,69 @@ def test_settings_survive_a_round_through_json():
     assert not config.is_demo
 
 
+def test_the_reference_of_settings_is_current():
+    """`make docs` writes it."""
+    assert (Path(__file__).parents[1] / "docs" / "settings.md").read_text() == describe_settings()
+
+
+def test_the_reference_names_every_setting_with_its_range():
+    page = describe_settings()
+    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
+    for kind in (PipelineConfig, RetrainConfig, PredictConfig):
+        assert {name.rpartition(".")[2] for name in list_settings(kind)} <= rows.keys()
+    assert "| integer | `30` | ≥ 1, ≤ 10,000 |" in page  # training.epochs
+    assert "`auto`, `keras`, `openvino`" in rows["engine"]
+
+
+FORMER_NAMES = [  # former and present name, with a value that is not the default
+    (PipelineConfig, "limits.most_entries", "limits.max_entries", 7),
+    (PipelineConfig, "limits.most_bytes", "limits.max_bytes", 8),
+    (PipelineConfig, "limits.most_ratio", "limits.max_compression_ratio", 9),
+    (PipelineConfig, "evaluation.subgroup_minimum_size", "evaluation.min_subgroup_size", 11),
+    (RetrainConfig, "drift.least_effect", "drift.min_effect_size", 1.5),
+    (RetrainConfig, "drift.least_auc", "drift.min_auc", 0.9),
+    (RetrainConfig, "release.minimum_sensitivity", "release.min_sensitivity", 0.5),
+    (RetrainConfig, "release.minimum_subgroup_sensitivity", "release.min_subgroup_sensitivity", 0.6),
+    (PredictConfig, "sheet.most_shown", "sheet.max_shown", 5),
+    (PredictConfig, "sheet.most_explained", "sheet.max_explained", 6),
+]
+
+
+def test_the_table_above_has_every_former_name():
+    listed = {
+        pair for kind in (PipelineConfig, RetrainConfig, PredictConfig) for pair in list_former_names(kind).items()
+    }
+    assert listed == {(former, present) for _, former, present, _ in FORMER_NAMES}
+
+
+@pytest.mark.parametrize(("kind", "former", "present", "value"), FORMER_NAMES, ids=[row[1] for row in FORMER_NAMES])
+def test_a_former_name_is_accepted_with_a_warning(kind, former, present, value, caplog):
+    config = kind.model_validate(nest(former, value))
+    assert look_up(config, present) == value
+    assert config == kind.model_validate(nest(present, value))
+    (record,) = caplog.records
+    assert former.rpartition(".")[2] in record.getMessage()
+    assert present.rpartition(".")[2] in record.getMessage()
+
+
+@pytest.mark.parametrize(("kind", "former", "present", "value"), FORMER_NAMES, ids=[row[1] for row in FORMER_NAMES])
+def test_both_names_of_a_setting_are_an_error(kind, former, present, value):
+    group, _, name = former.rpartition(".")
+    with pytest.raises(ValidationError, match=rf"{name} was renamed to"):
+        kind.model_validate(nest(group, {name: value, present.rpartition(".")[2]: value}))
+
+
+@pytest.mark.parametrize(("kind", "former", "present", "value"), FORMER_NAMES, ids=[row[1] for row in FORMER_NAMES])
+def test_a_server_accepts_a_former_name_in_a_deployment_and_its_form_does_not_show_it(kind, former, present, value):
+    schema = kind.model_json_schema()
+    assert Draft202012Validator(schema).is_valid(nest(former, value))
+    assert not Draft202012Validator(schema).is_valid(nest(f"{former}s", value))
+    assert not any(former.rpartition(".")[2] in group.get("properties", {}) for group in schema["$defs"].values())
+
+
 PREDICT_BOUNDS = [
-    ("sheet.most_shown", (0, 1000), (-1, 1001)),
-    ("sheet.most_explained", (1, 1000), (0, 1001)),
+    ("sheet.max_shown", (0, 1000), (-1, 1001)),
+    ("sheet.max_explained", (1, 1000), (0, 1001)),
     ("model", ("champion", "0003", "runs/0001"), ("", None)),
     ("engine", ("auto", "keras", "openvino"), ("torch", "")),
     ("precision", ("auto", "float32", "bfloat16"), ("float16", "")),

@@ -1,13 +1,11 @@
-"""Verifies a finished run: `python -m hip_mri.evaluation.verify workspace/runs/0001`.
+"""Verifies a finished run.
 
 Computes all metrics again from `predictions.csv`, `manifest.csv` and the other tables of the run, and compares them and
 all hashes with the recorded ones. A network that was built with Keras settings other than those of this pipeline is
-reported as well. Differences are listed, and the exit status is then 1.
+reported as well.
 """
 
-import argparse
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -169,23 +167,3 @@ def _check_keras_settings(model_file: Path) -> Iterator[str]:
             f"{model_file.name}: its layers have {', '.join(foreign)}, from the settings of a keras.json: the metrics "
             "are not those of this architecture; run the pipeline again"
         )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 no differences, 1 differences, 2 no finished run."""
-    parser = argparse.ArgumentParser(prog="python -m hip_mri.evaluation.verify", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a finished run, such as workspace/runs/0001")
-    folder = parser.parse_args(arguments).run
-    try:
-        differences = verify_run(folder.resolve())
-    except HipMriError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for line in (*differences, *list_unrecorded(folder)):
-        print(line)
-    print(f"{folder}: {len(differences)} differences" if differences else f"{folder}: everything is as recorded")
-    return 1 if differences else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -176,7 +176,7 @@ def detect_drift(reference: Batch, new: Batch, settings: DriftSettings = DriftSe
 def is_relevant(shift: StatisticShift, settings: DriftSettings) -> bool:
     """Whether a shift is both significant and large enough."""
     is_significant = shift.p_value is not None and shift.p_value <= settings.false_alarm_rate / 2
-    return is_significant and shift.effect >= settings.least_effect
+    return is_significant and shift.effect >= settings.min_effect_size
 
 
 def compare_features(reference: NDArray, new: NDArray, alpha: float, seed: int) -> FeatureShift:
@@ -240,7 +240,7 @@ def _describe_shift(shift: StatisticShift) -> str:
 
 def _describe_features(found: FeatureShift | None, settings: DriftSettings) -> list[str]:
     """One sentence if the difference is both significant and large enough."""
-    if found is None or found.p_value > settings.false_alarm_rate / 2 or found.auc < settings.least_auc:
+    if found is None or found.p_value > settings.false_alarm_rate / 2 or found.auc < settings.min_auc:
         return []
     separation = f"AUC of {found.auc:.2f}, p = {found.p_value:.2g}"
     return [f"Features: a classifier separates new from training groups with an {separation}."]

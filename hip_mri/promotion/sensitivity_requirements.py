@@ -54,10 +54,10 @@ def measure_sensitivities(
     Returns:
         All test images first, then the subgroups by column and value.
     """
-    measured = [_measure("all", scores, threshold, settings.minimum_sensitivity, 1)]
+    measured = [_measure("all", scores, threshold, settings.min_sensitivity, 1)]
     if attributes is not None:
         joined, columns = join_attributes(scores, attributes, minimum_size)
-        required = settings.minimum_subgroup_sensitivity
+        required = settings.min_subgroup_sensitivity
         measured += [
             _measure(f"{column.removeprefix(ATTRIBUTE_PREFIX)} = {value}", rows, threshold, required, minimum_size)
             for column in columns

@@ -203,10 +203,10 @@ def _draw_thumbnails(
 ) -> dict[str, tuple[bytes, bytes | None]]:
     """Draw the images with the highest scores, the first of them also with a heat map; see `PredictionSheet`."""
     shown = table[table["state"] == "scored"].sort_values(["score", "image_id"], ascending=[False, True])
-    shown = shown.head(settings.most_shown)
+    shown = shown.head(settings.max_shown)
     images = read_images(list(shown["sha256"]), workspace, network.features.preprocessing, num_threads=-1)
     overlays: list[bytes | None] = [None] * len(images)
-    num_explained = min(settings.most_explained, len(images)) if settings.explain else 0
+    num_explained = min(settings.max_explained, len(images)) if settings.explain else 0
     if num_explained:
         heats = explain_images(network, np.stack(images[:num_explained]), workspace.explanations_folder)
         overlays[:num_explained] = map(encode_overlay, images, heats)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
-from hip_mri.config import LABELS, check_class_names, spell_class_name
+from hip_mri.config import LABELS, check_class_names, normalize_class_name
 from hip_mri.errors import SettingsError
 
-_spell: Final = lru_cache(2**16)(spell_class_name)
+_spell: Final = lru_cache(2**16)(normalize_class_name)
 """A source repeats the names of its folders."""
 
 
@@ -27,7 +27,7 @@ class ClassNames:
         except ValueError as error:
             raise SettingsError(f"data.class_names: {error}.") from error
         names = {label: label for label in LABELS} | dict(others or {})
-        self._labels = {spell_class_name(name): label for name, label in names.items()}
+        self._labels = {normalize_class_name(name): label for name, label in names.items()}
 
     def find_label(self, name: str) -> str | None:
         """The label that a name stands for, or `None`."""

@@ -161,13 +161,13 @@ def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
 
 
 def _check_limits(num_files: int, num_bytes: int, limits: SourceLimits) -> None:
-    if num_files > limits.most_entries:
+    if num_files > limits.max_entries:
         raise LimitError(
-            f"source: the folder holds more than {limits.most_entries:,} files. "
-            "Divide it, or allow more with --limits.most-entries."
+            f"source: the folder holds more than {limits.max_entries:,} files. "
+            "Divide it, or allow more with --limits.max-entries."
         )
-    if num_bytes > limits.most_bytes:
+    if num_bytes > limits.max_bytes:
         raise LimitError(
-            f"source: the folder holds more than {limits.most_bytes:,} bytes. "
-            "Divide it, or allow more with --limits.most-bytes."
+            f"source: the folder holds more than {limits.max_bytes:,} bytes. "
+            "Divide it, or allow more with --limits.max-bytes."
         )

@@ -261,7 +261,7 @@ def test_an_event_starts_the_retraining(team: Team, source_zip: Path, tmp_path: 
 
     small = {name: group for name, group in SMALL.items() if name != "source"}
     config = small | {"sources": [str(source_zip)], "workspace": str(tmp_path / "workspace"), "seed": 7}
-    config |= {"release": {"minimum_sensitivity": 0}}
+    config |= {"release": {"min_sensitivity": 0}}
     with SyncPrefectClient(team.credentials["PREFECT_API_URL"], auth_string=team.login) as client:
         deployment = client.read_deployment_by_name("hip-retrain/scheduled")
         assert [schedule.active for schedule in deployment.schedules] == [False]

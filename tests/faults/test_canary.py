@@ -33,7 +33,7 @@ SETTINGS = {
         "num_resamples": 200,
         "cross_validation_folds": 2,
         "cross_validation_seeds": 1,
-        "subgroup_minimum_size": 5,
+        "min_subgroup_size": 5,
     },
 }
 SECRET_ADDRESS = f"https://{TOKEN}user:{TOKEN}@127.0.0.1:9/{name_patient('ADDRESS')}.zip?X-Amz-Signature={TOKEN}"
@@ -41,10 +41,9 @@ WORKSPACES = ("workspace", "refused", "env-HIP_SOURCE", "secret-hip-source", "se
 REFUSE_ALL = """
 import json, sys
 import keras  # which a flow loads in a thread that keeps standard error closed meanwhile
-from flows.command_line import main
-from flows.pipeline import COMMAND
+from flows.cli.main import run_command
 for kind, options in json.load(sys.stdin):
-    print("status", kind, main(COMMAND, options), flush=True)
+    print("status", kind, run_command(["run", *options]), flush=True)
 """
 
 
@@ -225,7 +224,7 @@ def test_fault_53_nothing_is_left_in_the_temporary_folder(clinic: Clinic) -> Non
 def test_a_name_is_found_again_by_its_owner(clinic: Clinic) -> None:
     workspace = clinic.folder / "workspace"
     table = subprocess.run(
-        [sys.executable, "-m", "hip_mri.dataset.pseudonyms", workspace],
+        [sys.executable, "-c", "from flows.cli.main import main; main()", "names", workspace],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -7,9 +7,8 @@ from pathlib import Path
 import certifi
 import pytest
 
-from flows.command_line import main
+from flows.cli.main import run_command
 from flows.network_checks import prepare_network
-from flows.pipeline import COMMAND
 from hip_mri.errors import SettingsError
 
 
@@ -42,12 +41,12 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_variable_that_cannot_be_used_is_named(name, value, said, monkeypatch, capsys) -> None:
     monkeypatch.setenv(name, value)
-    assert main(COMMAND, ["--seed", "1"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {name}: ")
-    assert said in told
-    assert "7f3a9c" not in told
-    assert len(told.splitlines()) == 1
+    assert run_command(["run", "--seed", "1"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {name}: ")
+    assert said in message
+    assert "7f3a9c" not in message
+    assert len(message.splitlines()) == 1
 
 
 def test_an_exception_that_httpx_cannot_read_is_named(monkeypatch) -> None:

@@ -89,7 +89,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def scored(run: Path, mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sheet = {"most_shown": 5, "explain": True, "most_explained": 2}
+    sheet = {"max_shown": 5, "explain": True, "max_explained": 2}
     return score(run, mixed, tmp_path_factory.mktemp("scored"), sheet=sheet)
 
 

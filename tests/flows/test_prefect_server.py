@@ -20,7 +20,7 @@ from tests.sources.remote.web_server import Answer, serve
 PROJECT = Path(__file__).parents[2]
 USE_SERVER = """
 import os, sys
-from flows.command_line import show_progress_lines
+from flows.cli.flow_runs import show_progress_lines
 from flows.prefect_server import open_server
 
 show_progress_lines(sys.stderr)

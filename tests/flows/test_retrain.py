@@ -76,7 +76,7 @@ class Clinic:
                 "training": training,
                 "evaluation": {"num_resamples": 200, "cross_validation_seeds": 0},
                 "retrain": {"min_new_images": 5},
-                "release": {"minimum_sensitivity": 0, "minimum_subgroup_sensitivity": 0, "num_looks": 6},
+                "release": {"min_sensitivity": 0, "min_subgroup_sensitivity": 0, "num_looks": 6},
             }
             | settings
         )

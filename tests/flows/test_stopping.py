@@ -78,8 +78,8 @@ def stop(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[f
     """Seconds to the end, and what is written on both streams after the signal."""
     begin = time.monotonic()
     os.killpg(process.pid, number)
-    written, told = process.communicate(timeout=120)
-    return time.monotonic() - begin, written, told
+    written, message = process.communicate(timeout=120)
+    return time.monotonic() - begin, written, message
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_a_signal_ends_the_process_and_its_children(body, number, code, seconds,
     process = start(["-c", PROGRAM.format(body=body)], make_environment(tmp_path))
     assert process.stdout is not None
     assert process.stdout.readline() == "now\n"
-    taken, output, told = stop(process, number)
+    taken, output, message = stop(process, number)
     assert (process.returncode, output) == (code, written)
-    assert told.startswith(STOPPED)
-    assert len(told.splitlines()) == 1
+    assert message.startswith(STOPPED)
+    assert len(message.splitlines()) == 1
     assert taken < seconds
     assert list_marked(tmp_path) == []
 
@@ -112,9 +112,9 @@ def test_a_second_signal_ends_it_at_once(tmp_path) -> None:
     assert process.stdout.readline() == "now\n"
     os.killpg(process.pid, signal.SIGINT)
     assert process.stdout.readline() == "swallowed\n"
-    taken, output, told = stop(process)
+    taken, output, message = stop(process)
     assert (process.returncode, output) == (130, "")
-    assert told.count(STOPPED) == 1
+    assert message.count(STOPPED) == 1
     assert taken < 1.0
 
 
@@ -148,9 +148,9 @@ def find_marked(home: Path) -> list[str]:
 def test_each_flow_is_stopped_while_it_loads(flow: str, tmp_path: Path) -> None:
     process = start([f"flows/{flow}.py", "--workspace", str(tmp_path / "workspace")], make_environment(tmp_path))
     time.sleep(0.2)
-    taken, _, told = stop(process)
-    assert process.returncode == 130, told
-    assert told.splitlines()[-1].startswith(STOPPED)
+    taken, _, message = stop(process)
+    assert process.returncode == 130, message
+    assert message.splitlines()[-1].startswith(STOPPED)
     assert taken < MAX_SECONDS
     assert list_marked(tmp_path) == []
 
@@ -187,17 +187,17 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_a_workspace_that_goes_on(flo
             lines.append(process.stderr.readline())
             assert lines[-1], (word, "".join(lines))
         time.sleep(seconds)
-        taken, _, told = stop(process)
-        assert process.returncode == 130, (word, told)
-        assert told.splitlines()[-1].startswith(STOPPED), (word, told)
+        taken, _, message = stop(process)
+        assert process.returncode == 130, (word, message)
+        assert message.splitlines()[-1].startswith(STOPPED), (word, message)
         assert taken < MAX_SECONDS, word
         assert list_marked(home) == [], word
     states = list_states(home)
     assert states
     assert set(states) == {"CRASHED"}
     done = start(arguments, make_environment(home))
-    output, told = done.communicate(timeout=300)
-    assert done.returncode == 0, told
+    output, message = done.communicate(timeout=300)
+    assert done.returncode == 0, message
     assert Path(output.strip()).is_dir()
     assert find_leftovers(tmp_path / "workspace") == []
 
@@ -213,11 +213,11 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(source_zip: Path, tmp_path
         assert any("prepare_backbone ..." in line for line in process.stderr)
         os.killpg(server.pid, signal.SIGSTOP)
         try:
-            taken, _, told = stop(process)
+            taken, _, message = stop(process)
         finally:
             os.killpg(server.pid, signal.SIGCONT)
     assert process.returncode == 130
-    assert told.splitlines()[-1].startswith(STOPPED)
+    assert message.splitlines()[-1].startswith(STOPPED)
     assert taken < MAX_SECONDS
 
 
@@ -229,10 +229,10 @@ def test_ctrl_c_reaches_no_worker_of_a_local_cluster(source_zip: Path, tmp_path:
     process = start(["flows/pipeline.py", "--config", str(settings)], make_environment(home))
     assert process.stderr is not None
     assert any("fingerprint_images ..." in line for line in process.stderr)
-    taken, _, told = stop(process)
+    taken, _, message = stop(process)
     assert process.returncode == 130
-    assert told.splitlines()[-1].startswith(STOPPED)
-    assert "Traceback" not in told
+    assert message.splitlines()[-1].startswith(STOPPED)
+    assert "Traceback" not in message
     assert taken < MAX_SECONDS
     assert list_marked(home) == []
     assert list_states(home) == ["CRASHED"]

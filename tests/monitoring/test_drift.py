@@ -131,7 +131,7 @@ def test_a_slight_shift_of_a_large_batch_is_significant_and_no_reason():
     assert 0.2 < max(report.effects.values()) < 0.8
     assert not report.is_shifted
     assert report.summary == ("The new batch (1,200 images of 400 groups) looks like the 1,200 training images.")
-    strict = DriftSettings(least_effect=0.3, least_auc=0.5)
+    strict = DriftSettings(min_effect_size=0.3, min_auc=0.5)
     assert detect_drift(draw_batch(0, 400), draw_batch(1, 400, shift=8, feature_shift=0.15), strict).is_shifted
 
 
@@ -252,8 +252,8 @@ def test_the_report_is_frozen():
     ("name", "allowed", "refused"),
     [
         ("false_alarm_rate", (0.001, 0.05), (0.0009, 0.051)),
-        ("least_effect", (0, 100), (-0.001, 100.1)),
-        ("least_auc", (0.5, 1), (0.499, 1.001)),
+        ("min_effect_size", (0, 100), (-0.001, 100.1)),
+        ("min_auc", (0.5, 1), (0.499, 1.001)),
         ("min_num_groups", (6, 1_000_000), (5, 1_000_001)),
     ],
 )

@@ -18,7 +18,7 @@ from tests.small_runs import TEST_SET
 
 COMPARISON = Comparison(3, 0.01, TEST_SET, "champion", "challenger", "2026-01-01")
 SPENT = Comparison(25, 0.0, TEST_SET, "champion", "challenger", "2026-01-01")
-NO_REQUIREMENTS = ReleaseSettings(minimum_sensitivity=0, minimum_subgroup_sensitivity=0)
+NO_REQUIREMENTS = ReleaseSettings(min_sensitivity=0, min_subgroup_sensitivity=0)
 THRESHOLD = 0.5
 
 
@@ -148,7 +148,7 @@ def test_one_subgroup_below_its_required_sensitivity_keeps_a_better_model_out():
     women = challenger["image_id"].map(attributes.set_index("image_id")[f"{ATTRIBUTE_PREFIX}sex"]) == "F"
     is_missed = women & (challenger["label"] == LABELS[1]) & (challenger["score"] < 0.8)
     challenger.loc[is_missed, "score"] *= 0.55
-    loose = ReleaseSettings(minimum_sensitivity=0.1)
+    loose = ReleaseSettings(min_sensitivity=0.1)
     decision = compare_versions(champion, challenger, loose, COMPARISON, THRESHOLD, attributes)
     requirements = {requirement.name: requirement for requirement in decision.requirements}
     assert list(requirements) == ["all", "sex = F", "sex = M"]

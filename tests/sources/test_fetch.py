@@ -357,7 +357,7 @@ def test_fault_20_a_file_with_a_sound_end_and_a_bad_directory_is_not_kept(server
 
 def test_a_file_above_a_limit_is_kept_since_the_limit_can_be_raised(server, folder):
     server.content = pack(bytes(range(256)) * 40, num_entries=3)
-    few = SourceLimits(most_entries=2)
+    few = SourceLimits(max_entries=2)
     file = fetch_source(server.address, None, folder, limits=few)
     with pytest.raises(LimitError, match="holds 3 entries, above 2"), open_unlabelled(file, few):
         pass
@@ -371,11 +371,11 @@ def test_a_file_packed_too_tightly_is_kept_since_that_limit_can_be_raised_too(se
     server.content = packed.getvalue()
     file = fetch_source(server.address, None, folder)
     with (
-        pytest.raises(LimitError, match=r"allow more with --limits\.most-ratio"),
+        pytest.raises(LimitError, match=r"allow more with --limits\.max-compression-ratio"),
         open_unlabelled(file, SourceLimits()),
     ):
         pass
-    with open_unlabelled(file, SourceLimits(most_ratio=2000)) as source:
+    with open_unlabelled(file, SourceLimits(max_compression_ratio=2000)) as source:
         assert len(source.entries) == 1
 
 

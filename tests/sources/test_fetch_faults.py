@@ -454,11 +454,11 @@ def test_fault_34_a_stream_without_end_ends_at_the_limit(server, folder):
     server.tag, server.answer = "", endless()
     server.ranges = False
     with pytest.raises(SourceError) as caught:
-        server_told(server, folder, SourceLimits(most_bytes=2_000_000))
+        server_told(server, folder, SourceLimits(max_bytes=2_000_000))
     assert not isinstance(caught.value, FetchError)
     assert str(caught.value) == (
         f"source: {server.shown} holds more than 2,000,000 bytes. "
-        "Check the address, or allow more with --limits.most-bytes."
+        "Check the address, or allow more with --limits.max-bytes."
     )
     assert list_files(folder) == []
 
@@ -481,9 +481,7 @@ def server_told(server: Server, folder: Path, limits: SourceLimits) -> Path:
 def test_fault_34_a_size_above_the_limit_is_not_even_begun(server, folder):
     steps = []
     with pytest.raises(SourceError, match="holds more than 1,000 bytes"):
-        fetch_source(
-            server.address, None, folder, lambda done, total: steps.append(done), SourceLimits(most_bytes=1000)
-        )
+        fetch_source(server.address, None, folder, lambda done, total: steps.append(done), SourceLimits(max_bytes=1000))
     assert steps == []
     assert list_files(folder) == []
 
@@ -558,7 +556,7 @@ def test_fault_34_drive_has_limits_too(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gdown", SimpleNamespace(download=give_too_much))
     drive_id = "1AbC_dEf-GhIjKlMnOpQrStUvWxYz0123"
     with pytest.raises(SourceError, match="the Google Drive file holds more than 1,000 bytes"):
-        fetch_source(drive_id, None, folder, limits=SourceLimits(most_bytes=1000))
+        fetch_source(drive_id, None, folder, limits=SourceLimits(max_bytes=1000))
     with pytest.raises(SourceError, match="the Google Drive file did not come within"):
         fetch_source(drive_id, None, folder, limits=SourceLimits(fetch_timeout_seconds=1e-9))
     assert list_files(folder) == []
@@ -595,7 +593,7 @@ def test_fault_34_a_storage_has_limits_too(folder, monkeypatch):
     )
     monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (storage, "bucket/hip.zip"))
     with pytest.raises(SourceError, match="holds more than 1,000 bytes"):
-        fetch_source("s3://bucket/hip.zip", None, folder, limits=SourceLimits(most_bytes=1000))
+        fetch_source("s3://bucket/hip.zip", None, folder, limits=SourceLimits(max_bytes=1000))
     with pytest.raises(SourceError, match="did not come within"):
         fetch_source("s3://bucket/hip.zip", None, folder, limits=SourceLimits(fetch_timeout_seconds=1e-9))
     assert list_files(folder) == []

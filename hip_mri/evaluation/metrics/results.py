@@ -117,8 +117,8 @@ def _measure_subgroups(
 ) -> list[dict[str, Any]]:
     if attributes is None:
         return []
-    joined, columns = join_attributes(test, attributes, settings.subgroup_minimum_size)
-    rows = measure_subgroups(joined, columns, threshold, settings.subgroup_minimum_size, seed, settings.num_resamples)
+    joined, columns = join_attributes(test, attributes, settings.min_subgroup_size)
+    rows = measure_subgroups(joined, columns, threshold, settings.min_subgroup_size, seed, settings.num_resamples)
     return [{**row, "column": row["column"].removeprefix(ATTRIBUTE_PREFIX)} for row in rows]
 
 

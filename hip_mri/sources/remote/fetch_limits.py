@@ -34,10 +34,10 @@ def limit_progress(on_progress: ProgressReport, shown: str, limits: SourceLimits
 
 def check_size(shown: str, num_bytes: int, limits: SourceLimits) -> None:
     """Raise `LimitError` for a file, or a part of one, that is over the limit."""
-    if num_bytes > limits.most_bytes:
+    if num_bytes > limits.max_bytes:
         raise LimitError(
-            f"source: {shown} holds more than {limits.most_bytes:,} bytes. "
-            "Check the address, or allow more with --limits.most-bytes."
+            f"source: {shown} holds more than {limits.max_bytes:,} bytes. "
+            "Check the address, or allow more with --limits.max-bytes."
         )
 
 

@@ -69,12 +69,12 @@ def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) 
         name, fault = _check_entry(info)
         names.append(name)
         faults.add(fault, position)
-        if info.file_size > max(SMALL_ENTRY_BYTES, limits.most_ratio * info.compress_size):
+        if info.file_size > max(SMALL_ENTRY_BYTES, limits.max_compression_ratio * info.compress_size):
             faults.add("too_tight", position)
     faults.add(unread_fault, len(infos) + 1)
     _check_total(file, sum(info.file_size for info in infos), limits)
     faults.refuse()  # names are compared only if their depth is within bounds, which the time to compare depends on
-    find_clashes(names, limits.most_entries, faults)
+    find_clashes(names, limits.max_entries, faults)
     faults.refuse()
     starts = find_data(file, place, infos, faults)
     faults.refuse()
@@ -106,23 +106,23 @@ def _parse(file: OpenFile, place: DirectoryPlace) -> tuple[list[zipfile.ZipInfo]
 
 
 def _check_number(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) -> None:
-    if place.num_entries > limits.most_entries or place.num_bytes > 1024 * limits.most_entries:
+    if place.num_entries > limits.max_entries or place.num_bytes > 1024 * limits.max_entries:
         raise LimitError(
-            f"source: {file.name} holds {place.num_entries:,} entries, above {limits.most_entries:,}. "
-            "Divide it, or allow more with --limits.most-entries."
+            f"source: {file.name} holds {place.num_entries:,} entries, above {limits.max_entries:,}. "
+            "Divide it, or allow more with --limits.max-entries."
         )
 
 
 def _check_total(file: OpenFile, total: int, limits: SourceLimits) -> None:
-    if total > limits.most_bytes:
+    if total > limits.max_bytes:
         raise LimitError(
-            f"source: {file.name} would unpack to more than {limits.most_bytes:,} bytes. "
-            "Divide it, or allow more with --limits.most-bytes."
+            f"source: {file.name} would unpack to more than {limits.max_bytes:,} bytes. "
+            "Divide it, or allow more with --limits.max-bytes."
         )
-    if total > max(SMALL_ENTRY_BYTES, limits.most_ratio * file.num_bytes):
+    if total > max(SMALL_ENTRY_BYTES, limits.max_compression_ratio * file.num_bytes):
         raise LimitError(
-            f"source: {file.name} would unpack to more than {limits.most_ratio:g} times its size, as no images do. "
-            "Pack the folders again, or allow more with --limits.most-ratio."
+            f"source: {file.name} would unpack to more than {limits.max_compression_ratio:g} times its size. "
+            "Pack the folders again, or allow more with --limits.max-compression-ratio."
         )
 
 

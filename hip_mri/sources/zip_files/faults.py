@@ -19,7 +19,7 @@ _MEANINGS: Final = {
     "encrypted": "encrypted entries",
     "unsupported_version": "entries that need a later version of the zip format, or that change another file",
     "wrong_size": "entries whose size is not the declared one",
-    "too_tight": "entries that unpack to more than --limits.most-ratio times their size",
+    "too_tight": "entries that unpack to more than --limits.max-compression-ratio times their size",
     "too_loose": "entries that take far more room packed than unpacked, as no program packs them",
     "headers_differ": "entries that differ between the directory and their local header",
     "overlapping": "entries that share bytes with another",
@@ -48,7 +48,7 @@ _TIGHT: Final = "too_tight"
 
 _ADVICE: Final = {
     "encrypted": "Unpack with the password, then give the folder.",
-    _TIGHT: "Pack the folders again, or allow more with --limits.most-ratio.",
+    _TIGHT: "Pack the folders again, or allow more with --limits.max-compression-ratio.",
 }
 _METHOD_ADVICE: Final = (
     "Unpack it and give the folder, or pack the folders again with the method Deflate (7-Zip: 'Compression method: "

@@ -83,7 +83,7 @@ def test_subgroups_of_the_users_table(scores, metrics):
             "attribute: scanner": np.where(number % 4 < 2, "", np.where(number % 60 == 3, "rare", "common")),
         }
     )
-    settings = SETTINGS.model_copy(update={"subgroup_minimum_size": 5})
+    settings = SETTINGS.model_copy(update={"min_subgroup_size": 5})
     rows = evaluate(replace(scores, attributes=attributes), settings, 7)["subgroups"]
     named = [(row["column"], row["value"]) for row in rows]
     assert named[:2] == [("label", "f"), ("label", "m")]

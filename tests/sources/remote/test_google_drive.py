@@ -212,7 +212,7 @@ def test_fault_34_a_new_upload_above_the_limit_is_not_even_begun(drive, folder):
     file = fetch_source(DRIVE_ID, None, folder)
     drive.content = LONGER_CONTENT
     with pytest.raises(LimitError, match="the Google Drive file holds more than"):
-        fetch_source(DRIVE_ID, None, folder, limits=SourceLimits(most_bytes=len(CONTENT)))
+        fetch_source(DRIVE_ID, None, folder, limits=SourceLimits(max_bytes=len(CONTENT)))
     assert file.read_bytes() == CONTENT
 
 

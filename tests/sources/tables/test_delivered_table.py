@@ -110,7 +110,7 @@ def test_a_table_above_the_limit_is_not_read(entries, spread, monkeypatch):
         "source: its table of patients has 23 bytes, above 10. Keep the rows of its images alone."
     )
     with pytest.raises(SourceError, match="holds more than 5 bytes"):
-        read_patients_table(spread({"patients.csv": TABLE}, "small"), SourceLimits(most_bytes=5))
+        read_patients_table(spread({"patients.csv": TABLE}, "small"), SourceLimits(max_bytes=5))
 
 
 def test_a_table_that_grows_meanwhile_is_refused(entries, spread, monkeypatch):

@@ -481,17 +481,17 @@ def test_fault_22_an_entry_packed_too_tightly(file):
     member = Member(b"normal/a.png", bytes(3_000_000), DEFLATED)
     filler = Member(b"normal/b.png", os.urandom(60_000))
     message = refuse(file, build_zip(images(member, filler)))
-    assert "entries that unpack to more than --limits.most-ratio times their size (entry 3)" in message
+    assert "entries that unpack to more than --limits.max-compression-ratio times their size (entry 3)" in message
 
 
 def test_fault_22_an_archive_packed_too_tightly(file):
     members = [Member(b"normal/%d.png" % number, bytes(2**20), DEFLATED) for number in range(3)]
     assert refuse(file, build_zip(images(*members))) == (
-        "source: the file would unpack to more than 100 times its size, as no images do. "
-        "Pack the folders again, or allow more with --limits.most-ratio."
+        "source: the file would unpack to more than 100 times its size. "
+        "Pack the folders again, or allow more with --limits.max-compression-ratio."
     )
     file.write_bytes(build_zip(images(*members)))
-    with open_source(file, SourceLimits(most_ratio=1100)) as source:
+    with open_source(file, SourceLimits(max_compression_ratio=1100)) as source:
         assert len(source.read(source.entries[0])) == 2**20
 
 
@@ -502,10 +502,10 @@ def test_fault_22_an_empty_picture_is_no_bomb(file):
 
 def test_fault_22_too_many_bytes(file):
     members = images(Member(b"normal/a.png", bytes(1000)))
-    assert refuse(file, build_zip(members), SourceLimits(most_bytes=1007)) == (
-        "source: the file would unpack to more than 1,007 bytes. Divide it, or allow more with --limits.most-bytes."
+    assert refuse(file, build_zip(members), SourceLimits(max_bytes=1007)) == (
+        "source: the file would unpack to more than 1,007 bytes. Divide it, or allow more with --limits.max-bytes."
     )
-    with open_source(file, SourceLimits(most_bytes=1008)) as source:
+    with open_source(file, SourceLimits(max_bytes=1008)) as source:
         assert len(source.entries) == 3
 
 
@@ -516,14 +516,14 @@ def test_fault_22_a_petabyte_that_is_only_told(file):
 
 
 def test_fault_22_too_many_entries(file):
-    assert refuse(file, build_zip(images()), SourceLimits(most_entries=1)) == (
-        "source: the file holds 2 entries, above 1. Divide it, or allow more with --limits.most-entries."
+    assert refuse(file, build_zip(images()), SourceLimits(max_entries=1)) == (
+        "source: the file holds 2 entries, above 1. Divide it, or allow more with --limits.max-entries."
     )
 
 
 def test_fault_22_too_many_folders(file):
     members = [Member(b"normal/%d/a/b/c/d/x.png" % number) for number in range(5)]
-    message = refuse(file, build_zip(images(*members)), SourceLimits(most_entries=10))
+    message = refuse(file, build_zip(images(*members)), SourceLimits(max_entries=10))
     assert "more folders than entries are allowed (entry " in message
 
 
@@ -860,8 +860,8 @@ def test_fault_14_a_deep_folder(spread, entries):
 
 def test_fault_22_a_folder_has_limits_too(spread, entries):
     folder = spread(entries)
-    assert "holds more than 10 files" in refuse_folder(folder, SourceLimits(most_entries=10))
-    assert "holds more than 99 bytes" in refuse_folder(folder, SourceLimits(most_bytes=99))
+    assert "holds more than 10 files" in refuse_folder(folder, SourceLimits(max_entries=10))
+    assert "holds more than 99 bytes" in refuse_folder(folder, SourceLimits(max_bytes=99))
 
 
 def test_a_file_that_grows_while_a_folder_is_read_is_quarantined(spread, entries):

@@ -22,7 +22,7 @@ KINDS: tuple[Kind, ...] = ("flip", "16 bits", "32 bits", "64 bits", "cut", "remo
 TELLING = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 """Numbers at which programs go wrong."""
 
-LIMITS = SourceLimits(most_entries=1000, most_bytes=10_000_000)
+LIMITS = SourceLimits(max_entries=1000, max_bytes=10_000_000)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,126 @@
+"""The commands of `hip-mri` beside the flows: what they print, and exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from flows.cli.main import run_command
+from hip_mri.dataset.manifest import read_manifest
+from hip_mri.registry import mlflow_export
+from hip_mri.registry.champion import promote
+
+PROJECT = Path(__file__).parents[2]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str], str]:
+    """Exit code, lines on standard output, and standard error."""
+    exit_code = run_command([str(word) for word in words])
+    captured = capsys.readouterr()
+    return exit_code, captured.out.splitlines(), captured.err
+
+
+def test_models_are_registered_listed_promoted_and_rolled_back(workspace, write_run, versions, capsys):
+    exit_code, lines, _ = run(capsys, "models", "register", workspace.root, write_run())
+    assert (exit_code, lines) == (0, [str(workspace.versions_folder / "0004")])
+    promote(workspace, versions[0], "the first")
+    promote(workspace, versions[2], "better by 0.03")
+    lines = run(capsys, "models", "list", workspace.root)[1]
+    assert [line.split()[0] for line in lines] == ["0001", "0002", "0003", "0004"]
+    assert [line.endswith("test AUC 0.875  champion") for line in lines] == [False, False, True, False]
+    assert run(capsys, "models", "rollback", workspace.root)[:2] == (0, [str(versions[0].folder)])
+    assert run(capsys, "models", "rollback", workspace.root, "--to", "0003", "--reason", "it was fine")[0] == 0
+    promoted = run(capsys, "models", "promote", workspace.root, "0002", "--reason", "the scanner is new")
+    assert promoted[:2] == (0, [str(versions[1].folder)])
+    changes = [line.split("  ")[2] for line in run(capsys, "models", "history", workspace.root)[1]]
+    assert changes == [
+        "promotion of 0001: the first",
+        "promotion of 0003: better by 0.03",
+        "rollback of 0001: rolled back by hand",
+        "rollback of 0003: it was fine",
+        "promotion of 0002: past the gate: the scanner is new",
+    ]
+
+
+def test_a_model_is_exported(workspace, versions, capsys, monkeypatch):
+    exported = []
+    monkeypatch.setattr(mlflow_export, "export_version", lambda *given: exported.append(given) or "7")
+    done = run(capsys, "models", "export", workspace.root, "0002", "--tracking-uri", "http://127.0.0.1:5000")
+    assert done == (0, ["hip-mri version 7"], "")
+    assert exported == [(versions[1], "http://127.0.0.1:5000")]
+
+
+@pytest.mark.parametrize("words", ["names {}", "prune {}", "prune {} --yes", "models register {} run"])
+def test_a_command_that_fails_prints_one_line_and_creates_nothing(words, capsys, tmp_path):
+    for folder in (tmp_path / "nowhere", tmp_path):
+        exit_code, lines, error = run(capsys, *words.format(folder).split())
+        assert (exit_code, lines) == (1, [])
+        assert error.startswith("error: ")
+        assert len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_images_are_a_table_and_unknown_ids_an_error(filled, capsys):
+    known = read_manifest(filled.manifest_file)["image_id"]
+    exit_code, lines, error = run(capsys, "names", filled.root)
+    assert (exit_code, error) == (0, "")
+    assert [line.partition(",")[0] for line in lines] == ["image_id", *known]
+    assert lines[0] == "image_id,source_name,state,reason"
+    exit_code, lines, error = run(capsys, "names", filled.root, "0" * 16, known[0])
+    assert (exit_code, len(lines)) == (1, 2)
+    assert lines[1].startswith(known[0])
+    assert "0" * 16 in error
+
+
+def test_verify_fails_on_what_is_no_run(tmp_path, capsys):
+    exit_code, lines, error = run(capsys, "verify", tmp_path)
+    assert (exit_code, lines) == (1, [])
+    assert error.startswith("error: ")
+
+
+def test_prune_lists_and_with_yes_removes(workspace, capsys):
+    run_folder = workspace.runs_folder / "0001"
+    run_folder.mkdir(parents=True)
+    (run_folder / "metrics.json").write_text(json.dumps({"features": {"set": "new", "preprocessed": "p1"}}))
+    (run_folder / "files.json").write_text("{}")
+    old = workspace.features_folder / "old"
+    old.mkdir(parents=True)
+    (old / "file").write_bytes(b"x" * 3_000_000)
+    for path in (old / "file", old):
+        os.utime(path, (0, 0))  # what is newer than the run can belong to an interrupted one
+    for options, exists in ([], True), (["--yes"], False):
+        exit_code, lines, _ = run(capsys, "prune", workspace.root, *options)
+        assert exit_code == 0
+        assert str(old) in lines[0]
+        assert lines[-1].split()[:2] == ["3.0", "MB"]
+        assert old.exists() == exists
+    assert run(capsys, "prune", workspace.root)[1][-1].split()[:2] == ["0.0", "MB"]
+
+
+def test_demo_writes_a_zip_file(tmp_path, capsys):
+    file = tmp_path / "month-1.zip"
+    assert run(capsys, "demo", file, "--seed", "3", "--num-patients", "5")[:2] == (0, [str(file)])
+    assert "Synthetic Hip MRI/SYNTHETIC.txt" in zipfile.ZipFile(file).namelist()
+    exit_code, _, error = run(capsys, "demo", file, "--num-patients", "4")
+    assert exit_code == 1
+    assert error.startswith("error: num_patients: ")
+
+
+def test_the_installed_command_is_the_entry_point():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["hip-mri"].partition(":")
+    code = f"from {module} import {function}; {function}()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "rnu"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Did you mean run?" in done.stderr
