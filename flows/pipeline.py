@@ -6,15 +6,22 @@ run_if_main(__name__, "run")  # before Prefect is imported
 
 from prefect import flow
 
-from flows.stages import arrange_images, compute_features, take_in, train_and_report
+from flows.stages import compute_features, ingest, prepare_images, train_and_report
 from hip_mri.config import PipelineConfig
-from tasks.data import fetch_source, hold_workspace
-from tasks.model import resolve_weights
-from tasks.steps import Steps
-from tasks.task_runners.open_runner import open_runner
+from tasks.dataset import fetch_source
+from tasks.models import resolve_weights
+from tasks.progress import log_end
+from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
+from tasks.workspace import hold_workspace
 
 
-@flow(name="hip-pipeline", flow_run_name="hip-pipeline, seed {config.seed}", persist_result=False)
+@flow(
+    name="hip-pipeline",
+    flow_run_name="hip-pipeline, seed {config.seed}",
+    task_runner=ConfiguredTaskRunner(),
+    on_completion=[log_end],
+    persist_result=False,
+)
 def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     """Fetch, check, split and preprocess the images, compute their features once, train, evaluate and report.
 
@@ -24,15 +31,14 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     Returns:
         The folder of the finished run.
     """
-    model = config.model
-    with hold_workspace(config.workspace) as workspace, open_runner(config.runner, workspace) as runner:
-        steps = Steps(runner)
-        weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=config.is_demo)
+    with hold_workspace(config.workspace) as workspace:
+        start_task_runner()
+        weights = resolve_weights(config.model.weights, config.model.backbone, fall_back_to_random=config.is_demo)
         config = config.with_backbone(weights.backbone)
 
-        delivered = steps.run(fetch_source)(config.source, config.source_sha256, workspace, config.limits)
-        intake = take_in(steps, config, workspace, delivered)
+        delivered = fetch_source(config.source, config.source_sha256, workspace, config.limits)
+        ingested = ingest(config, workspace, delivered)
 
-        images = arrange_images(steps, config, workspace, delivered, intake)
-        features = compute_features(steps, config, workspace, weights, images)
-        return train_and_report(steps, config, workspace, weights, images, features)
+        images = prepare_images(config, workspace, delivered, ingested)
+        features = compute_features(config, workspace, weights, images.shards)
+        return train_and_report(config, workspace, weights, images, features)

@@ -4,25 +4,26 @@ from flows.cli.main import run_if_main
 
 run_if_main(__name__, "predict")  # before Prefect is imported
 
-from prefect import flow
+from prefect import flow, unmapped
 
 from hip_mri.config import PredictConfig
-from tasks.data import fetch_source, plan_shards
-from tasks.model import extract_features
-from tasks.prediction import (
-    find_model,
-    hold_serving,
-    ingest_inputs,
-    prepare_network,
-    publish_predictions,
+from tasks.dataset import fetch_source, plan_shards
+from tasks.models import extract_features
+from tasks.progress import log_end, wait_for_shards
+from tasks.serving import find_model, ingest_inputs, prepare_network, publish_predictions
+from tasks.task_runners.configured import ConfiguredTaskRunner, count_shard_threads
+from tasks.workspace import hold_serving
+
+
+@flow(
+    name="hip-predict",
+    flow_run_name="hip-predict, {config.model}",
+    task_runner=ConfiguredTaskRunner(),
+    on_completion=[log_end],
+    persist_result=False,
 )
-from tasks.steps import Steps
-from tasks.task_runners.open_runner import open_runner
-
-
-@flow(name="hip-predict", flow_run_name="hip-predict, {config.model}", persist_result=False)
 def hip_predict(config: PredictConfig = PredictConfig()) -> str:
-    """Check the model, take in the images, compute their features, score and publish them.
+    """Check the model, read the images, compute their features, score them and publish the scores.
 
     Args:
         config: Every setting.
@@ -30,20 +31,21 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
     Returns:
         The folder with `predictions.csv`, `sheet.html`, `summary.json` and `names.csv`.
     """
-    threads = config.runner.count_threads()
-    with hold_serving(config.workspace) as workspace, open_runner(config.runner, workspace) as runner:
-        steps, serving = Steps(runner), workspace.serving
-        model = steps.run(find_model)(workspace, config.model)
+    with hold_serving(config.workspace) as workspace:
+        threads, serving = count_shard_threads(), workspace.serving
+        model = find_model(workspace, config.model)
 
-        (delivery,) = steps.run(fetch_source)(config.source, config.source_sha256, serving, config.limits)
-        inputs = steps.run(ingest_inputs)(delivery, serving, model.network.preprocessing, threads, config.data)
-        shards = steps.run(plan_shards)(serving, config.runner.shard_size)
+        (delivery,) = fetch_source(config.source, config.source_sha256, serving, config.limits)
+        num_threads = config.runner.count_threads()
+        inputs = ingest_inputs(delivery, serving, model.network.preprocessing, num_threads, config.data)
+        shards = plan_shards(serving, config.runner.shard_size)
 
-        network = steps.run(prepare_network)(
+        network = prepare_network.submit(
             model.network, config.engine, config.precision, inputs.num_images, workspace
-        )
-        steps.map_shards(extract_features, shards, serving, features=network.features)
-        return steps.run(publish_predictions)(
+        ).result()
+        recorded = extract_features.with_options(result_storage=serving.cache_folder)
+        wait_for_shards(recorded, recorded.map(shards, unmapped(serving), unmapped(network.features), threads), shards)
+        return publish_predictions.submit(
             workspace,
             model,
             network,
@@ -51,4 +53,4 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
             config.sheet,
             is_synthetic=delivery.is_synthetic,
             keep_images=config.keep_images,
-        )
+        ).result()

@@ -1,4 +1,4 @@
-"""Why Prefect's server does not start or answer, in one line that names the cause and what to change."""
+"""Explains why Prefect's server does not start or answer: one line with the cause and what to change."""
 
 import os
 import re
@@ -8,50 +8,43 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from flows.prefect_settings import API_URL, DATABASE_URLS, say_how_to_go_without_it, say_what_names_it
+from flows.prefect_settings import API_URL
 from hip_mri.errors import DeploymentError
 from hip_mri.proxies import find_proxy
+
+DATABASE_URLS: Final = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+"""Variables that name another database than the one in Prefect's home."""
 
 SECONDS_TO_ANSWER: Final = 8.0
 """How long a named server may take to connect, and as long again to answer."""
 
 SECONDS_LOCKED: Final = 8.0
-"""How long another process may keep the database locked; a server that works holds it for less than one."""
+"""How long another process may keep the database locked; a working server holds it for less than one."""
 
-_OTHER_HOME: Final = "or set PREFECT_HOME to another folder"
-
-_CAUSES: Final = (
-    (
-        r"Can't locate revision identified by '(?P<found>[^']*)'",
+_CAUSES: Final = {
+    r"Can't locate revision identified by '(?P<found>[^']*)'": (
         "its database was made by another version of Prefect, most likely a newer one (revision {found})",
-        f"Install that version, {_OTHER_HOME}",
+        "Install that version",
     ),
-    (
-        r"database is locked",
-        "another process keeps its database locked",
-        f"End that process, {_OTHER_HOME}",
-    ),
-    (
-        r"disk is full|No space left on device|Disk quota exceeded",
+    r"database is locked": ("another process keeps its database locked", "End that process"),
+    r"disk is full|No space left on device|Disk quota exceeded": (
         "the disk of its database is full",
-        f"Make room there, {_OTHER_HOME}",
+        "Make room there",
     ),
-    (
-        r"file is not a database|malformed",
+    r"file is not a database|malformed": (
         "its database is damaged",
-        f"Move it away, which loses the history of runs, {_OTHER_HOME}",
+        "Move it away, which loses the history of runs",
     ),
-    (
-        r"unable to open database file|readonly database|Read-only file system|Permission denied",
+    r"unable to open database file|readonly database|Read-only file system|Permission denied": (
         "its database cannot be written",
-        f"Give yourself the right to write there, {_OTHER_HOME}",
+        "Make it writable",
     ),
-)
-"""What the log of a server says, what it means, and what helps."""
+}
+"""Cause and advice by what the log of a server says."""
 
 
 def check_home(home: Path) -> None:
-    """See that a server of the run's own can keep its database, before it takes seconds or minutes to fail.
+    """Check that a server of the run's own can keep its database; the server itself takes seconds or minutes to fail.
 
     Args:
         home: Prefect's home folder; is created.
@@ -59,7 +52,7 @@ def check_home(home: Path) -> None:
     Raises:
         DeploymentError: The folder cannot be written, or the database is damaged, read-only or locked.
     """
-    if any(os.environ.get(name) for name in DATABASE_URLS):  # it lies elsewhere
+    if any(os.environ.get(name) for name in DATABASE_URLS):  # the database is elsewhere
         return
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,61 +60,47 @@ def check_home(home: Path) -> None:
     except OSError as error:
         raise DeploymentError(
             f"prefect: its home folder {home} cannot be written ({error.strerror}). Set PREFECT_HOME to a folder that "
-            f"you may write to, or {API_URL} to the address of a server that runs."
+            f"you may write to, or {API_URL} to the address of a running server."
         ) from error
-    if (home / "prefect.db").exists():
+    database_file = home.absolute() / "prefect.db"
+    if database_file.exists():
+        address = f"{database_file.as_uri()}?mode=rw"
         try:
-            _check_database(home / "prefect.db")
+            with closing(sqlite3.connect(address, timeout=SECONDS_LOCKED, isolation_level=None, uri=True)) as database:
+                database.execute("BEGIN IMMEDIATE")  # needs what a writer needs
+                database.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise DeploymentError(explain_start(str(error), home)) from error
 
 
-def _check_database(file: Path) -> None:
-    address = f"file:{_escape(file)}?mode=rw"
-    with closing(sqlite3.connect(address, timeout=SECONDS_LOCKED, isolation_level=None, uri=True)) as database:
-        database.execute("BEGIN IMMEDIATE")  # what a writer needs
-        database.execute("ROLLBACK")
-
-
-def _escape(file: Path) -> str:
-    from urllib.parse import quote  # noqa: PLC0415 - used here alone
-
-    return quote(os.fsencode(file.absolute()))
-
-
 def explain_start(log: str, home: Path) -> str:
-    """What a server's log says of why it did not start.
+    """The message for a server of the run's own that did not start.
 
     Args:
-        log: Its lines.
+        log: What the server wrote.
         home: Prefect's home folder.
-
-    Returns:
-        The message for the user.
     """
-    place = home / "prefect.db"
-    if named := next((name for name in DATABASE_URLS if os.environ.get(name)), None):
-        place = f"the one that {named} names"
-    for pattern, cause, advice in _CAUSES:
+    named = next((f"the one that {name} names" for name in DATABASE_URLS if os.environ.get(name)), None)
+    for pattern, (cause, change) in _CAUSES.items():
         if found := re.search(pattern, log):
-            return (
-                f"prefect: the server of this run did not start: {cause.format(**found.groupdict())} ({place}). "
-                f"{advice}, or {API_URL} to the address of a server that runs."
-            )
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b: ", line)]
-    reason = (errors or lines or ["it says nothing"])[-1]
+            reason = f"{cause.format(**found.groupdict())}; the database is {named or home / 'prefect.db'}"
+            advice = f"{change}, set PREFECT_HOME to another folder"
+            break
+    else:
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b: ", line)]
+        reason, advice = (errors or lines or ["it wrote no log"])[-1], "Correct that"
     return (
-        f"prefect: the server of this run did not start ({reason}). Correct that, or set {API_URL} to the address of a "
-        "server that runs; then start again."
+        f"prefect: the server of this run did not start ({reason}). {advice}, or set {API_URL} to the address of a "
+        "running server."
     )
 
 
-def check_named_server(shown: str) -> None:
-    """Ask the server that is named for its version, as a flow does, and explain what goes wrong.
+def check_named_server(address: str) -> None:
+    """Ask the named server for its version, as a flow does.
 
     Args:
-        shown: Its address, without user and password.
+        address: Of the server, without user and password.
 
     Raises:
         DeploymentError: It does not answer, refuses, or is no Prefect API.
@@ -131,8 +110,6 @@ def check_named_server(shown: str) -> None:
     from prefect.client.orchestration import get_client  # noqa: PLC0415
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings  # noqa: PLC0415
 
-    place = f"{shown}, which {say_what_names_it()}"
-    without = say_how_to_go_without_it()
     try:
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
@@ -140,60 +117,65 @@ def check_named_server(shown: str) -> None:
         ):
             is_cloud = client.server_type == ServerType.CLOUD
             answer = client.request("GET", "/health" if is_cloud else "/admin/version").json()
-            if not is_cloud and not isinstance(answer, str):
-                raise ValueError  # some other program's
+            if is_cloud or isinstance(answer, str):
+                return
+            problem, advice = _explain_answer("another answer than a version")
     except httpx.HTTPStatusError as error:
-        raise DeploymentError(_explain_status(error.response.status_code, place, without)) from None
-    except (httpx.ConnectError, httpx.TimeoutException, httpx.TransportError) as error:
-        raise DeploymentError(_explain_transport(error, shown, place, without)) from None
-    except ValueError:  # no JSON
-        raise DeploymentError(_explain_status(None, place, without)) from None
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise DeploymentError(
-            f"prefect: {place}, is not an address ({error}). Correct it, such as http://127.0.0.1:4200/api, {without}."
-        ) from None
+        problem, advice = _explain_status(error.response.status_code)
+    except httpx.TransportError as error:
+        problem, advice = _explain_transport(error, address)
+    except ValueError:
+        problem, advice = _explain_answer("no JSON")
+    except httpx.InvalidURL as error:
+        problem, advice = f"this is not an address ({error})", "Correct it, such as http://127.0.0.1:4200/api"
+    source, change = (
+        "the Prefect profile or a settings file",
+        "choose another profile, `prefect profile use ephemeral`,",
+    )
+    if os.environ.get(API_URL):
+        source, change = API_URL, f"unset {API_URL}"
+    raise DeploymentError(
+        f"prefect: the server at {address}, which {source} names, cannot be used: {problem}. {advice}, or {change} to "
+        "run with a server of the run's own."
+    ) from None
 
 
-def _explain_status(status: int | None, place: str, without: str) -> str:
-    if status in (401, 403):
-        return (
-            f"prefect: the server at {place}, refuses this user (status {status}). Set PREFECT_API_AUTH_STRING to "
-            f"what its administrator gave you (PREFECT_API_KEY for Prefect Cloud), {without}."
-        )
-    if status == 407:
-        return f"prefect: a proxy in front of {place}, wants a user and a password (status 407). See HTTPS_PROXY."
-    if status is None or status < 500:
-        found = "no JSON" if status is None else f"status {status}"
-        return (
-            f"prefect: what answers at {place}, is not Prefect's API ({found}). The address of a server ends in /api, "
-            f"such as http://127.0.0.1:4200/api: correct it, {without}."
-        )
+def _explain_answer(found: str) -> tuple[str, str]:
     return (
-        f"prefect: the server at {place}, has a fault of its own (status {status}). See its log and start it again, "
-        f"{without}."
+        f"what answers there is not Prefect's API ({found})",
+        "Correct the address, which ends in /api, such as http://127.0.0.1:4200/api",
     )
 
 
-def _explain_transport(error: Exception, shown: str, place: str, without: str) -> str:
+def _explain_status(status: int) -> tuple[str, str]:
+    """Problem and advice for an answer of the server that is an error."""
+    if status in (401, 403):
+        return (
+            f"it refuses this user (status {status})",
+            "Set PREFECT_API_AUTH_STRING to what its administrator gave you (PREFECT_API_KEY for Prefect Cloud)",
+        )
+    if status == 407:
+        return f"a proxy in front of it asks for a user and a password (status {status})", "Correct HTTPS_PROXY"
+    if status < 500:
+        return _explain_answer(f"status {status}")
+    return f"it reports an internal error (status {status})", "See its log and start it again"
+
+
+def _explain_transport(error: Exception, address: str) -> tuple[str, str]:
+    """Problem and advice where no answer came."""
     import httpx  # noqa: PLC0415 - loaded with Prefect
 
     cause = str(error) or type(error).__name__
     if isinstance(error, httpx.UnsupportedProtocol):
+        return "this is not an address that begins with http:// or https://", "Correct it, such as http://HOST:4200/api"
+    if proxy := find_proxy(address):
         return (
-            f"prefect: {place}, is not an address of a server. Give one that begins with http:// or https://, such as "
-            f"http://127.0.0.1:4200/api, {without}."
-        )
-    if proxy := find_proxy(shown):
-        return (
-            f"prefect: no answer comes from {place}, through the proxy that {proxy.variable} names ({cause}). Correct "
-            f"{proxy.variable}, or add the server's name to NO_PROXY where it is reached directly, {without}."
+            f"no answer comes through the proxy that {proxy.variable} names ({cause})",
+            f"Correct {proxy.variable}, add the server's name to NO_PROXY where it is reached directly",
         )
     if "CERTIFICATE_VERIFY_FAILED" in cause:
         return (
-            f"prefect: the certificate of {place}, is not trusted ({cause}). Set PREFECT_API_SSL_CERT_FILE to a file "
-            f"of the certificates that sign it, {without}."
+            f"its certificate is not trusted ({cause})",
+            "Set PREFECT_API_SSL_CERT_FILE to a file of the certificates that sign it",
         )
-    return (
-        f"prefect: no server answers at {place} ({cause}). Start it with `prefect server start`, or correct the "
-        f"address, {without}."
-    )
+    return f"no server answers ({cause})", "Start it with `prefect server start`, correct the address"

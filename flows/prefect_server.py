@@ -1,10 +1,11 @@
-"""Which Prefect server a run uses: the one that the environment or a profile names, or one of its own.
+"""Opens the Prefect server of a run: the one that the environment or a profile names, or one of the run's own.
 
-Prefect would start a server of its own when a flow is called, and wait for it. Here it starts beside the imports, with
-the same settings and the same database; and it is stopped when all events of the run are stored.
+Prefect itself would start a server when a flow is called, and wait for it. Here it starts while modules are imported,
+with the same settings and the same database, and it is stopped when all events of the run are stored.
 """
 
 import http.client
+import io
 import logging
 import os
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -21,7 +22,6 @@ from flows.prefect_faults import check_home, check_named_server, explain_start
 from flows.prefect_settings import (
     API_URL,
     check_settings_files,
-    drop_empty_api_url,
     find_home,
     find_named_server,
     may_name_a_server,
@@ -32,8 +32,8 @@ PREFECT_DEFAULTS: Final = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # never pickle, which runs what it loads
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "hip_mri",  # the library's lines reach the run's log in the UI
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # Prefect's own lines go there too, not to the terminal
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "hip_mri",  # the library's lines appear in the run's log in the UI
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # Prefect's own lines appear there only, not on the terminal
     # Larger batches: the server spends 8 ms of processor time on each task run instead of 32.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
@@ -41,14 +41,14 @@ PREFECT_DEFAULTS: Final = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "200",
 }
-"""Taken for a run from the command line where the environment says nothing else."""
+"""Prefect's settings for a run from the command line, unless the environment sets them."""
 
 OWN_SERVER_DEFAULTS: Final = {
-    # Half a second at each start, and two on an empty database. A block that is saved registers its own type.
+    # Saves half a second at each start, two with an empty database. A block registers its type when it is saved.
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
     "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
 }
-"""Taken by a server of the run's own where the environment says nothing else."""
+"""Settings of a server of the run's own, unless the environment sets them."""
 
 HOST: Final = "127.0.0.1"
 
@@ -70,127 +70,70 @@ logger = logging.getLogger("hip_mri.prefect_server")
 
 
 class PrefectServer:
-    """The server of a run. `open_server` makes one.
-
-    Attributes:
-        is_own: Whether it was started for this run alone.
-    """
+    """The server of a run; made by `open_server`."""
 
     def __init__(self) -> None:
-        self._own: _OwnServer | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] = io.BytesIO()
+        self._port = 0
+        self._has_answered = False
 
     @property
     def is_own(self) -> bool:
-        return self._own is not None
+        """Whether it was started for this run alone."""
+        return self._process is not None
 
     def start(self) -> None:
-        """Start a server where it is certain that the run needs one of its own; does not wait for it.
-
-        Where a file or a variable may name a server, `wait_until_ready` asks Prefect, once that is loaded.
+        """Start a server on a free port of this machine, and name it in PREFECT_API_URL; does not wait for it.
 
         Raises:
             DeploymentError: Prefect's home cannot be used.
         """
-        if not may_name_a_server(os.environ, Path.cwd()):
-            self._start_own()
-
-    def wait_until_ready(self) -> None:
-        """Wait until a server of the run's own answers, or see that the one that is named does. Loads Prefect.
-
-        Raises:
-            DeploymentError: The server does not start or answer, or none is named and the settings allow no other.
-        """
-        if self._own is None:
-            if named := find_named_server():
-                check_named_server(named)
-            else:
-                self._start_own()
-        if self._own is not None:
-            logger.info(HOW_TO_KEEP_A_SERVER, extra={"send_to_api": False})  # no run yet that it could belong to
-            self._own.wait_until_ready()
-
-    def stop(self) -> None:
-        """Stop a server of the run's own: at once where no flow has used it, else when it has stored all events."""
-        if self._own is None:
-            return
-        os.environ.pop(API_URL, None)
-        self._own.stop()
-        self._own = None
-        _refresh_settings()
-
-    def _start_own(self) -> None:
         check_home(find_home(os.environ))
-        self._own = _OwnServer()
-        os.environ[API_URL] = self._own.api_url
-        _refresh_settings()
-
-
-@contextmanager
-def open_server() -> Iterator[PrefectServer]:
-    """Settle which server a run uses, and start one beside the imports if it needs one of its own.
-
-    Sets `PREFECT_DEFAULTS` in the environment, so it comes before Prefect is imported. With a server of the run's own,
-    PREFECT_API_URL is set within the block.
-
-    Yields:
-        The server; call `wait_until_ready` before the flow.
-
-    Raises:
-        DeploymentError: Prefect's settings files or its home cannot be used.
-    """
-    drop_empty_api_url()
-    for name, value in PREFECT_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    check_settings_files(os.environ, Path.cwd())
-    server = PrefectServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-class _OwnServer:
-    """A server in a process of its own, on a free port of this machine."""
-
-    def __init__(self) -> None:
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
-        self._has_answered = False
+        script = Path(__file__).with_name("server_process.py")
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
         with socket.create_server((HOST, 0)) as listener:
-            self._port: int = listener.getsockname()[1]
+            self._port = listener.getsockname()[1]
             self._process = subprocess.Popen(
-                _command(listener),
-                env=_add_defaults(os.environ),
-                stdin=subprocess.PIPE,  # its end tells the server that this process has ended
+                # -P: Prefect's modules are not looked for beside the script
+                [sys.executable, "-P", str(script), str(listener.fileno()), str(os.getpid())],
+                env={**OWN_SERVER_DEFAULTS, **os.environ},
+                stdin=subprocess.PIPE,  # closed when this process ends, which the server notices
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,  # Ctrl-C in a terminal is for the run alone
             )
-
-    @property
-    def api_url(self) -> str:
-        return f"http://{HOST}:{self._port}/api"
+        os.environ[API_URL] = f"http://{HOST}:{self._port}/api"
+        _refresh_settings()
 
     def wait_until_ready(self) -> None:
-        """Wait for the answer to one request; the socket takes it from the beginning.
+        """Wait until a server of the run's own answers, or check that the named one does. Loads Prefect.
 
         Raises:
-            DeploymentError: No answer came.
+            DeploymentError: The server does not start or answer, or none is named and the settings allow no other.
         """
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=SECONDS_TO_START)  # knows no proxy
+        if not self.is_own:
+            if named := find_named_server():
+                check_named_server(named)
+                return
+            self.start()
+        logger.info(HOW_TO_KEEP_A_SERVER, extra={"send_to_api": False})  # there is no flow run yet
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=SECONDS_TO_START)  # uses no proxy
         try:
-            connection.request("GET", "/api/health")
+            connection.request("GET", "/api/health")  # the socket accepts it from the beginning
             connection.getresponse().read()
         except (OSError, http.client.HTTPException) as error:
-            log = self._read_log() or str(error)
-            raise DeploymentError(explain_start(log, find_home(os.environ))) from error
+            raise DeploymentError(explain_start(self._read_log() or str(error), find_home(os.environ))) from error
         finally:
             connection.close()
         self._has_answered = True
 
     def stop(self) -> None:
-        """Let it store what has come, and end it; kill it where it has not answered yet, or takes too long."""
+        """Stop a server of the run's own: when it has stored all events, or at once where no flow has used it."""
+        if self._process is None:
+            return
+        os.environ.pop(API_URL, None)
         if self._has_answered:
             _send_the_rest()
         else:
@@ -207,23 +150,43 @@ class _OwnServer:
         finally:
             self._process.kill()
             self._process.wait()
+            self._process = None
             self._log.close()
+        _refresh_settings()
 
     def _read_log(self) -> str:
-        """What the server says of its end."""
+        assert self._process is not None
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 
 
-def _command(listener: socket.socket) -> list[str]:
-    script = Path(__file__).with_name("server_process.py")  # -P: modules of Prefect's are not looked for beside it
-    return [sys.executable, "-P", str(script), str(listener.fileno()), str(os.getpid())]
+@contextmanager
+def open_server() -> Iterator[PrefectServer]:
+    """Apply `PREFECT_DEFAULTS`, and start a server if it is certain that the run needs one of its own.
 
+    It changes the environment, so it comes before Prefect is imported. Where a file or a variable may name a server,
+    `PrefectServer.wait_until_ready` asks Prefect, once that is loaded.
 
-def _add_defaults(environment: Mapping[str, str]) -> dict[str, str]:
-    return {**OWN_SERVER_DEFAULTS, **environment}
+    Yields:
+        The server; call `wait_until_ready` before the flow.
+
+    Raises:
+        DeploymentError: Prefect's settings files or its home cannot be used.
+    """
+    if not os.environ.get(API_URL, "-").strip():
+        del os.environ[API_URL]  # Prefect would take an empty value for an address
+    for name, value in PREFECT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    check_settings_files(os.environ, Path.cwd())
+    server = PrefectServer()
+    try:
+        if not may_name_a_server(os.environ, Path.cwd()):
+            server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 def _refresh_settings() -> None:
@@ -235,17 +198,15 @@ def _refresh_settings() -> None:
 
 
 def _send_the_rest() -> None:
-    """Send the events and log lines that wait in this process, in a bounded time."""
-    sender = threading.Thread(target=_drain_workers, daemon=True)
-    sender.start()
-    sender.join(SECONDS_TO_SEND)
-
-
-def _drain_workers() -> None:
-    """As Prefect's own test harness does before it stops a server; in a thread without an event loop it waits."""
+    """Send the events and log lines that this process still holds, as Prefect's own test harness does."""
     from prefect.events.worker import EventsWorker  # noqa: PLC0415 - loaded already
     from prefect.logging.handlers import APILogWorker  # noqa: PLC0415 - loaded already
 
-    for worker in (APILogWorker, EventsWorker):
-        logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # that items remain is no news here
-        worker.drain_all(timeout=SECONDS_TO_SEND)
+    def drain() -> None:
+        for worker in (APILogWorker, EventsWorker):
+            logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # warns of items that remain, as is normal here
+            worker.drain_all(timeout=SECONDS_TO_SEND)
+
+    sender = threading.Thread(target=drain, daemon=True)  # waits only where there is no event loop
+    sender.start()
+    sender.join(SECONDS_TO_SEND)

@@ -1,4 +1,4 @@
-"""What Prefect's settings say: whether a server is named, which one, and where Prefect keeps its files."""
+"""Reads Prefect's settings: whether a server is named, which one, and where Prefect keeps its files."""
 
 import io
 import os
@@ -14,9 +14,6 @@ from hip_mri.addresses import strip_credentials
 from hip_mri.errors import DeploymentError
 
 API_URL: Final = "PREFECT_API_URL"
-
-DATABASE_URLS: Final = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
-"""Variables that name another database than the one in Prefect's home."""
 
 
 def find_home(environment: Mapping[str, str]) -> Path:
@@ -36,7 +33,7 @@ def find_home(environment: Mapping[str, str]) -> Path:
 
 
 def check_settings_files(environment: Mapping[str, str], folder: Path) -> None:
-    """See that Prefect can read its settings files; what it says of a damaged one is a traceback.
+    """Check that Prefect can read its settings files; it would end with a traceback.
 
     Raises:
         DeploymentError: One is damaged or cannot be read.
@@ -47,22 +44,16 @@ def check_settings_files(environment: Mapping[str, str], folder: Path) -> None:
             tomllib.loads(file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, ValueError) as error:  # damaged TOML and text that is none are ValueErrors
+        except (OSError, ValueError) as error:  # ValueError: invalid TOML or UTF-8
             reason = getattr(error, "strerror", None) or error
             raise DeploymentError(
-                f"prefect: its settings file {file} cannot be read ({reason}). Mend it, or remove it to use Prefect's "
-                "defaults."
+                f"prefect: its settings file {file} cannot be read ({reason}). Correct it, or remove it to use "
+                "Prefect's defaults."
             ) from error
 
 
-def drop_empty_api_url() -> None:
-    """Take an empty PREFECT_API_URL for one that is not set; Prefect would take it for the address of a server."""
-    if not os.environ.get(API_URL, "-").strip():
-        del os.environ[API_URL]
-
-
 def may_name_a_server(environment: Mapping[str, str], folder: Path) -> bool:
-    """Whether anything that Prefect reads may name a server, or forbid one of the run's own; loads nothing.
+    """Whether a setting may name a server, or forbid one of the run's own, without loading Prefect.
 
     Prefect reads the environment, the files `.env`, `prefect.toml` and `pyproject.toml` in the current folder, and the
     profiles in its home. A "no" is certain; a "yes" is not.
@@ -71,22 +62,21 @@ def may_name_a_server(environment: Mapping[str, str], folder: Path) -> bool:
         return True
     if any(re.fullmatch(r"PREFECT_\w*(API_URL|PROFILE|EPHEMERAL|TEST)\w*", name.upper()) for name in environment):
         return True
-    files = {
+    patterns = {
         find_home(environment) / "profiles.toml": "api|ephemeral",
         folder / "prefect.toml": "api|ephemeral|profiles|home",
         folder / "pyproject.toml": r"tool\.prefect",
         folder / ".env": "prefect",
     }
-    return any(_mentions(file, words) for file, words in files.items())
-
-
-def _mentions(file: Path, words: str) -> bool:
-    try:
-        return re.search(words, file.read_text(errors="replace"), re.IGNORECASE) is not None
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    for file, pattern in patterns.items():
+        try:
+            if re.search(pattern, file.read_text(errors="replace"), re.IGNORECASE):
+                return True
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+    return False
 
 
 def load_prefect() -> None:
@@ -99,24 +89,24 @@ def load_prefect() -> None:
 
     printed = io.StringIO()
     try:
-        with redirect_stderr(printed):  # it prints the fault, too
-            import prefect.context  # noqa: F401, PLC0415 - seconds, beside which a server can start
+        with redirect_stderr(printed):  # Prefect prints the error, too
+            import prefect.context  # noqa: F401, PLC0415 - seconds, in which a server can start
     except ValidationError as error:
-        group = "".join(f"_{word}" for word in re.findall("[A-Z][a-z]+", error.title.removesuffix("Settings")))
-        told = "; ".join(
+        group = "".join(f"_{name}" for name in re.findall("[A-Z][a-z]+", error.title.removesuffix("Settings")))
+        faults = "; ".join(
             f"PREFECT{group}_{'_'.join(map(str, fault['loc']))}".upper() + f": {fault['msg']}"
             for fault in error.errors()
             if fault["type"] != "default_factory_not_called"
         )
         raise DeploymentError(
-            f"prefect: its settings cannot be used ({told}). Correct them in the environment, in the profile or in "
+            f"prefect: its settings cannot be used ({faults}). Correct them in the environment, in the profile or in "
             "prefect.toml."
-        ) from None  # it repeats values, which can be passwords
+        ) from None  # the error repeats values, which can be passwords
     sys.stderr.write(printed.getvalue())
 
 
 def find_named_server() -> str | None:
-    """Ask Prefect for the address of the server that is named, for messages without user and password.
+    """The address of the server that Prefect's settings name, without user and password.
 
     Raises:
         DeploymentError: None is named, and the settings allow no server of the run's own.
@@ -135,16 +125,3 @@ def find_named_server() -> str | None:
             "server, or PREFECT_SERVER_EPHEMERAL_ENABLED=true."
         )
     return None
-
-
-def say_what_names_it() -> str:
-    """What names the server."""
-    return f"{API_URL} names" if os.environ.get(API_URL) else "the Prefect profile or a settings file names"
-
-
-def say_how_to_go_without_it() -> str:
-    """What to change to run with a server of the run's own."""
-    change = (
-        f"unset {API_URL}" if os.environ.get(API_URL) else "choose another profile, `prefect profile use ephemeral`,"
-    )
-    return f"or {change} to run with a server of the run's own"

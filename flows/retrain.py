@@ -7,28 +7,34 @@ run_if_main(__name__, "retrain")  # before Prefect is imported
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.stages import arrange_images, compute_features, take_in, train_and_report
+from flows.stages import compute_features, ingest, prepare_images, train_and_report
 from hip_mri.config import RetrainConfig
 from tasks.approval import ask_for_approval
-from tasks.data import fetch_deliveries, hold_workspace
-from tasks.model import resolve_weights
-from tasks.release import (
+from tasks.dataset import fetch_deliveries, lift_quarantine
+from tasks.models import resolve_weights
+from tasks.progress import log_end
+from tasks.promotion import (
     challenge_champion,
     check_batch,
     conclude_retraining,
-    end_by,
     find_new_images,
-    lift_quarantine,
     refuse_batch,
     report_nothing_new,
+    report_outcome,
 )
-from tasks.steps import Steps
-from tasks.task_runners.open_runner import open_runner
+from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
+from tasks.workspace import hold_workspace
 
 
-@flow(name="hip-retrain", flow_run_name="hip-retrain of {config.workspace}", persist_result=False)
+@flow(
+    name="hip-retrain",
+    flow_run_name="hip-retrain of {config.workspace}",
+    task_runner=ConfiguredTaskRunner(),
+    on_completion=[log_end],
+    persist_result=False,
+)
 def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
-    """Take in new images, train on all of them, and promote the new model if it is shown to be better.
+    """Ingest new images, train on all of them, and promote the new model if it is shown to be better.
 
     Args:
         config: Every setting.
@@ -37,32 +43,32 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         A state named by the outcome, with the folder of the report, or the reason why nothing was trained.
 
     Raises:
-        DriftError: The new images do not look like those of training; they are set aside.
+        DriftError: The new images differ from those of training; they are quarantined.
     """
-    model, retrain, threads = config.model, config.retrain, config.runner.count_threads()
-    with hold_workspace(config.workspace) as workspace, open_runner(config.runner, workspace) as runner:
-        steps = Steps(runner)
-        weights = steps.run(resolve_weights)(model.weights, model.backbone, fall_back_to_random=False)
+    model, retrain = config.model, config.retrain
+    with hold_workspace(config.workspace) as workspace:
+        start_task_runner()
+        weights = resolve_weights(model.weights, model.backbone, fall_back_to_random=False)
 
-        delivered = steps.run(fetch_deliveries)(config.sources, workspace, config.limits, config.data.class_names)
+        delivered = fetch_deliveries(config.sources, workspace, config.limits, config.data.class_names)
         if retrain.accept_drift:
-            steps.run(lift_quarantine)(workspace)
-        intake = take_in(steps, config, workspace, delivered, keep_earlier=True)
-        new_images = steps.run(find_new_images)(workspace)
+            lift_quarantine(workspace)
+        ingested = ingest(config, workspace, delivered, keep_earlier=True)
+        new_images = find_new_images(workspace)
         if new_images.num_images < retrain.min_new_images:
             if workspace.splits_file.exists():  # a retraining that waits for approval reads groups and splits
-                arrange_images(steps, config, workspace, delivered, intake)
+                prepare_images(config, workspace, delivered, ingested)
             return report_nothing_new(new_images, retrain.min_new_images)
 
-        images = arrange_images(steps, config, workspace, delivered, intake)
-        features = compute_features(steps, config, workspace, weights, images)
-        check = steps.run(check_batch)(workspace, features, config.drift, config.seed, threads)
+        images = prepare_images(config, workspace, delivered, ingested)
+        features = compute_features(config, workspace, weights, images.shards)
+        check = check_batch(workspace, features, config.drift, config.seed, config.runner.count_threads())
         if check is not None and check.report.is_shifted and not retrain.accept_drift:
-            steps.run(refuse_batch)(workspace, new_images, check)
+            refuse_batch(workspace, new_images, check)
 
-        run = train_and_report(steps, config, workspace, weights, images, features)
-        challenge = steps.run(challenge_champion)(workspace, run, config.release, config.evaluation)
+        run = train_and_report(config, workspace, weights, images, features)
+        challenge = challenge_champion(workspace, run, config.release, config.evaluation)
     answer = ask_for_approval(challenge, retrain)
-    patience = 3600 * retrain.approval_timeout_hours  # another run may work by now; the answer must not be lost for it
-    with hold_workspace(config.workspace, patience) as workspace:
-        return end_by(conclude_retraining(workspace, new_images, check, challenge, answer, config.release))
+    # Another run may hold the workspace by now, and the answer must not be lost for it.
+    with hold_workspace(config.workspace, timeout_seconds=3600 * retrain.approval_timeout_hours) as workspace:
+        return report_outcome(conclude_retraining(workspace, new_images, check, challenge, answer, config.release))

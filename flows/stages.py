@@ -1,8 +1,10 @@
-"""Stages that flows share, each a few steps in their order."""
+"""Stages that flows share. Plain functions rather than subflows, so that a run is one flow run in the UI."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from prefect import unmapped
 
 from hip_mri.config import TrainingConfig
 from hip_mri.dataset.deliveries import Delivery
@@ -13,19 +15,17 @@ from hip_mri.grouping.split import SplitReport
 from hip_mri.models.backbones.weights import Weights
 from hip_mri.models.features import FeatureSet
 from hip_mri.workspace import Workspace
-from tasks.data import (
+from tasks.dataset import (
     check_patient_tables,
     export_folders,
     find_images_with_text,
-    fingerprint_images,
-    group_images,
     ingest_images,
     plan_shards,
     preprocess_images,
-    split_manifest,
 )
 from tasks.evaluation import publish_run
-from tasks.model import (
+from tasks.grouping import fingerprint_images, group_images, split_manifest
+from tasks.models import (
     choose_features,
     cross_validate_fold,
     extract_features,
@@ -36,43 +36,37 @@ from tasks.model import (
     prepare_backbone,
     train_model,
 )
-from tasks.steps import Steps
+from tasks.progress import wait_for_all, wait_for_shards
+from tasks.task_runners.configured import count_shard_threads
 
 
 @dataclass(frozen=True)
-class Images:
+class PreparedImages:
     """Images that are grouped, split and preprocessed.
 
     Attributes:
-        intake: What came of the entries.
-        groups: What ties images together.
-        division: How groups were split.
+        ingested: Counts of the source's entries.
+        grouped: Counts of groups, and what relates their images.
+        split: Counts of images and groups in each split.
         shards: The images, in parts.
     """
 
-    intake: IngestReport
-    groups: GroupReport
-    division: SplitReport
+    ingested: IngestReport
+    grouped: GroupReport
+    split: SplitReport
     shards: Sequence[Shard]
 
 
-def take_in(
-    steps: Steps,
-    config: TrainingConfig,
-    workspace: Workspace,
-    delivered: Sequence[Delivery],
-    *,
-    keep_earlier: bool = False,
+def ingest(
+    config: TrainingConfig, workspace: Workspace, delivered: Sequence[Delivery], *, keep_earlier: bool = False
 ) -> IngestReport:
-    """Check the tables that come with the images, and take the images in."""
-    data, threads = config.data, config.runner.count_threads()
-    steps.run(check_patient_tables)(
-        delivered, data.patients_file, data.class_names, keep_given_split=data.given_split == "keep"
-    )
-    return steps.run(ingest_images)(
+    """Check the tables that come with the images, and copy the images into the workspace."""
+    data = config.data
+    check_patient_tables(delivered, data.patients_file, data.class_names, keep_given_split=data.given_split == "keep")
+    return ingest_images(
         delivered,
         workspace,
-        threads,
+        config.runner.count_threads(),
         data,
         keep_earlier=keep_earlier,
         class_names=data.class_names,
@@ -80,55 +74,76 @@ def take_in(
     )
 
 
-def arrange_images(
-    steps: Steps, config: TrainingConfig, workspace: Workspace, delivered: Sequence[Delivery], intake: IngestReport
-) -> Images:
-    """Find what belongs together, split it, and preprocess every image."""
-    data, preprocessing = config.data, config.preprocessing
+def prepare_images(
+    config: TrainingConfig, workspace: Workspace, delivered: Sequence[Delivery], ingested: IngestReport
+) -> PreparedImages:
+    """Group related images, split the groups, and preprocess every image."""
+    data, preprocessing, threads, fingerprinted = config.data, config.preprocessing, count_shard_threads(), None
     if data.find_text:
-        steps.run(find_images_with_text)(workspace, config.runner.count_threads())
+        find_images_with_text(workspace, config.runner.count_threads())
     if data.group_similar:
-        arrived = steps.run(plan_shards)(workspace, config.runner.shard_size)
-        steps.map_shards(fingerprint_images, arrived, workspace)
-    groups = steps.run(group_images)(workspace, delivered, data, config.runner.count_threads())
-    division = steps.run(split_manifest)(workspace, data.val_fraction, data.test_fraction, config.seed)
-    shards = steps.run(plan_shards)(workspace, config.runner.shard_size)
-    steps.map_shards(preprocess_images, shards, workspace, settings=preprocessing)
-    steps.run(export_folders)(workspace, preprocessing)
-    return Images(intake, groups, division, shards)
+        shards = plan_shards(workspace, config.runner.shard_size)
+        recorded = fingerprint_images.with_options(result_storage=workspace.cache_folder)
+        fingerprinted = wait_for_shards(recorded, recorded.map(shards, unmapped(workspace), threads), shards)
+    grouped = group_images(workspace, delivered, data, config.runner.count_threads(), wait_for=fingerprinted)
+    split = split_manifest(workspace, data.val_fraction, data.test_fraction, config.seed)
+    shards = plan_shards(workspace, config.runner.shard_size)
+    recorded = preprocess_images.with_options(result_storage=workspace.cache_folder)
+    preprocessed = wait_for_shards(
+        recorded, recorded.map(shards, unmapped(workspace), unmapped(preprocessing), threads), shards
+    )
+    export_folders(workspace, preprocessing, wait_for=preprocessed)
+    return PreparedImages(ingested, grouped, split, shards)
 
 
 def compute_features(
-    steps: Steps, config: TrainingConfig, workspace: Workspace, weights: Weights, images: Images
+    config: TrainingConfig, workspace: Workspace, weights: Weights, shards: Sequence[Shard]
 ) -> FeatureSet:
     """Compute the features of every image, once."""
-    threads, preprocessing = config.runner.count_threads(), config.preprocessing
-    backbone = steps.run(prepare_backbone)(weights, workspace, preprocessing, config.seed, threads)
-    features = steps.run(choose_features)(
-        backbone, config.features, preprocessing, config.training.horizontal_flip, workspace, threads
-    )
-    steps.map_shards(extract_features, images.shards, workspace, features=features)
+    num_threads, preprocessing = config.runner.count_threads(), config.preprocessing
+    backbone = prepare_backbone.submit(weights, workspace, preprocessing, config.seed, num_threads).result()
+    features = choose_features.submit(
+        backbone, config.features, preprocessing, config.training.horizontal_flip, workspace, num_threads
+    ).result()
+    recorded = extract_features.with_options(result_storage=workspace.cache_folder)
+    threads = count_shard_threads()
+    wait_for_shards(recorded, recorded.map(shards, unmapped(workspace), unmapped(features), threads), shards)
     return features
 
 
 def train_and_report(
-    steps: Steps, config: TrainingConfig, workspace: Workspace, weights: Weights, images: Images, features: FeatureSet
+    config: TrainingConfig, workspace: Workspace, weights: Weights, images: PreparedImages, features: FeatureSet
 ) -> str:
-    """Train a model, examine it, and publish the run; returns the run's folder."""
+    """Train a model, evaluate it, and publish the run; returns the run's folder."""
     hidden_units, training = config.model.hidden_units, config.training
-    trained = steps.run(train_model)(workspace, features, hidden_units, training, config.seed)
-    folds = cross_validate(steps, config, workspace, features)
-    neighbours = steps.run(find_neighbours)(workspace, features)
-    novelty = steps.run(fit_novelty)(workspace, features, trained, config.evaluation.outside_fraction)
-    findings = (images.intake, images.groups, images.division, folds, neighbours, novelty)
-    return steps.run(publish_run)(workspace, config, weights, features, trained, *findings, steps.seconds)
+    trained = train_model.submit(workspace, features, hidden_units, training, config.seed).result()
+    folds_file = cross_validate(config, workspace, features)
+    neighbours_file = find_neighbours(workspace, features)
+    novelty_file = fit_novelty(workspace, features, trained, config.evaluation.outside_fraction)
+    return publish_run(
+        workspace,
+        config,
+        weights,
+        features,
+        trained,
+        images.ingested,
+        images.grouped,
+        images.split,
+        folds_file,
+        neighbours_file,
+        novelty_file,
+    )
 
 
-def cross_validate(steps: Steps, config: TrainingConfig, workspace: Workspace, features: FeatureSet) -> Path | None:
-    """Score the training images by heads that have not seen their fold, one task run for each fold."""
-    hidden_units, training = config.model.hidden_units, config.training
-    plan = steps.run(plan_folds)(workspace, features, hidden_units, training, config.evaluation)
+def cross_validate(config: TrainingConfig, workspace: Workspace, features: FeatureSet) -> Path | None:
+    """Score each training image by a head that was trained without its fold, one task run for each fold."""
+    plan = plan_folds(workspace, features, config.model.hidden_units, config.training, config.evaluation)
     if plan is None:
         return None
-    steps.map(cross_validate_fold, "fold", plan.folds, workspace, plan=plan)
-    return steps.run(join_folds)(plan)
+    validated = wait_for_all(
+        cross_validate_fold,
+        cross_validate_fold.map(plan.folds, unmapped(plan), unmapped(workspace)),
+        "folds",
+        [1] * len(plan.folds),
+    )
+    return join_folds(plan, wait_for=validated)

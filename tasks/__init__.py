@@ -2,4 +2,4 @@
 
 import logging
 
-logging.getLogger("hip_mri").setLevel(logging.INFO)  # Prefect hands the lines on, but leaves the level at warnings
+logging.getLogger("hip_mri").setLevel(logging.INFO)  # Prefect adds its handler, and leaves the level at warnings

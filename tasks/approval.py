@@ -1,4 +1,4 @@
-"""A person's word on a model that has passed the gate."""
+"""Asks for manual approval of a model that has passed the gate."""
 
 import logging
 from typing import Final
@@ -14,34 +14,33 @@ from hip_mri.promotion.retraining_report import describe_comparison
 
 logger = logging.getLogger("hip_mri.tasks")
 
-SECONDS_BETWEEN_LOOKS: Final = 10
-"""How often the server is asked whether the answer has come."""
+SECONDS_BETWEEN_CHECKS: Final = 10
+"""How often the server is asked whether the flow run was resumed."""
 
 
 class Approval(RunInput):
     """The form in the Prefect UI."""
 
     promote: bool = Field(default=False, description="Whether the new model becomes the champion.")
-    reason: str = Field(default="", description="Why; it is kept with the version.")
+    reason: str = Field(default="", description="Why; stored with the version.")
 
 
 def ask_for_approval(challenge: Challenge, settings: RetrainSettings) -> Answer:
-    """Ask a person, where that is wanted and there is something to decide.
+    """Pause the flow run for manual approval, where the settings ask for it and the gate was passed.
 
-    The flow run pauses: the Prefect UI shows the comparison, and a form under `Resume`. The workspace is free
-    meanwhile.
+    The Prefect UI shows the comparison, and a form under `Resume`. The caller does not hold the workspace meanwhile.
 
     Args:
-        challenge: What the gate said.
+        challenge: Decision of the gate.
         settings: Whether to ask, and how long to wait.
 
     Returns:
-        The answer; an automatic yes where nobody is asked.
+        The answer; automatic approval where nobody is asked, and no decision where no answer came in time.
     """
     if settings.approval == "automatic" or challenge.is_serving or not challenge.decision.promote:
         return Answer()
     logger.info(
-        "Waiting up to %g hours for a person: Resume, on the page of this run in the Prefect UI",
+        "Waiting up to %g hours for approval: Resume, on the page of this run in the Prefect UI",
         settings.approval_timeout_hours,
     )
     form = Approval.with_initial_data(description=describe_comparison(challenge))
@@ -49,9 +48,9 @@ def ask_for_approval(challenge: Challenge, settings: RetrainSettings) -> Answer:
         given = pause_flow_run(
             wait_for_input=form,
             timeout=round(settings.approval_timeout_hours * 3600),
-            poll_interval=SECONDS_BETWEEN_LOOKS,
+            poll_interval=SECONDS_BETWEEN_CHECKS,
         )
     except FlowPauseTimeout:
         return Answer(promote=None)
-    choice = "promote" if given.promote else "keep the champion"
-    return Answer(given.promote, f"{choice}: {given.reason}" if given.reason else choice)
+    action = "promote" if given.promote else "keep the champion"
+    return Answer(given.promote, f"{action}: {given.reason}" if given.reason else action)

@@ -1,4 +1,4 @@
-"""Addresses that stand in Prefect's Secret blocks, read inside the task that needs them and handed to nobody else."""
+"""Reads addresses from Prefect's Secret blocks, inside the task that needs them: they are no parameter of a task."""
 
 from typing import cast
 
@@ -9,7 +9,7 @@ from hip_mri.sources.references import SECRET, resolve_reference
 
 
 def resolve_source(source: str | None) -> str | None:
-    """Look up the source that another one names; see `hip_mri.sources.references.resolve_reference`."""
+    """Read the source from a Secret block where it names one; see `hip_mri.sources.references.resolve_reference`."""
     return resolve_reference(source, _read_block)
 
 
@@ -18,7 +18,7 @@ def _read_block(name: str) -> str:
         block = cast("Secret[str]", Secret.load(name))  # outside of an event loop it is no coroutine
     except ValueError:
         raise SourceError(
-            f"source: Prefect has no Secret block {name}, which {SECRET}{name} names. Make one in the UI under Blocks, "
-            "with a path or an address as its value."
+            f"source: Prefect has no Secret block {name}, which {SECRET}{name} names. Create it in the UI, under "
+            "Blocks, with a path or an address as its value."
         ) from None
     return str(block.get()).strip()

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from prefect import flow, task
 
-from hip_mri.config import RunnerSettings
-from hip_mri.workspace import Workspace
-from tasks.task_runners.open_runner import open_runner
+from hip_mri.config import PipelineConfig
+from tasks.task_runners.configured import ConfiguredTaskRunner, count_shard_threads
 
 PROJECT = Path(__file__).parents[1]
 
@@ -76,14 +75,12 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@flow
-def open_only(settings: RunnerSettings, workspace: Workspace) -> int:
+@flow(task_runner=ConfiguredTaskRunner)
+def open_only(config: PipelineConfig) -> int:
     """Connect, check, and close."""
-    with open_runner(settings, workspace) as runner:
-        return runner.threads_per_shard
+    return count_shard_threads()
 
 
-@flow
-def run_dying(settings: RunnerSettings, workspace: Workspace) -> None:
-    with open_runner(settings, workspace) as runner:
-        runner.read_result(next(runner.wait([runner.submit(die, {})])))
+@flow(task_runner=ConfiguredTaskRunner)
+def run_dying(config: PipelineConfig) -> None:
+    die.submit().result()

@@ -271,17 +271,17 @@ def test_decisions_are_still_needed():
         ("hip_mri.evaluation.run", "import keras", "keras"),
         ("hip_mri.monitoring.drift", "from hip_mri.registry import versions", "hip_mri.registry.versions"),
         ("hip_mri.serving.predictions", "from hip_mri.promotion import gate", "hip_mri.promotion.gate"),
-        ("hip_mri.evaluation.explain", "from tasks import data", "tasks.data"),
+        ("hip_mri.evaluation.explain", "from tasks import dataset", "tasks.dataset"),
         ("hip_mri.promotion.gate", "import prefect.artifacts", "prefect.artifacts"),
-        ("tasks.data", "from flows import pipeline", "flows.pipeline"),
-        ("tasks.data", "import numpy as np", "numpy"),
+        ("tasks.dataset", "from flows import pipeline", "flows.pipeline"),
+        ("tasks.dataset", "import numpy as np", "numpy"),
         (
             "flows.pipeline",
             "from hip_mri.grouping.split import split_manifest",
             "hip_mri.grouping.split.split_manifest",
         ),
         ("flows.pipeline", "from hip_mri import errors", "hip_mri.errors"),
-        ("deployments.serve", "import tasks.data", "tasks.data"),
+        ("deployments.serve", "import tasks.dataset", "tasks.dataset"),
     ],
 )
 def test_a_forbidden_import_is_found_wherever_it_hides(module, source, offender):
@@ -297,7 +297,7 @@ def test_a_forbidden_import_is_found_wherever_it_hides(module, source, offender)
         ("hip_mri.evaluation.explain", "import keras\nfrom hip_mri.models import head"),
         ("hip_mri.serving.predictions", "from hip_mri.monitoring import novelty"),
         ("hip_mri.promotion.gate", "from hip_mri.evaluation import metrics"),
-        ("flows.pipeline", "from hip_mri.config import PipelineConfig\nfrom tasks.data import ingest_images"),
+        ("flows.pipeline", "from hip_mri.config import PipelineConfig\nfrom tasks.dataset import ingest_images"),
         ("flows.cli.arguments", "from hip_mri.errors import HipMriError\nimport yaml"),
     ],
 )
@@ -325,7 +325,7 @@ def test_folders_are_small():
 
 def test_every_package_is_looked_at():
     assert {module.name.split(".")[0] for module in list_modules()} == set(PACKAGES)
-    assert {"hip_mri.grouping.split", "hip_mri.config", "tasks.data", "flows.pipeline"} <= {
+    assert {"hip_mri.grouping.split", "hip_mri.config", "tasks.dataset", "flows.pipeline"} <= {
         module.name for module in list_modules()
     }
 

@@ -1,4 +1,8 @@
-"""Log lines of the workers of a cluster, shown where the flow runs."""
+"""Shows log lines of the workers of a cluster where the flow runs.
+
+`distributed.Client.forward_logging` would forward the lines of all flow runs on the cluster, without the ids by which
+Prefect assigns a line to its flow run and task run.
+"""
 
 import contextlib
 import logging
@@ -13,27 +17,27 @@ LOGGER: Final = "hip_mri"
 
 @contextlib.contextmanager
 def forward_log(client: Client, flow_run_id: str) -> Iterator[None]:
-    """Let the library's log lines in task runs of a flow appear in this process too, while the block lasts.
+    """Handle the library's log lines in task runs of a flow in this process too, while the block lasts.
 
     They go through the same loggers as lines of this process: to the terminal, and to the run's log in the UI.
 
     Args:
         client: Connected to the cluster.
-        flow_run_id: Lines of other flow runs on the same cluster stay out.
+        flow_run_id: Lines of other flow runs on the same cluster are left out.
     """
     topic = f"hip-mri-log-{flow_run_id}"
-    client.subscribe_topic(topic, _show)
+    client.subscribe_topic(topic, _handle_line)
     client.register_plugin(_ForwardLog(topic, flow_run_id), name=topic)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the scheduler may have gone
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the scheduler may have ended
             client.unregister_worker_plugin(topic)
             client.unsubscribe_topic(topic)
 
 
 class _ForwardLog(WorkerPlugin):
-    """Stays with the cluster, so that workers which join later speak too."""
+    """Adds the handler to each worker, also to those that join later."""
 
     def __init__(self, topic: str, flow_run_id: str) -> None:
         self._topic = topic
@@ -44,7 +48,7 @@ class _ForwardLog(WorkerPlugin):
         logging.getLogger(LOGGER).addHandler(self._handler)
         logging.getLogger(LOGGER).setLevel(logging.INFO)
 
-    def teardown(self, worker: Worker) -> None:  # noqa: ARG002 - the signature is Dask's
+    def teardown(self, worker: Worker) -> None:  # noqa: ARG002 - Dask's signature
         logging.getLogger(LOGGER).removeHandler(self._handler)
 
 
@@ -64,13 +68,13 @@ class _TopicHandler(logging.Handler):
             "levelno": record.levelno,
             "levelname": record.levelname,
             "msg": record.getMessage(),
-            "flow_run_id": self._flow_run_id,  # Prefect's handler sorts lines by these two
+            "flow_run_id": self._flow_run_id,  # by these two Prefect's handler assigns a line
             "task_run_id": str(context.task_run.id),
         }
         self._worker.log_event(self._topic, line)
 
 
-def _show(event: tuple[float, dict[str, Any]]) -> None:
+def _handle_line(event: tuple[float, dict[str, Any]]) -> None:
     _, line = event
     logger = logging.getLogger(line["name"])
     if logger.isEnabledFor(line["levelno"]):

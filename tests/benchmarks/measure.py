@@ -206,14 +206,14 @@ def prepare(folder: Path, num_images: int) -> tuple[Workspace, list]:
 
 def measure_preprocessing(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Images per second through the flow against a plain single-thread loop times the cores; Prefect's share."""
-    from prefect import flow
+    from prefect import flow, unmapped
+    from prefect.task_runners import ThreadPoolTaskRunner
     from prefect.testing.utilities import prefect_test_harness
 
-    from tasks.data import preprocess_images as preprocess_task
-    from tasks.shards import map_over_shards
-    from tasks.task_runners.open_runner import open_runner
+    from tasks.dataset import preprocess_images as preprocess_task
+    from tasks.progress import wait_for_shards
 
-    settings, cores, results = PreprocessingSettings(), os.cpu_count() or 1, {}
+    settings, runner, cores, results = PreprocessingSettings(), RunnerSettings(), os.cpu_count() or 1, {}
     with prefect_test_harness(server_startup_timeout=120):
         for num_images in given.counts:
             workspace, shards = prepare(folder, num_images)
@@ -223,11 +223,12 @@ def measure_preprocessing(folder: Path, given: argparse.Namespace) -> dict[str, 
             results_without = workspace.root / "preprocessed"
             results_without.rename(folder / f"direct-{num_images}")
 
-            @flow
+            @flow(task_runner=ThreadPoolTaskRunner(max_workers=runner.num_workers))
             def through_prefect(shards=shards, workspace=workspace) -> None:
-                with open_runner(RunnerSettings(), workspace) as runner:
-                    threads = runner.threads_per_shard
-                    map_over_shards(preprocess_task, shards, workspace, runner, settings=settings, num_threads=threads)
+                recorded = preprocess_task.with_options(result_storage=workspace.cache_folder)
+                threads = max(1, cores // runner.num_workers)
+                futures = recorded.map(shards, unmapped(workspace), unmapped(settings), threads)
+                wait_for_shards(recorded, futures, shards)
 
             @flow
             def do_nothing() -> None:

@@ -11,8 +11,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from tests.sources.remote.web_server import Answer
 
 PROJECT = Path(__file__).parents[2]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
@@ -122,3 +125,34 @@ def make_prefect(folder: Path) -> Prefect:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return Prefect(folder, free.getsockname()[1])
+
+
+def make_environment(home: Path, **settings: str) -> dict[str, str]:
+    """Of a process with a Prefect of its own; `MARK` identifies it and all its children."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return inherited | {"PREFECT_HOME": str(home), "MARK": str(home), "PYTHONPATH": str(PROJECT)} | settings
+
+
+def list_marked(home: Path) -> list[str]:
+    """Command lines of processes that were started with the mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"MARK={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found
+
+
+def answer_json(content: object, status: int = 200) -> Answer:
+    """What stands for a server in these tests: one answer to everything."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        body = json.dumps(content).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from distributed import Client
+from prefect.client.schemas.objects import TaskRun
 
-from hip_mri.config import RunnerSettings
+from hip_mri.config import PipelineConfig
 from hip_mri.errors import ClusterError
 from hip_mri.workspace import Workspace
 from tests.clusters import PROJECT, Cluster, open_only, run_dying, start_cluster
-from tests.flows.test_pipeline import configure, run
+from tests.flows.test_pipeline import check_graph, configure, run
 
 pytestmark = pytest.mark.system
 
@@ -95,7 +96,7 @@ def lines() -> Iterator[Lines]:
 class Finished:
     folder: Path
     workspace: Path
-    states: list[tuple[str, str]]
+    task_runs: list[TaskRun]
     trap: Trap
     places: dict[str, Counter[str]]
     log: tuple[str, ...]
@@ -130,13 +131,13 @@ def spread(tmp_path_factory: pytest.TempPathFactory, source_zip: Path, cluster: 
         names = {address: worker["name"] for address, worker in client.scheduler_info()["workers"].items()}
         client.get_task_stream()
         killer.start()
-        folder, states = run(config)
+        folder, task_runs = run(config)
         stream = client.get_task_stream()
     killer.join(timeout=30)
     places: dict[str, Counter[str]] = {}
     for entry in stream:
         places.setdefault(entry["key"].rpartition("-")[0], Counter())[names[entry["worker"]]] += 1
-    return Finished(folder, workspace.root, states, trap, places, tuple(lines.texts))
+    return Finished(folder, workspace.root, task_runs, trap, places, tuple(lines.texts))
 
 
 def read_outputs(workspace: Path) -> dict[str, bytes]:
@@ -156,8 +157,13 @@ def test_fault_58_a_killed_worker_changes_nothing(spread: Finished, local: Path)
 def test_what_was_finished_is_not_done_again(spread: Finished) -> None:
     assert spread.trap.finished
     assert {file: file.stat().st_ino for file in spread.trap.finished} == spread.trap.finished
-    assert sum(name.startswith("preprocess shard") for name, _ in spread.states) == 8
-    assert {state for _, state in spread.states} <= {"Completed", "Cached"}
+    assert sum(task_run.name.startswith("preprocess shard") for task_run in spread.task_runs) == 8
+    unfinished = [run for run in spread.task_runs if run.state_name not in ("Completed", "Cached")]
+    assert [(run.name, run.state) for run in unfinished] == []
+
+
+def test_the_server_knows_the_dependencies_of_task_runs(spread: Finished) -> None:
+    check_graph(spread.task_runs)
 
 
 def test_networks_run_on_the_worker_with_a_gpu_and_nothing_else_does(spread: Finished) -> None:
@@ -174,14 +180,18 @@ def test_epochs_of_another_process_are_shown_here(spread: Finished) -> None:
     assert any(line.startswith("Dask cluster: 3 workers on") and "(1 with a GPU)" in line for line in spread.log)
 
 
+def configure_cluster(cluster: Cluster, workspace: Workspace) -> PipelineConfig:
+    runner = {"kind": "dask", "dask_address": cluster.address}
+    return PipelineConfig.model_validate({"workspace": workspace.root, "runner": runner})
+
+
 def test_a_task_run_that_kills_its_worker_ends_with_advice(workspace: Workspace) -> None:
     with start_cluster(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as cluster:
         cluster.start_worker("one")
-        settings = RunnerSettings(kind="dask", dask_address=cluster.address)
         with pytest.raises(
             ClusterError, match=r"workers died, 1 in a row, while they had the same task.*smaller runner.shard"
         ):
-            run_dying(settings, workspace)
+            run_dying(configure_cluster(cluster, workspace))
 
 
 def test_a_worker_with_other_code_is_refused(workspace: Workspace, tmp_path: Path) -> None:
@@ -191,4 +201,4 @@ def test_a_worker_with_other_code_is_refused(workspace: Workspace, tmp_path: Pat
     with start_cluster() as cluster:
         cluster.start_worker("other", folder=tmp_path / "other")
         with pytest.raises(ClusterError, match=r"has hip-mri \w{12}, this process \w{12}. Install the project"):
-            open_only(RunnerSettings(kind="dask", dask_address=cluster.address), workspace)
+            open_only(configure_cluster(cluster, workspace))

@@ -17,7 +17,7 @@ from hip_mri.config.base import list_settings
 from hip_mri.errors import SettingsError
 from hip_mri.models import keras_settings
 from hip_mri.workspace import Workspace
-from tests.flows.test_prefect_server import answer_json
+from tests.flows.servers import answer_json
 from tests.sources.remote.web_server import serve
 from tests.test_config import FORMER_NAMES, look_up
 

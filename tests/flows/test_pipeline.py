@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import RunInput, TaskRun
 from prefect.settings import get_current_settings
 
 from flows.cli.main import run_command
@@ -40,14 +41,23 @@ def configure(source: Path, workspace: Path, **settings: object) -> PipelineConf
     return PipelineConfig.model_validate(SMALL | {"source": str(source), "workspace": workspace, "seed": 7} | settings)
 
 
-def run(config: PipelineConfig) -> tuple[Path, list[tuple[str, str]]]:
-    """Run folder, and name and state of each task run."""
+def run(config: PipelineConfig) -> tuple[Path, list[TaskRun]]:
+    """Run folder and task runs of a run."""
     state = hip_pipeline(config, return_state=True)
     folder = Path(state.result())
     with get_client(sync_client=True) as client:
         only = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-        task_runs = client.read_task_runs(flow_run_filter=only)
-    return folder, [(task_run.name, task_run.state_name) for task_run in task_runs]
+        return folder, client.read_task_runs(flow_run_filter=only)
+
+
+def list_upstream(task_runs: list[TaskRun]) -> dict[str, set[str]]:
+    """Tasks by the tasks that their task runs depend on, as the server knows them."""
+    names = {task_run.id: task_run.task_key.rpartition("-")[0] for task_run in task_runs}
+    upstream = {name: set() for name in names.values()}
+    for task_run in task_runs:
+        inputs = [known for found in task_run.task_inputs.values() for known in found if isinstance(known, RunInput)]
+        upstream[names[task_run.id]] |= {names[known.id] for known in inputs if known.input_type == "task_run"}
+    return upstream
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +221,21 @@ def test_fault_65_prefect_keeps_nothing_that_runs_when_loaded(finished: tuple[Pa
 def test_rerun_does_nothing_again_and_gives_the_same(finished: tuple[Path, PipelineConfig]) -> None:
     folder, config = finished
     again, task_runs = run(config)
-    states = {state for name, state in task_runs if "shard " in name}
-    assert states == {"Cached"}
+    assert {task_run.state_name for task_run in task_runs if "shard " in task_run.name} == {"Cached"}
     assert (again / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
     assert again.name > folder.name
+    check_graph(task_runs)
+
+
+def check_graph(task_runs: list[TaskRun]) -> None:
+    upstream = list_upstream(task_runs)
+    assert upstream["ingest_images"] == {"fetch_source"}
+    assert upstream["preprocess_images"] == {"plan_shards"}
+    assert upstream["export_folders"] == {"preprocess_images"}
+    assert upstream["extract_features"] >= {"plan_shards", "choose_features"}
+    assert upstream["train_model"] >= {"choose_features"}
+    assert upstream["join_folds"] >= {"plan_folds"}
+    assert upstream["publish_run"] >= {"ingest_images", "group_images", "split_manifest", "train_model", "join_folds"}
 
 
 def test_deleted_outputs_are_found_and_made_again(finished: tuple[Path, PipelineConfig]) -> None:
@@ -228,7 +249,8 @@ def test_deleted_outputs_are_found_and_made_again(finished: tuple[Path, Pipeline
 
     again, task_runs = run(config)
 
-    done = Counter(name.split()[0] for name, state in task_runs if "shard " in name and state == "Completed")
+    repeated = [run.name for run in task_runs if "shard " in run.name and run.state_name == "Completed"]
+    done = Counter(name.split()[0] for name in repeated)
     assert done == {"preprocess": 1, "features": 1}
     assert victim.read_bytes() == content
     assert part.exists()

@@ -17,7 +17,7 @@ from flows import prefect_faults
 from flows.prefect_faults import check_home, explain_start
 from flows.prefect_settings import check_settings_files, find_home
 from hip_mri.errors import DeploymentError
-from tests.flows.test_prefect_server import PROJECT, answer_json, list_marked, make_environment
+from tests.flows.servers import PROJECT, answer_json, list_marked, make_environment
 from tests.sources.remote.web_server import serve
 
 MAX_SECONDS = 20.0
@@ -48,13 +48,6 @@ def refuse_to_run(
     assert told.startswith("error: prefect: ")
     assert list_marked(home) == []
     return told
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    folder = tmp_path / "prefect"
-    folder.mkdir()
-    return folder
 
 
 def answer_page(handler: BaseHTTPRequestHandler) -> None:
@@ -97,7 +90,7 @@ def test_a_named_server_that_is_none_is_told(answer, said, home: Path) -> None:
     ("address", "said"),
     [
         ("http://127.0.0.1:9/api", "Connection refused"),
-        ("http://no-such-host.invalid/api", "no server answers at http://no-such-host.invalid/api"),
+        ("http://no-such-host.invalid/api", "http://no-such-host.invalid/api"),
         ("127.0.0.1:4200/api", "begins with http:// or https://"),
         ("http://127.0.0.1:port/api", "PREFECT_API_URL"),
     ],

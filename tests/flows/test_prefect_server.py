@@ -1,6 +1,5 @@
 """Which Prefect server a run uses, and that a server of its own comes and goes with the run."""
 
-import json
 import os
 import signal
 import sqlite3
@@ -10,14 +9,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from tests.sources.remote.web_server import Answer, serve
+from tests.flows.servers import PROJECT, answer_json, list_marked, make_environment
+from tests.sources.remote.web_server import serve
 
-PROJECT = Path(__file__).parents[2]
 USE_SERVER = """
 import os, sys
 from flows.cli.flow_runs import show_progress_lines
@@ -49,12 +47,6 @@ MANY_TASK_RUNS = """
 SECONDS_TO_END = 15.0
 
 
-def make_environment(home: Path, **settings: str) -> dict[str, str]:
-    """Of a process with a Prefect of its own; `MARK` tells it and all its children."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return inherited | {"PREFECT_HOME": str(home), "MARK": str(home), "PYTHONPATH": str(PROJECT)} | settings
-
-
 def use_server(environment: dict[str, str], folder: Path, then: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", USE_SERVER.format(then=then.strip())],
@@ -65,18 +57,6 @@ def use_server(environment: dict[str, str], folder: Path, then: str = "") -> sub
         check=False,
         timeout=120,
     )
-
-
-def list_marked(home: Path) -> list[str]:
-    """Command lines of processes that were started with the mark."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"MARK={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:  # it has ended, or is another user's
-            continue
-    return found
 
 
 def wait_for(holds: Callable[[], bool], seconds: float = SECONDS_TO_END) -> None:
@@ -92,26 +72,6 @@ def answers(api_url: str) -> bool:
             return answer.status == 200
     except OSError:
         return False
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    folder = tmp_path / "prefect"
-    folder.mkdir()
-    return folder
-
-
-def answer_json(content: object, status: int = 200) -> Answer:
-    """What stands for a server in these tests: one answer to everything."""
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        body = json.dumps(content).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.results import find_leftovers
-from tests.flows.servers import make_prefect
+from tests.flows.servers import PROJECT, list_marked, make_environment, make_prefect
 from tests.flows.test_pipeline import SMALL
-from tests.flows.test_prefect_server import PROJECT, list_marked, make_environment
 
 MAX_SECONDS = 5.0
 """From the signal to the end of the process."""

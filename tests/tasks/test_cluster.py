@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from hip_mri.config import RunnerSettings
 from hip_mri.errors import ClusterError, SettingsError, WorkspaceError
 from hip_mri.workspace import Workspace
 from tasks.task_runners import dask_checks, dask_cluster
+from tasks.task_runners.configured import choose_task_runner
 from tasks.task_runners.dask_checks import Member, check_workers, describe_member, list_versions
-from tasks.task_runners.open_runner import open_runner
 
 
 def make_member(host: str = "alpha", num_cores: int = 8, num_slots: int = 1, *resources: str, **faults) -> Member:
@@ -20,7 +21,7 @@ def make_member(host: str = "alpha", num_cores: int = 8, num_slots: int = 1, *re
 
 
 class Answers:
-    """A connection whose workers answer as they are told."""
+    """A client whose workers return the given answers."""
 
     def __init__(self, *members: Member | Exception) -> None:
         self.members = {f"tcp://10.0.0.{place}:9": member for place, member in enumerate(members)}
@@ -36,11 +37,8 @@ def test_dask_without_its_packages_is_refused_at_once(workspace: Workspace, monk
     monkeypatch.delitem(sys.modules, "tasks.task_runners.dask_cluster")  # it is loaded anew
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
-    with (
-        pytest.raises(SettingsError, match=r"runner.kind: dask needs packages.*pip install -e '.\[dask\]'"),
-        open_runner(RunnerSettings(kind="dask"), workspace),
-    ):
-        pass
+    with pytest.raises(SettingsError, match=r"runner.kind: dask needs packages.*pip install -e '.\[dask\]'"):
+        choose_task_runner(RunnerSettings(kind="dask"), workspace, ExitStack())
 
 
 def test_other_missing_modules_are_not_blamed_on_the_extra(workspace: Workspace, monkeypatch) -> None:
@@ -48,8 +46,8 @@ def test_other_missing_modules_are_not_blamed_on_the_extra(workspace: Workspace,
         raise ModuleNotFoundError("no cv2", name="cv2")
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(ModuleNotFoundError, match="no cv2"), open_runner(RunnerSettings(kind="dask"), workspace):
-        pass
+    with pytest.raises(ModuleNotFoundError, match="no cv2"):
+        choose_task_runner(RunnerSettings(kind="dask"), workspace, ExitStack())
 
 
 @pytest.mark.parametrize(
@@ -65,7 +63,7 @@ def test_other_missing_modules_are_not_blamed_on_the_extra(workspace: Workspace,
     ],
 )
 def test_threads_fit_the_most_crowded_machine(members, num_threads: int, expected: int) -> None:
-    assert dask_cluster.share_threads(members, num_threads) == expected
+    assert dask_cluster.divide_threads(members, num_threads) == expected
 
 
 def test_members_are_described_in_a_phrase() -> None:
@@ -138,18 +136,18 @@ def test_a_worker_sees_the_workspace_or_says_why_not(tmp_path: Path, monkeypatch
 
 
 def test_the_code_has_a_name_of_its_own(tmp_path: Path, monkeypatch) -> None:
-    name = dask_checks._name_code()
-    assert dask_checks._name_code() == name
+    name = dask_checks.digest_code()
+    assert dask_checks.digest_code() == name
     (tmp_path / "__init__.py").write_text("")
     monkeypatch.setattr(importlib.import_module("flows"), "__file__", str(tmp_path / "__init__.py"))
-    assert dask_checks._name_code() != name
+    assert dask_checks.digest_code() != name
 
 
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch) -> None:
+def test_a_scheduler_that_does_not_answer_is_named(workspace: Workspace, monkeypatch) -> None:
     monkeypatch.setattr(dask_cluster, "SECONDS_TO_CONNECT", 0.5)
     settings = RunnerSettings(kind="dask", dask_address="tcp://127.0.0.1:9")
     with (
-        dask_cluster._prepare(settings) as prepared,
-        pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9 .*Start one there with"),
+        pytest.raises(ClusterError, match=r"dask_address: .*tcp://127.0.0.1:9 .*dask scheduler"),
+        dask_cluster.ClusterTaskRunner(settings, workspace),
     ):
-        dask_cluster._connect(prepared, settings)
+        pass

@@ -1,4 +1,4 @@
-"""The cache that looks at the files."""
+"""The cache policy that checks the files, and what is retried."""
 
 import errno
 import json
@@ -9,8 +9,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect.serializers import JSONSerializer
 
 from hip_mri.errors import DiskError, WorkspaceError
-from tasks.retries import STORAGE_RETRIES
-from tasks.shards import cache_while_complete
+from tasks.options import cache_shards, cache_while_complete
 
 RECORD = json.dumps({"metadata": {"serializer": JSONSerializer().model_dump(mode="json")}, "result": "1"})
 """A record as Prefect keeps it."""
@@ -78,4 +77,4 @@ def test_fault_54_and_65_a_record_that_is_torn_or_pickled_is_never_loaded(tmp_pa
 )
 def test_fault_56_a_full_disk_is_not_tried_again(error, is_tried_again) -> None:
     state = SimpleNamespace(result=lambda raise_on_failure: error)
-    assert STORAGE_RETRIES["retry_condition_fn"](None, None, state) is is_tried_again
+    assert cache_shards(bool)["retry_condition_fn"](None, None, state) is is_tried_again

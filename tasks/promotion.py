@@ -1,0 +1,80 @@
+"""Tasks that decide whether a newly trained model becomes the champion; see `hip_mri.promotion`."""
+
+import logging
+from pathlib import Path
+from typing import Final, NoReturn
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.states import Completed
+
+from hip_mri.config import EvaluationSettings, ReleaseSettings
+from hip_mri.errors import DriftError
+from hip_mri.promotion import batch_check, challenge, new_images, retraining_report
+from hip_mri.promotion.batch_check import BatchCheck
+from hip_mri.promotion.challenge import Answer, Challenge
+from hip_mri.promotion.new_images import NewImages
+from hip_mri.promotion.retraining_report import PublishedRetraining, Retraining
+from hip_mri.workspace import Workspace
+from tasks.options import CALLED
+
+logger = logging.getLogger("hip_mri.tasks")
+
+BATCH_REFUSED: Final = "hip-mri.batch-refused"
+"""Event for automations, such as one that sends an e-mail."""
+
+find_new_images = task(**CALLED)(new_images.find_new_images)
+
+check_batch = task(**CALLED)(batch_check.check_batch)
+
+
+@task(**CALLED)
+def challenge_champion(
+    workspace: Workspace, run_folder: str, settings: ReleaseSettings, evaluation: EvaluationSettings
+) -> Challenge:
+    """See `hip_mri.promotion.challenge.challenge_champion`."""
+    return challenge.challenge_champion(workspace, Path(run_folder), settings, evaluation.min_subgroup_size)
+
+
+def report_nothing_new(found: NewImages, needed: int) -> State[str]:
+    """The final state of a flow run that trains nothing because there are too few new images."""
+    message = f"{found.num_images} new images wait, {needed} are needed: nothing was trained"
+    logger.info("Nothing new: %s", message)
+    return Completed(name="Nothing new", message=message, data=message)
+
+
+@task(**CALLED)
+def refuse_batch(workspace: Workspace, found: NewImages, check: BatchCheck) -> NoReturn:
+    """Quarantine the new images, publish a report, emit an event, and fail the flow run."""
+    report = retraining_report.publish_retraining(workspace, Retraining("stopped", found, check))
+    create_markdown_artifact(report.markdown, key="retraining", description="The new images were refused")
+    emit_event(BATCH_REFUSED, resource={"prefect.resource.id": "hip-mri.batch"}, payload={"report": str(report.folder)})
+    batch_check.refuse_batch(workspace)  # last: a run that is killed before this line emits the event again
+    raise DriftError(
+        f"retrain: {check.report.summary} They are quarantined; see {report.folder / 'report.html'}. Correct the "
+        "export, or accept them with --retrain.accept-drift true."
+    )
+
+
+@task(**CALLED)
+def conclude_retraining(
+    workspace: Workspace,
+    found: NewImages,
+    check: BatchCheck | None,
+    made: Challenge,
+    answer: Answer,
+    settings: ReleaseSettings,
+) -> PublishedRetraining:
+    """Promote the new model if the gate and the approval allow it, and publish the report."""
+    decision = challenge.conclude_retraining(workspace, made, answer)
+    outcome = Retraining(decision, found, check, made, answer.comment, made.notices)
+    report = retraining_report.publish_retraining(workspace, outcome, settings.non_inferiority_margin)
+    create_markdown_artifact(report.markdown, key="retraining", description=outcome.headline)
+    return report
+
+
+def report_outcome(report: PublishedRetraining) -> State[str]:
+    """The final state of a flow run, named by its outcome."""
+    return Completed(name=report.outcome.capitalize(), message=report.headline, data=str(report.folder))

@@ -1,0 +1,44 @@
+"""Wall time of steps, and mapped tasks that fail."""
+
+import time
+
+import pytest
+from prefect import flow, task
+
+from tasks.progress import StepTimer, wait_for_all
+
+ENDED: list[int] = []
+
+
+@task
+def fail_at_zero(number: int) -> None:
+    if number == 0:
+        raise ValueError("number 0")
+    time.sleep(0.3)
+    ENDED.append(number)
+
+
+@flow
+def map_numbers() -> None:
+    wait_for_all(fail_at_zero, fail_at_zero.map([0, 1, 2, 3]), "numbers", [1] * 4)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_first_error_is_raised_after_all_task_runs_have_ended() -> None:
+    with pytest.raises(ValueError, match="number 0"):
+        map_numbers()
+    assert sorted(ENDED) == [1, 2, 3]
+
+
+def test_a_step_lasts_from_its_first_task_run_to_the_next_step() -> None:
+    timer = StepTimer()
+    timer.start("preprocess_images")
+    time.sleep(0.02)
+    timer.start("preprocess_images")
+    assert timer.seconds == {}
+    timer.start("train_model")
+    assert timer.seconds.keys() == {"preprocess_images"}
+    assert timer.seconds["preprocess_images"] >= 0.02
+    timer.stop()
+    timer.stop()
+    assert timer.seconds.keys() == {"preprocess_images", "train_model"}
