@@ -88,10 +88,10 @@ def test_a_part_of_zip64_is_named(tmp_path, pack, entries):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        *((content, "nested_archive") for content in ARCHIVES.values()),
-        (b"PK\3\4" + bytes(30), "nested_archive"),
-        (POINTER, "git_lfs_pointer"),
-        (PAGE, "web_page"),
+        *(pytest.param(content, "nested_archive", id=kind) for kind, content in ARCHIVES.items()),
+        pytest.param(b"PK\3\4" + bytes(30), "nested_archive", id="zip"),
+        pytest.param(POINTER, "git_lfs_pointer", id="pointer"),
+        pytest.param(PAGE, "web_page", id="page"),
     ],
 )
 @pytest.mark.parametrize("make", ["pack", "spread"])
