@@ -178,9 +178,13 @@ def test_an_own_server_ends_with_a_process_that_is_killed(word: str, home: Path,
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--training.epochs", "0"), ("--source", "/no/such.zip")], ids=["setting", "source"]
+    ("option", "value", "exit_code"),
+    [("--training.epochs", "0", 2), ("--source", "/no/such.zip", 1)],
+    ids=["setting", "source"],
 )
-def test_what_cannot_run_is_refused_without_the_server_and_leaves_none(option: str, value: str, home: Path) -> None:
+def test_what_cannot_run_is_refused_without_the_server_and_leaves_none(
+    option: str, value: str, exit_code: int, home: Path
+) -> None:
     done = subprocess.run(
         [sys.executable, "flows/pipeline.py", option, value, "--workspace", str(home.parent / "workspace")],
         cwd=PROJECT,
@@ -190,7 +194,7 @@ def test_what_cannot_run_is_refused_without_the_server_and_leaves_none(option: s
         check=False,
         timeout=60,
     )
-    assert done.returncode == 1
+    assert done.returncode == exit_code
     assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
     assert done.stderr.startswith("error: ")
     assert list_marked(home) == []

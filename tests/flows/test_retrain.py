@@ -209,7 +209,7 @@ def test_fault_72_the_gate_keeps_the_worse_and_promotes_the_better(months: list[
 
 
 def test_a_run_of_a_retraining_is_verified(months: list[Month], clinic: Clinic) -> None:
-    assert verify.main([str(clinic.workspace.runs_folder / "0004")]) == 0
+    assert verify.verify_run(clinic.workspace.runs_folder / "0004") == []
 
 
 def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clinic: Clinic, tmp_path: Path) -> None:
