@@ -22,7 +22,7 @@ from hip_mri.dataset.entries import make_reading_options, number_copies, read_en
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest, write_quarantine
 from hip_mri.dataset.preprocessing import write_preprocessed
 from hip_mri.errors import ImageError, SourceError
-from hip_mri.images.contrast import preprocess_image
+from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.png import hash_pixels
 from hip_mri.images.sandbox import NUM_ASKING, Sandbox
 from hip_mri.sources.source import Entry, Source, open_unlabelled

@@ -23,7 +23,7 @@ from hip_mri.config import DriftSettings, PreprocessingSettings
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.grouping.split import split_manifest
-from hip_mri.images.contrast import preprocess_image
+from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.image_statistics import compute_statistics
 from hip_mri.models.backbones.backbone import prepare_backbone
 from hip_mri.models.backbones.engines import FeatureEngine, open_engine

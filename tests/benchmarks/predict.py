@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hip_mri.images.contrast import preprocess_image
+from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.reading import read_pictures
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.serving.served_model import load_served_model

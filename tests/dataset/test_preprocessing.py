@@ -12,7 +12,7 @@ from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.preprocessing import find_missing, name_set, preprocess_images, read_stored_image
 from hip_mri.dataset.shards import read_shard
 from hip_mri.errors import ImageError, WorkspaceError
-from hip_mri.images.contrast import equalize_contrast, preprocess_image
+from hip_mri.images.clahe_and_resizing import equalize_contrast, preprocess_image
 from hip_mri.images.png import decode_png
 from tests.images.image_files import decode_gray, hash_picture
 

@@ -7,7 +7,7 @@ from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.preprocessing import name_set, preprocess_images, read_images, read_training_sample
 from hip_mri.dataset.shards import read_shard
 from hip_mri.errors import WorkspaceError
-from hip_mri.images.contrast import preprocess_image
+from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.png import decode_png, encode_png
 
 SETTINGS = PreprocessingSettings(image_size=48)

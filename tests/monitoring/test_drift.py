@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from hip_mri.config import DriftSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.errors import EvaluationError
-from hip_mri.images.contrast import preprocess_image
+from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.image_statistics import STATISTICS, compute_statistics
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.monitoring import drift

@@ -9,7 +9,7 @@ import pytest
 from hip_mri.config import PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.errors import ArchiveError, SourceError
-from hip_mri.images.contrast import preprocess_image
+from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.serving.prediction_inputs import InputReport, ingest_inputs
 from tests.dataset.batches import read_batch
 from tests.images.image_files import decode_gray

@@ -1,6 +1,6 @@
 """The facts of a run that all documents are rendered from, and the sentences about them.
 
-Sentences are Jinja templates in `statements.yaml`, `limits.yaml` and the checklists. They use the keys of
+Sentences are Jinja templates in `statements.yaml`, `limitations.yaml` and the checklists. They use the keys of
 `metrics.json` directly, and `config`, `settings`, `files`, `say` and the tables of titles by the names in
 `RunReport.facts`. A sentence that needs a value which the run does not have is left out.
 """
@@ -96,7 +96,7 @@ class RunReport:
         limits = [(heading, text[:1].upper() + text[1:]) for heading, text in limits]
         return limits + [
             (heading, text)
-            for limit in read_yaml("limits.yaml")
+            for limit in read_yaml("limitations.yaml")
             if (heading := self.fill(limit["heading"])) and (text := self.fill(limit["text"]))
         ]
 
