@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.stats import entropy, skew
 
-from hip_mri.dataset.deliveries import Delivery
-from hip_mri.dataset.ingest import ingest_images
-from hip_mri.dataset.manifest import read_manifest, select_ready
-from hip_mri.dataset.preprocessing import read_stored_image
-from hip_mri.errors import ImageError, WorkspaceError
+from hip_mri.errors import ImageError
 from hip_mri.images.image_statistics import PERCENTILES, STATISTICS, compute_statistics
-from hip_mri.monitoring.shift import describe_stored_images
 from tests.conftest import draw_image
 
 IMAGES = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.integers(0, 255))
@@ -80,18 +75,6 @@ def test_aspect_is_width_over_height():
 def test_other_arrays_are_refused(image):
     with pytest.raises(ImageError, match="gray levels of type uint8 are needed, received"):
         compute_statistics(image)
-
-
-def test_stored_images_are_described_as_they_came(workspace, source_zip):
-    ingest_images([Delivery("source", source_zip)], workspace, num_threads=2)
-    hashes = list(select_ready(read_manifest(workspace.manifest_file))["sha256"].head(5))[::-1]
-    rows = describe_stored_images(hashes, workspace, num_threads=2)
-    for sha256, row in zip(hashes, rows, strict=True):
-        np.testing.assert_array_equal(row, compute_statistics(read_stored_image(sha256, workspace)))
-    assert describe_stored_images([], workspace, num_threads=1).shape == (0, len(STATISTICS))
-    workspace.image_file(hashes[2]).unlink()
-    with pytest.raises(WorkspaceError, match="is missing"):
-        describe_stored_images(hashes, workspace, num_threads=2)
 
 
 def test_names_and_titles_are_unique():

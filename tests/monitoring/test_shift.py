@@ -1,4 +1,4 @@
-"""The permutation test, against the definition of the distance and against all relabellings."""
+"""The permutation test, against the definition of the distance and all relabellings; statistics of stored images."""
 
 from itertools import combinations
 
@@ -7,9 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hip_mri.images.image_statistics import STATISTICS
+from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.ingest import ingest_images
+from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.dataset.preprocessing import read_stored_image
+from hip_mri.errors import WorkspaceError
+from hip_mri.images.image_statistics import STATISTICS, compute_statistics
 from hip_mri.monitoring import shift
-from hip_mri.monitoring.shift import draw_relabellings, measure_distances, measure_shifts, sample_one_per_group
+from hip_mri.monitoring.shift import (
+    describe_stored_images,
+    draw_relabellings,
+    measure_distances,
+    measure_shifts,
+    sample_one_per_group,
+)
 
 NUM_STATISTICS = len(STATISTICS)
 MEAN = [statistic.name for statistic in STATISTICS].index("mean")
@@ -105,3 +116,15 @@ def test_each_image_of_a_group_is_as_likely():
     groups = np.repeat([5, 2, 9], 4)
     drawn = np.concatenate([sample_one_per_group(groups, seed) for seed in range(2000)])
     assert (np.bincount(drawn, minlength=12) > 400).all()  # 500 expected, and a standard deviation of 19
+
+
+def test_statistics_of_stored_images_are_those_of_their_pixels(workspace, source_zip):
+    ingest_images([Delivery("source", source_zip)], workspace, num_threads=2)
+    hashes = list(select_ready(read_manifest(workspace.manifest_file))["sha256"].head(5))[::-1]
+    rows = describe_stored_images(hashes, workspace, num_threads=2)
+    for sha256, row in zip(hashes, rows, strict=True):
+        np.testing.assert_array_equal(row, compute_statistics(read_stored_image(sha256, workspace)))
+    assert describe_stored_images([], workspace, num_threads=1).shape == (0, len(STATISTICS))
+    workspace.image_file(hashes[2]).unlink()
+    with pytest.raises(WorkspaceError, match=f"{hashes[2]}.* is missing"):
+        describe_stored_images(hashes, workspace, num_threads=2)
