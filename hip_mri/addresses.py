@@ -52,6 +52,11 @@ def strip_credentials(address: str) -> str:
     return place + ("?" + "&".join(kept) if kept else "")
 
 
+def strip_credentials_in_text(text: str) -> str:
+    """Remove the credentials from all addresses in a text, such as the error message of a library."""
+    return re.sub(r"://\S+", lambda found: strip_credentials(found[0]), text)
+
+
 def refuse_address(path: _Local) -> _Local:
     """Raise `ValueError`, without repeating it, where an address stands for what has to be on this machine."""
     if scheme := find_scheme(str(path)):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hip_mri.addresses import find_scheme, show_place, strip_credentials
+from hip_mri.addresses import find_scheme, show_place, strip_credentials, strip_credentials_in_text
 
 PLACE = "https://example.org/data/hip.zip"
 
@@ -32,6 +32,13 @@ def test_what_can_say_which_file_is_meant_stays(query: str) -> None:
 @pytest.mark.parametrize("address", [f"{PLACE}#part", "https://anna:word@example.org/data/hip.zip", f"{PLACE}?"])
 def test_users_and_fragments_go(address: str) -> None:
     assert strip_credentials(address) == PLACE
+
+
+@pytest.mark.parametrize("login", ["anna:word@", "anna:wo@rd@", "word@"])
+def test_credentials_are_removed_from_addresses_in_a_text(login: str) -> None:
+    text = "no answer from https://{}example.org/a{}, sqlite:///b.db; mail anna@example.org"
+    assert strip_credentials_in_text(text.format(login, "?token=1")) == text.format("", "").replace("a,", "a")
+    assert strip_credentials_in_text(text.format(login, "")) == text.format("", "")
 
 
 def test_messages_tell_the_host_alone() -> None:

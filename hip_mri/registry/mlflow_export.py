@@ -6,11 +6,11 @@ person or a place. The workspace stays the record of champions, comparisons and 
 
 import importlib
 import os
-import re
 from typing import Any, Final
 
 import yaml
 
+from hip_mri.addresses import strip_credentials, strip_credentials_in_text
 from hip_mri.errors import ReleaseError
 from hip_mri.evaluation.report.settings import disclose, flatten_settings
 from hip_mri.registry.versions import MODEL, RECORD, Version, check_version
@@ -21,9 +21,6 @@ NAME: Final = "hip-mri"
 
 ARTIFACTS: Final = (MODEL, "metrics.json", RECORD)
 """Files that are uploaded."""
-
-_LOGIN: Final = re.compile(r"(?<=://)[^/@\s]*@")
-"""User name and password in an address."""
 
 TEST_MEASURES: Final = ("auc", "average_precision", "brier", "calibration_slope", "num_images", "num_lesions")
 DECISION_MEASURES: Final = ("sensitivity", "specificity", "ppv", "npv", "accuracy", "f1")
@@ -58,15 +55,10 @@ def export_version(version: Version, tracking_uri: str, name: str = NAME) -> str
         return _find_exported(client, version, name) or _export(client, version, name)
     except (failure, OSError) as error:
         raise ReleaseError(
-            f"release: version {version.name} could not be exported to MLflow at {_hide_login(tracking_uri)} "
-            f"({_hide_login(str(error))}). Check the address, such as http://127.0.0.1:5000, and that the server runs "
-            "and lets you write, then export again: nothing is registered twice."
+            f"release: version {version.name} could not be exported to MLflow at {strip_credentials(tracking_uri)} "
+            f"({strip_credentials_in_text(str(error))}). Check the address, such as http://127.0.0.1:5000, "
+            "and that the server runs and lets you write, then export again: nothing is registered twice."
         ) from None  # the error repeats the address
-
-
-def _hide_login(text: str) -> str:
-    """Remove user names and passwords from the addresses in a text."""
-    return _LOGIN.sub("", text)
 
 
 def _find_exported(client: Any, version: Version, name: str) -> str | None:
