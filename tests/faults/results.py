@@ -13,7 +13,12 @@ import pandas as pd
 
 DIFFERING = frozenset(
     {"created", "seconds", "looked_at", "registered_at", "changed_at"}
-    | {"num_taken_over", "num_kept", "largest_deviation"}  # what an earlier run had read, split or locked
+    | {
+        "num_taken_over",
+        "num_kept",
+        "num_assigned",
+        "largest_deviation",
+    }  # what an earlier run had read, split or locked
     | {"run", "name"}  # numbers of runs, see `hash_results`
     | {"model_sha256", "champion_sha256", "challenger_sha256", "files"}  # Keras writes the time into its files
 )

@@ -142,7 +142,7 @@ def _tell_secrets(clinic: Clinic, settings: Path) -> None:
     """An address with a token: refused as a setting, taken from the environment and from a Secret block."""
     command = [sys.executable, "-m", "flows.pipeline", "--config", settings]
     refused = clinic.start("token in the settings", [*command, "--source", SECRET_ADDRESS])
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "give env:NAME" in refused.stderr
     mistyped = SECRET_ADDRESS.replace("://", ":/")
     save = "from prefect.blocks.system import Secret; " + "; ".join(
