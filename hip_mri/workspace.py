@@ -67,7 +67,7 @@ FORMAT: Final = 2
 LOCK_TIMEOUT_SECONDS: Final = 1.0
 """How long a run waits for a workspace: longer than `check_free` holds it, short enough for a quick answer."""
 
-_ADVICE: Final = "Wait for that run to end, or give another folder with --workspace"
+_ADVICE: Final = "Wait for that run to end, or give another workspace"
 
 
 def resolve_path(path: str | Path, setting: str) -> Path:
@@ -192,7 +192,7 @@ class Workspace:
         except OSError as error:
             raise WorkspaceError(
                 f"workspace: {self.root} cannot be written ({error.strerror}). "
-                "Give a folder on a disk that you may write to with --workspace."
+                "Give a workspace on a disk that you may write to."
             ) from error
 
     @property
@@ -231,7 +231,7 @@ class Workspace:
         if found or has_images:
             raise WorkspaceError(
                 f"workspace: {self.root} has format {found.get('format', 1)}, this version needs {FORMAT}, whose "
-                "image ids are hashes of pixels instead of files. Give an empty folder with --workspace; the old one "
+                "image ids are hashes of pixels instead of files. Give an empty folder; the old one "
                 "can be used with the version that wrote it."
             )
         write_json(self.format_file, {"format": FORMAT})

@@ -134,10 +134,7 @@ def test_preparing_keeps_what_is_there(tmp_path):
 def test_a_root_that_cannot_be_a_folder_is_named(tmp_path, blocked, place, cause):
     with pytest.raises(WorkspaceError) as caught:
         Workspace(tmp_path / place).prepare()
-    assert str(caught.value) == (
-        f"workspace: {tmp_path / place} cannot be written ({cause}). "
-        "Give a folder on a disk that you may write to with --workspace."
-    )
+    assert str(caught.value).startswith(f"workspace: {tmp_path / place} cannot be written ({cause}).")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

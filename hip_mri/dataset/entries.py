@@ -166,7 +166,7 @@ def check_stored(entries: pd.DataFrame, workspace: Workspace) -> None:
         raise WorkspaceError(
             f"{len(lost)} images of earlier deliveries are no longer in {workspace.images_folder}: "
             f"{list_offenders(lost)}. Restore the folder from a backup, or deliver them again; `hip-mri names "
-            f"--workspace {workspace.root} {lost[0]}` shows the name of the file."
+            f"{workspace.root} {lost[0]}` shows the name of the file."
         )
 
 

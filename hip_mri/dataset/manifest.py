@@ -50,7 +50,7 @@ def read_manifest(file: Path) -> pd.DataFrame:
     Raises:
         WorkspaceError: The file is missing, damaged or not a manifest.
     """
-    advice = "Remove it and start again: it is rebuilt. Or give an empty folder with --workspace."
+    advice = "Remove it and start again: it is rebuilt. Or give an empty workspace."
     return read_table(file, MANIFEST_COLUMNS, advice, is_optional=False)
 
 

@@ -1,6 +1,6 @@
 """Checks new images for a shift against the training images before a model is trained on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -67,7 +67,13 @@ def check_batch(
         batches.append(Batch(statistics, stored, pd.factorize(chosen["group"])[0]))
         examples = [read_stored_image(sha256, workspace) for sha256 in chosen["sha256"].head(NUM_EXAMPLES)]
         looks.append(ChartBatch(statistics, examples))
-    report = detect_drift(batches[0], batches[1], settings, seed)
+    report = replace(
+        detect_drift(batches[0], batches[1], settings, seed),  # which knows the sampled images only
+        num_images=len(new),
+        num_groups=new["group"].nunique(),
+        num_reference_images=len(training),
+        num_reference_groups=training["group"].nunique(),
+    )
     file = workspace.drift_folder / f"{digest([latest.model_sha256, sorted(new['sha256'])])[:16]}.png"
     return BatchCheck(report, save_figure(draw_drift(report.shifts, looks[0], looks[1]), file))
 

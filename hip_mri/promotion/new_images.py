@@ -1,12 +1,13 @@
 """Counts the images that were added since the latest version was trained."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
 from hip_mri.config import LABELS
 from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.dataset.split_registry import HELD_OUT
 from hip_mri.evaluation.tables import read_table
 from hip_mri.registry.conclusions import list_unconcluded
 from hip_mri.registry.versions import Version, list_versions
@@ -31,10 +32,14 @@ class NewImages:
 
 
 def find_new_images(workspace: Workspace) -> NewImages:
-    """Count the images in use whose content is new to the latest version."""
+    """Count the images in use whose content is new to the latest version.
+
+    Images that the latest version held out are not new: a delivered image is ready until the split holds it out again.
+    """
     images = select_ready(read_manifest(workspace.manifest_file))
     latest = find_latest_version(workspace)
-    new = images[~images["sha256"].isin(list_images(latest)["sha256"])]
+    known = list_images(latest, ("ready", HELD_OUT))
+    new = images[~images["sha256"].isin(known["sha256"])]
     counts = new["label"].value_counts().reindex(list(LABELS), fill_value=0)
     return NewImages(
         num_images=len(new),
@@ -55,8 +60,12 @@ def find_latest_version(workspace: Workspace) -> Version | None:
     return versions[-1] if versions else None
 
 
-def list_images(version: Version | None) -> pd.DataFrame:
-    """List the images that a version was trained, tuned or tested with.
+def list_images(version: Version | None, states: Collection[str] = ("ready",)) -> pd.DataFrame:
+    """List the images of a version; by default those that it was trained, tuned or tested with.
+
+    Args:
+        version: The version; none has no images.
+        states: States of the images in the manifest of the version.
 
     Returns:
         Columns image_id, sha256, label, split, group and patient, as text.
@@ -65,4 +74,4 @@ def list_images(version: Version | None) -> pd.DataFrame:
     if version is None:
         return pd.DataFrame(columns=columns, dtype="str")
     listed = read_table(version.folder / "manifest.csv")
-    return listed.loc[listed["state"] == "ready", columns]
+    return listed.loc[listed["state"].isin(states), columns]

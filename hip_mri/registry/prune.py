@@ -17,6 +17,7 @@ from hip_mri.errors import WorkspaceError
 from hip_mri.grouping.fingerprints import FINGERPRINT_RECIPE
 from hip_mri.hashes import HASHES, read_hashes
 from hip_mri.models.backbones.backbone import IDENTITY_NAME, open_backbone
+from hip_mri.models.backbones.engine_choice import ENGINE_SUFFIX
 from hip_mri.models.network import MODEL_NAME, TUNED_BACKBONE
 from hip_mri.registry.champion import read_history
 from hip_mri.registry.conclusions import list_unconcluded
@@ -133,7 +134,9 @@ def _list_unused(workspace: Workspace, run: Path, needed: set[str]) -> Iterator[
         workspace.preprocessed_folder: lambda folder: folder.name in sets,
         workspace.fingerprints_folder: lambda folder: folder.name == str(FINGERPRINT_RECIPE),
         workspace.models_folder: lambda folder: folder in models,
-        workspace.backbones_folder: lambda folder: folder.name.removesuffix(EXPORT_SUFFIX) in backbones,
+        workspace.backbones_folder: lambda folder: (
+            folder.name.removesuffix(EXPORT_SUFFIX).removesuffix(ENGINE_SUFFIX) in backbones
+        ),
         workspace.drift_folder: lambda _: is_pending,
     }
     is_needed |= dict.fromkeys(

@@ -66,7 +66,7 @@ def test_the_table_of_another_program_is_refused(workspace):
         read_manifest(workspace.manifest_file)
     missing = [column for column in MANIFEST_COLUMNS if column not in ("image_id", "label")]
     assert f"{workspace.manifest_file} has no column {', '.join(missing)}." in str(caught.value)
-    assert "--workspace" in str(caught.value)
+    assert "empty workspace" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,11 @@ def test_images_stay_known_when_reports_are_deleted(workspace, write_run) -> Non
     shutil.rmtree(workspace.retrainings_folder)
     found = find_new_images(workspace)
     assert (found.num_images, found.num_known, found.since) == (1, 4, "0001")
+
+
+def test_images_that_the_latest_version_held_out_are_not_new(workspace, write_run) -> None:
+    rows = list_rows(["train", "train", "val", "test", ""])
+    rows.loc[4, "state"] = "held_out"
+    publish(workspace, register(workspace, write_run, rows), None)
+    write_images(workspace, list_rows(["train", "train", "val", "test", "", ""]))  # delivered again, not split yet
+    assert find_new_images(workspace).num_images == 1

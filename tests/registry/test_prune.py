@@ -35,6 +35,7 @@ def write_model(workspace: Workspace, run: Path, name: str) -> None:
     write_json(backbone / "identity.json", {"name": "ResNet50", "image_size": 32, "is_standardized": False})
     write_json(backbone / "files.json", hash_files(backbone))
     write_file(backbone.with_name(f"{name}-openvino") / "backbone.xml")
+    write_file(backbone.with_name(f"{name}-engine") / "choice.json")
     write_file(folder / "model.keras", (run / "model.keras").read_bytes())
     write_json(folder / "identity.json", {"backbone": open_backbone(backbone).digest})
     write_json(folder / "files.json", hash_files(folder))
@@ -81,6 +82,7 @@ UNUSED = {
     "models/declined",
     "backbones/declined",
     "backbones/declined-openvino",
+    "backbones/declined-engine",
     "features/features of champion",
     "features/features of declined",
     "preprocessed/images of champion",

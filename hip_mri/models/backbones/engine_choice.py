@@ -49,6 +49,9 @@ OPENVINO_BACKENDS: Final = ("tensorflow", "torch")
 ENGINE_CHOICE_RECIPE: Final = 3
 """Version of the choice; raised by changes that can alter it."""
 
+ENGINE_SUFFIX: Final = "-engine"
+"""Suffix of the folder beside a backbone in which its choices are kept."""
+
 GPU_DEVICES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Device files of the drivers of NVIDIA and AMD, and of the Windows Subsystem for Linux."""
 
@@ -109,7 +112,7 @@ def choose_engine(
     has_bfloat16 = computes_bfloat16(engine)
     identity = [ENGINE_CHOICE_RECIPE, backbone.digest, engine, precision, has_bfloat16]
     identity += [describe_version(engine), describe_keras(), preprocessing.model_dump(), list(hashes)]
-    record = backbone.folder.with_name(f"{backbone.folder.name}-engine") / f"{digest(identity)[:16]}.json"
+    record = backbone.folder.with_name(f"{backbone.folder.name}{ENGINE_SUFFIX}") / f"{digest(identity)[:16]}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):  # missing or damaged
         return EngineChoice(**json.loads(record.read_text()))
     choice = _choose_precision(backbone, engine, precision, images, has_bfloat16=has_bfloat16)

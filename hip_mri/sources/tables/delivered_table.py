@@ -18,7 +18,7 @@ from hip_mri.sources.zip_files.archive import Archive, open_archive
 
 logger = logging.getLogger(__name__)
 
-_PATIENTS: Final = re.compile(r"(.*-)?patients\.csv", re.IGNORECASE)
+_PATIENTS: Final = re.compile(r"(.*[-_])?patients\.csv", re.IGNORECASE)
 _LABELS: Final = re.compile(r"(.*[-_])?labels\.csv", re.IGNORECASE)
 """Counts where its first line has the columns that are needed: data sets have files of this name for other programs."""
 

@@ -14,7 +14,9 @@ from hip_mri.sources.tables.delivered_table import read_patients_table
 TABLE = b"source_name,patient_id\n"
 
 
-@pytest.mark.parametrize("name", ["patients.csv", "Hip/patients.csv", "hip-patients.csv", "Hip/Patients.CSV"])
+@pytest.mark.parametrize(
+    "name", ["patients.csv", "Hip/patients.csv", "hip-patients.csv", "hip_patients.csv", "Hip/Patients.CSV"]
+)
 def test_a_table_is_found_beside_the_class_folders_and_one_folder_above(entries, pack, spread, name):
     for path in (pack({**entries, name: TABLE}), spread({**entries, name: TABLE})):
         assert read_patients_table(path) == TABLE
