@@ -50,7 +50,7 @@ def draw_flow(metrics: Mapping[str, Any], notice: str = "") -> Figure:
     steps = {
         "Entries of the source": data["num_entries"],
         "Readable images": num_readable,
-        "Images in use": num_readable - data["num_duplicates"],
+        "Distinct images": num_readable - data["num_duplicates"],
     }
     for top, (name, count) in zip(tops, steps.items(), strict=True):
         _draw_box(axes, middle, top, [name, f"n = {count:,}"], BOX_WIDTH)
