@@ -12,7 +12,7 @@ from hip_mri.dataset.quarantine import quarantine_images
 from hip_mri.models.features import FeatureSet
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
 from hip_mri.monitoring.shift import describe_stored_images, sample_one_per_group
-from hip_mri.promotion.new_images import find_latest_version, list_images
+from hip_mri.promotion.new_images import find_latest_version, list_images, select_new
 from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 
@@ -55,10 +55,10 @@ def check_batch(
     known = list_images(latest)
     images = select_ready(read_manifest(workspace.manifest_file))
     training = images[images["sha256"].isin(known.loc[known["split"] == "train", "sha256"])]
-    new = images[~images["sha256"].isin(known["sha256"])]
+    new = select_new(images, latest)
     if latest is None or training.empty or new.empty:
         return None
-    batches, looks = [], []
+    batches, charted = [], []
     for side in (training, new):
         rows = side.sort_values("image_id", ignore_index=True)
         chosen = rows.iloc[sample_one_per_group(pd.factorize(rows["group"])[0], seed)]
@@ -66,7 +66,7 @@ def check_batch(
         stored = features.open_store(workspace).select(chosen["sha256"], mirrored=False)
         batches.append(Batch(statistics, stored, pd.factorize(chosen["group"])[0]))
         examples = [read_stored_image(sha256, workspace) for sha256 in chosen["sha256"].head(NUM_EXAMPLES)]
-        looks.append(ChartBatch(statistics, examples))
+        charted.append(ChartBatch(statistics, examples))
     report = replace(
         detect_drift(batches[0], batches[1], settings, seed),  # which knows the sampled images only
         num_images=len(new),
@@ -75,12 +75,12 @@ def check_batch(
         num_reference_groups=training["group"].nunique(),
     )
     file = workspace.drift_folder / f"{digest([latest.model_sha256, sorted(new['sha256'])])[:16]}.png"
-    return BatchCheck(report, save_figure(draw_drift(report.shifts, looks[0], looks[1]), file))
+    return BatchCheck(report, save_figure(draw_drift(report.shifts, charted[0], charted[1]), file))
 
 
 def refuse_batch(workspace: Workspace) -> int:
     """Quarantine the images that are new to the latest version; returns their number."""
     images = select_ready(read_manifest(workspace.manifest_file))
-    new = set(images["sha256"]) - set(list_images(find_latest_version(workspace))["sha256"])
+    new = set(select_new(images, find_latest_version(workspace))["sha256"])
     quarantine_images(new, workspace)
     return len(new)

@@ -32,14 +32,10 @@ class NewImages:
 
 
 def find_new_images(workspace: Workspace) -> NewImages:
-    """Count the images in use whose content is new to the latest version.
-
-    Images that the latest version held out are not new: a delivered image is ready until the split holds it out again.
-    """
+    """Count the images in use whose content is new to the latest version."""
     images = select_ready(read_manifest(workspace.manifest_file))
     latest = find_latest_version(workspace)
-    known = list_images(latest, ("ready", HELD_OUT))
-    new = images[~images["sha256"].isin(known["sha256"])]
+    new = select_new(images, latest)
     counts = new["label"].value_counts().reindex(list(LABELS), fill_value=0)
     return NewImages(
         num_images=len(new),
@@ -47,6 +43,14 @@ def find_new_images(workspace: Workspace) -> NewImages:
         num_known=len(images) - len(new),
         since=latest.name if latest else None,
     )
+
+
+def select_new(images: pd.DataFrame, latest: Version | None) -> pd.DataFrame:
+    """Select the rows of images whose content is new to the latest version.
+
+    Images that it held out are not new: a delivered image is ready until the split holds it out again.
+    """
+    return images[~images["sha256"].isin(list_images(latest, ("ready", HELD_OUT))["sha256"])]
 
 
 def find_latest_version(workspace: Workspace) -> Version | None:

@@ -6,6 +6,7 @@ import shutil
 import pandas as pd
 
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest
+from hip_mri.promotion.batch_check import refuse_batch
 from hip_mri.promotion.challenge import Challenge
 from hip_mri.promotion.gate import Decision
 from hip_mri.promotion.new_images import NewImages, find_new_images
@@ -73,3 +74,4 @@ def test_images_that_the_latest_version_held_out_are_not_new(workspace, write_ru
     publish(workspace, register(workspace, write_run, rows), None)
     write_images(workspace, list_rows(["train", "train", "val", "test", "", ""]))  # delivered again, not split yet
     assert find_new_images(workspace).num_images == 1
+    assert refuse_batch(workspace) == 1
