@@ -16,7 +16,10 @@ from hip_mri.sources.references import SECRET, resolve_reference
 from hip_mri.sources.remote.fetch_limits import ProgressReport, changed_error
 from hip_mri.sources.remote.google_drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
 from hip_mri.sources.remote.partial_files import continue_part, copy_ranges, remove_old_parts
-from hip_mri.sources.source import check_zip, explain_unreadable
+from hip_mri.sources.class_folders import NEEDED
+from hip_mri.sources.source import SHOWN
+from hip_mri.sources.zip_files.archive import open_archive
+from hip_mri.sources.zip_files.end_record import explain_unreadable
 from hip_mri.storage import digest, digest_file, explain_write_errors, is_unrecoverable, replace_file
 
 logger = logging.getLogger(__name__)
@@ -208,8 +211,8 @@ def _receive(file: Path, explain: Callable[[Exception], SourceError], limits: So
         temporary.touch()  # where the folder cannot be written, it shows here and not as an error of the network
         with _explained(explain):
             yield temporary
-        with contextlib.suppress(LimitError):
-            check_zip(temporary, "what was fetched", limits)
+        with contextlib.suppress(LimitError), open_archive(temporary, "the downloaded file", limits, NEEDED):
+            pass
 
 
 @contextlib.contextmanager
@@ -250,7 +253,7 @@ def _explain_failure(shown: str, error: Exception) -> SourceError:
 def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
     if path.is_dir():
         raise SourceError("source_sha256: the source is a folder, which has no SHA-256. Give a zip file, or leave it.")
-    with explain_unreadable():
+    with explain_unreadable(SHOWN):
         if not path.is_file():
             raise SourceError("source: it is a pipe or a device. Give the path of a zip file.")
         found = digest_file(path)

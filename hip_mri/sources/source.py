@@ -17,6 +17,7 @@ from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.entry_names import escape_name, find_name_fault
 from hip_mri.sources.folder_listing import SkippedFolders, list_folder
 from hip_mri.sources.zip_files.archive import Archive, open_archive
+from hip_mri.sources.zip_files.end_record import explain_unreadable
 
 if TYPE_CHECKING:
     from hip_mri.sources.tables.patient_table import PatientTable
@@ -171,37 +172,10 @@ def _open_folder(path: Path, limits: SourceLimits, read_names: NameReader, own_f
 
 def _inspect(file: Path) -> tuple[os.stat_result, bool]:
     """Status of a file, and whether its suffix or first bytes are those of an archive."""
-    with explain_unreadable(), file.open("rb") as stream:
+    with explain_unreadable(SHOWN), file.open("rb") as stream:
         start = stream.read(NUM_BYTES_NEEDED)
         is_archive = file.suffix.lower() == ".zip" or is_zip(start) or bool(name_archive(start))
         return os.fstat(stream.fileno()), is_archive
-
-
-@contextlib.contextmanager
-def explain_unreadable() -> Iterator[None]:
-    """Convert an `OSError` of a block that reads a source file to a `SourceError` with advice."""
-    try:
-        yield
-    except OSError as error:
-        raise SourceError(
-            f"source: {SHOWN} cannot be read ({error.strerror}). Give a file on a sound disk that you may read."
-        ) from None  # the error names the file
-
-
-def check_zip(file: Path, name: str, limits: SourceLimits) -> None:
-    """Check the whole directory of a zip file, as when it is opened; nothing is extracted.
-
-    Args:
-        file: The file.
-        name: Name for messages.
-        limits: How much it may hold.
-
-    Raises:
-        ArchiveError: The file is not a zip file, or one that cannot be trusted.
-        LimitError: It holds too much.
-    """
-    with open_archive(file, name, limits, NEEDED):
-        pass
 
 
 def is_marked_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:

@@ -138,7 +138,7 @@ def test_a_failing_drive_leaves_nothing_and_can_be_tried_again(folder, monkeypat
 def test_what_drive_gives_in_the_place_of_the_file_is_not_kept(folder, monkeypatch, content, found):
     download = SimpleNamespace(download=lambda *, output, **options: output.write(content))
     monkeypatch.setitem(sys.modules, "gdown", download)
-    with pytest.raises(ArchiveError, match=f"what was fetched is {found}"):
+    with pytest.raises(ArchiveError, match=f"the downloaded file is {found}"):
         fetch_source(DRIVE_ID, None, folder)
     assert list_files(folder) == []
 
@@ -203,7 +203,7 @@ def test_a_drive_that_does_not_answer_leaves_what_was_fetched_with_a_warning(dri
 def test_a_new_upload_that_is_no_zip_file_leaves_the_old_one(drive, folder):
     file = fetch_source(DRIVE_ID, None, folder)
     drive.content = WEB_PAGE
-    with pytest.raises(ArchiveError, match="what was fetched is a web page"):
+    with pytest.raises(ArchiveError, match="the downloaded file is a web page"):
         fetch_source(DRIVE_ID, None, folder)
     assert file.read_bytes() == CONTENT
 
