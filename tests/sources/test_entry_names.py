@@ -93,5 +93,5 @@ def test_fault_13_such_a_name_is_set_aside(text, tmp_path):
 
 def test_fault_14_a_path_of_dots_and_slashes_is_refused(tmp_path):
     (tmp_path / "images.zip").write_bytes(build_zip(images(Member(b"./" * 32_000 + b"x"))))
-    with pytest.raises(ArchiveError, match="climb with dots"), open_source(tmp_path / "images.zip", SourceLimits()):
+    with pytest.raises(ArchiveError, match="contain a drive"), open_source(tmp_path / "images.zip", SourceLimits()):
         pass

@@ -125,7 +125,7 @@ def test_what_is_no_zip_file_is_named_as_what_it_is(tmp_path, content, found):
     with pytest.raises(ArchiveError) as caught, open_source(tmp_path / "images.zip"):
         pass
     assert str(caught.value) == (
-        f"source: the file is {found}. Fetch it again, or give a zip file or a folder. {NEEDED}"
+        f"source: the file is {found}. Download it again, or give a zip file or a folder. {NEEDED}"
     )
 
 
@@ -229,7 +229,7 @@ def test_a_zip_on_a_broken_disk_is_refused(source_file, monkeypatch):
 
     monkeypatch.setattr(Path, "open", fail)
     assert refuse(source_file) == (
-        "source: the file cannot be read (Input/output error). Give a file on a sound disk that you may read."
+        "source: the file cannot be read (Input/output error). Give a file on a working disk that you may read."
     )
 
 
@@ -280,7 +280,7 @@ def test_a_single_file_on_a_broken_disk_is_refused_and_not_named(tmp_path, monke
     with pytest.raises(SourceError) as caught, open_unlabelled(file):
         pass
     assert str(caught.value) == (
-        "source: the file cannot be read (Input/output error). Give a file on a sound disk that you may read."
+        "source: the file cannot be read (Input/output error). Give a file on a working disk that you may read."
     )
 
 

@@ -6,7 +6,6 @@ by their position in the directory, counted from 1, because names can identify p
 """
 
 import stat
-import struct
 import zipfile
 from typing import Final, NamedTuple
 

@@ -123,9 +123,7 @@ def find_directory(file: OpenFile, needed: str) -> DirectoryPlace:
     )
 
 
-def _read_zip64_end(
-    file: OpenFile, end: int, locator: bytes, short: Sequence[int]
-) -> tuple[Sequence[int] | None, int]:
+def _read_zip64_end(file: OpenFile, end: int, locator: bytes, short: Sequence[int]) -> tuple[Sequence[int] | None, int]:
     """Numbers of the zip64 end record, `None` if it contradicts the others, and where the directory must end."""
     _, locator_disk, end64, num_disks = _LOCATOR.unpack(locator)
     content = file.read(end64, _END64.size) if end64 < file.num_bytes else b""
