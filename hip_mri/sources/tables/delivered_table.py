@@ -47,7 +47,7 @@ def read_patients_table(path: Path, limits: SourceLimits = SourceLimits()) -> by
         listed = list_near_top(path, _is_wanted, limits)
         return _read_one({name: partial(_read_file, path / name, listed[name].st_size) for name in listed})
     with open_archive(path, SHOWN, limits, NEEDED) as archive:
-        near_top = [name for name in archive.names if name.count("/") <= 1]
+        near_top = [name for name in archive.entries if name.count("/") <= 1]
         names = [name for name in select_data_files(near_top) if _is_wanted(name.rpartition("/")[2])]
         return _read_one({name: partial(_read_entry, archive, name) for name in names})
 
@@ -97,7 +97,7 @@ def _read_file(file: Path, num_bytes: int) -> bytes:
 
 
 def _read_entry(archive: Archive, name: str) -> bytes:
-    _check_size(archive.get_size(name))
+    _check_size(archive.entries[name].size)
     try:
         return archive.read(name)
     except ImageError as error:

@@ -17,26 +17,17 @@ _MAX_DAMAGED_FRACTION: Final = 0.01
 
 
 class Archive:
-    """The files of a zip file. Several threads may read at the same time."""
+    """The files of a zip file. Several threads may read at the same time.
+
+    Attributes:
+        entries: All files by name, in the order of the directory; no folders.
+    """
 
     def __init__(self, file: OpenFile, entries: Sequence[ZipEntry]) -> None:
+        self.entries = {entry.name: entry for entry in entries if not entry.name.endswith("/")}
         self._file = file
-        self._entries = {entry.name: entry for entry in entries if not entry.name.endswith("/")}
         self._damaged: set[str] = set()
         self._lock = threading.Lock()
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all files, in the order of the directory; no folders."""
-        return list(self._entries)
-
-    def get_size(self, name: str) -> int:
-        """Return the size of a file in bytes, uncompressed."""
-        return self._entries[name].size
-
-    def get_checksum(self, name: str) -> int:
-        """Return the CRC-32 of a file according to the directory."""
-        return self._entries[name].checksum
 
     def read(self, name: str) -> bytes:
         """Extract a file and compare its size and checksum with the directory.
@@ -46,7 +37,7 @@ class Archive:
             ArchiveError: Its size differs from the directory, more than one file in a hundred is damaged, or the disk
                 fails.
         """
-        entry = self._entries[name]
+        entry = self.entries[name]
         packed = self._file.read(entry.start, entry.packed_size)
         max_size = 2 * entry.size + 2**16  # more than the size, to distinguish a wrong size from damaged data
         try:
@@ -70,9 +61,9 @@ class Archive:
         with self._lock:
             self._damaged.add(name)
             num_damaged = len(self._damaged)
-        if num_damaged > max(1, _MAX_DAMAGED_FRACTION * len(self._entries)):
+        if num_damaged > max(1, _MAX_DAMAGED_FRACTION * len(self.entries)):
             raise ArchiveError(
-                f"source: {self._file.name} is damaged: {num_damaged:,} of its {len(self._entries):,} files could "
+                f"source: {self._file.name} is damaged: {num_damaged:,} of its {len(self.entries):,} files could "
                 "not be unpacked so far, more than one in a hundred. Download it again, or pack the folders again."
             )
         return ImageError("damaged_entry", "the entry's checksum or compressed data are wrong")

@@ -196,7 +196,7 @@ def test_a_drive_that_does_not_answer_leaves_what_was_fetched_with_a_warning(dri
     drive.error = RuntimeError("quota of secret")
     assert fetch_source(DRIVE_ID, None, folder) == file
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "Google Drive does not tell whether the file has changed (RuntimeError): the one that was fetched is used"
+        "Google Drive does not report whether the file has changed (RuntimeError): the downloaded one is used"
     ]
 
 

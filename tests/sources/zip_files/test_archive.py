@@ -817,7 +817,7 @@ def test_fault_05_links_out_of_a_folder(spread, entries, tmp_path):
     (folder / "normal/loop.png").symlink_to(folder / "normal/loop.png")
     assert refuse_folder(folder) == (
         "source: the folder holds 4 links that lead out of it, to folders or nowhere (find all links with "
-        "`find . -type l`). Put the files themselves in their place, or remove them."
+        "`find . -type l`). Replace them by the files themselves, or remove them."
     )
 
 
