@@ -191,8 +191,8 @@ def _open_folder(path: Path, limits: SourceLimits, read_names: NameReader, own_f
     own = Path(os.path.realpath(own_folder)) if own_folder else None
     if own and own == Path(os.path.realpath(path)):
         raise SourceError(
-            "source: it is the workspace itself, which holds other images than those of the source. Give another folder "
-            "with --workspace."
+            "source: it is the workspace itself, which holds other images than those of the source. Give another "
+            "folder with --workspace."
         )
     skipped = SkippedFolders(own)
     source = _list_files(path, list_folder(path, limits, skipped), read_names)
