@@ -68,8 +68,8 @@ _of_this_thread = threading.local()
 def find_text(levels: NDArray[np.uint8]) -> list[TextBox]:
     """Find text of at least two letters or digits in an image.
 
-    `tests/benchmarks/burned_in_text.py` measures the sensitivity. Text with low contrast to the anatomy is missed, so an
-    empty list does not prove that there is none.
+    `tests/benchmarks/burned_in_text.py` measures the sensitivity. Text with low contrast to the anatomy is missed, so
+    an empty list does not prove that there is none.
 
     Args:
         levels: Gray levels, shape (height, width).
