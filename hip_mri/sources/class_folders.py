@@ -173,8 +173,8 @@ def _check_one_class(
     if contradictory:
         raise SourceError(
             f"source: {sum(num_files[folder] for folder in contradictory):,} files lie in folders of both classes, "
-            f"such as {LABELS[1]} inside {LABELS[0]}, so their class is ambiguous. Give each path one class: rename the "
-            "outer or the inner folders."
+            f"such as {LABELS[1]} inside {LABELS[0]}, so their class is ambiguous. Give each path one class: rename "
+            "the outer or the inner folders."
         )
 
 

@@ -169,8 +169,8 @@ def check_patient_splits(table: PatientTable, name: str) -> None:
     if has_several.any():
         raise SettingsError(
             f"{name} gives {rows.loc[has_several, 'patient_id'].nunique()} patients more than one split, with the "
-            f"images of its rows {list_offenders([str(row + 1) for row in rows.index[has_several]])}. Give all images of "
-            "a patient one split, or draw a new split with --data.given-split ignore."
+            f"images of its rows {list_offenders([str(row + 1) for row in rows.index[has_several]])}. Give all images "
+            "of a patient one split, or draw a new split with --data.given-split ignore."
         )
 
 
