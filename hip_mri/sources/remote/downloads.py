@@ -24,7 +24,7 @@ _KEPT_SECONDS: Final = 7 * 24 * 3600
 """How long a partial file is kept. With a wrong clock it is downloaded again."""
 
 
-def limit_progress(on_progress: ProgressReport, shown: str, limits: SourceLimits) -> ProgressReport:
+def limit_progress(on_progress: ProgressReport, shown: str, limits: SourceLimits) -> Callable[[int, int | None], None]:
     """Wrap a progress callback so that it raises `LimitError` above the limits on bytes and time, starting now.
 
     Args:
