@@ -10,42 +10,42 @@ from pydantic.config import JsonDict
 _Local = TypeVar("_Local", str, Path)
 
 _SCHEME: Final = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]+):/")
-"""How an address such as `s3://bucket/folder` begins, also after `Path` took one of its slashes; no drive `C:/`."""
+"""Start of an address such as `s3://bucket/folder`, also if `Path` removed a slash; not of a drive `C:/`."""
 
 _HARMLESS: Final = (
     "id|usp|export|confirm|authuser|resourcekey|ouid|rtpof|sd|hl|pli|dl|download|raw|versionId|generation"
 )
-"""What may stand in the query of an address: words of share links and choices of a version, none a credential."""
+"""Fields of a query that contain no credential: those of share links and versions."""
 
 _SECRET: Final = rf"^{_SCHEME.pattern}+(?:[^/?#]*@|[^?#]*[?#](?!(?:(?:{_HARMLESS})=[^&=#]*(?:&|$))*$))"
-"""An address with a user, or with a query or fragment that can hold a token or a signature; mistyped ones too."""
+"""An address with a user, or with a query or fragment that can contain a token or signature, even if mistyped."""
 
 _NAMELESS: Final = r"^\s*(?:env|secret):(?![A-Za-z0-9_-]+\s*$)"
-"""A reference to no name, such as one with the very address behind it."""
+"""A reference without a valid name, such as one followed by an address."""
 
 _CREDENTIAL: Final = re.compile(
     r"(?i)(?:x-amz-|x-goog-).*|awsaccesskeyid|googleaccessid|key-pair-id|policy|expires|signature"
     r"|s(?:ig|v|e|p|r|t|s|rt|pr|ip|ks|ke|kv|kt|koid|ktid)|(?:.*[_-])?(?:token|auth|password|secret)|api[_-]?key"
 )
-"""Fields of a query that sign it or open it: those of S3, Google's storage, CloudFront and Azure, and common words."""
+"""Fields of a query that contain credentials: those of S3, Google Cloud Storage, CloudFront and Azure, and others."""
 
 
 def find_scheme(source: str) -> str | None:
-    """The scheme, such as `s3`, where a source is an address, also one that went through `Path`; else `None`."""
+    """Return the scheme of an address, such as `s3`, also after conversion by `Path`; `None` for other sources."""
     return found[1] if (found := _SCHEME.match(source)) else None
 
 
 def show_place(address: str) -> str:
-    """An address for messages, which reach logs: where it leads and not to what, such as `https://example.org/...`."""
+    """Shorten an address to its host for messages, which reach logs: `https://example.org/...`."""
     scheme, _, rest = address.partition("://")
     host = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
     return f"{scheme}://{host}/..."
 
 
 def strip_credentials(address: str) -> str:
-    """What stays the same of an address when a token or a signature does not.
+    """Remove the parts of an address that change with its token or signature.
 
-    Fields of the query that are not known to sign it stay: they can say which file is meant.
+    Other fields of the query are kept: they can identify the file.
     """
     place, _, query = re.sub(r"(?<=://)[^/?#]*@|#.*", "", address).partition("?")
     kept = [field for field in query.split("&") if field and not _CREDENTIAL.fullmatch(field.partition("=")[0])]
@@ -58,7 +58,7 @@ def strip_credentials_in_text(text: str) -> str:
 
 
 def refuse_address(path: _Local) -> _Local:
-    """Raise `ValueError`, without repeating it, where an address stands for what has to be on this machine."""
+    """Raise `ValueError` for an address in the place of a local path. The message does not contain it."""
     if scheme := find_scheme(str(path)):
         raise ValueError(
             f"an address that begins with {scheme}: cannot stand here; give a path on this machine, for several "
@@ -85,15 +85,15 @@ def _check_secret(source: str) -> str:
 SourceAddress = Annotated[
     str,
     AfterValidator(_check_secret),
-    # In the schema too, so that a Prefect server refuses it before it keeps it.
+    # Also in the schema, so that a Prefect server rejects it before storing it.
     Field(json_schema_extra={"not": {"type": "string", "pattern": f"{_SECRET}|{_NAMELESS}"}}),
 ]
-"""Where images come from; never with a secret in it."""
+"""Address of a source of images, without credentials."""
 
 _NO_ADDRESS: Final[JsonDict] = {"not": {"type": "string", "pattern": f"^{_SCHEME.pattern}"}}
 
 LocalPath = Annotated[Path, AfterValidator(refuse_address), Field(json_schema_extra=_NO_ADDRESS)]
-"""A path on this machine; refused by the schema too, since an address there can hold a password."""
+"""A path on this machine; the schema rejects addresses, which can contain a password."""
 
 LocalName = Annotated[str, AfterValidator(refuse_address), Field(json_schema_extra=_NO_ADDRESS)]
-"""A path on this machine, or a word that stands for something else."""
+"""A path on this machine, or a keyword."""

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
-"""Written without brackets: with them httpx fails."""
+"""Without brackets, which httpx does not accept."""
 
 _SCHEMES: Final = ("http", "https", "all")
 
@@ -22,8 +22,8 @@ class Proxy:
     """A proxy of the environment.
 
     Attributes:
-        variable: What names it, such as `HTTPS_PROXY`.
-        address: With a scheme. It can hold a password: no message repeats it.
+        variable: Name of the environment variable, such as `HTTPS_PROXY`.
+        address: Address with a scheme. Messages omit it, because it can contain a password.
     """
 
     variable: str
@@ -41,12 +41,10 @@ class Proxy:
 
 
 def exempt_loopback(environment: MutableMapping[str, str]) -> None:
-    """Let programs reach this machine itself without a proxy; other exceptions of the user's stay.
-
-    Without a proxy the environment stays as it is.
+    """Exclude this machine from proxies; other exceptions are kept. Without a proxy, nothing is changed.
 
     Args:
-        environment: Is changed: `NO_PROXY` and `no_proxy` have one value afterwards.
+        environment: Modified: `NO_PROXY` and `no_proxy` have the same value afterwards.
     """
     if not any(value and name.lower().endswith("_proxy") for name, value in environment.items() if not _is_no(name)):
         return
@@ -57,12 +55,12 @@ def exempt_loopback(environment: MutableMapping[str, str]) -> None:
 
 
 def list_proxies() -> list[Proxy]:
-    """All that the environment names."""
+    """List the proxies of the environment."""
     return [proxy for scheme in _SCHEMES if (proxy := _read_proxy(scheme))]
 
 
 def find_proxy(address: str) -> Proxy | None:
-    """The proxy that leads to an address; `None` where it is reached directly, as this machine always is."""
+    """Return the proxy for an address; `None` if none is used, as always for this machine itself."""
     parts = urlsplit(address)
     host = (parts.hostname or "").lower()
     if is_loopback(host) or any(_matches(host, entry) for entry in _read_exceptions(os.environ)):
@@ -71,7 +69,7 @@ def find_proxy(address: str) -> Proxy | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or number stands for this machine itself."""
+    """Whether a name or IP address is that of this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -80,7 +78,7 @@ def is_loopback(host: str) -> bool:
 
 def _read_proxy(scheme: str) -> Proxy | None:
     for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()):
-        if name in os.environ:  # an empty one in lower case hides that in capitals
+        if name in os.environ:  # an empty variable in lower case overrides that in upper case
             value = os.environ[name].strip()
             return Proxy(name, value if "://" in value else f"http://{value}") if value else None
     return None
@@ -101,6 +99,6 @@ def _matches(host: str, entry: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
-    except (ValueError, TypeError):  # one of them is a name
+    except (ValueError, TypeError):  # host or entry is a name
         domain = entry.lower().lstrip("*").lstrip(".").partition(":")[0]
         return bool(domain) and (host == domain or host.endswith(f".{domain}"))

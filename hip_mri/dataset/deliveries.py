@@ -17,7 +17,7 @@ from hip_mri.sources.fetch import fetch_source, is_remote
 from hip_mri.sources.folder_listing import holds_files
 from hip_mri.sources.ignored_files import is_ignored_file, is_ignored_folder
 from hip_mri.sources.references import resolve_reference
-from hip_mri.sources.remote.fetch_limits import ProgressReport
+from hip_mri.sources.remote.downloads import ProgressReport
 from hip_mri.sources.source import is_marked_synthetic
 from hip_mri.sources.split_folders import find_split_name
 from hip_mri.sources.tables.delivered_table import has_label_table

@@ -1,7 +1,7 @@
 """Finds text that is drawn into the pixels of an image, such as a name or a date; needs the extra `ocr`.
 
-The extra is RapidOCR: the networks PP-OCRv6 (both in its wheel, nothing is downloaded), computed by OpenVINO. What the
-text says stays in this module: it decides whether a place is text, and is then dropped.
+The extra is RapidOCR with the networks PP-OCRv6 (in its wheel, nothing is downloaded) and OpenVINO. The recognized text
+only decides whether a region contains text; it is not returned or stored.
 """
 
 import importlib
@@ -26,27 +26,26 @@ RECOGNITION_MODEL: Final = "PP-OCRv6_rec_small.onnx"
 """Files in the folder `models` of RapidOCR."""
 
 MIN_SHORT_SIDE: Final = 736
-"""Pixels that the shorter side of an image is enlarged to, as RapidOCR does; at 512 less is found."""
+"""Length to which the shorter side of an image is enlarged, in pixels, as RapidOCR does; 512 finds less."""
 
 MAX_LONG_SIDE: Final = 2000
-"""Pixels that the longer side has at most, as in RapidOCR, which enlarges without a limit: 3 x 900 pixels took all
-memory."""
+"""Maximum length of the longer side, in pixels. RapidOCR enlarges without a limit: 3 x 900 pixels took all memory."""
 
 MIN_DETECTION_CONFIDENCE: Final = 0.4
-"""Detection alone is no evidence: it marks the anatomy of nearly every phantom."""
+"""Low, because recognition decides: detection alone marks the anatomy of nearly every phantom."""
 
 MIN_CONFIDENCE: Final = 0.7
-"""Confidence of the recognised text, 0-1, from which a place counts as text."""
+"""Minimum confidence of the recognized text, 0-1."""
 
 MIN_NUM_CHARACTERS: Final = 2
-"""Letters and digits from which a place counts as text. A single letter (R, L) names the side, and nobody."""
+"""Minimum number of letters and digits. A single letter (R, L) marks the side and identifies no patient."""
 
 Reader = Callable[[NDArray[np.uint8]], Any]
 
 
 @dataclass(frozen=True)
 class TextBox:
-    """A place with text; what it says is not kept.
+    """A region with text; the text itself is not stored.
 
     Attributes:
         left: First column, in pixels from 0.
@@ -69,14 +68,14 @@ _of_this_thread = threading.local()
 def find_text(levels: NDArray[np.uint8]) -> list[TextBox]:
     """Find text of at least two letters or digits in an image.
 
-    `tests/benchmarks/burned_in_text.py` measures what is found. Text that hardly stands out from the anatomy is missed,
-    so an empty list does not prove that there is none.
+    `tests/benchmarks/burned_in_text.py` measures the sensitivity. Text with low contrast to the anatomy is missed, so
+    an empty list does not prove that there is none.
 
     Args:
         levels: Gray levels, shape (height, width).
 
     Returns:
-        The places with text, from top to bottom; empty where none was found.
+        The regions with text, from top to bottom; empty if none was found.
 
     Raises:
         SettingsError: The extra `ocr` is not installed.
@@ -96,14 +95,14 @@ def find_text(levels: NDArray[np.uint8]) -> list[TextBox]:
 
 
 def _resize(levels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """An image with sides times `scale`, as RapidOCR takes it; shape (height, width, 3)."""
+    """Resize an image by `scale` to the input of RapidOCR, shape (height, width, 3)."""
     size = max(1, round(levels.shape[1] * scale)), max(1, round(levels.shape[0] * scale))
     resized = cv2.resize(levels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return np.asarray(cv2.cvtColor(resized, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
 def _make_box(corners: NDArray[Any], confidence: float, shape: tuple[int, int]) -> TextBox:
-    """The upright rectangle around four corners, as far as it lies in the image."""
+    """Bounding box of four corners, clipped to the image."""
     limits = np.array([shape[1], shape[0]])
     left, top = np.clip(np.floor(corners.min(axis=0)), 0, limits).astype(int)
     right, bottom = np.clip(np.ceil(corners.max(axis=0)), 0, limits).astype(int)
@@ -111,7 +110,7 @@ def _make_box(corners: NDArray[Any], confidence: float, shape: tuple[int, int]) 
 
 
 def _get_reader() -> Reader:
-    """The networks, loaded once for each thread: they keep their state while they compute."""
+    """Return the networks of this thread: they are not thread-safe."""
     if not hasattr(_of_this_thread, "reader"):
         _of_this_thread.reader = _load_reader()
     return _of_this_thread.reader
@@ -137,11 +136,11 @@ def _load_reader() -> Reader:
             "Global.text_score": 0.0,
             "Det.engine_type": openvino,
             "Det.model_path": str(models / DETECTION_MODEL),  # without a path a missing file would be downloaded
-            "Det.limit_type": "max",  # images come in their size
+            "Det.limit_type": "max",  # images are already resized
             "Det.limit_side_len": MAX_LONG_SIDE,
             "Det.box_thresh": MIN_DETECTION_CONFIDENCE,
             "Rec.engine_type": openvino,
             "Rec.model_path": str(models / RECOGNITION_MODEL),
-            "EngineConfig.openvino.inference_num_threads": 1,  # images are read side by side, one in a thread
+            "EngineConfig.openvino.inference_num_threads": 1,  # images are read in parallel threads
         }
     )

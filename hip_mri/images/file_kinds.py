@@ -5,7 +5,7 @@ import zlib
 from typing import Final
 
 NUM_BYTES_NEEDED: Final = 4096
-"""First bytes of a file that tell its kind."""
+"""Number of first bytes that identify the kind of a file."""
 
 ZIP_STARTS: Final = (b"PK\3\4", b"PK\5\6", b"PK\7\x08PK\3\4")
 """First bytes of a zip file with entries, of an empty one, and of the first part of one in several parts."""
@@ -27,7 +27,7 @@ _ARCHIVES: Final = (
 )
 _GZIP: Final = b"\x1f\x8b"
 _TAR_MARK: Final = slice(257, 262)
-"""Where `ustar` stands in a tar archive. Source: POSIX.1-1988, IEEE Std 1003.1."""
+"""Position of `ustar` in a tar archive. Source: POSIX.1-1988, IEEE Std 1003.1."""
 
 _PAGE_STARTS: Final = (b"<!doctype html", b"<html", b"<head")
 _PICTURES: Final = (
@@ -39,7 +39,7 @@ _PICTURES: Final = (
 
 
 def is_lfs_pointer(start: bytes) -> bool:
-    """Whether a file begins like a Git LFS pointer, the text that stands in a repository for a large file."""
+    """Whether a file begins like a Git LFS pointer, which replaces a large file in a repository."""
     return start.startswith(LFS_START)
 
 
@@ -54,9 +54,9 @@ def is_zip(start: bytes) -> bool:
 
 
 def name_archive(start: bytes) -> str:
-    """Kind of archive, other than a zip file, that a file begins like; empty for none.
+    """Return the kind of archive that a file begins like, except zip; empty if none.
 
-    A gzip file counts where a tar archive is inside: medical volumes come in gzip files, too.
+    A gzip file counts only if it contains a tar archive, because medical volumes are also compressed by gzip.
     """
     for beginning, kind in _ARCHIVES:
         if start.startswith(beginning):
@@ -69,14 +69,14 @@ def name_archive(start: bytes) -> str:
 
 
 def name_picture(start: bytes) -> str:
-    """Kind of picture that a file begins like; empty for none."""
+    """Return the kind of image that a file begins like; empty if none."""
     if start[128:132] == b"DICM":
         return "a DICOM image"
     return next((kind for beginning, kind in _PICTURES if start.startswith(beginning)), "")
 
 
 def _unpack_start(start: bytes) -> bytes:
-    """First bytes inside a gzip file, as many as the place of a tar archive's mark needs."""
+    """First 512 bytes inside a gzip file, which include the signature of a tar archive."""
     with contextlib.suppress(zlib.error):
         return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start[:NUM_BYTES_NEEDED], 512)
     return b""

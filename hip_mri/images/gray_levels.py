@@ -25,10 +25,10 @@ PERCENTILES: Final = (1, 99)
 """Percentiles behind the robust range; see `find_range`."""
 
 _MAX_SAMPLE_SIZE: Final = 2**21
-"""Values from which percentiles are computed; of more, every n-th is taken."""
+"""Maximum number of values from which percentiles are computed; of more, every n-th is used."""
 
 _LUMA: Final = (0.114, 0.587, 0.299)
-"""Weights of blue, green and red. Source: ITU-R BT.601."""
+"""Weights of blue, green and red in luma. Source: ITU-R BT.601."""
 
 
 def convert_to_gray(image: NDArray, *, is_inverted: bool = False) -> NDArray[np.uint8]:
@@ -75,12 +75,11 @@ def scale_to_levels(images: Sequence[NDArray]) -> list[NDArray[np.uint8]]:
 
 
 def find_range(images: Sequence[NDArray]) -> tuple[float, float]:
-    """Find the range of values that is shown from black to white, without outliers.
+    """Find the range of values that is mapped to black to white, without outliers.
 
-    A lowest or highest value that lies farther from all other values than half of the whole range is left out: a
-    marker, text that was drawn into the picture, or undeclared padding. What then lies below the 1st percentile, or
-    above the 99th, by more than the distance of the two is clipped. Without outliers the range is that from the lowest
-    to the highest value.
+    A lowest or highest value farther from all other values than half of the range is excluded: a marker, burned-in
+    text, or undeclared padding. Then values below the 1st or above the 99th percentile by more than the distance of
+    the two are clipped. Without outliers the range is from the lowest to the highest value.
 
     Args:
         images: Finite values, not empty.
@@ -116,11 +115,11 @@ def _scale(image: NDArray, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def turn_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn a picture as its file says.
+    """Apply the orientation of an image file.
 
     Args:
         image: Shape (height, width).
-        orientation: As EXIF numbers it: 1 as it is, 2 mirrored, 3 turned by 180°, 4 upside down, 5 transposed,
+        orientation: As EXIF numbers it: 1 unchanged, 2 mirrored, 3 turned by 180°, 4 upside down, 5 transposed,
             6 turned clockwise by 90°, 7 transposed along the other diagonal, 8 turned counterclockwise by 90°.
     """
     if orientation in (5, 6, 7, 8):

@@ -71,18 +71,18 @@ def compute_statistics(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _describe_levels(image: NDArray[np.uint8]) -> list[float]:
     """Mean, standard deviation, percentiles, skewness and entropy, all from the histogram."""
-    share = np.bincount(image.ravel(), minlength=NUM_LEVELS) / image.size
+    fractions = np.bincount(image.ravel(), minlength=NUM_LEVELS) / image.size
     levels = np.arange(NUM_LEVELS)
-    mean = float(share @ levels)
-    deviation = float(np.sqrt(share @ (levels - mean) ** 2))
-    percentiles = np.searchsorted(np.cumsum(share), np.array(PERCENTILES) / 100 - 1e-9)
-    skewness = float(share @ (levels - mean) ** 3) / deviation**3 if deviation > 0 else 0.0
-    occupied = share[share > 0]
+    mean = float(fractions @ levels)
+    deviation = float(np.sqrt(fractions @ (levels - mean) ** 2))
+    percentiles = np.searchsorted(np.cumsum(fractions), np.array(PERCENTILES) / 100 - 1e-9)
+    skewness = float(fractions @ (levels - mean) ** 3) / deviation**3 if deviation > 0 else 0.0
+    occupied = fractions[fractions > 0]
     return [mean, deviation, *percentiles.tolist(), skewness, -float(occupied @ np.log2(occupied))]
 
 
 def _average_border(image: NDArray[np.uint8]) -> float:
-    """Mean gray level of a frame along the edges, which mostly shows what surrounds the body."""
+    """Mean gray level of a frame along the edges, which is mostly background."""
     edge = max(1, round(BORDER_FRACTION * min(image.shape)))
     strips = (image[:edge], image[-edge:], image[:, :edge], image[:, -edge:])
     return float(np.concatenate([strip.ravel() for strip in strips]).mean())

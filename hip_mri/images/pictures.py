@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from hip_mri.errors import ImageError
 
 MAX_NUM_PIXELS: Final = 50_000_000
-"""Largest picture that is decoded, in pixels; the largest medical images, mammograms, have half of it."""
+"""Maximum size of an image, in pixels; the largest medical images, mammograms, have half of it."""
 
 MAX_NUM_STACK_PIXELS: Final = 2**27
-"""Most pixels that are decoded from one file of several slices; 512 slices of 512 x 512 pixels."""
+"""Maximum number of pixels decoded from one file with several slices: 512 slices of 512 x 512 pixels."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class ReadingOptions:
     """How image files are read: the fields of `hip_mri.config.ImageSettings`, for decoders, which start without it.
 
     Attributes:
-        slices: Which slices of a file that holds several are taken: `all`, `middle` or `every:N`.
-        max_slices: Most slices taken of one file.
+        slices: Which slices of a file with several are read: `all`, `middle` or `every:N`.
+        max_slices: Maximum number of slices read from one file.
         accept_burned_in_text: Whether DICOM files are read that declare text in their pixels, or that are secondary
             captures or screen saves.
     """
@@ -33,15 +33,15 @@ class ReadingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceFacts:
-    """What a file says of one of its pictures.
+    """Properties of one image in a file.
 
     Attributes:
-        patient: PatientID of a DICOM file; empty where there is none. Never stored as it stands.
-        series: SeriesInstanceUID of a DICOM file; empty where there is none. Never stored as it stands.
+        patient: PatientID of a DICOM file; empty where there is none. Never stored unhashed.
+        series: SeriesInstanceUID of a DICOM file; empty where there is none. Never stored unhashed.
         slice: Number of the slice in its file, from 0.
         num_slices: Slices in the file.
-        position: Where the slice lies along the normal of its plane, in mm; `None` where the file does not say.
-        reason: Why this slice of several cannot be used; empty where it can.
+        position: Position of the slice along the normal of its plane, in mm; `None` if unknown.
+        reason: Reason code if this slice of several cannot be used; else empty.
     """
 
     patient: str = ""
@@ -54,7 +54,7 @@ class SliceFacts:
 
 @dataclass(frozen=True)
 class Picture(SliceFacts):
-    """One picture of an image file, decoded.
+    """One decoded image of a file.
 
     Attributes:
         levels: Gray levels 0-255, shape (height, width), upright.
@@ -65,11 +65,11 @@ class Picture(SliceFacts):
 
 @dataclass(frozen=True)
 class EncodedPicture(SliceFacts):
-    """One picture of an image file, in the form in which it is stored.
+    """One image of a file, encoded as it is stored.
 
     Attributes:
         sha256: Hash of its pixels; see `png.hash_pixels`.
-        content: A PNG file of its gray levels and nothing else.
+        content: A PNG file without metadata.
     """
 
     sha256: str

@@ -1,13 +1,13 @@
 """Decodes image files of all supported formats to gray levels.
 
-The format is known by the first bytes of a file, never by its name. A well-kept library decodes it; only gray levels
-are returned, so that nothing else of a file can be stored. What cannot be used is set aside with one of these reasons:
+The first bytes of a file determine its format, not its name. Only gray levels are returned, so that nothing else of a
+file can be stored. Unusable files are quarantined with one of these reasons:
 
     reason                       what was found
     ---------------------------  ---------------------------------------------------------------------------------
     empty_file                   no bytes
     not_an_image                 none of the supported formats by its first bytes
-    git_lfs_pointer              the pointer that Git LFS leaves in the place of a file that was not fetched
+    git_lfs_pointer              the pointer of a file that Git LFS has not downloaded
     web_page                     an HTML page saved under the name of an image
     truncated                    the file ends early, or has too few data for its size
     damaged                      a header that is damaged, or parts that contradict each other
@@ -19,9 +19,9 @@ are returned, so that nothing else of a file can be stored. What cannot be used 
     too_many_slices              more slices than `--data.max-slices` allows; see `--data.slices`
     too_small                    a side shorter than `gray_levels.MIN_SIDE`
     extreme_aspect               one side more than `gray_levels.MAX_ASPECT` times as long as the other
-    unsupported_transfer_syntax  DICOM that is compressed by a method that is not read, such as video
-    unsupported_color            samples or colors of a kind that is not read
-    undecodable                  the decoder refuses the pixels
+    unsupported_transfer_syntax  DICOM with an unsupported compression method, such as video
+    unsupported_color            unsupported samples or colors
+    undecodable                  the decoder rejects the pixels
     not_finite                   pixels that are not a number or infinite
     transparent                  every pixel is fully transparent
     blank                        one gray level, or fewer than one pixel in a thousand that differs

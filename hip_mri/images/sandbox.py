@@ -27,16 +27,16 @@ TIMEOUT_SECONDS: Final = 60.0
 """Longest time for one image; the largest one that is allowed takes a few seconds, a slice a thousandth of them."""
 
 NUM_ASKING: Final = 2
-"""Threads that should ask for each one that may work: while one waits for its decoder, another has work for the core.
-With one, reading 24,000 images took a quarter longer than without processes of their own; with two, no longer."""
+"""Threads to start for each core: while one waits for its decoder, another uses the core. With one, reading 24,000
+images took a quarter longer than without separate processes; with two, no longer."""
 
 NUM_TRIES: Final = 2
-"""A process can die for reasons that lie outside the image, as when the system runs out of memory."""
+"""Number of attempts: a process can also end for other reasons, such as lack of memory."""
 
 WORKER: Final = (sys.executable, "-P", "-m", "hip_mri.images.sandbox_worker")
 
 START_TIMEOUT_SECONDS: Final = 120.0
-"""Longest time for a process to start: half a second, or much more on a machine that is short of memory."""
+"""Longest time for a process to start: half a second, or much more if memory is short."""
 
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR", "LANG", "LC_ALL")
 
@@ -44,16 +44,16 @@ _TUNING: Final = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1"),
     **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"), str(2**25)),
 }
-"""One thread for each process; and glibc keeps what one image took for the next instead of asking the system again."""
+"""One thread for each process; and glibc reuses the memory of one image for the next."""
 
 _MAX_NUM_ANSWER_BYTES: Final = 2**30
-"""More than any answer has; a longer one comes from a process that was taken over or is damaged."""
+"""Maximum size of an answer; a longer one comes from a compromised or damaged process."""
 
 _FACTS: Final = tuple(field.name for field in fields(SliceFacts))
 
 
 class Sandbox:
-    """Decodes image files in processes of their own. A context manager; threads may share it.
+    """Decodes image files in separate processes. A context manager; threads may share it.
 
     Processes are started as threads need them, and stay until the block ends.
 
@@ -140,7 +140,7 @@ class _Process:
                     command,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # decoders print what they find in files, and that can name people
+                    stderr=subprocess.DEVNULL,  # decoders print content of files, which can identify patients
                     env=_select_environment(os.environ),
                 )
             receive(self._connection, len(READY), time.monotonic() + START_TIMEOUT_SECONDS)
@@ -170,7 +170,7 @@ class _Process:
         return found
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._connection.close()
         if self._process is not None:
             self._process.kill()
@@ -178,11 +178,11 @@ class _Process:
 
 
 _Answer = tuple[Mapping[str, Any], dict[str, Any], bytes]
-"""All that is said of a picture, of it the fields of `SliceFacts`, and its bytes."""
+"""All properties of an image, those of `SliceFacts`, and its bytes."""
 
 
 def _divide(pictures: Sequence[Mapping[str, Any]], blobs: bytes) -> list[_Answer]:
-    """Give each picture its part of the bytes."""
+    """Assign the bytes to the images."""
     found, start = [], 0
     for picture in pictures:
         end = start + int(picture["num_bytes"])
@@ -194,7 +194,7 @@ def _divide(pictures: Sequence[Mapping[str, Any]], blobs: bytes) -> list[_Answer
 
 
 def _select_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the interpreter needs to find this very library, and nothing else: above all no passwords."""
+    """Select the variables that the interpreter needs to find this library; others can contain passwords."""
     kept = {name: environment[name] for name in _ENVIRONMENT if name in environment}
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]))
     return kept | _TUNING | {"PYTHONPATH": path}

@@ -37,8 +37,8 @@ MAX_NUM_MEMORY_BYTES: Final = 2 * 2**30
 """Memory that one image may take, in addition to what the process has when it starts."""
 
 MAX_SECONDS: Final = 300.0
-"""Longest time for one image. Far longer than the process that asks waits: it ends decoders whose parent was killed,
-since a decoder that hangs does not see that its connection is closed."""
+"""Maximum time for one image. Much longer than the parent waits: it ends a hanging decoder whose parent was killed,
+because that does not notice the closed connection."""
 
 
 def receive(connection: socket.socket, num_bytes: int, deadline: float | None = None) -> bytes:

@@ -54,22 +54,22 @@ def label_names(
 ) -> Labelled:
     """Find the images among the paths of a source, and their labels.
 
-    If the table has labels, the files with a label are the images, wherever they are. Otherwise the class folders give
+    If the table has labels, the files with a label are the images, in any folder. Otherwise the class folders define
     the labels. They may be at any depth that is the same for both classes, and every folder at that depth must be a
     class folder. A single folder above them may also have the name of a class.
 
     Args:
         names: Paths with forward slashes.
-        class_names: Finds the label of a folder's name or a value in the table.
+        class_names: Maps names of folders and values of the table to labels.
         table: The table of patients, which may have labels.
-        needs_all_classes: Whether one class is too few.
+        needs_all_classes: Whether both classes are required.
 
     Returns:
-        Path and label of each image, and the number of files that are none: ignored ones, those above the class
-        folders, or those for which the table has no label.
+        Path and label of each image, and the number of other files: ignored ones, those above the class folders, or
+        those without a label in the table.
 
     Raises:
-        SourceError: A class is missing or unknown, there are no files, or a path names both classes.
+        SourceError: A class is missing or unknown, there are no files, or a path contains both classes.
     """
     known = class_names or ClassNames()
     kept = _select(names, "images", NEEDED)
@@ -119,16 +119,16 @@ def label_by_folders(
             + f". {_advise(names)}"
             + (f" {_HIDDEN}" if unknown else "")
         )
-    _refuse_both_classes(parts, num_files, depth, class_names)
+    _check_one_class(parts, num_files, depth, class_names)
     _log_spellings(set(found.values()), class_names)
     return [(name, str(labels[folder])) for name, folder in folder_of.items() if folder in found]
 
 
 def _find_depth(names: Sequence[str], parts: Mapping[str, tuple[str, ...]], class_names: ClassNames) -> int:
-    """Depth at which class folders stand: the shallowest where any stands, but for a single folder above two of them.
+    """Depth of the class folders: the smallest with any, unless that is a single folder above both of them.
 
     Raises:
-        SourceError: There is no class folder, or such a single folder holds images beside them.
+        SourceError: There is no class folder, or such a single folder also contains images.
     """
     levels = [
         depth
@@ -156,25 +156,25 @@ def _find_depth(names: Sequence[str], parts: Mapping[str, tuple[str, ...]], clas
 
 
 def _is_complete(paths: Collection[tuple[str, ...]], depth: int, class_names: ClassNames) -> bool:
-    """Whether the folders at a depth are those of all classes, and no other."""
+    """Whether the folders at a depth are exactly those of all classes."""
     labels = {class_names.find_label(path[depth]) for path in paths if len(path) > depth}
     return labels == set(LABELS)
 
 
-def _refuse_both_classes(
+def _check_one_class(
     parts: Mapping[str, tuple[str, ...]], num_files: Mapping[str, int], depth: int, class_names: ClassNames
 ) -> None:
-    """See that no path names both classes: which one an image belongs to cannot be told."""
-    torn = [
+    """Check that no path contains both classes, because the label would be ambiguous."""
+    contradictory = [
         folder
         for folder, path in parts.items()
         if len({class_names.find_label(part) for part in path[depth:]} - {None}) > 1
     ]
-    if torn:
+    if contradictory:
         raise SourceError(
-            f"source: {sum(num_files[folder] for folder in torn):,} files lie in folders of both classes, such as "
-            f"{LABELS[1]} inside {LABELS[0]}, so their class cannot be told. Give each path one class: rename the "
-            "outer or the inner folders."
+            f"source: {sum(num_files[folder] for folder in contradictory):,} files lie in folders of both classes, "
+            f"such as {LABELS[1]} inside {LABELS[0]}, so their class is ambiguous. Give each path one class: rename "
+            "the outer or the inner folders."
         )
 
 
@@ -182,11 +182,11 @@ def _log_spellings(found: Collection[str], class_names: ClassNames) -> None:
     spellings = Counter(class_names.find_label(name) for name in found)
     for label, count in spellings.items():
         if count > 1:
-            logger.warning("Folders in %d spellings are taken together as %s", count, label)
+            logger.warning("Folders in %d spellings are combined to %s", count, label)
 
 
 def _advise(names: Sequence[str]) -> str:
-    """What is needed, after what the files are where most are archives."""
+    """Return what is needed, and a hint if most files are archives."""
     num_archives = sum(name.lower().endswith(_ARCHIVE_SUFFIXES) for name in names)
     if 2 * num_archives < len(names):
         return NEEDED
@@ -196,18 +196,18 @@ def _advise(names: Sequence[str]) -> str:
 
 
 def _describe_folders(paths: Collection[tuple[str, ...]]) -> str:
-    """Tell of folders without class folders how many there are and how deep."""
+    """Describe number and depth of folders that contain no class folder."""
     folders = set(paths)
     levels = sorted({len(folder) for folder in folders if folder})
     span = f"level {levels[0]}" if len(levels) == 1 else f"levels {levels[0]} to {levels[-1]}" if levels else ""
     number = len(folders) - (() in folders)
-    told = ["files at the top"] if () in folders else []
-    told += [f"files in {number} {'folder' if number == 1 else 'folders'} at {span}"] if number else []
-    return " and ".join(told)
+    parts = ["files at the top"] if () in folders else []
+    parts += [f"files in {number} {'folder' if number == 1 else 'folders'} at {span}"] if number else []
+    return " and ".join(parts)
 
 
 def _show_folders(names: Collection[str], class_names: ClassNames) -> str:
-    """Those that name a class, and the others' number."""
+    """Names of class folders, and the number of others."""
     shown = sorted(filter(class_names.find_label, names))
     num_others = len(names) - len(shown)
     others = [f"{num_others} of {'another name' if num_others == 1 else 'other names'}"] if num_others else []

@@ -8,17 +8,17 @@ from hip_mri.config import LABELS, check_class_names, normalize_class_name
 from hip_mri.errors import SettingsError
 
 _spell: Final = lru_cache(2**16)(normalize_class_name)
-"""A source repeats the names of its folders."""
+"""Cached, because the names of folders are repeated for each file."""
 
 
 class ClassNames:
-    """Finds the label that the name of a folder, or a value in a table, stands for.
+    """Maps names of folders and values in a table to labels.
 
     Args:
-        others: Other names of the classes, to the labels that they stand for.
+        others: Labels by other names of the classes.
 
     Raises:
-        SettingsError: A name stands for two classes.
+        SettingsError: A name is mapped to two classes.
     """
 
     def __init__(self, others: Mapping[str, str] | None = None) -> None:
@@ -30,5 +30,5 @@ class ClassNames:
         self._labels = {normalize_class_name(name): label for name, label in names.items()}
 
     def find_label(self, name: str) -> str | None:
-        """The label that a name stands for, or `None`."""
+        """Return the label of a name, or `None`."""
         return self._labels.get(_spell(name))

@@ -13,26 +13,26 @@ MAX_LEVELS: Final = 16
 """Parts of a path, the file's own name included."""
 
 TOP_FOLDER: Final = "./"
-"""Name of the entry that some programs write for the top of an archive."""
+"""Name of the entry for the top folder of an archive, which some programs write."""
 
 MAX_NAME_BYTES: Final = 255
-"""Longest part of a path, in bytes of UTF-8: the limit of every usual disk."""
+"""Maximum length of a part of a path, in bytes of UTF-8: the limit of common file systems."""
 
 _MAX_SHOWN: Final = 60
 """Characters of a folder's name that a message shows."""
 
 _PLAIN: Final = re.compile(r"(?:\w[\w +,=@()-]{0,99}/){0,9}\w[\w +,=@().-]{0,99}/?", re.ASCII)
-"""Plain names, which are nearly all names; they skip the detailed checks."""
+"""Plain names skip the detailed checks; nearly all names are plain."""
 
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _ONLY_DOTS: Final = re.compile(r"[. ]*")
-"""A part that means the same or the parent folder, also for programs that drop trailing spaces and dots."""
+"""A part that means the same or the parent folder, also in programs that drop trailing spaces and dots."""
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that move the cursor, color the terminal or change the direction of text."""
 
-_LOOSE_END: Final = ". "
-"""What Windows drops at the end of a part."""
+_TRAILING: Final = ". "
+"""Characters that Windows drops at the end of a part."""
 
 _MAX_MARKS: Final = 30
 """Maximum number of accents on one letter; no language uses more.
@@ -47,16 +47,16 @@ _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 def decode_name(raw: bytes, *, is_utf8: bool) -> str:
     """Decode a name of a zip file.
 
-    Without the flag for UTF-8 the format means cp437, and programs write what their system uses: UTF-8 and Shift-JIS
-    are recognised, everything else is read as cp437, which can read any byte. A wrong guess changes the spelling of a
-    name, and nothing about which bytes are read.
+    Without the flag for UTF-8 the format specifies cp437, but programs use the encoding of their system. UTF-8 and
+    Shift-JIS are recognized, everything else is decoded as cp437, which accepts any byte. A wrong guess changes only
+    the spelling of a name.
 
     Args:
         raw: The bytes of the name.
-        is_utf8: Whether the entry's flag says that they are UTF-8.
+        is_utf8: Whether the flag for UTF-8 is set.
 
     Raises:
-        UnicodeDecodeError: The flag says UTF-8, and the bytes are none.
+        UnicodeDecodeError: The flag is set, and the bytes are not UTF-8.
     """
     if is_utf8 or raw.isascii():
         return raw.decode()
@@ -67,9 +67,9 @@ def decode_name(raw: bytes, *, is_utf8: bool) -> str:
 
 
 def _decode_shift_jis(raw: bytes) -> str:
-    """The name, where all that is not ASCII are words of two Japanese letters and more; else nothing.
+    """Decode a name whose characters outside ASCII are runs of two or more Japanese letters; otherwise empty.
 
-    A single letter does not do: `Köln` in cp437 is a valid name with one Japanese letter.
+    A single letter is not enough: the bytes of `Köln` in cp437 are valid Shift-JIS with one Japanese letter.
     """
     try:
         name = raw.decode("cp932")
@@ -79,28 +79,26 @@ def _decode_shift_jis(raw: bytes) -> str:
 
 
 def read_unicode_path(raw: bytes, field: bytes) -> str | None:
-    """Read Info-ZIP's extra field 0x7075, which gives a name in UTF-8 beside the one of the system.
+    """Read the extra field 0x7075 of Info-ZIP, which contains the name in UTF-8.
 
     Args:
-        raw: The name beside it, whose CRC-32 the field must hold; a field for another name is out of date.
-        field: Its content: version 1, CRC-32, UTF-8.
+        raw: The bytes of the name of the entry. The field contains their CRC-32, unless it is out of date.
+        field: Its content: version 1, CRC-32, name in UTF-8.
 
     Returns:
-        The name, or `None` where the field does not count.
+        The name, or `None` if the field is missing or out of date.
 
     Raises:
-        UnicodeDecodeError: The bytes are no UTF-8.
+        UnicodeDecodeError: The name is not UTF-8.
     """
-    counts = len(field) > 5 and field[0] == 1 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw)
-    return field[5:].decode() if counts else None
+    is_valid = len(field) > 5 and field[0] == 1 and int.from_bytes(field[1:5], "little") == zlib.crc32(raw)
+    return field[5:].decode() if is_valid else None
 
 
 def normalize_path(name: str) -> str:
-    """Write a path as the format wants it, where programs write it otherwise without harm.
+    """Replace backslashes, which some programs on Windows write, and remove a leading `./`, which bsdtar writes.
 
-    Backslashes, which some programs on Windows write, become slashes, and one `./` before a path, which bsdtar writes,
-    is left out. The result is judged like any other: a path that climbs or is absolute stays one. The folder `./`, the
-    top of the archive, stays as it is.
+    Unsafe paths stay unsafe; see `find_path_fault`. The folder `./`, the top of the archive, is not changed.
     """
     if "\\" not in name and not name.startswith("./"):
         return name
@@ -115,7 +113,7 @@ def find_path_fault(name: str) -> str | None:
         name: Path inside an archive; one of a folder ends in a slash.
 
     Returns:
-        `nul_in_name`, `unsafe_path` or `too_deep`; `None` for a sound path.
+        `nul_in_name`, `unsafe_path` or `too_deep`; `None` for a valid path.
     """
     if name == TOP_FOLDER or _PLAIN.fullmatch(name):
         return None
@@ -138,26 +136,26 @@ def find_name_fault(name: str) -> str | None:
 
 
 def fold_name(name: str) -> str:
-    """Return a form that is equal for names that some system regards as the same.
+    """Return a form that is equal for names that some system does not distinguish.
 
     Case, composition of accents, and dots and spaces at the end of a part make no difference.
     """
     folded = name.lower() if name.isascii() else compose_accents(compose_accents(name).casefold())
     if "." not in folded and " " not in folded:
         return folded
-    return "/".join(part.rstrip(_LOOSE_END) for part in folded.split("/"))
+    return "/".join(part.rstrip(_TRAILING) for part in folded.split("/"))
 
 
 def compose_accents(text: str) -> str:
-    """Unicode's composed form (NFC) of a text, in which each letter is written in one way.
+    """Return the composed form (NFC) of a text, in which each letter has one encoding.
 
-    A text with more accents on a letter than any language has is left as it is: Python sorts them in time that grows
-    with the square of their number, minutes for a name and days for a table.
+    A text with more than 30 accents on a letter is returned unchanged: Python sorts them in time that grows with the
+    square of their number, minutes for a name and days for a table.
     """
-    return text if _has_endless_accents(text) else unicodedata.normalize("NFC", text)
+    return text if _has_many_accents(text) else unicodedata.normalize("NFC", text)
 
 
-def _has_endless_accents(text: str) -> bool:
+def _has_many_accents(text: str) -> bool:
     if text.isascii() or len(text) <= _MAX_MARKS:
         return False
     num_marks = 0
@@ -169,12 +167,12 @@ def _has_endless_accents(text: str) -> bool:
 
 
 def escape_name(name: str) -> str:
-    """A name as text that any file can hold and any terminal can show."""
-    held = name.encode("utf-8", "backslashreplace").decode()
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), held)
+    """Replace characters that cannot be stored or shown by escapes."""
+    encodable = name.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), encodable)
 
 
 def show_name(name: str) -> str:
-    """A name for a message: escaped, and cut where it is long."""
+    """Escape and shorten a name for a message."""
     shown = escape_name(name)
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

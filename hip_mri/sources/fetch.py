@@ -12,35 +12,43 @@ from hip_mri.addresses import find_scheme, show_place, strip_credentials
 from hip_mri.config import SourceLimits
 from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
 from hip_mri.proxies import find_proxy
+from hip_mri.sources.class_folders import NEEDED
 from hip_mri.sources.references import SECRET, resolve_reference
-from hip_mri.sources.remote.fetch_limits import ProgressReport, changed_error
+from hip_mri.sources.remote.downloads import (
+    ProgressReport,
+    changed_error,
+    continue_part,
+    copy_ranges,
+    remove_old_parts,
+)
 from hip_mri.sources.remote.google_drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
-from hip_mri.sources.remote.partial_files import continue_part, copy_ranges, remove_old_parts
-from hip_mri.sources.source import check_zip, explain_unreadable
+from hip_mri.sources.source import SHOWN
+from hip_mri.sources.zip_files.archive import open_archive
+from hip_mri.sources.zip_files.end_record import explain_unreadable
 from hip_mri.storage import digest, digest_file, explain_write_errors, is_unrecoverable, replace_file
 
 logger = logging.getLogger(__name__)
 
 DEMO_VERSION: Final = 4
-"""Raised when the drawing changes, so that an older demo is not taken for the present one."""
+"""Version of the synthetic demo; raised with every change, so that an older file is not used."""
 
 DEMO_SEED: Final = 0
-"""The demo is the same for every seed of a run, so that runs can be compared."""
+"""Seed of the demo, independent of that of a run, so that runs can be compared."""
 
 _STORAGES: Final = ("s3://", "gs://")
 _REMOTE: Final = ("https://", *_STORAGES)
 _NAME: Final = re.compile(r"(?P<origin>[0-9a-f]{16})-[0-9a-f]{16}\.zip")
-"""What `_name_file` gives."""
+"""Names that `_name_file` returns."""
 
 _VERSION_FIELDS: Final = ("ETag", "etag", "generation", "size", "mtime", "LastModified", "Last-Modified", "md5Hash")
 
 
 def check_source(source: str | None) -> None:
-    """Check a source without network access. No message repeats it.
+    """Check a source without network access. No message contains it.
 
     Raises:
         SourceError: There is no such local file or folder, the kind of address is not supported, or the source is a
-            reference to what is not there.
+            reference that cannot be resolved.
     """
     source = resolve_reference(source)
     if source is None or source.startswith(SECRET) or is_remote(source) or _is_path(source):
@@ -68,19 +76,19 @@ def fetch_source(
     Args:
         source: Path, address, Drive link or id; `None` draws the synthetic demo.
         sha256: Expected SHA-256 of the file, or `None`.
-        sources_folder: Where fetched files are kept. A remote file that has not changed, by its size, time and tag
-            (on Google Drive: by its size and first bytes), is not fetched again. When a later version is complete,
+        sources_folder: Where downloaded files are kept. A remote file that has not changed, by its size, time and tag
+            (on Google Drive: by its size and first bytes), is not downloaded again. When a later version is complete,
             the earlier ones are removed; so are partial files that were not continued for a week.
-        on_progress: Called while bytes come.
-        limits: How many bytes may come, and how long that may take.
+        on_progress: Called during the download.
+        limits: Maximum number of bytes and seconds.
 
     Returns:
         A zip file or a folder on this machine.
 
     Raises:
-        SourceError: The source does not exist, cannot be read, is refused, is not the file that `sha256` names, leads
-            to a private address, is over a limit, or changed between two tries.
-        ArchiveError: What was fetched is not a zip file, or one that cannot be trusted; it is not kept.
+        SourceError: The source does not exist, cannot be read, has another SHA-256, leads to a private address,
+            exceeds a limit, or changed between two attempts.
+        ArchiveError: The downloaded file is not a zip file, or one that cannot be trusted; it is not kept.
         FetchError: The network failed; trying again can help.
         DiskError: The disk is full, read-only or broken.
         WorkspaceError: The folder cannot be written.
@@ -108,7 +116,7 @@ def fetch_source(
 
 
 def is_remote(source: str) -> bool:
-    """Whether a source is fetched from elsewhere."""
+    """Whether a source is downloaded."""
     return find_drive_id(source) is not None or source.startswith(_REMOTE)
 
 
@@ -120,36 +128,38 @@ def _is_path(source: str) -> bool:
 
 
 def _fetch_from_web(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
-    from hip_mri.sources.remote.https import Address, ask_for_file, download_file  # noqa: PLC0415 - loads aiohttp, half a second
+    from fsspec.asyn import get_loop, sync  # noqa: PLC0415 - most sources need none
 
-    shown = show_place(address)
+    from hip_mri.sources.remote import https  # noqa: PLC0415 - loads aiohttp, half a second
+
+    place = https.Address(address, tuple(scheme for scheme in _REMOTE if scheme.startswith("http")))
+    shown = place.shown
     explain = partial(_explain_failure, shown)
-    schemes = tuple(start for start in _REMOTE if start.startswith("http"))
-    place = Address(address, shown, schemes)
     with explain_write_errors(sources_folder), _explained(explain):
-        remote = ask_for_file(place, limits)
-    # Each new link to a file carries another signature; without a tag, another query may stand for another file.
+        remote = sync(get_loop(), https.request_properties, place, limits)
+    # Each new link to a file has another signature; without a strong tag, another query may mean another file.
     origin = strip_credentials(address) if remote.has_strong_tag else address
     file = _name_file(origin, remote.version, sources_folder)
     if not file.exists():
         logger.info("Fetching %s", shown)
-        with _receive(file, explain, limits) as temporary:
-            if remote.can_resume:
-                with continue_part(origin, shown, remote.version, sources_folder, temporary) as part:
-                    download_file(place, remote, part, limits, on_progress)
-            else:
-                download_file(place, remote, temporary, limits, on_progress)
+        with (
+            _receive(file, explain, limits) as temporary,
+            continue_part(origin, shown, remote.version, sources_folder, temporary)
+            if remote.can_resume
+            else contextlib.nullcontext(temporary) as target,
+        ):
+            sync(get_loop(), https.download_file, place, remote, target, limits, on_progress)
     return file
 
 
 def _fetch_from_storage(address: str, sources_folder: Path, on_progress: ProgressReport, limits: SourceLimits) -> Path:
-    """Fetch from `s3://` or `gs://`, range by range."""
+    """Download from `s3://` or `gs://`, range by range."""
     import fsspec  # noqa: PLC0415 - most sources need none
 
     shown = show_place(address)
     explain = partial(_explain_failure, shown)
     with explain_write_errors(sources_folder), _explained(explain):
-        # s3fs reads the proxies of the environment, gcsfs when told to.
+        # s3fs uses the proxies of the environment by default, gcsfs with this option.
         options = {"session_kwargs": {"trust_env": True}} if address.startswith("gs://") else {}
         filesystem, path = fsspec.url_to_fs(address, **options)
         version = _select_version(filesystem.info(path))
@@ -168,12 +178,12 @@ def _fetch_from_storage(address: str, sources_folder: Path, on_progress: Progres
 
 
 def _name_file(origin: str, version: Mapping[str, str], sources_folder: Path) -> Path:
-    """Which file it is, then which version; nothing of the address, which can name people."""
+    """Name a file by hashes of its address, which can contain names of people, and of its version."""
     return sources_folder / f"{digest(origin)[:16]}-{digest(version)[:16]}.zip"
 
 
 def _remove_earlier_versions(file: Path) -> None:
-    """Keep the latest version alone: images of the others are stored, and a source that grows daily fills the disk."""
+    """Remove earlier versions of a file: their images are stored, and a source that grows daily would fill the disk."""
     if named := _NAME.fullmatch(file.name):
         for version in set(file.parent.glob(f"{named['origin']}-*.zip")) - {file}:
             version.unlink(missing_ok=True)
@@ -194,39 +204,39 @@ def _fetch_from_drive(drive_id: str, sources_folder: Path, on_progress: Progress
 
 @contextlib.contextmanager
 def _receive(file: Path, explain: Callable[[Exception], SourceError], limits: SourceLimits) -> Iterator[Path]:
-    """Let a block download a zip file, which appears complete and checked or not at all.
+    """Write a zip file that appears complete and checked, or not at all.
 
     Args:
         file: The file to write.
-        explain: Makes an error of the block one that tells the user what to do.
-        limits: How much the zip file may hold. One that holds more is kept, since they can be raised; opening it tells.
+        explain: Converts an error of the block to one with advice.
+        limits: Limits of the zip file. One that exceeds them is kept, since they can be raised; opening it raises.
 
     Yields:
         The path that the block writes to.
     """
     with replace_file(file) as temporary:
-        temporary.touch()  # where the folder cannot be written, it shows here and not as an error of the network
+        temporary.touch()  # a folder that cannot be written fails here, not as an error of the network
         with _explained(explain):
             yield temporary
-        with contextlib.suppress(LimitError):
-            check_zip(temporary, "what was fetched", limits)
+        with contextlib.suppress(LimitError), open_archive(temporary, "the downloaded file", limits, NEEDED):
+            pass
 
 
 @contextlib.contextmanager
 def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
-    """Raise what an error of the network means to the user; one of the disk is left to `explain_write_errors`."""
+    """Convert errors of the network to errors with advice; those of the disk are left to `explain_write_errors`."""
     try:
         yield
     except HipMriError:
         raise
-    except Exception as error:  # each storage has network errors of its own, without a common base
+    except Exception as error:  # the network errors of the storages have no common base
         if is_unrecoverable(error):
             raise
-        raise explain(error) from None  # its text can hold the whole address, and tracebacks reach logs
+        raise explain(error) from None  # its text can contain the whole address, and tracebacks reach logs
 
 
 def _explain_failure(shown: str, error: Exception) -> SourceError:
-    status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp, of Google's storage
+    status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp and of gcsfs
     if "Proxy" in type(error).__name__ and (proxy := find_proxy(shown)):  # of aiohttp, botocore and requests
         found = f"status {status}" if status else type(error).__name__
         return FetchError(
@@ -240,7 +250,7 @@ def _explain_failure(shown: str, error: Exception) -> SourceError:
             f"source: access to {shown} is refused. Set the credentials of the storage in the environment, "
             "as its command line tool takes them, or give an address that is open to you."
         )
-    found = type(error).__name__ + (f", status {status}" if status else "")  # its text can hold the query
+    found = type(error).__name__ + (f", status {status}" if status else "")  # its text can contain the query
     return FetchError(
         f"source: {shown} could not be fetched ({found}). "
         "Check address and network, or fetch it by hand and give the file."
@@ -250,7 +260,7 @@ def _explain_failure(shown: str, error: Exception) -> SourceError:
 def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
     if path.is_dir():
         raise SourceError("source_sha256: the source is a folder, which has no SHA-256. Give a zip file, or leave it.")
-    with explain_unreadable():
+    with explain_unreadable(SHOWN):
         if not path.is_file():
             raise SourceError("source: it is a pipe or a device. Give the path of a zip file.")
         found = digest_file(path)

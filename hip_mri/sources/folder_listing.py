@@ -3,8 +3,8 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,72 +13,72 @@ from hip_mri.errors import LimitError, SourceError
 from hip_mri.sources.entry_names import MAX_LEVELS
 from hip_mri.sources.ignored_files import is_ignored_folder
 
-_MEANINGS: Final = {
+_FAULTS: Final = {
     "link": "links that lead out of it, to folders or nowhere (find all links with `find . -type l`)",
     "special": "pipes, sockets or devices (find them with `find . ! -type f ! -type d ! -type l`)",
-    "folder": "folders under the name of a file",
-    "gone": "files that went away while it was listed, or that nobody may look at",
+    "folder": "folders with the name of a file",
+    "gone": "files that disappeared during the listing, or that cannot be accessed",
     "deep": f"files or folders below more than {MAX_LEVELS - 1} others (see `find . -mindepth {MAX_LEVELS + 1}`)",
 }
 
 
 @dataclass
 class SkippedFolders:
-    """Folders of a source that are not looked into: hidden ones, those of systems, and the workspace.
+    """Folders of a source that are skipped: hidden folders, system folders and the workspace.
 
     Attributes:
-        own: Full paths, without links, of folders of this program's own.
-        num_skipped: How many were left out.
+        own: Path of the workspace, without links.
+        num_skipped: Number of folders skipped so far.
     """
 
-    own: Collection[Path] = field(default_factory=tuple)
+    own: Path | None = None
     num_skipped: int = 0
 
-    def remove_from(self, folders: list[str], place: str | Path) -> None:
-        """Take the names of such folders out of those that stand at a place."""
-        kept = [name for name in folders if not self._is_skipped(name, place)]
+    def remove_from(self, folders: list[str], place: str) -> None:
+        """Remove such folders from the names of the folders at a place."""
+        kept = [name for name in folders if not is_ignored_folder(name) and not self._is_own(name, place)]
         self.num_skipped += len(folders) - len(kept)
         folders[:] = kept
 
-    def _is_skipped(self, name: str, place: str | Path) -> bool:
-        return is_ignored_folder(name) or (bool(self.own) and Path(os.path.realpath(Path(place, name))) in self.own)
+    def _is_own(self, name: str, place: str) -> bool:
+        return self.own is not None and Path(os.path.realpath(Path(place, name))) == self.own
 
 
 def list_folder(folder: Path, limits: SourceLimits, skipped: SkippedFolders | None = None) -> dict[str, os.stat_result]:
-    """List every file below a folder but those in folders that are skipped.
+    """List all files below a folder, except those in skipped folders.
 
     Links to files inside the folder are followed. Offenders are counted, not named: names can identify patients.
 
     Args:
         folder: The folder.
-        limits: How much it may hold.
-        skipped: What is not looked into; counts it.
+        limits: Maximum size and number of files.
+        skipped: Folders that are skipped; counts them.
 
     Returns:
-        What the system tells of each file, by its path in the folder, with forward slashes.
+        Status of each file, by its path in the folder, with forward slashes.
 
     Raises:
-        SourceError: A folder cannot be read, there is too much, or there are links that lead out of the folder,
+        SourceError: A folder cannot be read, a limit is exceeded, or there are links that lead out of the folder,
             pipes, devices or too many levels.
     """
-    return _look_at_all(_walk(folder, skipped or SkippedFolders()), folder, limits)
+    return _check_files(_walk(folder, skipped or SkippedFolders()), folder, limits)
 
 
 def list_near_top(folder: Path, is_wanted: Callable[[str], bool], limits: SourceLimits) -> dict[str, os.stat_result]:
-    """List what stands at the top of a folder, or one folder below, under certain names.
+    """List files with certain names at the top of a folder, or one folder below.
 
-    A look at two levels is cheap where `list_folder` asks for the size of a million images.
+    Two levels are fast to list, while `list_folder` reads the size of all images.
 
     Args:
         folder: The folder.
-        is_wanted: Says of a name, without folders, whether it is one of them.
-        limits: How much may be found.
+        is_wanted: Whether a file of this name, without folders, is listed.
+        limits: Maximum size and number of these files.
 
     Returns:
         As `list_folder`.
 
     Raises:
-        SourceError: As `list_folder`, about what is found; it is also raised for a folder under such a name.
+        SourceError: As `list_folder`, or a folder has such a name.
     """
     unreadable: list[OSError] = []
     found: list[Path] = []
@@ -88,21 +88,21 @@ def list_near_top(folder: Path, is_wanted: Callable[[str], bool], limits: Source
         found += [Path(place, name) for name in sorted([*folders, *files]) if is_wanted(name)]
         if Path(place) != folder:
             folders.clear()
-    _refuse_unreadable(unreadable)
-    return _look_at_all(found, folder, limits)
+    _check_readable(unreadable)
+    return _check_files(found, folder, limits)
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether there is anything below a folder that `list_folder` takes or refuses, but for what cannot be read."""
+    """Whether there are any files below a folder that is not skipped; folders that cannot be read count as empty."""
     return folder.is_dir() and any(_descend(folder, lambda error: None, SkippedFolders()))
 
 
-def _look_at_all(paths: Iterable[Path], folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]:
+def _check_files(paths: Iterable[Path], folder: Path, limits: SourceLimits) -> dict[str, os.stat_result]:
     files: dict[str, os.stat_result] = {}
     faults: Counter[str] = Counter()
     root, num_bytes = folder.resolve(), 0
     for path in paths:
-        found = _look_at(path, root, folder)
+        found = _read_status(path, root, folder)
         if isinstance(found, str):
             faults[found] += 1
             continue
@@ -110,28 +110,28 @@ def _look_at_all(paths: Iterable[Path], folder: Path, limits: SourceLimits) -> d
         num_bytes += found.st_size
         _check_limits(len(files), num_bytes, limits)
     if faults:
-        told = "; ".join(f"{count} {_MEANINGS[fault]}" for fault, count in sorted(faults.items()))
-        raise SourceError(f"source: the folder holds {told}. Put the files themselves in their place, or remove them.")
+        found = "; ".join(f"{count} {_FAULTS[fault]}" for fault, count in sorted(faults.items()))
+        raise SourceError(f"source: the folder holds {found}. Replace them by the files themselves, or remove them.")
     return files
 
 
 def _walk(folder: Path, skipped: SkippedFolders) -> Iterator[Path]:
-    """What `_descend` finds; `SourceError` where a folder cannot be read."""
+    """Paths of `_descend`; `SourceError` if a folder cannot be read."""
     unreadable: list[OSError] = []
     yield from _descend(folder, unreadable.append, skipped)
-    _refuse_unreadable(unreadable)
+    _check_readable(unreadable)
 
 
-def _refuse_unreadable(unreadable: Sequence[OSError]) -> None:
+def _check_readable(unreadable: Sequence[OSError]) -> None:
     if unreadable:
         raise SourceError(
             f"source: {len(unreadable)} of its folders cannot be read ({unreadable[0].strerror}). "
-            "Give yourself the right to read them, or take them out of the source."
+            "Grant yourself the right to read them, or remove them from the source."
         )
 
 
 def _descend(folder: Path, on_error: Callable[[OSError], None], skipped: SkippedFolders) -> Iterator[Path]:
-    """Every file, every link in the place of a folder, and every folder at the first level that is too deep."""
+    """All files, links to folders, and folders at the first level that is too deep."""
     for place, folders, files in os.walk(folder, onerror=on_error):
         skipped.remove_from(folders, place)
         folders.sort()
@@ -142,8 +142,8 @@ def _descend(folder: Path, on_error: Callable[[OSError], None], skipped: Skipped
             folders.clear()
 
 
-def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
-    """What the system tells of a file, or a key of `_MEANINGS`."""
+def _read_status(path: Path, root: Path, folder: Path) -> os.stat_result | str:
+    """Status of a file, or a key of `_FAULTS`."""
     if len(path.relative_to(folder).parts) > MAX_LEVELS:
         return "deep"
     try:
@@ -153,7 +153,7 @@ def _look_at(path: Path, root: Path, folder: Path) -> os.stat_result | str:
             if not target.is_file() or not target.is_relative_to(root):
                 return "link"
             status = target.stat()
-    except OSError:  # it names the file
+    except OSError:  # the error contains the path
         return "gone"
     if stat.S_ISDIR(status.st_mode):
         return "folder"

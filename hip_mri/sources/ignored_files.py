@@ -24,13 +24,13 @@ _SYSTEM_FILES: Final = re.compile(r"\._.*|(eh)?thumbs\.db|desktop\.ini|icon\r|~\
 _PICTURE_SUFFIX: Final = re.compile(
     r"\.(png|apng|jpe?g|jpe|tiff?|bmp|dib|gif|webp|jp2|j2k|jpx|dcm|dicom|ima|nii|gz|nrrd|mha)", re.IGNORECASE
 )
-"""Endings by which a hidden file is taken for a picture all the same; what it is, its bytes decide."""
+"""Suffixes of hidden files that are not ignored, because they may be images."""
 
 _WORKSPACE_MARKS: Final = re.compile(
     rf"(?P<folder>.+)/(?:DATA/(?:{'|'.join(SPLITS)})/(?:{'|'.join(LABELS)})/[0-9a-f]{{16}}(?:-[0-9]+)?\.png"
     r"|images/[0-9a-f]{2}/[0-9a-f]{64}|pseudonyms\.key|(?:names|splits|ties)\.parquet)"
 )
-"""Files that stand in a workspace of this program and hardly anywhere else."""
+"""Files that are typical of a workspace of this program."""
 
 _WORKSPACE_PARTS: Final = frozenset(
     {
@@ -40,19 +40,19 @@ _WORKSPACE_PARTS: Final = frozenset(
         *("ties.parquet", "deliveries.json", "test_set.json", "quarantine.csv", "pseudonyms.key"),
     }
 )
-"""What stands at the top of a workspace; see `hip_mri.workspace`."""
+"""Files and folders at the top of a workspace; see `hip_mri.workspace`."""
 
 _MIN_WORKSPACE_PARTS: Final = 2
-"""Of `_WORKSPACE_PARTS`, so that a copy of `DATA` alone can be a source."""
+"""Minimum number of `_WORKSPACE_PARTS` in a workspace, so that a copy of `DATA` alone can be a source."""
 
 
 def is_ignored_folder(name: str) -> bool:
-    """Whether a folder of this name, without those above it, is ignored with all that it holds."""
+    """Whether a folder of this name, without those above it, is ignored with all its content."""
     return (name.startswith(".") and name.strip(".") != "") or name.lower() in _SYSTEM_FOLDERS
 
 
 def is_ignored_file(name: str) -> bool:
-    """Whether a file of this name, without its folder, is ignored: a system file, or a hidden one but for pictures."""
+    """Whether a file of this name, without its folder, is ignored: a system file, or a hidden file that is no image."""
     if _SYSTEM_FILES.fullmatch(name):
         return True
     is_hidden = name.startswith(".") and not name.startswith("..")
@@ -60,13 +60,13 @@ def is_ignored_file(name: str) -> bool:
 
 
 def select_data_files(names: Sequence[str]) -> list[str]:
-    """Leave out ignored files, files in ignored folders, and workspaces of this program.
+    """Select the files that are not ignored, nor in ignored folders or workspaces of this program.
 
     Args:
         names: Paths in a source, with forward slashes.
 
     Returns:
-        The other paths, in their order.
+        Their paths, in the same order.
     """
     workspaces = find_workspaces(names)
     return [name for name in names if not _is_ignored(name) and not is_below(name, workspaces)]
@@ -78,9 +78,9 @@ def is_below(name: str, folders: Iterable[str]) -> bool:
 
 
 def find_workspaces(names: Sequence[str]) -> set[str]:
-    """Find workspaces of this program among the folders of a source, by what they hold.
+    """Find workspaces of this program among the folders of a source by their content.
 
-    The source itself is never taken for one, nor is a folder that holds `DATA` alone.
+    The source itself never counts as one, nor does a folder that contains only `DATA`.
     """
     marked = {match["folder"] for name in names if (match := _WORKSPACE_MARKS.fullmatch(name))}
     if not marked:

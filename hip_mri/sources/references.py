@@ -1,8 +1,8 @@
 """Resolves sources that settings refer to by name, because the address itself is confidential.
 
-Settings are shown in the Prefect UI, kept in its database and repeated in the run folder. So an address with a
-password, a token or a signature stands in the environment (`env:HIP_SOURCE`) or in a Secret block of Prefect's
-(`secret:hip-source`), and the settings say where.
+Settings are shown in the Prefect UI, stored in its database and copied to the run folder. So an address with a
+password, a token or a signature is given in the environment (`env:HIP_SOURCE`) or in a Secret block of Prefect
+(`secret:hip-source`), and the settings contain only its name.
 """
 
 import os
@@ -12,21 +12,21 @@ from typing import Final
 from hip_mri.errors import SourceError
 
 ENVIRONMENT: Final = "env:"
-"""Begins a source that names a variable of the environment."""
+"""Prefix of a source that refers to an environment variable."""
 
 SECRET: Final = "secret:"
-"""Begins a source that names a Secret block of Prefect's."""
+"""Prefix of a source that refers to a Secret block of Prefect."""
 
 
 def resolve_reference(source: str | None, read_secret: Callable[[str], str] | None = None) -> str | None:
-    """Look up the source that another one names; any other is returned as it is.
+    """Resolve a source that is a reference; any other is returned unchanged.
 
     Args:
-        source: As the settings have it.
-        read_secret: Gives the content of a Secret block by its name; without it, references to one stay as they are.
+        source: The source in the settings.
+        read_secret: Returns the content of a Secret block by its name; without it, such references are not resolved.
 
     Raises:
-        SourceError: The variable is not set, or what it names is a reference again.
+        SourceError: The variable is not set, or contains another reference.
     """
     if source is None:
         return None
@@ -48,5 +48,5 @@ def _read_environment(name: str) -> str:
 
 def _check_resolved(source: str) -> str:
     if source.startswith((ENVIRONMENT, SECRET)):
-        raise SourceError("source: what it names is the name of another place again. Write a path or an address there.")
+        raise SourceError("source: the reference leads to another reference. Write a path or an address there.")
     return source

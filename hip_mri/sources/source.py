@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from hip_mri.config import SYNTHETIC_MARK, SourceLimits
 from hip_mri.errors import ImageError, SourceError
@@ -16,7 +16,8 @@ from hip_mri.sources.class_folders import NEEDED, NEEDED_WITHOUT_LABELS, label_n
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.entry_names import escape_name, find_name_fault
 from hip_mri.sources.folder_listing import SkippedFolders, list_folder
-from hip_mri.sources.zip_files.archive import Archive, open_archive
+from hip_mri.sources.zip_files.archive import open_archive
+from hip_mri.sources.zip_files.end_record import explain_unreadable
 
 if TYPE_CHECKING:
     from hip_mri.sources.tables.patient_table import PatientTable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOWN: Final = "the file"
-"""What messages call a zip file: its name, like those in it, can identify a patient, and messages reach logs."""
+"""Name of a source file in messages: its own name can identify a patient, and messages reach logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +46,54 @@ class Entry:
 
     @property
     def storable_name(self) -> str:
-        """The name as text that any file can hold and any terminal can show: what is not becomes escapes."""
+        """The name with escapes for characters that cannot be stored or shown."""
         return escape_name(self.name)
 
 
-class Source(Protocol):
-    """Where entries are read from."""
+NameReader = Callable[[Sequence[str]], tuple[list[tuple[str, str]], int]]
+"""Takes the paths of a source and returns path and label of each entry, and the number of ignored files."""
 
-    entries: list[Entry]
-    num_ignored: int
+
+class Source:
+    """The entries of a zip file or folder.
+
+    Args:
+        files: Size and version of each file, by its path; see `Entry`.
+        read_names: Selects and labels the entries.
+        read_content: Reads one entry.
+
+    Attributes:
+        entries: The entries, sorted by name.
+        num_ignored: Number of files that are no entries, and of folders that were skipped.
+    """
+
+    def __init__(
+        self, files: Mapping[str, tuple[int, str]], read_names: NameReader, read_content: Callable[[Entry], bytes]
+    ) -> None:
+        labelled, self.num_ignored = read_names(sorted(files))
+        self.entries = [Entry(name, label, *files[name]) for name, label in labelled]
+        self._read_content = read_content
 
     def read(self, entry: Entry) -> bytes:
-        """Content of one entry; `ImageError` when this entry alone is damaged."""
-        ...
+        """Read the content of one entry.
 
-
-NameReader = Callable[[Sequence[str]], tuple[list[tuple[str, str]], int]]
-"""Takes the paths of a source and gives path and label of each entry, and the number of files that are ignored."""
+        Raises:
+            ImageError: Only this entry is damaged, or it is no image but an archive, a Git LFS pointer or a web page.
+            SourceError: The source cannot be read.
+        """
+        if fault := find_name_fault(entry.name):
+            raise ImageError(fault, "the file has a name that cannot be stored")
+        if entry.name.lower().endswith(".zip"):
+            raise ImageError("nested_archive", "the file is a zip file inside the source")
+        content = self._read_content(entry)
+        start = content[:NUM_BYTES_NEEDED]
+        if kind := "a zip file" if is_zip(start) else name_archive(start):
+            raise ImageError("nested_archive", f"the file is {kind} inside the source")
+        if is_lfs_pointer(start):
+            raise ImageError("git_lfs_pointer", f"the file is a Git LFS pointer, not the image itself. {LFS_ADVICE}")
+        if is_web_page(start):
+            raise ImageError("web_page", "the file is a web page, not an image")
+        return content
 
 
 @dataclass(frozen=True)
@@ -69,8 +101,8 @@ class Labelling:
     """How the files of a source are labelled.
 
     Attributes:
-        class_names: Finds the class that the name of a folder, or a value in the table, stands for.
-        table: The table of patients; where it has labels, they take the place of class folders.
+        class_names: Maps names of folders and values of the table to labels.
+        table: The table of patients; its labels, if any, replace class folders.
     """
 
     class_names: ClassNames = field(default_factory=ClassNames)
@@ -89,32 +121,25 @@ def open_source(
     """Open a zip file or a folder and find its labelled images.
 
     Args:
-        path: A zip file or a folder that holds class folders, both at one depth, or the images that a table labels.
-        limits: How much it may hold.
+        path: A zip file or a folder with class folders, both at one depth, or with the images that a table labels.
+        limits: Maximum size and number of files.
         labelling: Names of class folders, and the table.
-        needs_all_classes: Whether one class is too few.
-        own_folder: The workspace, which is no part of a source that it lies in.
+        needs_all_classes: Whether both classes are required.
+        own_folder: The workspace, which is skipped if it is inside the source.
 
     Yields:
         The labelled entries; nothing is read or unpacked yet.
 
     Raises:
-        SourceError: There is no such file, class folders are missing or unknown, they hold no files, or a folder
-            cannot be read or holds what no folder of images does.
+        SourceError: There is no such file, class folders are missing, unknown or empty, or a folder cannot be read or
+            contains links out of it, pipes or devices.
         ArchiveError: The file is not a zip file, or one that cannot be trusted.
     """
     read_names = partial(
         label_names, class_names=labelling.class_names, table=labelling.table, needs_all_classes=needs_all_classes
     )
-    if path.is_dir():
-        yield _open_folder(path, limits, read_names, own_folder)
-    elif path.is_file():
-        with open_archive(path, SHOWN, limits, NEEDED) as archive:
-            yield _ZipSource(archive, read_names)
-    else:
-        raise SourceError(
-            "source: there is no file or folder at the given path. Give the path of a zip file or of a folder."
-        )
+    with _open(path, limits, read_names, own_folder, NEEDED) as source:
+        yield source
 
 
 @contextlib.contextmanager
@@ -125,83 +150,82 @@ def open_unlabelled(
 
     Args:
         path: A zip file or a folder with folders of any kind, or a single image.
-        limits: How much it may hold.
-        own_folder: The workspace, which is no part of a source that it lies in.
+        limits: Maximum size and number of files.
+        own_folder: The workspace, which is skipped if it is inside the source.
 
     Yields:
         The entries, with empty labels; nothing is read or unpacked yet.
 
     Raises:
-        SourceError: There is no such file, there are no files in it, or a folder cannot be read or holds what no
-            folder of images does.
+        SourceError: There is no such file, there are no files in it, or a folder cannot be read or contains links out
+            of it, pipes or devices.
         ArchiveError: The zip file cannot be trusted.
     """
+    if path.is_file() and not _is_archive(path):
+        files = {path.name: path.stat()}
+        yield _list_files(path.parent, files, lambda names: ([(name, "") for name in names], 0))
+        return
+    with _open(path, limits, list_names, own_folder, NEEDED_WITHOUT_LABELS) as source:
+        yield source
+
+
+@contextlib.contextmanager
+def _open(
+    path: Path, limits: SourceLimits, read_names: NameReader, own_folder: Path | None, needed: str
+) -> Iterator[Source]:
+    """Open a folder or a zip file; `needed` is what the user can give instead, for messages."""
     if path.is_dir():
-        yield _open_folder(path, limits, list_names, own_folder)
+        yield _open_folder(path, limits, read_names, own_folder)
     elif path.is_file():
-        status, is_archive = _inspect(path)
-        if is_archive:
-            with open_archive(path, SHOWN, limits, NEEDED_WITHOUT_LABELS) as archive:
-                yield _ZipSource(archive, list_names)
-        else:
-            yield _FolderSource(path.parent, {path.name: status}, lambda names: ([(name, "") for name in names], 0))
+        with open_archive(path, SHOWN, limits, needed) as archive:
+            files = {
+                name: (entry.size, f"{entry.checksum:08x}-{entry.size}") for name, entry in archive.entries.items()
+            }
+            yield Source(files, read_names, lambda entry: archive.read(entry.name))
     else:
-        raise SourceError(f"source: there is no file or folder at the given path. {NEEDED_WITHOUT_LABELS}")
+        raise SourceError(f"source: there is no file or folder at the given path. Check the path. {needed}")
 
 
-def _open_folder(path: Path, limits: SourceLimits, read_names: NameReader, own_folder: Path | None) -> "_FolderSource":
-    """The files of a folder but those in hidden and system folders and in the workspace, which are not looked into.
-
-    Raises:
-        SourceError: It is the workspace itself.
-    """
+def _open_folder(path: Path, limits: SourceLimits, read_names: NameReader, own_folder: Path | None) -> Source:
+    """Open a folder without its hidden and system folders and the workspace; `SourceError` if it is the workspace."""
     own = Path(os.path.realpath(own_folder)) if own_folder else None
     if own and own == Path(os.path.realpath(path)):
         raise SourceError(
-            "source: it is the workspace itself, in which the images of the source and what is made of them could not "
-            "be told apart. Give another folder with --workspace."
+            "source: it is the workspace itself, which holds other images than those of the source. Give another "
+            "folder with --workspace."
         )
-    skipped = SkippedFolders((own,) if own else ())
-    source = _FolderSource(path, list_folder(path, limits, skipped), read_names)
+    skipped = SkippedFolders(own)
+    source = _list_files(path, list_folder(path, limits, skipped), read_names)
     if skipped.num_skipped:
-        logger.info("%d hidden or system folders, or workspaces, are not looked into", skipped.num_skipped)
+        logger.info("%d hidden folders, system folders or workspaces are skipped", skipped.num_skipped)
         source.num_ignored += skipped.num_skipped
     return source
 
 
-def _inspect(file: Path) -> tuple[os.stat_result, bool]:
-    """Status of a file, and whether its suffix or first bytes are those of an archive."""
-    with explain_unreadable(), file.open("rb") as stream:
-        start = stream.read(NUM_BYTES_NEEDED)
-        is_archive = file.suffix.lower() == ".zip" or is_zip(start) or bool(name_archive(start))
-        return os.fstat(stream.fileno()), is_archive
+def _list_files(folder: Path, files: Mapping[str, os.stat_result], read_names: NameReader) -> Source:
+    described = {
+        name: (status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}")
+        for name, status in files.items()
+    }
+    return Source(described, read_names, partial(_read_file, folder))
 
 
-@contextlib.contextmanager
-def explain_unreadable() -> Iterator[None]:
-    """Convert an `OSError` of a block that reads a source file to a `SourceError` with advice."""
+def _read_file(folder: Path, entry: Entry) -> bytes:
     try:
-        yield
+        with (folder / entry.name).open("rb") as stream:
+            content = stream.read(entry.num_bytes + 1)
     except OSError as error:
-        raise SourceError(
-            f"source: {SHOWN} cannot be read ({error.strerror}). Give a file on a sound disk that you may read."
-        ) from None  # the error names the file
+        raise ImageError("unreadable_file", f"the file cannot be read ({error.strerror})") from error
+    if len(content) != entry.num_bytes:
+        raise ImageError("unreadable_file", "the file has changed since the folder was listed")
+    return content
 
 
-def check_zip(file: Path, name: str, limits: SourceLimits) -> None:
-    """Check the whole directory of a zip file, as when it is opened; nothing is extracted.
-
-    Args:
-        file: The file.
-        name: Name for messages.
-        limits: How much it may hold.
-
-    Raises:
-        ArchiveError: The file is not a zip file, or one that cannot be trusted.
-        LimitError: It holds too much.
-    """
-    with open_archive(file, name, limits, NEEDED):
-        pass
+def _is_archive(file: Path) -> bool:
+    """Whether the suffix or the first bytes of a file are those of an archive."""
+    with explain_unreadable(SHOWN), file.open("rb") as stream:
+        start = stream.read(NUM_BYTES_NEEDED)
+    return file.suffix.lower() == ".zip" or is_zip(start) or bool(name_archive(start))
 
 
 def is_marked_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bool:
@@ -210,67 +234,7 @@ def is_marked_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bo
         return any(path.glob(SYNTHETIC_MARK)) or any(path.glob(f"*/{SYNTHETIC_MARK}"))
     try:
         with open_archive(path, SHOWN, limits, NEEDED) as archive:
-            upper = [name for name in archive.names if name.count("/") <= 1]  # deeper ones may be part of the data
+            upper = [name for name in archive.entries if name.count("/") <= 1]  # deeper ones may be part of the data
             return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in upper)
     except SourceError:
-        return False  # a single image, or a file of which its reader says what is wrong
-
-
-class _FolderSource:
-    def __init__(self, folder: Path, files: Mapping[str, os.stat_result], read_names: NameReader) -> None:
-        self._folder = folder
-        labelled, self.num_ignored = read_names(sorted(files))
-        self.entries = [
-            Entry(name, label, files[name].st_size, _describe_version(files[name])) for name, label in labelled
-        ]
-
-    def read(self, entry: Entry) -> bytes:
-        _refuse_by_name(entry.name)
-        try:
-            with (self._folder / entry.name).open("rb") as stream:
-                content = stream.read(entry.num_bytes + 1)
-        except OSError as error:
-            raise ImageError("unreadable_file", f"the file cannot be read ({error.strerror})") from error
-        if len(content) != entry.num_bytes:
-            raise ImageError("unreadable_file", "the file has changed since the folder was listed")
-        return _refuse_other_kinds(content)
-
-
-def _describe_version(status: os.stat_result) -> str:
-    return f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}"
-
-
-class _ZipSource:
-    def __init__(self, archive: Archive, read_names: NameReader) -> None:
-        self._archive = archive
-        labelled, self.num_ignored = read_names(sorted(archive.names))
-        self.entries = [
-            Entry(name, label, archive.get_size(name), f"{archive.get_checksum(name):08x}-{archive.get_size(name)}")
-            for name, label in labelled
-        ]
-
-    def read(self, entry: Entry) -> bytes:
-        _refuse_by_name(entry.name)
-        return _refuse_other_kinds(self._archive.read(entry.name))
-
-
-def _refuse_by_name(name: str) -> None:
-    """`ImageError` for a file that is not even read."""
-    if fault := find_name_fault(name):
-        raise ImageError(fault, "the file has a name that cannot be kept")
-    if name.lower().endswith(".zip"):
-        raise ImageError("nested_archive", "the file is a zip file inside the source")
-
-
-def _refuse_other_kinds(content: bytes) -> bytes:
-    """`ImageError` for a file that stands in the place of images: an archive, a pointer to a file, a web page."""
-    start = content[:NUM_BYTES_NEEDED]
-    if is_zip(start):
-        raise ImageError("nested_archive", "the file is a zip file inside the source")
-    if kind := name_archive(start):
-        raise ImageError("nested_archive", f"the file is {kind} inside the source")
-    if is_lfs_pointer(start):
-        raise ImageError("git_lfs_pointer", f"the file is a Git LFS pointer, not the image itself. {LFS_ADVICE}")
-    if is_web_page(start):
-        raise ImageError("web_page", "the file is a web page, not an image")
-    return content
+        return False  # a single image, or a file that its reader rejects

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 TRAIN_OR_VAL: Final = "train+val"
 TRAIN_OR_TEST: Final = "train+test"
-"""Stand for the split of an image that is to be drawn from two: the source gives the third part and lacks one."""
+"""Splits of images that are drawn from two parts: the source gives only the others."""
 
 UNDECIDED: Final = {TRAIN_OR_VAL: ("train", "val"), TRAIN_OR_TEST: ("train", "test")}
 
@@ -24,15 +24,15 @@ _NAMES: Final = re.compile(
     r"(?:set|dataset|data|images?|split)?"
 )
 _MIN_COVERAGE: Final = 0.5
-"""Fraction of the files of a source below which folders named like splits are no split of it."""
+"""Minimum fraction of the files of a source in folders named like splits."""
 
 
 @lru_cache(2**16)
 def find_split_name(name: str) -> str | None:
-    """The split that a name stands for, of a folder or in a table: `train`, `val` or `test`, or `None`.
+    """Return the split of a folder name or a value in a table: `train`, `val` or `test`, or `None`.
 
-    Taken are train and training, val, valid and validation, test and testing, in any case, also followed by set, data,
-    dataset, image, images or split.
+    Accepted are train and training, val, valid and validation, test and testing, in any case, also followed by set,
+    data, dataset, image, images or split.
     """
     match = _NAMES.fullmatch(re.sub(r"[\s_.-]", "", name.casefold()))
     return match.lastgroup if match else None
@@ -41,19 +41,19 @@ def find_split_name(name: str) -> str | None:
 def find_given_splits(names: Sequence[str]) -> list[str]:
     """Find the split that folders give to each file of a source.
 
-    It is given where folders stand for at least two splits and hold half of the files or more; what all files have in
-    common, such as one folder `test` above everything, does not count.
+    Splits are given if folders are named like at least two splits and contain half of the files or more. Parent folders
+    that all files have in common are not considered.
 
     Args:
-        names: Paths with forward slashes, of images alone.
+        names: Paths of images, with forward slashes.
 
     Returns:
-        For each file `train`, `val`, `test`, one of `UNDECIDED`, or nothing where no split is given. Without a folder
-        for validation, or for the test, images in that for training are drawn for it. Files in no such folder train,
-        or are drawn for a part that lacks; without one, for validation. They never join a test set that is given.
+        For each file `train`, `val`, `test`, one of `UNDECIDED`, or an empty text if no split is given. If there is no
+        folder for validation or for the test, images for it are drawn from the training folder. Files outside of such
+        folders are divided between training and the missing part, or else validation; never added to a given test set.
 
     Raises:
-        SourceError: Paths name two splits.
+        SourceError: Paths contain two splits.
     """
     folders = [name.rpartition("/")[0] for name in names]
     counts = Counter(folders)
@@ -64,22 +64,22 @@ def find_given_splits(names: Sequence[str]) -> list[str]:
     given = set().union(*found.values())
     if len(given) < 2:
         if given:
-            logger.info("Folders named for %s, and for no other split, are taken as plain folders", *given)
+            logger.info("Folders named for %s, and for no other split, do not define splits", *given)
         return [""] * len(names)
     num_covered = sum(counts[folder] for folder, splits in found.items() if splits)
     if num_covered < _MIN_COVERAGE * len(names):
         logger.warning(
-            "Folders named for %s hold %d of %d files, and are taken as plain folders",
+            "Folders named for %s hold %d of %d files, and do not define splits",
             " and ".join(_sort(given)),
             num_covered,
             len(names),
         )
         return [""] * len(names)
-    num_torn = sum(counts[folder] for folder, splits in found.items() if len(splits) > 1)
-    if num_torn:
+    num_contradictory = sum(counts[folder] for folder, splits in found.items() if len(splits) > 1)
+    if num_contradictory:
         raise SourceError(
-            f"source: {num_torn:,} files lie in folders of two splits, such as test inside train. Let each path name "
-            "one of train, val and test, or draw a new split with --data.given-split ignore."
+            f"source: {num_contradictory:,} files lie in folders of two splits, such as test inside train. Let each "
+            "path name one of train, val and test, or draw a new split with --data.given-split ignore."
         )
     others = choose_open_split(given)
     in_train = others if given != set(SPLITS) and "train" in given else "train"
@@ -88,7 +88,7 @@ def find_given_splits(names: Sequence[str]) -> list[str]:
 
 
 def choose_open_split(given: set[str]) -> str:
-    """From which two splits images without a given one are drawn: those for training and the part that is lacking."""
+    """Return the two parts between which images without a given split are divided: training and the missing part."""
     return TRAIN_OR_TEST if "val" in given and "test" not in given else TRAIN_OR_VAL
 
 

@@ -21,7 +21,7 @@ _REMEDIES: Final = {
     "truncated": _COPY_AGAIN,
     "damaged": _COPY_AGAIN,
     "damaged_entry": "Their checksums in the zip file are wrong: fetch it again, or pack the folders again.",
-    "unreadable_file": "They cannot be read: give yourself the right to read them, and see that nothing changes them.",
+    "unreadable_file": "They cannot be read: grant yourself the right to read them, and stop other changes.",
     "unsupported_transfer_syntax": "Convert the DICOM files to an uncompressed form (`gdcmconv --raw IN OUT` or "
     "`dcmdjpeg IN OUT`).",
     "unsupported_color": _EXPORT,
@@ -43,11 +43,11 @@ _REMEDIES: Final = {
     "decoder_crashed": _EXPORT,
     "decoder_hung": _EXPORT,
 }
-"""What helps against each reason code; others have none, or one that the file itself must tell."""
+"""Advice for each reason code; others have none, or one that depends on the file."""
 
 
 def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
-    """Number of files by reason code, the commonest first; files without a reason are left out."""
+    """Number of files by reason code, most frequent first; files without a reason are not counted."""
     return dict(Counter(reason for reason in reasons if reason).most_common())
 
 
@@ -57,16 +57,16 @@ def show_reasons(counts: dict[str, int]) -> str:
 
 
 def explain_unusable(counts: dict[str, int], quarantine_file: Path) -> str:
-    """Say why files cannot be used, what helps against the commonest reason, and where each file is listed.
+    """Return advice for the most frequent reason, and where all unusable files are listed.
 
     Args:
-        counts: Number of files by reason code, the commonest first.
-        quarantine_file: Lists them.
+        counts: Number of files by reason code, the most frequent first.
+        quarantine_file: The list of all unusable files.
 
     Returns:
         One or two sentences.
     """
-    commonest = next(iter(counts), "")
-    which = f"Most are {commonest}: " if len(counts) > 1 else ""
-    remedy = f"{which}{_REMEDIES[commonest]} " if commonest in _REMEDIES else ""
+    most_frequent = next(iter(counts), "")
+    which = f"Most are {most_frequent}: " if len(counts) > 1 else ""
+    remedy = f"{which}{_REMEDIES[most_frequent]} " if most_frequent in _REMEDIES else ""
     return f"{remedy}{quarantine_file} lists every such file with its reason."

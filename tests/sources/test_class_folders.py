@@ -33,7 +33,7 @@ def test_class_folders_are_known_in_any_spelling(normal, lesion):
 def test_two_spellings_are_taken_together_and_told(caplog):
     found = label("Normal/1.png", "normal/2.png", "osseous_lesion/3.png")
     assert Counter(found.values()) == {"normal": 2, "osseous_lesion": 1}
-    assert "Folders in 2 spellings are taken together as normal" in caplog.text
+    assert "Folders in 2 spellings are combined to normal" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

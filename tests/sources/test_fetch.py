@@ -310,7 +310,7 @@ def test_a_folder_that_cannot_be_written_is_no_failing_network(server, tmp_path)
 
 def test_a_web_page_in_the_place_of_the_file_is_not_kept(server, folder):
     server.content = WEB_PAGE
-    with pytest.raises(ArchiveError, match=r"what was fetched is a web page \(a download page or an error page"):
+    with pytest.raises(ArchiveError, match=r"the downloaded file is a web page \(a download page or an error page"):
         fetch_source(server.address, None, folder)
     assert list_files(folder) == []
     server.content = CONTENT
@@ -347,7 +347,8 @@ def spoil_first_name(content: bytes) -> bytes:
 def test_fault_20_a_file_with_a_sound_end_and_a_bad_directory_is_not_kept(server, folder):
     server.content = spoil_first_name(CONTENT)
     with pytest.raises(
-        ArchiveError, match=r"^source: what was fetched is refused\. It has entries that differ between the directory"
+        ArchiveError,
+        match=r"^source: the downloaded file is rejected\. It has entries that differ between the directory",
     ):
         fetch_source(server.address, None, folder)
     assert list_files(folder) == []
@@ -430,7 +431,7 @@ def test_a_local_file_on_a_broken_disk_is_refused_and_not_named(folder, tmp_path
     with pytest.raises(SourceError) as caught:
         fetch_source(str(tmp_path / "Smith.zip"), "ab" * 32, folder)
     assert str(caught.value) == (
-        "source: the file cannot be read (Input/output error). Give a file on a sound disk that you may read."
+        "source: the file cannot be read (Input/output error). Give a file on a working disk that you may read."
     )
 
 

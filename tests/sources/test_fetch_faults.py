@@ -21,8 +21,8 @@ from hip_mri.config import SourceLimits
 from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
 from hip_mri.sources import fetch
 from hip_mri.sources.fetch import fetch_source
+from hip_mri.sources.remote import downloads
 from hip_mri.sources.remote import https as download
-from hip_mri.sources.remote import partial_files
 from tests.sources.remote.web_server import Answer, serve
 
 
@@ -202,7 +202,7 @@ def test_fault_31_a_storage_goes_on_where_it_broke(folder, monkeypatch):
 
     storage = SimpleNamespace(info=lambda path: {"size": len(CONTENT), "ETag": "1"}, cat_file=cat_file)
     monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (storage, "bucket/hip.zip"))
-    monkeypatch.setattr(partial_files, "_RANGE_BYTES", 100_000)
+    monkeypatch.setattr(downloads, "_RANGE_BYTES", 100_000)
     with pytest.raises(FetchError):
         fetch_source("s3://bucket/hip.zip", None, folder)
     assert fetch_source("s3://bucket/hip.zip", None, folder).read_bytes() == CONTENT
@@ -271,7 +271,7 @@ def test_fault_32_a_file_that_changed_between_two_tries(server, folder):
         fetch_source(server.address, None, folder)
     assert not isinstance(caught.value, FetchError)  # trying again unasked would hide it
     assert str(caught.value) == (
-        f"source: the file at {server.shown} has changed while it was fetched. Start again, and it is fetched anew."
+        f"source: the file at {server.shown} changed during the download. Start again to download it anew."
     )
     assert list_files(folder) == []
     assert fetch_source(server.address, None, folder).read_bytes() == OTHER_CONTENT
@@ -286,7 +286,7 @@ def test_fault_32_a_file_that_changes_between_question_and_answer(server, folder
         handler.wfile.write(OTHER_CONTENT)
 
     server.answer = send_other
-    with pytest.raises(SourceError, match="has changed while it was fetched"):
+    with pytest.raises(SourceError, match="changed during the download"):
         fetch_source(server.address, None, folder)
     assert list_files(folder) == []
 
@@ -296,7 +296,7 @@ def test_fault_32_a_storage_whose_file_changes_while_it_comes(folder, monkeypatc
     told = [{"size": len(CONTENT), "ETag": "1"}, {"size": len(CONTENT), "ETag": "1"} | change]
     storage = SimpleNamespace(info=lambda path: told.pop(0), cat_file=lambda path, start, end: CONTENT[start:end])
     monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (storage, "bucket/hip.zip"))
-    with pytest.raises(SourceError, match="has changed while it was fetched"):
+    with pytest.raises(SourceError, match="changed during the download"):
         fetch_source("s3://bucket/hip.zip", None, folder)
     assert list_files(folder) == []
 
@@ -304,7 +304,7 @@ def test_fault_32_a_storage_whose_file_changes_while_it_comes(folder, monkeypatc
 def test_fault_32_a_storage_whose_file_shrinks(folder, monkeypatch):
     storage = SimpleNamespace(info=lambda path: {"size": 10**6}, cat_file=lambda path, start, end: CONTENT[start:end])
     monkeypatch.setattr(fsspec, "url_to_fs", lambda address, **options: (storage, "bucket/hip.zip"))
-    with pytest.raises(SourceError, match="has changed while it was fetched"):
+    with pytest.raises(SourceError, match="changed during the download"):
         fetch_source("gs://bucket/hip.zip", None, folder)
     assert list_files(folder) == []
 
@@ -432,7 +432,7 @@ def test_fault_33_what_is_public(place, is_public):
 @pytest.mark.parametrize("to", ["http://2130706433/x", "http://127.1/x", "http://[", "http://a:b/"])
 def test_fault_33_redirects_to_what_only_looks_like_an_address(server, folder, to):
     message = refuse_redirect(server, folder, to)
-    assert message == f"source: {server.shown} is or leads to an address that is none. Check the address."
+    assert message == f"source: {server.shown} is or leads to an invalid address. Check the address."
 
 
 # 34: streams without end
@@ -492,8 +492,8 @@ def test_fault_34_a_slow_stream_ends_in_time(server, folder):
         server_told(server, folder, SourceLimits(fetch_timeout_seconds=0.3, stall_timeout_seconds=5))
     assert not isinstance(caught.value, FetchError)
     assert str(caught.value) == (
-        f"source: {server.shown} did not come within 0.3 seconds. Check the address, fetch it by hand and give the "
-        "file, or allow more with --limits.fetch-timeout-seconds."
+        f"source: the download of {server.shown} took more than 0.3 seconds. Check the address, download it by hand "
+        "and give the file, or allow more with --limits.fetch-timeout-seconds."
     )
     assert list_files(folder) == []
 
@@ -507,7 +507,7 @@ def test_fault_34_a_header_without_end_ends_in_time(server, folder):
             handler.wfile.write(b"a")
 
     server.serve = drip  # type: ignore[method-assign]
-    with pytest.raises(SourceError, match=r"did not come within 0\.3 seconds"):
+    with pytest.raises(SourceError, match=r"took more than 0\.3 seconds"):
         fetch_source(
             server.address, None, folder, limits=SourceLimits(fetch_timeout_seconds=0.3, stall_timeout_seconds=5)
         )
@@ -557,7 +557,7 @@ def test_fault_34_drive_has_limits_too(folder, monkeypatch):
     drive_id = "1AbC_dEf-GhIjKlMnOpQrStUvWxYz0123"
     with pytest.raises(SourceError, match="the Google Drive file holds more than 1,000 bytes"):
         fetch_source(drive_id, None, folder, limits=SourceLimits(max_bytes=1000))
-    with pytest.raises(SourceError, match="the Google Drive file did not come within"):
+    with pytest.raises(SourceError, match="the Google Drive file took more than"):
         fetch_source(drive_id, None, folder, limits=SourceLimits(fetch_timeout_seconds=1e-9))
     assert list_files(folder) == []
 
@@ -574,7 +574,7 @@ def test_fault_34_what_came_in_time_is_kept_for_a_longer_limit(server, folder):
         stop.wait(5)
 
     server.answer = stall
-    with pytest.raises(LimitError, match="did not come within"):
+    with pytest.raises(LimitError, match="took more than"):
         fetch_source(
             server.address, None, folder, limits=SourceLimits(fetch_timeout_seconds=0.5, stall_timeout_seconds=5)
         )
@@ -594,6 +594,6 @@ def test_fault_34_a_storage_has_limits_too(folder, monkeypatch):
     monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (storage, "bucket/hip.zip"))
     with pytest.raises(SourceError, match="holds more than 1,000 bytes"):
         fetch_source("s3://bucket/hip.zip", None, folder, limits=SourceLimits(max_bytes=1000))
-    with pytest.raises(SourceError, match="did not come within"):
+    with pytest.raises(SourceError, match="took more than"):
         fetch_source("s3://bucket/hip.zip", None, folder, limits=SourceLimits(fetch_timeout_seconds=1e-9))
     assert list_files(folder) == []

@@ -71,7 +71,7 @@ def test_system_folders_of_a_local_folder_are_not_entered(entries, spread, monke
     for open_it in (open_source, open_unlabelled):
         with open_it(folder) as source:
             assert (len(source.entries), source.num_ignored) == (len(entries), 2)
-    assert "2 hidden or system folders" in caplog.text
+    assert "2 hidden folders, system folders" in caplog.text
 
 
 def test_the_table_of_patients_is_found_beside_folders_that_may_not_be_read(entries, spread, monkeypatch):

@@ -36,5 +36,5 @@ def test_a_secret_is_asked_for_by_its_name_where_it_can_be():
 
 def test_a_reference_to_a_reference_is_refused(monkeypatch):
     monkeypatch.setenv("HIP_SOURCE", "secret:hip-source")
-    with pytest.raises(SourceError, match="is the name of another place again"):
+    with pytest.raises(SourceError, match="the reference leads to another reference"):
         resolve_reference("env:HIP_SOURCE")

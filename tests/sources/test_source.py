@@ -103,7 +103,7 @@ def test_a_folder_is_read_like_the_zip_of_it(entries, pack, spread):
 
 def test_a_missing_path_is_named(tmp_path):
     assert refuse(tmp_path / "nothing.zip") == (
-        "source: there is no file or folder at the given path. Give the path of a zip file or of a folder."
+        f"source: there is no file or folder at the given path. Check the path. {NEEDED}"
     )
 
 
@@ -125,7 +125,7 @@ def test_what_is_no_zip_file_is_named_as_what_it_is(tmp_path, content, found):
     with pytest.raises(ArchiveError) as caught, open_source(tmp_path / "images.zip"):
         pass
     assert str(caught.value) == (
-        f"source: the file is {found}. Fetch it again, or give a zip file or a folder. {NEEDED}"
+        f"source: the file is {found}. Download it again, or give a zip file or a folder. {NEEDED}"
     )
 
 
@@ -229,7 +229,7 @@ def test_a_zip_on_a_broken_disk_is_refused(source_file, monkeypatch):
 
     monkeypatch.setattr(Path, "open", fail)
     assert refuse(source_file) == (
-        "source: the file cannot be read (Input/output error). Give a file on a sound disk that you may read."
+        "source: the file cannot be read (Input/output error). Give a file on a working disk that you may read."
     )
 
 
@@ -246,7 +246,7 @@ def test_folders_that_cannot_be_read_are_counted(entries, spread, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse_some)
     assert refuse(folder) == (
         "source: 2 of its folders cannot be read (Permission denied). "
-        "Give yourself the right to read them, or take them out of the source."
+        "Grant yourself the right to read them, or remove them from the source."
     )
 
 
@@ -263,7 +263,7 @@ def test_fault_53_files_that_go_away_are_counted_and_not_named(entries, spread, 
 
     monkeypatch.setattr(Path, "lstat", fail)
     num_normal = sum(name.startswith("normal/") for name in entries)
-    assert refuse(folder).startswith(f"source: the folder holds {num_normal} files that went away while it was listed")
+    assert refuse(folder).startswith(f"source: the folder holds {num_normal} files that disappeared during the listing")
 
 
 # Single files
@@ -280,7 +280,7 @@ def test_a_single_file_on_a_broken_disk_is_refused_and_not_named(tmp_path, monke
     with pytest.raises(SourceError) as caught, open_unlabelled(file):
         pass
     assert str(caught.value) == (
-        "source: the file cannot be read (Input/output error). Give a file on a sound disk that you may read."
+        "source: the file cannot be read (Input/output error). Give a file on a working disk that you may read."
     )
 
 

@@ -108,7 +108,7 @@ def test_layouts_that_give_no_split(names):
 def test_plain_folders_with_the_name_of_a_split_are_told(caplog):
     caplog.set_level(logging.INFO)
     find_given_splits(["test/normal/1.png", "pilot/normal/2.png"])
-    assert "Folders named for test, and for no other split, are taken as plain folders" in caplog.text
+    assert "Folders named for test, and for no other split, do not define splits" in caplog.text
 
 
 def test_a_path_in_two_splits_is_refused():

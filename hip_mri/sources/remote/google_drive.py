@@ -1,7 +1,7 @@
 """Downloads files of Google Drive that are shared by link, and detects new uploads.
 
-Drive reports no ETag and a time stamp only sometimes. A file is compared by its size and its first bytes, which in a
-zip file contain time and checksum of the first image: an upload that differs in neither is not detected.
+Drive reports no ETag and a time stamp only sometimes. Files are compared by size and first bytes, which in a zip file
+contain time and checksum of the first image: an upload that differs in neither is not detected.
 """
 
 import io
@@ -13,20 +13,20 @@ from typing import BinaryIO, Final
 from hip_mri.config import SourceLimits
 from hip_mri.errors import FetchError, HipMriError
 from hip_mri.proxies import find_proxy
-from hip_mri.sources.remote.fetch_limits import ProgressReport, limit_progress
+from hip_mri.sources.remote.downloads import ProgressReport, limit_progress
 
 logger = logging.getLogger(__name__)
 
 SHOWN: Final = "the Google Drive file"
 
 _ID: Final = re.compile(r"1[A-Za-z0-9_-]{32}|0B[A-Za-z0-9_-]{26}")
-"""The two forms of an id of an uploaded file. Anything wider would take the name of a missing folder for one, which can
-be a patient's, and send it to Google."""
+"""The two forms of an id of an uploaded file. A wider pattern could match the name of a missing folder, which can be
+that of a patient, and send it to Google."""
 
 _LINK: Final = re.compile(r"https://(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([A-Za-z0-9_-]{25,60})")
 
 _HEAD_BYTES: Final = 2**16
-"""Bytes that are compared; downloads come in chunks of half a megabyte, so a comparison costs one chunk."""
+"""Bytes that are compared; `gdown` downloads chunks of half a megabyte, so a comparison costs one chunk."""
 
 
 class _HeadComplete(Exception):  # noqa: N818 - ends a download, and is no error
@@ -34,7 +34,7 @@ class _HeadComplete(Exception):  # noqa: N818 - ends a download, and is no error
 
 
 def find_drive_id(source: str) -> str | None:
-    """The id of the file that a share link leads to, or an id as it is; `None` for anything else."""
+    """Return the id of the file of a share link, or an id as it is; `None` for anything else."""
     link = _LINK.match(source)
     if link:
         return link.group(1)
@@ -42,40 +42,39 @@ def find_drive_id(source: str) -> str | None:
 
 
 def download_from_drive(drive_id: str, stream: BinaryIO, limits: SourceLimits, on_progress: ProgressReport) -> None:
-    """Write a file of Drive's into a stream.
+    """Download a file of Google Drive to a stream.
 
     Raises:
-        LimitError: It is too large or too slow.
-        Exception: Whatever `gdown` and the network raise.
+        LimitError: The file is too large, or the download too slow.
+        Exception: Any error of `gdown` or the network.
     """
     import gdown  # noqa: PLC0415 - slow to import, rarely used
 
     report = limit_progress(on_progress, SHOWN, limits)
-    # Given a path in the place of a stream, it would leave parts of files behind.
+    # With a path instead of a stream, partial files would remain.
     gdown.download(id=drive_id, output=stream, quiet=True, timeout=limits.stall_timeout_seconds, progress=report)
 
 
 def is_unchanged(drive_id: str, file: Path, limits: SourceLimits) -> bool:
-    """Whether Drive would still give a file that was fetched, by size and first bytes.
+    """Whether a downloaded file is still that on Google Drive, by size and first bytes.
 
-    Where Drive does not answer, which its quota brings about for a day at a time, the file counts as unchanged, with a
-    warning.
+    If Drive does not answer, as for a day after its quota is used up, the file counts as unchanged, with a warning.
 
     Args:
-        drive_id: Which file.
-        file: What was fetched of it.
-        limits: Bytes and seconds that it may take.
+        drive_id: Id of the file on Drive.
+        file: The downloaded file.
+        limits: Maximum number of bytes and seconds.
 
     Raises:
-        LimitError: The file on Drive has become too large, or does not come in time.
+        LimitError: The file on Drive has become too large, or the download takes too long.
     """
     try:
         head, size = _read_head(drive_id, limits)
     except HipMriError:
         raise
-    except Exception as error:  # `gdown` has errors of several kinds, without a common base
+    except Exception as error:  # the errors of `gdown` have no common base
         logger.warning(
-            "Google Drive does not tell whether the file has changed (%s): the one that was fetched is used",
+            "Google Drive does not report whether the file has changed (%s): the downloaded one is used",
             type(error).__name__,
         )
         return True
@@ -83,11 +82,11 @@ def is_unchanged(drive_id: str, file: Path, limits: SourceLimits) -> bool:
         with file.open("rb") as stream:
             return size in (0, file.stat().st_size) and stream.read(len(head)) == head
     except OSError:
-        return False  # a copy that cannot be read is fetched anew
+        return False  # a copy that cannot be read is downloaded again
 
 
 def _read_head(drive_id: str, limits: SourceLimits) -> tuple[bytes, int]:
-    """First bytes of a file, and its size, 0 where Drive does not tell."""
+    """First bytes of a file, and its size, 0 if Drive does not report it."""
     stream, sizes = io.BytesIO(), [0]
 
     def stop_early(done: int, total: int) -> None:
@@ -103,7 +102,7 @@ def _read_head(drive_id: str, limits: SourceLimits) -> tuple[bytes, int]:
 
 
 def explain_drive_failure(error: Exception) -> FetchError:
-    """What an error on the way means to the user."""
+    """Convert an error of a download to one with advice."""
     if "Proxy" in type(error).__name__ and (proxy := find_proxy("https://drive.google.com")):
         return FetchError(
             f"source: {SHOWN} could not be fetched through the proxy that {proxy.variable} names "

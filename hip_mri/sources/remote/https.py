@@ -1,7 +1,7 @@
 """Downloads files over HTTPS: redirects to private hosts are rejected, and interrupted downloads are resumed.
 
-The address that the user gives may be on a private network. A redirect of a server may not: it may lead to other hosts
-on the internet, but not to this machine, its network or the metadata services of a cloud.
+The address that the user gives may be on a private network. A redirect may lead to other hosts on the internet, but not
+to this machine, its network or the metadata services of a cloud. The coroutines are run by `fsspec.asyn.sync`.
 """
 
 import asyncio
@@ -9,26 +9,28 @@ import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import aiohttp
-import aiohttp.abc
-from fsspec.asyn import get_loop, sync
 from yarl import URL
 
+from hip_mri.addresses import show_place
 from hip_mri.config import SourceLimits
 from hip_mri.errors import SourceError
 from hip_mri.proxies import find_proxy, list_proxies
-from hip_mri.sources.remote.fetch_limits import changed_error, limit_progress, too_slow_error
+from hip_mri.sources.remote.downloads import ProgressReport, changed_error, limit_progress, too_slow_error
+
+if TYPE_CHECKING:
+    from aiohttp.abc import ResolveResult
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS: Final = 10
 _CHUNK_BYTES: Final = 2**20
 _PLAIN: Final = {"Accept-Encoding": "identity"}
-"""Asks for the file's own bytes, which resuming and the budget count."""
+"""Disables compression: resuming and the limits count bytes of the file."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
@@ -38,17 +40,20 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file is fetched from.
+    """Where a file is downloaded from.
 
     Attributes:
-        text: As the user gave it.
-        shown: As much of it as messages say.
-        schemes: Beginnings of addresses that redirects may lead to, such as `https://`.
+        text: As given by the user.
+        schemes: Prefixes of addresses that redirects may lead to, such as `https://`.
     """
 
     text: str
-    shown: str
     schemes: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        """The part that messages contain."""
+        return show_place(self.text)
 
     @property
     def url(self) -> URL:
@@ -78,18 +83,23 @@ class RemoteFile:
         return self.takes_ranges and self.has_strong_tag
 
 
-def ask_for_file(address: Address, limits: SourceLimits) -> RemoteFile:
+async def request_properties(address: Address, limits: SourceLimits) -> RemoteFile:
     """Request the properties of a file without downloading it.
 
     Raises:
         SourceError: A redirect leads to a private host.
-        aiohttp.ClientError: The server refuses, or the network failed.
+        aiohttp.ClientError: The server rejects the request, or the network failed.
     """
-    return sync(get_loop(), _ask, address, limits)
+    async with _open_session(address, limits) as session:
+        with contextlib.suppress(aiohttp.ClientResponseError):  # signed addresses often allow nothing but GET
+            async with _request(session, "HEAD", address, {}) as response:
+                return _read_properties(response)
+        async with _request(session, "GET", address, {}) as response:
+            return _read_properties(response)
 
 
-def download_file(
-    address: Address, remote: RemoteFile, file: Path, limits: SourceLimits, on_progress: Callable[[int, int], None]
+async def download_file(
+    address: Address, remote: RemoteFile, file: Path, limits: SourceLimits, on_progress: ProgressReport
 ) -> None:
     """Download a file, or the missing part of it.
 
@@ -97,78 +107,53 @@ def download_file(
         address: Where it is.
         remote: Properties that the server reported.
         file: Where it is written; if `remote` can resume, the bytes it holds are kept and the rest is appended.
-        limits: Bytes and seconds that it may take.
-        on_progress: Called with the bytes that have come and the bytes of all, 0 where that is unknown.
+        limits: Maximum number of bytes and seconds.
+        on_progress: Called with the bytes downloaded and the total, 0 if unknown.
 
     Raises:
-        SourceError: A redirect leads to a private host, the file has changed since the server was asked, or it is
-            over a limit; trying again does not help.
-        aiohttp.ClientError: The server refuses, or the network failed.
-        OSError: The network failed, or the disk.
+        SourceError: A redirect leads to a private host, the file has changed since `request_properties`, or it exceeds
+            a limit; trying again does not help.
+        aiohttp.ClientError: The server rejects the request, or the network failed.
+        OSError: The network or the disk failed.
     """
-    sync(get_loop(), _download, address, remote, file, limits, on_progress)
-
-
-async def _ask(address: Address, limits: SourceLimits) -> RemoteFile:
-    async with _open_session(address, limits) as session:
-        with contextlib.suppress(aiohttp.ClientResponseError):  # signed addresses often allow nothing but GET
-            async with _request(session, "HEAD", address, {}) as response:
-                return _describe(response)
-        async with _request(session, "GET", address, {}) as response:
-            return _describe(response)
-
-
-async def _download(
-    address: Address, remote: RemoteFile, file: Path, limits: SourceLimits, on_progress: Callable[[int, int], None]
-) -> None:
-    here = file.stat().st_size if remote.can_resume and file.exists() else 0
+    num_present = file.stat().st_size if remote.can_resume and file.exists() else 0
     size = int(remote.version.get("size", 0))
-    if here and here == size:
+    if num_present and num_present == size:
         return
-    asked = {"Range": f"bytes={here}-", "If-Range": remote.version["ETag"]} if 0 < here < size else {}
-    async with _open_session(address, limits) as session, _request(session, "GET", address, asked) as response:
-        _refuse_change(address, remote, _describe(response))
-        start = here if _continues_at(response, here) else 0
+    can_continue = 0 < num_present < size
+    headers = {"Range": f"bytes={num_present}-", "If-Range": remote.version["ETag"]} if can_continue else {}
+    async with _open_session(address, limits) as session, _request(session, "GET", address, headers) as response:
+        version = _read_properties(response).version
+        if any(remote.version[field] != version[field] for field in remote.version.keys() & version.keys()):
+            raise changed_error(address.shown)
+        start = num_present if _continues_at(response, num_present) else 0
+        report = limit_progress(on_progress, address.shown, limits)
         with file.open("r+b" if start else "wb") as stream:
             stream.seek(start)
-            await _receive(response, stream, address, limits, on_progress)
+            await _receive(response, stream, int(version.get("size", 0)), report)
 
 
-async def _receive(
-    response: aiohttp.ClientResponse,
-    stream: BinaryIO,
-    address: Address,
-    limits: SourceLimits,
-    on_progress: Callable[[int, int], None],
-) -> None:
-    """Append the response to a file: at most the allowed and exactly the announced number of bytes."""
-    total = int(_describe(response).version.get("size", 0))
-    report = limit_progress(on_progress, address.shown, limits)
+async def _receive(response: aiohttp.ClientResponse, stream: BinaryIO, total: int, report: ProgressReport) -> None:
+    """Append the response to a file; if `total` is not 0, the file must have this size in the end."""
     report(stream.tell(), total)
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
         stream.write(chunk)
         report(stream.tell(), total)
     if total and stream.tell() != total:
-        raise aiohttp.ClientPayloadError(f"{stream.tell()} of {total} bytes came")
+        raise aiohttp.ClientPayloadError(f"received {stream.tell()} of {total} bytes")
 
 
-def _refuse_change(address: Address, remote: RemoteFile, found: RemoteFile) -> None:
-    shared = remote.version.keys() & found.version.keys()
-    if any(remote.version[field] != found.version[field] for field in shared):
-        raise changed_error(address.shown)
-
-
-def _continues_at(response: aiohttp.ClientResponse, here: int) -> bool:
-    """Whether an answer is the rest of the file; a whole file is sent where the server knows no ranges after all."""
+def _continues_at(response: aiohttp.ClientResponse, start: int) -> bool:
+    """Whether a response is the rest of the file; servers without ranges send the whole file."""
     if response.status != 206:
         return False
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if not found or int(found[1]) != here:
-        raise aiohttp.ClientPayloadError("another part came than was asked for")
+    if not found or int(found[1]) != start:
+        raise aiohttp.ClientPayloadError("received another range than requested")
     return True
 
 
-def _describe(response: aiohttp.ClientResponse) -> RemoteFile:
+def _read_properties(response: aiohttp.ClientResponse) -> RemoteFile:
     headers = response.headers
     version = {field: headers[field] for field in ("ETag", "Last-Modified") if field in headers}
     part = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
@@ -180,8 +165,8 @@ def _describe(response: aiohttp.ClientResponse) -> RemoteFile:
 
 @contextlib.asynccontextmanager
 async def _open_session(address: Address, limits: SourceLimits) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session whose block ends in time, whatever the server does."""
-    connector = aiohttp.TCPConnector(resolver=_Resolver(address))
+    """Open a session whose block is ended at the time limit."""
+    connector = aiohttp.TCPConnector(resolver=_CheckedResolver(address))
     stall = limits.stall_timeout_seconds
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
     session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=_PLAIN, auto_decompress=False)
@@ -193,17 +178,15 @@ async def _open_session(address: Address, limits: SourceLimits) -> AsyncIterator
         if clock.expired():
             raise too_slow_error(address.shown, limits) from None
         raise
-    except ValueError:  # what aiohttp and yarl say of addresses, which they repeat
-        raise SourceError(
-            f"source: {address.shown} is or leads to an address that is none. Check the address."
-        ) from None
+    except ValueError:  # of aiohttp and yarl; their messages contain the address
+        raise SourceError(f"source: {address.shown} is or leads to an invalid address. Check the address.") from None
 
 
 @contextlib.asynccontextmanager
 async def _request(
     session: aiohttp.ClientSession, method: str, address: Address, headers: dict[str, str]
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer to a request, behind redirects that lead to other places on the internet."""
+    """Send a request and follow redirects to public hosts."""
     url = address.url
     for _ in range(_MAX_REDIRECTS):
         proxy = _find_usable_proxy(url, address)
@@ -214,25 +197,25 @@ async def _request(
                 yield response
                 return
             url = url.join(_parse(response.headers["Location"]))
-        _refuse_place(url, address)
+        _check_redirect(url, address)
         if find_proxy(str(url)):
-            await _refuse_internal_name(url, address)
+            await _check_proxied_name(url, address)
     raise SourceError(f"source: {address.shown} has too many redirects. Check the address.")
 
 
-def _refuse_place(url: URL, address: Address) -> None:
-    """Raise `SourceError` where a redirect leads to another kind of address, or to an internal one by its number."""
+def _check_redirect(url: URL, address: Address) -> None:
+    """Raise `SourceError` if a redirect leads to another scheme or to a private IP address."""
     if not str(url).startswith(address.schemes):
         raise SourceError(
             f"source: {address.shown} leads to an address like {url.scheme}://, which is not followed. "
             "Give the address of the file itself."
         )
-    with contextlib.suppress(ValueError):  # a name; `_Resolver` looks at what stands behind it
-        _refuse_internal(ipaddress.ip_address(url.host or ""), url.host or "", url.port, address)
+    with contextlib.suppress(ValueError):  # a name, which `_CheckedResolver` checks
+        _check_public(ipaddress.ip_address(url.host or ""), url.host or "", url.port, address)
 
 
 def _find_usable_proxy(url: URL, address: Address) -> str | None:
-    """The proxy of the environment that leads to an address, where one does."""
+    """Find the proxy of the environment for an address; `None` if there is none."""
     proxy = find_proxy(str(url))
     if proxy is None:
         return None
@@ -244,18 +227,18 @@ def _find_usable_proxy(url: URL, address: Address) -> str | None:
     return proxy.address
 
 
-async def _refuse_internal_name(url: URL, address: Address) -> None:
-    """Raise `SourceError` where a redirect leads through a proxy to a name that this machine knows as internal.
+async def _check_proxied_name(url: URL, address: Address) -> None:
+    """Raise `SourceError` if a redirect leads through a proxy to a name that this machine resolves to a private host.
 
-    A proxy looks names up itself. Names that this machine does not know, as is usual behind one, are left to it.
+    A proxy resolves names itself. Names that this machine cannot resolve, which is usual behind a proxy, are accepted.
     """
     host, port = url.host or "", url.port
     with contextlib.suppress(OSError):
         for result in await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            _refuse_internal(ipaddress.ip_address(result[4][0]), host, port, address)
+            _check_public(ipaddress.ip_address(result[4][0]), host, port, address)
 
 
-def _refuse_internal(place: IPAddress, host: str, port: int | None, address: Address) -> None:
+def _check_public(place: IPAddress, host: str, port: int | None, address: Address) -> None:
     if (host, port) != (address.url.host, address.url.port) and not _is_public(place):
         raise SourceError(
             f"source: {address.shown} leads to a private address, which is not followed. "
@@ -264,7 +247,7 @@ def _refuse_internal(place: IPAddress, host: str, port: int | None, address: Add
 
 
 def _is_public(place: IPAddress) -> bool:
-    """Whether an address is one of the internet at large, also where it is wrapped in one of IPv6."""
+    """Whether an address is public, also if it is an IPv4 address embedded in an IPv6 address."""
     if isinstance(place, ipaddress.IPv6Address):
         wrapped = place.ipv4_mapped or place.sixtofour
         if place in _NAT64:
@@ -274,31 +257,26 @@ def _is_public(place: IPAddress) -> bool:
     return place.is_global and not place.is_multicast
 
 
-class _Resolver(aiohttp.abc.AbstractResolver):
-    """Looks names up, and refuses those that stand for internal addresses, but for those that the user gave.
+class _CheckedResolver(aiohttp.ThreadedResolver):
+    """Resolves names and rejects private hosts, except that of the given address and the proxies of the environment.
 
-    These are the address of the file and the proxies of the environment.
-
-    What is checked here is what is connected to: a second look-up could give another answer.
+    The addresses that are checked here are those that are connected to: a second look-up could give others.
     """
 
     def __init__(self, address: Address) -> None:
+        super().__init__()
         self._address = address
-        self._resolver = aiohttp.ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[aiohttp.abc.ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
+    ) -> "list[ResolveResult]":
+        found = await super().resolve(host, port, family)
         if (host, port) not in [proxy.place for proxy in list_proxies()]:
             for result in found:
-                _refuse_internal(ipaddress.ip_address(result["host"]), host, port, self._address)
+                _check_public(ipaddress.ip_address(result["host"]), host, port, self._address)
         return found
-
-    async def close(self) -> None:
-        await self._resolver.close()
 
 
 def _parse(address: str) -> URL:
-    """An address as it is, so that the signature in it holds; with escapes where it has none."""
+    """Parse an address without changing its escapes, which a signature covers; escape it if it contains none."""
     return URL(address, encoded=address.isascii() and " " not in address)

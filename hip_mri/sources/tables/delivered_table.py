@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 _PATIENTS: Final = re.compile(r"(.*[-_])?patients\.csv", re.IGNORECASE)
 _LABELS: Final = re.compile(r"(.*[-_])?labels\.csv", re.IGNORECASE)
-"""Counts where its first line has the columns that are needed: data sets have files of this name for other programs."""
+"""Read only with the required columns: data sets contain files of this name for other programs."""
 
 _MAX_BYTES: Final = 2**27
-"""Largest table of patients: a hundred bytes for each of a million images."""
+"""Maximum size of a table: a hundred bytes for each of a million images."""
 
-_INSTEAD: Final = "give the table with --data.patients-file."
+_ALTERNATIVE: Final = "give the table with --data.patients-file."
 
 
 def read_patients_table(path: Path, limits: SourceLimits = SourceLimits()) -> bytes | None:
@@ -33,27 +33,27 @@ def read_patients_table(path: Path, limits: SourceLimits = SourceLimits()) -> by
 
     Args:
         path: A zip file or a folder.
-        limits: How much the source may hold.
+        limits: Maximum size and number of files of the source.
 
     Returns:
-        The file's content; `None` where there is none.
+        The content of the table; `None` if there is none.
 
     Raises:
-        SourceError: There are several, or it cannot be read, is too large, a link that leads out of the folder, a
-            pipe, a device or a folder.
+        SourceError: There are several tables, or it cannot be read, is too large, a link that leads out of the folder,
+            a pipe, a device or a folder.
         ArchiveError: The zip file cannot be trusted.
     """
     if path.is_dir():
         listed = list_near_top(path, _is_wanted, limits)
         return _read_one({name: partial(_read_file, path / name, listed[name].st_size) for name in listed})
     with open_archive(path, SHOWN, limits, NEEDED) as archive:
-        near_top = [name for name in archive.names if name.count("/") <= 1]
+        near_top = [name for name in archive.entries if name.count("/") <= 1]
         names = [name for name in select_data_files(near_top) if _is_wanted(name.rpartition("/")[2])]
         return _read_one({name: partial(_read_entry, archive, name) for name in names})
 
 
 def has_label_table(folder: Path, limits: SourceLimits = SourceLimits()) -> bool:
-    """Whether there is a table with labels at the top of a folder; one that cannot be used is none."""
+    """Whether there is a valid table with labels at the top of a folder."""
     listed = list_near_top(folder, _is_wanted, limits)
     return any(has_labels(_read_file(folder / name, listed[name].st_size)) for name in listed if "/" not in name)
 
@@ -63,7 +63,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _read_one(readers: Mapping[str, Callable[[], bytes]]) -> bytes | None:
-    """The only table among files, by their paths. Names are not shown, because they can identify patients."""
+    """Read the only table among files. Messages omit their names, which can identify patients."""
     tables = [name for name in readers if _PATIENTS.fullmatch(name.rpartition("/")[2])]
     candidates = [readers[name]() for name in sorted(readers.keys() - set(tables))]
     labels = [content for content in candidates if has_needed_columns(content)]
@@ -87,22 +87,23 @@ def _read_file(file: Path, num_bytes: int) -> bytes:
     except OSError as error:
         raise SourceError(
             f"source: its table of patients cannot be read ({error.strerror}). "
-            f"Give yourself the right to read it, or {_INSTEAD}"
-        ) from None  # the error names the file
+            f"Give yourself the right to read it, or {_ALTERNATIVE}"
+        ) from None  # the error contains the path
     if len(content) != num_bytes:
         raise SourceError(
-            f"source: its table of patients changed while it was read. Start again when it is written, or {_INSTEAD}"
+            f"source: its table of patients changed while it was read. Start again when it is written, "
+            f"or {_ALTERNATIVE}"
         )
     return content
 
 
 def _read_entry(archive: Archive, name: str) -> bytes:
-    _check_size(archive.get_size(name))
+    _check_size(archive.entries[name].size)
     try:
         return archive.read(name)
     except ImageError as error:
         raise SourceError(
-            f"source: the table of patients in it is damaged. Pack the folders again, or {_INSTEAD}"
+            f"source: the table of patients in it is damaged. Pack the folders again, or {_ALTERNATIVE}"
         ) from error
 
 

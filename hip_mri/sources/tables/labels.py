@@ -21,32 +21,32 @@ def label_by_table(
     Args:
         names: Paths with forward slashes.
         table: A table with labels.
-        class_names: Finds the class that a value of the table stands for.
-        needs_all_classes: Whether one class is too few.
+        class_names: Maps values of the table to labels.
+        needs_all_classes: Whether both classes are required.
 
     Returns:
-        Path and label; files without label are left out. `None` where the table names no file and class folders can
-        tell instead, as when several deliveries share one table.
+        Path and label of each labelled file. `None` if the table contains none of the files and there are class
+        folders, as when several deliveries share one table.
 
     Raises:
-        SourceError: A value stands for no class, a class is missing, or a file lies in the folder of another class.
-        SettingsError: The table names no file and there are no class folders, or its names fit several files.
+        SourceError: A value is no class, a class is missing, or a file is in the folder of another class.
+        SettingsError: The table contains none of the files and there are no class folders, or a name matches several.
     """
     matched = find_rows(table, pd.Series(names, dtype="str"))
     if matched[SOURCE_NAME].isna().all():
         if not any(map(class_names.find_label, {part for name in names for part in name.split("/")[:-1]})):
             raise explain_no_match(table)
-        logger.warning("The table has a label for none of %d files; class folders tell", len(names))
+        logger.warning("The table has a label for none of %d files; class folders are used", len(names))
         return None
-    labels = _translate(names, matched["label"].fillna(""), class_names)
+    labels = _map_values(names, matched["label"].fillna(""), class_names)
     _check_folders(labels, class_names)
     if len(labels) < len(names):
         logger.warning(
             "The table has no label for %d of %d files; they are left out", len(names) - len(labels), len(names)
         )
-    num_silent = len(table.rows) - matched[SOURCE_NAME].nunique()
-    if num_silent:
-        logger.warning("%d of %d rows of the table name no file of the source", num_silent, len(table.rows))
+    num_unmatched = len(table.rows) - matched[SOURCE_NAME].nunique()
+    if num_unmatched:
+        logger.warning("%d of %d rows of the table name no file of the source", num_unmatched, len(table.rows))
     missing = [label for label in LABELS if label not in set(labels.values())]
     if missing and (needs_all_classes or not labels):
         raise SourceError(
@@ -56,21 +56,21 @@ def label_by_table(
     return list(labels.items())
 
 
-def _translate(names: Sequence[str], values: pd.Series, class_names: ClassNames) -> dict[str, str]:
-    """Label of each file that has one."""
-    meanings = {value: class_names.find_label(value) for value in values.unique() if value}
-    unknown = [value for value, label in meanings.items() if label is None]
+def _map_values(names: Sequence[str], values: pd.Series, class_names: ClassNames) -> dict[str, str]:
+    """Label of each labelled file."""
+    label_of = {value: class_names.find_label(value) for value in values.unique() if value}
+    unknown = [value for value, label in label_of.items() if label is None]
     if unknown:
         raise SourceError(
             f"source: the column label of the table has {len(unknown)} values that name no class, for "
             f"{int(values.isin(unknown).sum()):,} files. Write {' or '.join(LABELS)}, map other values with "
             "--data.class-names, or leave the field empty: a file without label is left out."
         )
-    return {name: str(meanings[value]) for name, value in zip(names, values, strict=True) if value}
+    return {name: str(label_of[value]) for name, value in zip(names, values, strict=True) if value}
 
 
 def _check_folders(labels: dict[str, str], class_names: ClassNames) -> None:
-    """See that no file lies in the folder of another class than the table gives it."""
+    """Check that no file is in the folder of another class than in the table."""
     num_contradictory = 0
     for name, label in labels.items():
         named = set(map(class_names.find_label, name.split("/")[:-1])) - {None}

@@ -21,23 +21,23 @@ from hip_mri.sources.tables.text import read_lines
 logger = logging.getLogger(__name__)
 
 SOURCE_NAME: Final = "source_name"
-"""Column that a table must have."""
+"""Required column of a table."""
 
 FACTS: Final = ("patient_id", "label", "split")
-"""Columns of which a table must have at least one."""
+"""Columns of which at least one is required."""
 
 _HEADINGS: Final = {name.replace("_", ""): name for name in (SOURCE_NAME, *FACTS)}
-"""Columns by their headings without blanks, dashes and underscores, in lower case."""
+"""Columns by their headings without whitespace, dashes and underscores, in lower case."""
 
 NEEDED_COLUMNS: Final = f"the column {SOURCE_NAME} and at least one of {', '.join(FACTS)}"
 
 
 @dataclass(frozen=True)
 class PatientTable:
-    """What a user knows of the images.
+    """Patients, labels, splits and subgroups of images.
 
     Attributes:
-        rows: Columns source_name, patient_id, label and split (empty where none is given) and any further ones, all
+        rows: Columns source_name, patient_id, label and split (empty if not given) and any further ones, all
             text.
     """
 
@@ -50,7 +50,7 @@ class PatientTable:
 
     @property
     def has_labels(self) -> bool:
-        """Whether it says of any image which class it belongs to."""
+        """Whether the table has a label for any image."""
         return bool((self.rows["label"] != "").any())
 
 
@@ -58,12 +58,12 @@ def read_patient_file(file: Path) -> PatientTable:
     """Read the table of patients that the user gives; see `parse_patient_table`."""
     try:
         content = file.expanduser().read_bytes()
-    except (OSError, RuntimeError) as error:  # the latter where nobody has the home folder
+    except (OSError, RuntimeError) as error:  # the latter if the home folder does not exist
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(
             f"data.patients_file: the file cannot be read ({reason}). Give the path of a CSV file with "
             f"{NEEDED_COLUMNS}."
-        ) from None  # the error names the file, which is in the settings and need not be in a log
+        ) from None  # the error contains the path, which should not reach logs
     return parse_patient_table(content, "data.patients_file")
 
 
@@ -74,11 +74,11 @@ def parse_patient_table(content: bytes, name: str) -> PatientTable:
         content: A CSV file (see `hip_mri.sources.tables.text`) with the column source_name and at least one of
             patient_id, label and split (`train`, `val` or `test`, also training, validation and so on), in any case.
             Further columns describe subgroups.
-        name: What an error calls it.
+        name: Name for messages.
 
     Raises:
-        SettingsError: The file cannot be read, a column is missing, or values contradict each other. No message
-            repeats a patient's identity.
+        SettingsError: The file cannot be read, a column is missing, or values contradict each other. Messages do
+            not contain patient ids.
     """
     lines = read_lines(content, name)
     columns = _name_columns(lines[0] if lines else [])
@@ -120,12 +120,12 @@ def _find_missing(columns: Sequence[str]) -> list[str]:
 
 
 def _name_columns(headings: Sequence[str]) -> list[str]:
-    """The headings, those of this program's columns in its own spelling."""
+    """Normalize the headings of the columns that this program uses."""
     return [_HEADINGS.get(re.sub(r"[\s_-]", "", heading.casefold()), heading) for heading in headings]
 
 
 def _normalize_path(name: str) -> str:
-    """A path with forward slashes, and without `./` before it."""
+    """Replace backslashes in a path, and remove a leading `./`."""
     return re.sub(r"^(\./)+", "", name.replace("\\", "/"))
 
 
@@ -154,23 +154,23 @@ def _check(rows: pd.DataFrame, name: str) -> None:
 
 
 def check_patient_splits(table: PatientTable, name: str) -> None:
-    """See that a table gives all images of a patient one split.
+    """Check that all images of each patient have the same split.
 
     Args:
         table: The table.
-        name: What an error calls it.
+        name: Name for messages.
 
     Raises:
-        SettingsError: It gives some patients several: training on one image of a patient and testing on another would
-            make the figures too good, and only who wrote the table can say which of its columns is wrong.
+        SettingsError: A patient has several splits. Training and testing on images of one patient would bias the
+            metrics, and only the author of the table can correct it.
     """
     rows = table.rows[(table.rows["patient_id"] != "") & (table.rows["split"] != "")]
-    is_torn = rows.groupby("patient_id")["split"].transform("nunique") > 1
-    if is_torn.any():
+    has_several = rows.groupby("patient_id")["split"].transform("nunique") > 1
+    if has_several.any():
         raise SettingsError(
-            f"{name} gives {rows.loc[is_torn, 'patient_id'].nunique()} patients more than one split, with the images "
-            f"of its rows {list_offenders([str(row + 1) for row in rows.index[is_torn]])}. Give all images of a "
-            "patient one split, or draw a new split with --data.given-split ignore."
+            f"{name} gives {rows.loc[has_several, 'patient_id'].nunique()} patients more than one split, with the "
+            f"images of its rows {list_offenders([str(row + 1) for row in rows.index[has_several]])}. Give all images "
+            "of a patient one split, or draw a new split with --data.given-split ignore."
         )
 
 
@@ -178,16 +178,15 @@ def find_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
     """Find the table's row of each file, by its path or by the last parts of it.
 
     Args:
-        table: Names files by their path in the source, or by any number of its last parts, as far as these fit one
-            file alone.
+        table: Its names are paths in the source, or any number of the last parts of paths that match one file only.
         source_names: Path of each file in the source.
 
     Returns:
-        The table's columns, one row per file in the order and with the index of `source_names`; missing values where
-        the table has no row for it.
+        The table's columns, one row per file in the order and with the index of `source_names`; missing values for
+        files without a row.
 
     Raises:
-        SettingsError: A row fits several files, or several rows that differ fit one file.
+        SettingsError: A row matches several files, or different rows match one file.
     """
     names = source_names.map(compose_accents).map(_normalize_path)
     num_parts = names.str.count("/") + 1
@@ -202,8 +201,8 @@ def find_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
         is_found = at >= 0
         found = np.where(is_found, some.to_numpy()[at], -1)
         is_new = is_found & (place < 0)
-        is_vague = is_new & (num_parts != count).to_numpy() & keys.duplicated(keep=False).to_numpy()
-        num_ambiguous += keys[is_vague].nunique()
+        is_ambiguous = is_new & (num_parts != count).to_numpy() & keys.duplicated(keep=False).to_numpy()
+        num_ambiguous += keys[is_ambiguous].nunique()
         twice = is_found & (place >= 0)
         facts = table.rows[list(FACTS)]
         num_contradictory += int(
@@ -227,25 +226,25 @@ def match_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
     """Find the table's row of each file; see `find_rows`.
 
     Returns:
-        As `find_rows`, with empty texts where the table has no row for a file.
+        As `find_rows`, with empty texts for files without a row.
 
     Raises:
-        SettingsError: As `find_rows`, or no row fits any file.
+        SettingsError: As `find_rows`, or no row matches any file.
     """
     matched = find_rows(table, source_names)
     is_found = matched[SOURCE_NAME].notna()
     if not is_found.any():
         raise explain_no_match(table)
-    num_silent = len(table.rows) - matched[SOURCE_NAME].nunique()
-    if num_silent:
-        logger.warning("%d of %d rows of the table of patients name no usable file", num_silent, len(table.rows))
+    num_unmatched = len(table.rows) - matched[SOURCE_NAME].nunique()
+    if num_unmatched:
+        logger.warning("%d of %d rows of the table of patients name no usable file", num_unmatched, len(table.rows))
     if not is_found.all():
         logger.warning("The table of patients has no row for %d of %d files", (~is_found).sum(), len(is_found))
     return matched.fillna("")
 
 
 def explain_no_match(table: PatientTable) -> SettingsError:
-    """The error of a table that names no file of a source."""
+    """Return the error for a table that contains no file of the source."""
     return SettingsError(
         f"data.patients_file: none of its {len(table.rows)} names is a file of the source. Write source_name as the "
         "path in the source, or as the last parts of it, such as normal/image1.png."
@@ -253,16 +252,16 @@ def explain_no_match(table: PatientTable) -> SettingsError:
 
 
 def find_in_names(source_names: pd.Series, pattern: str, class_names: ClassNames | None = None) -> pd.Series:
-    """Read patients out of paths.
+    """Extract patient ids from paths.
 
     Args:
         source_names: Path of each image in the source.
         pattern: Regular expression; its group `patient`, or else its first group, is the id. It is searched in the
-            path below the class folder and in the whole path; the place where it is found in more files counts.
-        class_names: Finds the class folder.
+            path below the class folder and in the whole path; the one with more matches is used.
+        class_names: Identifies the class folder.
 
     Returns:
-        The ids; empty where the pattern is not found.
+        The ids; empty for paths that do not match.
 
     Raises:
         SettingsError: The pattern has no group, or is found in no name.
@@ -291,7 +290,7 @@ def _find_group(expression: re.Pattern[str], group: str | int, name: str) -> str
 
 
 def _cut_class_folder(source_name: str, class_names: ClassNames) -> str:
-    """The path below the first class folder; the whole path where there is none."""
+    """Return the path below the first class folder; the whole path if there is none."""
     parts = source_name.split("/")
     for at, part in enumerate(parts[:-1]):
         if class_names.find_label(part):

@@ -11,7 +11,7 @@ from hip_mri.sources.entry_names import compose_accents
 
 _SEPARATORS: Final = ",;\t"
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=(.)"?\r?\n')
-"""First line by which Excel is told the separator."""
+"""First line that declares the separator for Excel."""
 
 _ADVICE: Final = "Save it as CSV (in Excel: 'CSV UTF-8') with a heading for each column."
 
@@ -19,19 +19,19 @@ _ADVICE: Final = "Save it as CSV (in Excel: 'CSV UTF-8') with a heading for each
 def read_lines(content: bytes, name: str) -> list[list[str]]:
     """Read the fields of a CSV file.
 
-    Commas, semicolons and tabs separate them; UTF-8, UTF-16 and, where the bytes are neither, Windows-1252 are read.
-    Blanks around fields are removed, accents composed (NFC), and lines and columns that hold nothing dropped.
+    Separators are commas, semicolons and tabs; encodings UTF-8, UTF-16 and otherwise Windows-1252. Whitespace around
+    fields is removed, accents are composed (NFC), and empty lines and columns are dropped.
 
     Args:
         content: The file.
-        name: What an error calls it.
+        name: Name for messages.
 
     Returns:
         The lines, the heading first, each with as many fields as the heading.
 
     Raises:
-        SettingsError: It is no table, a column with values has no heading, or lines have more or fewer fields than the
-            heading.
+        SettingsError: The file is no table, a column with values has no heading, or lines have more or fewer fields
+            than the heading.
     """
     text = _decode(content, name)
     separator = None
@@ -76,35 +76,29 @@ def _list_encodings(content: bytes) -> tuple[str, ...]:
 
 
 def _drop_empty(lines: list[list[str]], name: str) -> list[list[str]]:
-    """Leave out empty lines, empty fields behind the last heading, and columns without heading and values."""
+    """Drop empty lines, empty fields after the last heading, and columns without heading and values."""
     numbered = [(number, line) for number, line in enumerate(lines, 1) if any(line)]
     if not numbered:
         return []
-    columns = numbered[0][1]
-    width = len(columns) - next((at for at, column in enumerate(reversed(columns)) if column), 0)
-    rows = [
-        (number, line if len(line) <= width else line[: max(width, len(line) - _count_empty_end(line))])
-        for number, line in numbered
-    ]
-    named = max(len(line) for _, line in rows)
-    if width < named <= len(columns):
-        raise SettingsError(f"{name} has values in column {named}, which has no heading. Give it one, or remove it.")
-    uneven = [str(number) for number, line in rows if len(line) != width]
+    headings = numbered[0][1]
+    unnamed = [at for at, heading in enumerate(headings) if not heading]
+    if filled := [str(at + 1) for at in unnamed if any(any(line[at : at + 1]) for _, line in numbered)]:
+        raise SettingsError(
+            f"{name} has values in column {list_offenders(filled)}, which has no heading. "
+            "Add one, or remove the column."
+        )
+    width = _count_fields(headings)
+    rows = [(number, line[: max(width, _count_fields(line))]) for number, line in numbered]
+    uneven = [str(number) for number, row in rows if len(row) != width]
     if uneven:
         raise SettingsError(
             f"{name} has lines with more or fewer than {width} fields: {list_offenders(uneven)}. "
             "Write as many fields as the first line has."
         )
-    unnamed = [at for at, column in enumerate(columns[:width]) if not column]
-    empty = {at for at in unnamed if not any(line[at] for _, line in rows)}
-    if filled := [str(at + 1) for at in unnamed if at not in empty]:
-        raise SettingsError(
-            f"{name} has values in column {list_offenders(filled)}, which has no heading. Give it one, or remove it."
-        )
-    if not empty:
-        return [line for _, line in rows]
-    return [[field for at, field in enumerate(line) if at not in empty] for _, line in rows]
+    named = [at for at, heading in enumerate(headings) if heading]
+    return [[row[at] for at in named] for _, row in rows]
 
 
-def _count_empty_end(line: list[str]) -> int:
-    return next((at for at, field in enumerate(reversed(line)) if field), len(line))
+def _count_fields(line: list[str]) -> int:
+    """Number of fields up to the last one that is not empty."""
+    return max((at + 1 for at, field in enumerate(line) if field), default=0)

@@ -6,62 +6,68 @@ by their position in the directory, counted from 1, because names can identify p
 """
 
 import stat
-import struct
 import zipfile
-from dataclasses import dataclass
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final, NamedTuple
 
 from hip_mri.config import SourceLimits
 from hip_mri.errors import ArchiveError, LimitError
 from hip_mri.sources.entry_names import decode_name, find_path_fault, normalize_path, read_unicode_path
-from hip_mri.sources.zip_files.end_record import DirectoryPlace, OpenFile
-from hip_mri.sources.zip_files.faults import ZipFaults, name_method_fault
-from hip_mri.sources.zip_files.layout import ENCRYPTED, UTF8, find_data, split_extra
+from hip_mri.sources.zip_files.end_record import DirectoryPlace, OpenFile, explain_unreadable
+from hip_mri.sources.zip_files.faults import METHOD, ZipFaults
+from hip_mri.sources.zip_files.local_headers import ENCRYPTED, UTF8, find_data, split_extra
 from hip_mri.sources.zip_files.name_clashes import find_clashes
 
-METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Compression methods that are accepted. No imaging program writes others."""
-
 SMALL_ENTRY_BYTES: Final = 2**20
-"""Entries up to this size may have any compression ratio: an empty picture has a high one and does no harm."""
+"""Size up to which an entry may have any compression ratio: a blank image has a high one and is harmless."""
 
 _MAX_OVERHEAD_BYTES: Final = 2**16
-"""Packed bytes allowed beyond twice the size of an entry; the least efficient programs add half, or some bytes."""
+"""Packed bytes allowed in addition to twice the size of an entry; the least efficient programs add half of it."""
 
 _PATCHED: Final = 1 << 5
-_ENTRY: Final = np.dtype([("start", "u8"), ("packed_size", "u8"), ("size", "u8"), ("checksum", "u4"), ("method", "u2")])
+_AES_METHOD: Final = 99
+_UNIX_MODE_SHIFT: Final = 16
 
 
-@dataclass(frozen=True)
-class Directory:
-    """Entries of a zip file, in the order of its directory.
+class ZipEntry(NamedTuple):
+    """An entry of a zip file.
 
     Attributes:
-        names: Decoded names; names of folders end in a slash.
-        entries: Offset of the data, packed size, size, CRC-32 and method of each entry, 30 bytes each.
+        name: Decoded name; that of a folder ends in a slash.
+        position: Position in the directory, counted from 1.
+        start: Offset of its data.
+        packed_size: Bytes of its data.
+        size: Bytes uncompressed.
+        checksum: CRC-32 of the uncompressed bytes.
+        is_stored: Whether the data are not compressed; otherwise the method is Deflate.
     """
 
-    names: list[str]
-    entries: NDArray[np.void]
+    name: str
+    position: int
+    start: int
+    packed_size: int
+    size: int
+    checksum: int
+    is_stored: bool
 
 
-def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) -> Directory:
-    """Read and check all entries of a zip file.
+def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) -> list[ZipEntry]:
+    """Read and check all entries of a zip file, in the order of its directory.
 
     Args:
         file: The zip file.
-        place: Where its directory is.
-        limits: How much it may hold.
+        place: Position of its directory.
+        limits: Maximum size and number of entries.
 
     Raises:
         ArchiveError: An entry cannot be trusted. All offenders are listed: entries with faults of their own first, else
             names that clash, else entries that are not where the directory says.
-        LimitError: It holds too much.
+        LimitError: The zip file exceeds a limit.
     """
-    _check_number(file, place, limits)
+    if place.num_entries > limits.max_entries or place.num_bytes > 1024 * limits.max_entries:
+        raise LimitError(
+            f"source: {file.name} holds {place.num_entries:,} entries, above {limits.max_entries:,}. "
+            "Divide it, or allow more with --limits.max-entries."
+        )
     faults = ZipFaults(file.name)
     infos, unread_fault = _parse(file, place)
     names = []
@@ -73,44 +79,37 @@ def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) 
             faults.add("too_tight", position)
     faults.add(unread_fault, len(infos) + 1)
     _check_total(file, sum(info.file_size for info in infos), limits)
-    faults.refuse()  # names are compared only if their depth is within bounds, which the time to compare depends on
+    faults.raise_error()  # before names are compared: the time for that depends on their depth
     find_clashes(names, limits.max_entries, faults)
-    faults.refuse()
+    faults.raise_error()
     starts = find_data(file, place, infos, faults)
-    faults.refuse()
-    rows = ((s, i.compress_size, i.file_size, i.CRC, i.compress_type) for s, i in zip(starts, infos, strict=True))
-    return Directory(names, np.fromiter(rows, _ENTRY, len(infos)))
+    faults.raise_error()
+    return [
+        ZipEntry(name, at, start, i.compress_size, i.file_size, i.CRC, i.compress_type == zipfile.ZIP_STORED)
+        for at, (name, start, i) in enumerate(zip(names, starts, infos, strict=True), start=1)
+    ]
 
 
 def _parse(file: OpenFile, place: DirectoryPlace) -> tuple[list[zipfile.ZipInfo], str | None]:
-    """All records, and the fault of the record behind them if it stopped `zipfile`."""
-    archive = zipfile.ZipFile.__new__(zipfile.ZipFile)  # an object, so that the records before a fault are known
+    """All records, and the fault of the next record if it stopped `zipfile`."""
+    archive = zipfile.ZipFile.__new__(zipfile.ZipFile)  # keeps the records before a fault, unlike `ZipFile(...)`
     fault = None
     try:
-        archive.__init__(file.stream)
+        with explain_unreadable(file.name):
+            archive.__init__(file.stream)
     except UnicodeDecodeError:
         fault = "name_not_utf8"
     except NotImplementedError:
         fault = "unsupported_version"
     except zipfile.BadZipFile:
         fault = "broken_record"
-    except OSError as error:
-        raise file.describe_unreadable(error) from error
     infos = archive.filelist
     if archive.start_dir != place.offset or (fault is None and len(infos) != place.num_entries):
         raise ArchiveError(
-            f"source: {file.name} is a damaged or truncated zip file: its directory breaks off behind entry "
-            f"{min(len(infos), place.num_entries):,}. Fetch it again, or pack the folders again."
+            f"source: {file.name} is a damaged or truncated zip file: its directory ends after entry "
+            f"{min(len(infos), place.num_entries):,}. Download it again, or pack the folders again."
         )
     return infos, fault
-
-
-def _check_number(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) -> None:
-    if place.num_entries > limits.max_entries or place.num_bytes > 1024 * limits.max_entries:
-        raise LimitError(
-            f"source: {file.name} holds {place.num_entries:,} entries, above {limits.max_entries:,}. "
-            "Divide it, or allow more with --limits.max-entries."
-        )
 
 
 def _check_total(file: OpenFile, total: int, limits: SourceLimits) -> None:
@@ -128,39 +127,34 @@ def _check_total(file: OpenFile, total: int, limits: SourceLimits) -> None:
 
 def _check_entry(info: zipfile.ZipInfo) -> tuple[str, str | None]:
     """Name of an entry, and its fault as one of the codes of `ZipFaults`."""
-    try:
-        name = _read_name(info)
-    except UnicodeDecodeError:
-        return "", "name_not_utf8"
-    except (ValueError, struct.error):
-        return "", "broken_record"
-    fault = find_path_fault(name) or _find_kind_fault(name, info.external_attr >> 16, info.file_size)
-    if fault is None and info.volume:
-        fault = "broken_record"
-    return name, fault or _find_method_fault(info)
-
-
-def _read_name(info: zipfile.ZipInfo) -> str:
     is_utf8 = bool(info.flag_bits & UTF8)
     raw = info.orig_filename.encode("utf-8" if is_utf8 else "cp437")
-    fields = split_extra(info.extra)
-    name = decode_name(raw, is_utf8=is_utf8)
-    return normalize_path(read_unicode_path(raw, fields.get(0x7075, b"")) or name)
+    try:
+        unicode_path = read_unicode_path(raw, split_extra(info.extra).get(0x7075, b""))
+        name = normalize_path(unicode_path or decode_name(raw, is_utf8=is_utf8))
+    except UnicodeDecodeError:
+        return "", "name_not_utf8"
+    except ValueError:
+        return "", "broken_record"
+    return name, find_path_fault(name) or _find_kind_fault(name, info) or _find_packing_fault(info)
 
 
-def _find_kind_fault(name: str, mode: int, size: int) -> str | None:
-    """Whether an entry is something else than a file or a folder; programs off Unix leave the mode at 0."""
+def _find_kind_fault(name: str, info: zipfile.ZipInfo) -> str | None:
+    """Fault of an entry that is neither a file nor an empty folder; programs outside Unix leave the mode at 0."""
     is_folder = name.endswith("/")
-    if stat.S_IFMT(mode) not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG):
+    kind = stat.S_IFMT(info.external_attr >> _UNIX_MODE_SHIFT)
+    if kind not in (0, stat.S_IFDIR if is_folder else stat.S_IFREG):
         return "special_file"
-    return "folder_with_content" if is_folder and size else None
+    return "folder_with_content" if is_folder and info.file_size else None
 
 
-def _find_method_fault(info: zipfile.ZipInfo) -> str | None:
-    if info.flag_bits & ENCRYPTED:
+def _find_packing_fault(info: zipfile.ZipInfo) -> str | None:
+    if info.volume:
+        return "broken_record"
+    if info.flag_bits & ENCRYPTED or info.compress_type == _AES_METHOD:
         return "encrypted"
-    if info.compress_type not in METHODS:
-        return name_method_fault(info.compress_type)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # imaging programs use no others
+        return f"{METHOD}{info.compress_type}"
     if info.flag_bits & _PATCHED:
         return "unsupported_version"
     if info.compress_type == zipfile.ZIP_STORED:

@@ -5,107 +5,85 @@ from typing import Final
 
 from hip_mri.errors import ArchiveError, LimitError, list_offenders
 
-_MEANINGS: Final = {
+_DESCRIPTIONS: Final = {
     "nul_in_name": "names with a NUL",
-    "name_not_utf8": "names that are said to be UTF-8 and are not",
-    "unsafe_path": "paths that are absolute, hold a drive, or climb with dots",
+    "name_not_utf8": "names that are marked as UTF-8 and are not",
+    "unsafe_path": "paths that are absolute, contain a drive or contain '.' or '..'",
     "too_deep": "paths of more than 16 parts",
     "too_many_folders": "more folders than entries are allowed",
     "special_file": "links, pipes or devices",
-    "folder_with_content": "folders that hold bytes of their own",
-    "duplicate": "names that occur twice",
-    "same_name_elsewhere": "names that differ only in case, in how accents are written or in dots at the end",
-    "file_and_folder": "files that share their name with a folder",
+    "folder_with_content": "folders with content",
+    "duplicate": "duplicate names",
+    "same_name_elsewhere": "names that differ only in case, in the encoding of accents or in trailing dots",
+    "file_and_folder": "files with the name of a folder",
     "encrypted": "encrypted entries",
-    "unsupported_version": "entries that need a later version of the zip format, or that change another file",
-    "wrong_size": "entries whose size is not the declared one",
+    "unsupported_version": "entries that need a later version of the zip format, or that patch another file",
+    "wrong_size": "stored entries with two different sizes",
     "too_tight": "entries that unpack to more than --limits.max-compression-ratio times their size",
-    "too_loose": "entries that take far more room packed than unpacked, as no program packs them",
+    "too_loose": "entries that are far larger packed than unpacked",
     "headers_differ": "entries that differ between the directory and their local header",
-    "overlapping": "entries that share bytes with another",
-    "gap": "bytes of no entry before the entry, as in a zip file behind or inside another file",
+    "overlapping": "overlapping entries",
+    "gap": "bytes of no entry before the entry, as in a zip file after or inside another file",
     "broken_record": "damaged records in the directory",
 }
 
 _METHODS: Final = {
     1: "Shrink",
     6: "Implode",
-    9: "Deflate64, as Windows Explorer packs large files",
+    9: "Deflate64, which Windows Explorer uses for large files",
     12: "bzip2",
     14: "LZMA",
     93: "Zstandard",
     95: "XZ",
-    96: "JPEG",
     97: "WavPack",
     98: "PPMd",
 }
 """Source: PKWARE, APPNOTE.TXT 6.3.10, 4.4.5."""
 
-_METHOD: Final = "method "
-"""Begins the codes of entries that are packed by a method which is not read."""
-
-_TIGHT: Final = "too_tight"
+METHOD: Final = "method "
+"""Prefix of the code for an unsupported compression method; its number follows."""
 
 _ADVICE: Final = {
     "encrypted": "Unpack with the password, then give the folder.",
-    _TIGHT: "Pack the folders again, or allow more with --limits.max-compression-ratio.",
+    "too_tight": "Pack the folders again, or allow more with --limits.max-compression-ratio.",
+    METHOD: "Unpack it and give the folder, or pack the folders again with the method Deflate (7-Zip: 'Compression "
+    "method: Deflate'; or `zip -r`).",
 }
-_METHOD_ADVICE: Final = (
-    "Unpack it and give the folder, or pack the folders again with the method Deflate (7-Zip: 'Compression method: "
-    "Deflate'; or `zip -r`)."
-)
-_ADVICE_ELSE: Final = "Pack the folders again, with plain names and without these entries."
-
-
-_AES: Final = 99
-"""Method of WinZip's encrypted entries."""
-
-
-def name_method_fault(method: int) -> str:
-    """Code of the fault of an entry that is packed by a method which is not read."""
-    return "encrypted" if method == _AES else f"{_METHOD}{method}"
-
-
-def _describe_fault(fault: str) -> str:
-    if not fault.startswith(_METHOD):
-        return _MEANINGS[fault]
-    number = int(fault.removeprefix(_METHOD))
-    name = _METHODS.get(number, "")
-    return f"entries packed by another method than Deflate: method {number}{f' ({name})' if name else ''}"
-
-
-def _advise(fault: str) -> str:
-    return _METHOD_ADVICE if fault.startswith(_METHOD) else _ADVICE.get(fault, _ADVICE_ELSE)
+_DEFAULT_ADVICE: Final = "Pack the folders again, with plain names and without these entries."
 
 
 class ZipFaults:
-    """Collects faults by their code and the position of the entry.
-
-    Names are left out of the messages: they can identify patients, and messages reach logs.
+    """Collects faults by code and position of the entry. Messages omit names, which can identify patients.
 
     Args:
-        name: Name for messages.
+        name: Name of the zip file for messages.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._found: defaultdict[str, list[str]] = defaultdict(list)
+        self._positions: defaultdict[str, list[str]] = defaultdict(list)
 
     def add(self, fault: str | None, position: int) -> None:
         """Add a fault of the entry at a position, counted from 1; `None` is ignored."""
         if fault is not None:
-            self._found[fault].append(str(position))
+            self._positions[fault].append(str(position))
 
-    def refuse(self) -> None:
-        """Raise `ArchiveError` if there is any fault, or `LimitError` where a setting would allow them all."""
-        if not self._found:
+    def raise_error(self) -> None:
+        """Raise `ArchiveError` if there is any fault; `LimitError` if a setting would allow them all."""
+        if not self._positions:
             return
-        found = [
-            f"{_describe_fault(fault)} (entry {list_offenders(entries)})" for fault, entries in self._found.items()
-        ]
-        advice = dict.fromkeys(map(_advise, self._found))
-        kind = LimitError if self._found.keys() == {_TIGHT} else ArchiveError
-        raise kind(
-            f"source: {self._name} is refused. It has {'; '.join(found)}. Entries are counted in the order in which "
+        found = [f"{_describe_fault(fault)} (entry {list_offenders(at)})" for fault, at in self._positions.items()]
+        keys = [METHOD if fault.startswith(METHOD) else fault for fault in self._positions]
+        advice = dict.fromkeys(_ADVICE.get(key, _DEFAULT_ADVICE) for key in keys)
+        error = LimitError if self._positions.keys() == {"too_tight"} else ArchiveError
+        raise error(
+            f"source: {self._name} is rejected. It has {'; '.join(found)}. Entries are counted in the order in which "
             f"`zipinfo -1` lists them. {' '.join(advice)}"
         )
+
+
+def _describe_fault(fault: str) -> str:
+    if not fault.startswith(METHOD):
+        return _DESCRIPTIONS[fault]
+    name = _METHODS.get(int(fault.removeprefix(METHOD)))
+    return f"entries packed by another method than Deflate: {fault}{f' ({name})' if name else ''}"

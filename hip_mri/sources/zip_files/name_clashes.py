@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from hip_mri.sources.entry_names import fold_name
 from hip_mri.sources.zip_files.faults import ZipFaults
 
@@ -11,40 +9,30 @@ from hip_mri.sources.zip_files.faults import ZipFaults
 def find_clashes(names: Sequence[str], max_folders: int, faults: ZipFaults) -> None:
     """Find names that occur twice, on some system at least, and files that are folders as well.
 
-    Hashes are compared first: they take a tenth of the memory, and few names are left to compare in full.
-
     Args:
         names: Paths; those of folders end in a slash.
-        max_folders: Different folders that may be named, with those in which they stand.
+        max_folders: Maximum number of different folders, those above them included.
         faults: Receives what is found.
     """
-    hashes = np.fromiter((hash(fold_name(name.removesuffix("/"))) for name in names), np.int64, len(names))
-    values, counts = np.unique(hashes, return_counts=True)
-    seen: dict[str, str] = {}
-    for position in np.flatnonzero(np.isin(hashes, values[counts > 1])).tolist():
-        name = names[position]
-        folded = fold_name(name.removesuffix("/"))
-        if folded in seen:
-            faults.add(_name_clash(seen[folded], name), position + 1)
-        seen.setdefault(folded, name)
+    first_of: dict[str, int] = {}
+    for at, name in enumerate(names):
+        first = first_of.setdefault(fold_name(name.removesuffix("/")), at)
+        if first != at:
+            faults.add(_classify_clash(names[first], name), at + 1)
     folders = _hash_folders(names, max_folders, faults)
-    suspects = np.flatnonzero(np.isin(hashes, np.fromiter(folders, np.int64, len(folders)))).tolist()
-    for position in suspects:
-        if not names[position].endswith("/"):
-            faults.add("file_and_folder", position + 1)
+    for folded, at in first_of.items():
+        if hash(folded) in folders and not names[at].endswith("/"):
+            faults.add("file_and_folder", at + 1)
 
 
-def _name_clash(first: str, second: str) -> str:
+def _classify_clash(first: str, second: str) -> str:
     if first.endswith("/") != second.endswith("/"):
         return "file_and_folder"
     return "duplicate" if first == second else "same_name_elsewhere"
 
 
 def _hash_folders(names: Sequence[str], max_folders: int, faults: ZipFaults) -> set[int]:
-    """Hashes of every folder that a name stands in, folded, until there are more than `max_folders`.
-
-    No folder's own name is kept: a long path has as many of its length as it has levels.
-    """
+    """Hashes of the folded paths of all folders, up to `max_folders`; the paths themselves would fill the memory."""
     seen: set[int] = set()
     folded: set[int] = set()
     for position, name in enumerate(names, start=1):

@@ -138,7 +138,7 @@ def test_a_failing_drive_leaves_nothing_and_can_be_tried_again(folder, monkeypat
 def test_what_drive_gives_in_the_place_of_the_file_is_not_kept(folder, monkeypatch, content, found):
     download = SimpleNamespace(download=lambda *, output, **options: output.write(content))
     monkeypatch.setitem(sys.modules, "gdown", download)
-    with pytest.raises(ArchiveError, match=f"what was fetched is {found}"):
+    with pytest.raises(ArchiveError, match=f"the downloaded file is {found}"):
         fetch_source(DRIVE_ID, None, folder)
     assert list_files(folder) == []
 
@@ -196,14 +196,14 @@ def test_a_drive_that_does_not_answer_leaves_what_was_fetched_with_a_warning(dri
     drive.error = RuntimeError("quota of secret")
     assert fetch_source(DRIVE_ID, None, folder) == file
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "Google Drive does not tell whether the file has changed (RuntimeError): the one that was fetched is used"
+        "Google Drive does not report whether the file has changed (RuntimeError): the downloaded one is used"
     ]
 
 
 def test_a_new_upload_that_is_no_zip_file_leaves_the_old_one(drive, folder):
     file = fetch_source(DRIVE_ID, None, folder)
     drive.content = WEB_PAGE
-    with pytest.raises(ArchiveError, match="what was fetched is a web page"):
+    with pytest.raises(ArchiveError, match="the downloaded file is a web page"):
         fetch_source(DRIVE_ID, None, folder)
     assert file.read_bytes() == CONTENT
 

@@ -63,7 +63,7 @@ def test_fault_5_a_table_that_is_a_link_out_or_to_nowhere_is_not_read(entries, s
     (folder / "Smith-patients.csv").symlink_to(target.format(outside=tmp_path / "outside"))
     assert refuse(folder) == (
         "source: the folder holds 1 links that lead out of it, to folders or nowhere (find all links with "
-        "`find . -type l`). Put the files themselves in their place, or remove them."
+        "`find . -type l`). Replace them by the files themselves, or remove them."
     )
 
 
@@ -90,7 +90,7 @@ def test_fault_5_a_pipe_in_the_place_of_the_table_does_not_hang(entries, spread)
 def test_fault_5_a_folder_in_the_place_of_the_table_is_refused(entries, spread):
     folder = spread(entries)
     (folder / "Smith-patients.csv").mkdir()
-    assert refuse(folder).startswith("source: the folder holds 1 folders under the name of a file. ")
+    assert refuse(folder).startswith("source: the folder holds 1 folders with the name of a file. ")
 
 
 def test_fault_53_a_table_on_a_broken_disk_is_not_named(entries, spread, monkeypatch):

@@ -204,7 +204,7 @@ def test_a_table_that_names_no_file_is_told_where_folders_say_nothing(flat, entr
     with pytest.raises(SettingsError, match="none of its 1 names is a file of the source"):
         take_in(pack({**flat, "labels.csv": table}), workspace)
     assert take_in(pack({**entries, "labels.csv": table}), workspace)[0].num_images == 11
-    assert "a label for none of 12 files; class folders tell" in caplog.text
+    assert "a label for none of 12 files; class folders are used" in caplog.text
 
 
 def test_a_folder_with_a_table_of_labels_is_one_delivery_of_a_retraining(flat, spread, workspace):

@@ -124,15 +124,15 @@ def compare_with_zipfile(file: Path) -> bool:
     try:
         with open_archive(file, file.name, LIMITS, "") as archive:
             found = {}
-            for name in archive.names:
+            for name in archive.entries:
                 with contextlib.suppress(ImageError):
                     found[name] = archive.read(name)
     except (ArchiveError, LimitError):
         return False
     with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file) as oracle:
         infos = [info for info in oracle.infolist() if not info.filename.endswith("/")]
-        assert len(infos) == len(archive.names)
-        for name, info in zip(archive.names, infos, strict=True):
+        assert len(infos) == len(archive.entries)
+        for name, info in zip(archive.entries, infos, strict=True):
             if name in found:
                 assert oracle.read(info) == found[name]
     return True
