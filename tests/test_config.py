@@ -334,9 +334,7 @@ def test_a_checksum_has_64_hexadecimal_digits(value):
 @pytest.mark.parametrize("value", ["ab" * 32, "AB" * 32])
 def test_a_checksum_belongs_to_a_source(value):
     assert PipelineConfig(source="hip.zip", source_sha256=value).source_sha256 == value
-    with pytest.raises(
-        ValidationError, match="source_sha256 is given without a source; give the source that it belongs to"
-    ):
+    with pytest.raises(ValidationError, match=r"source_sha256 .*without a source"):
         PipelineConfig(source_sha256=value)
 
 
@@ -360,7 +358,7 @@ def test_threads_are_those_asked_for_or_those_there_are(monkeypatch):
 @pytest.mark.parametrize("address", ["tcp://10.0.0.5:8786", "tls://scheduler.example:8786", "tcp://[::1]:8786"])
 def test_a_scheduler_has_an_address(address):
     assert RunnerSettings(kind="dask", dask_address=address).dask_address == address
-    with pytest.raises(ValidationError, match="dask_address is given, and kind is local; give kind dask"):
+    with pytest.raises(ValidationError, match=r"dask_address .*kind dask"):
         RunnerSettings(dask_address=address)
 
 
@@ -373,7 +371,7 @@ def test_other_addresses_are_refused(address):
 @pytest.mark.parametrize("workspace", ["s3://bucket/hip", Path("s3://bucket/hip"), "gs://bucket", "https://host/x"])
 def test_a_workspace_is_a_folder(workspace):
     for config in (PipelineConfig, PredictConfig, RetrainConfig):
-        with pytest.raises(ValidationError, match="cannot stand here; give a path on this machine") as caught:
+        with pytest.raises(ValidationError, match="give a path") as caught:
             config(workspace=workspace)
         assert caught.value.errors()[0]["loc"] == ("workspace",)
 
@@ -391,7 +389,7 @@ def test_a_workspace_is_a_folder(workspace):
 def test_where_a_path_belongs_no_address_is_kept_or_repeated(config, place):
     address = "https://anna:secret@example.org/x"
     values = reduce(lambda value, name: {name: value}, reversed(place), address)
-    with pytest.raises(ValidationError, match="begins with https: cannot stand here") as caught:
+    with pytest.raises(ValidationError, match="https:") as caught:
         config.model_validate(values)
     assert "secret" not in str(caught.value)
     schema = config.model_json_schema()
@@ -427,14 +425,14 @@ def test_an_address_with_a_secret_is_no_setting(address: str) -> None:
         (PredictConfig, {"source": address}),
         (RetrainConfig, {"sources": ["incoming", address]}),
     ):
-        with pytest.raises(ValidationError, match="give env:NAME, or into a Secret block of Prefect's") as caught:
+        with pytest.raises(ValidationError, match="env:NAME") as caught:
             config.model_validate(values)
         assert "secret" not in str(caught.value).replace("secret:NAME", "")
 
 
 @pytest.mark.parametrize("source", ["env:https://example.org/secret.zip", " secret:https://u:p@h", "env:", "secret: "])
 def test_behind_a_reference_stands_a_name(source: str) -> None:
-    with pytest.raises(ValidationError, match="stands the name of a variable") as caught:
+    with pytest.raises(ValidationError, match="name of a variable") as caught:
         PipelineConfig(source=source)
     assert "secret.zip" not in str(caught.value)
 

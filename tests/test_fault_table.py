@@ -1,4 +1,4 @@
-"""`tests/FAULTS.md` lists every fault once, and the tests that it names are there."""
+"""`tests/FAULTS.md` lists every fault once, and the tests that it names exist."""
 
 import ast
 import re
@@ -35,7 +35,7 @@ def _find_strings(node: ast.AST) -> list[str]:
 
 
 def find_numbers(source: str) -> set[int]:
-    """Faults that the names of a file's tests speak of."""
+    """Numbers of the faults in the test names of a file."""
     found = filter(None, map(MARK.match, find_names(source)))
     return {int(number) for match in found for number in re.findall(r"\d+", match[1])}
 

@@ -1,4 +1,4 @@
-"""The notebook, run from its first cell to its last as a user would, on small images."""
+"""The notebook, run from the first cell to the last on small images."""
 
 import os
 import re

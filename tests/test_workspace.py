@@ -57,7 +57,7 @@ def test_places_are_found_as_a_person_writes_them(tmp_path, monkeypatch):
 def test_what_is_not_a_path_is_reported(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
-    with pytest.raises(SettingsError, match=r"(?s)^model: '.*' is not a path \(.*\)\. Give the path in full\.$"):
+    with pytest.raises(SettingsError, match=r"(?s)^model: '.*' is not a path"):
         resolve_path(written, "model")
 
 
@@ -186,7 +186,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
 
 
 def test_fault_59_a_workspace_is_held_by_one_process_alone(tmp_path: Path, holder) -> None:
-    found = rf"is in use by process {holder.pid} on {platform.node()} since 20\d\d-.*\. Wait for that run to end"
+    found = rf"process {holder.pid} on {platform.node()} since 20\d\d-"
     for ask in (lambda: Workspace(tmp_path).hold().__enter__(), Workspace(tmp_path).check_free):
         with pytest.raises(WorkspaceError, match=found):
             ask()
@@ -202,7 +202,7 @@ def test_fault_59_a_dead_holders_lock_is_taken_over(tmp_path: Path, holder) -> N
 
 def test_fault_59_another_machine_is_called_by_its_name(tmp_path: Path, holder) -> None:
     (tmp_path / ".lock").write_text('{"process": 7, "host": "far", "boot": "b", "started_at": "2020-01-01"}')
-    found = rf"process 7 on far since 2020-01-01, which is another machine than this one \({platform.node()}\)"
+    found = rf"process 7 on far since 2020-01-01.* \({platform.node()}\)"
     with pytest.raises(WorkspaceError, match=found):
         Workspace(tmp_path).check_free()
 
@@ -210,7 +210,7 @@ def test_fault_59_another_machine_is_called_by_its_name(tmp_path: Path, holder) 
 @pytest.mark.parametrize("content", ["", "nonsense", "[]", "{}"])
 def test_fault_59_a_holder_that_cannot_be_read_still_holds(tmp_path: Path, holder, content) -> None:
     (tmp_path / ".lock").write_text(content)
-    with pytest.raises(WorkspaceError, match="is in use by another process"):
+    with pytest.raises(WorkspaceError, match="another process"):
         Workspace(tmp_path).check_free()
 
 
@@ -290,9 +290,7 @@ def test_only_one_changes_releases(tmp_path):
     workspace = Workspace(tmp_path)
     with (
         workspace.hold_releases(),
-        pytest.raises(
-            WorkspaceError, match=r"releases has been in use for 0\.1 seconds by process \d+ on .+\. Wait for"
-        ),
+        pytest.raises(WorkspaceError, match=r"releases .* 0\.1 seconds by process \d+ on "),
         workspace.hold_releases(timeout_seconds=0.1),
     ):
         pass

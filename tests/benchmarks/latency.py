@@ -1,4 +1,4 @@
-"""How long a user waits: `python -m tests.benchmarks.latency` prints a table in Markdown, all of it from one run.
+"""Latency of the commands: `python -m tests.benchmarks.latency` prints a table in Markdown, all of it from one run.
 
 Seconds belong to one machine at one time; ratios, each of two figures taken one after the other, belong to the program.
 """

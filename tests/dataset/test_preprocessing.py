@@ -91,7 +91,7 @@ def test_equalizing_spreads_the_gray_levels():
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), np.zeros(4, np.uint8)])
 def test_only_gray_levels_are_equalized(image):
-    with pytest.raises(ImageError, match="gray levels of type uint8 are needed, received") as caught:
+    with pytest.raises(ImageError, match="uint8") as caught:
         equalize_contrast(image)
     assert caught.value.reason == "not_gray"
 

@@ -1,6 +1,5 @@
 """Grad-CAM, compared with automatic differentiation and with the places of planted lesions."""
 
-import re
 from types import SimpleNamespace
 from typing import cast
 
@@ -261,9 +260,7 @@ def test_cases_carry_image_score_and_heat():
 
 
 def test_unsupported_images_and_layers_are_rejected(explain_small):
-    with pytest.raises(
-        EvaluationError, match=re.escape("shape (n, 32, 32) and type uint8 are needed, received (1, 9,")
-    ):
+    with pytest.raises(EvaluationError, match=r"\(n, 32, 32\) .*uint8 .*\(1, 9,"):
         explain_small(build_network(standardized=False), np.zeros((1, 9, 32), np.uint8))
     with pytest.raises(EvaluationError, match=r"layer score \(Dense\)"):
         explain_small(build_network(standardized=False, activation="softplus"), draw_images(1))

@@ -1,4 +1,4 @@
-"""Faults 52 and 53 as a user meets them: names planted everywhere, real flows, and a search through all that they left.
+"""Faults 52 and 53: flows run on sources full of invented names, and all their outputs are searched for them.
 
 Allowed are the names themselves in one private file of the workspace (and, of scored images, in the user's own
 `names.csv`), and the paths that the user gave to Prefect among the run's parameters.
@@ -61,12 +61,14 @@ class Clinic:
         done = self.start(f"{flow} {len(self.said)}", command)
         assert done.returncode == 0, done.stderr[-3000:]
 
-    def start(self, name: str, command: list, told: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    def start(
+        self, name: str, command: list, standard_input: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command,
             env=self.environment | environment,
             cwd=PROJECT,
-            input=told,
+            input=standard_input,
             capture_output=True,
             text=True,
             timeout=600,
@@ -132,7 +134,7 @@ def _predict(clinic: Clinic) -> None:
 def _refuse(clinic: Clinic, settings: Path) -> None:
     common = ["--config", str(settings), "--workspace", str(clinic.folder / "refused")]
     kinds = [(kind, [*common, *options]) for kind, options in plant_refused(clinic.folder)]
-    done = clinic.start("refused", [sys.executable, "-c", REFUSE_ALL], told=json.dumps(kinds))
+    done = clinic.start("refused", [sys.executable, "-c", REFUSE_ALL], standard_input=json.dumps(kinds))
     statuses = [line for line in done.stdout.splitlines() if line.startswith("status ")]
     assert statuses == [f"status {kind} 1" for kind, _ in kinds], done.stdout + done.stderr[-3000:]
     assert "unknown: 1 of another name" in done.stderr
@@ -157,12 +159,12 @@ def _tell_secrets(clinic: Clinic, settings: Path) -> None:
         return clinic.start(source, given, HIP_SOURCE=SECRET_ADDRESS)
 
     failed = "source: https://127.0.0.1:9/... could not be fetched (ClientConnectorError)"
-    told = {"env:HIP_SOURCE": failed, "secret:hip-source": failed}
-    told["secret:hip-mistyped"] = "source: an address that begins like this one, with https:, is not supported."
+    expected = {"env:HIP_SOURCE": failed, "secret:hip-source": failed}
+    expected["secret:hip-mistyped"] = "source: an address that begins like this one, with https:, is not supported."
     with ThreadPoolExecutor() as threads:  # they wait between their tries
-        for source, done in zip(told, threads.map(fetch, told), strict=True):
+        for source, done in zip(expected, threads.map(fetch, expected), strict=True):
             assert done.returncode == 1
-            assert told[source] in done.stderr
+            assert expected[source] in done.stderr
 
 
 def _ask_for_a_run_with_a_token(prefect: Prefect) -> None:

@@ -112,12 +112,12 @@ def test_written_settings_can_be_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--trainin.epochs", "3"], r"unrecognized arguments: --trainin.epochs 3\. .*--help"),
-        (["--training.epochs", "0"], r"training.epochs: Input should be greater than or equal to 1 \(received '0'\)"),
-        (["--model.backbone", "VGG"], r"model.backbone: Input should be 'ResNet50', 'ResNet101' or 'ResNet152'"),
-        (["--source-sha256", "12"], r"source_sha256: String should match pattern"),
-        (["--source-sha256", "a" * 64], r"source_sha256 is given without a source"),
-        (["--config", "/no/such.yaml"], r"config: /no/such.yaml cannot be read"),
+        (["--trainin.epochs", "3"], r"--trainin\.epochs 3"),
+        (["--training.epochs", "0"], r"training\.epochs: .* 1 \(received '0'\)"),
+        (["--model.backbone", "VGG"], r"model\.backbone: .*'ResNet50', 'ResNet101' or 'ResNet152'"),
+        (["--source-sha256", "12"], r"source_sha256: "),
+        (["--source-sha256", "a" * 64], r"source_sha256 .*without a source"),
+        (["--config", "/no/such.yaml"], r"config: /no/such\.yaml"),
     ],
 )
 def test_bad_options_are_named(arguments: list[str], said: str) -> None:
@@ -132,7 +132,7 @@ def test_all_bad_values_are_named_at_once() -> None:
 
 
 def test_an_address_with_a_token_is_refused_and_not_repeated() -> None:
-    with pytest.raises(SettingsError, match=r"^source: the address holds a user, .* give env:NAME, or") as error:
+    with pytest.raises(SettingsError, match=r"^source: .*env:NAME") as error:
         read_settings("--source", "https://example.org/hip.zip?X-Amz-Signature=7f3a9c")
     assert "7f3a9c" not in str(error.value)
 
@@ -149,7 +149,7 @@ def test_an_address_in_another_place_is_not_repeated_either(words: tuple[str, ..
 def test_a_broken_settings_file_is_placed_and_not_repeated(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text("seed: 1\nsource: 'https://anna:7f3a9c@example.org\n")
-    with pytest.raises(SettingsError, match=r"is not YAML \(found unexpected end of stream, in line 3\)") as error:
+    with pytest.raises(SettingsError, match=r"not YAML .*line 3") as error:
         read_settings("--config", str(file))
     assert "7f3a9c" not in str(error.value)
 
@@ -166,9 +166,9 @@ def test_a_path_that_is_not_utf_8_is_an_error(option: str, capsys: pytest.Captur
 def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("{")
-    with pytest.raises(SettingsError, match="must contain names and values"):
+    with pytest.raises(SettingsError, match=r"list\.yaml"):
         read_settings("--config", str(tmp_path / "list.yaml"))
-    with pytest.raises(SettingsError, match="is not YAML"):
+    with pytest.raises(SettingsError, match=r"broken\.yaml.* YAML"):
         read_settings("--config", str(tmp_path / "broken.yaml"))
 
 
@@ -354,7 +354,7 @@ def test_any_flow_with_settings_of_its_own_can_be_started() -> None:
         "from tests.flows.test_command_line import CountingSettings; from flows.cli.flow_runs import start_flow\n"
         f"print(start_flow('{__name__}:count_on', CountingSettings(number=41)))"
     )
-    with serve(answer_json("3.8.8")) as port:  # it is no flow: nobody calls that server but for its version
+    with serve(answer_json("3.8.8")) as port:  # the command is no flow: it asks that server for its version alone
         named = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, env=named

@@ -1,4 +1,4 @@
-"""Which Prefect server a run uses, and that a server of its own comes and goes with the run."""
+"""The Prefect server that a run uses; a server of its own starts and ends with the run."""
 
 import os
 import signal
@@ -76,7 +76,7 @@ def answers(api_url: str) -> bool:
 
 @pytest.fixture
 def named() -> Iterator[str]:
-    """The address of a server that tells its version."""
+    """The address of a server that answers with its version."""
     with serve(answer_json("3.8.8")) as port:
         yield f"http://127.0.0.1:{port}/api"
 
@@ -106,7 +106,7 @@ def test_a_server_that_is_named_is_used(
     assert not (home / "prefect.db").exists()
 
 
-def test_where_none_is_named_and_none_may_be_started_it_is_told(home: Path, tmp_path: Path) -> None:
+def test_where_none_is_named_and_none_may_be_started_an_error_is_raised(home: Path, tmp_path: Path) -> None:
     done = use_server(make_environment(home, PREFECT_SERVER_EPHEMERAL_ENABLED="false"), tmp_path)
     assert done.returncode == 1
     assert "DeploymentError: prefect: no server is named, and PREFECT_SERVER_EPHEMERAL_ENABLED" in done.stderr
@@ -114,7 +114,7 @@ def test_where_none_is_named_and_none_may_be_started_it_is_told(home: Path, tmp_
 
 
 @pytest.mark.system
-def test_where_none_is_named_the_run_has_one_of_its_own_that_stores_all_it_is_told(home: Path, tmp_path: Path) -> None:
+def test_where_none_is_named_the_run_has_one_of_its_own_that_stores_all_events(home: Path, tmp_path: Path) -> None:
     done = use_server(make_environment(home), tmp_path, then=MANY_TASK_RUNS)
     assert done.returncode == 0, done.stderr
     started, own, result, after = done.stdout.splitlines()
@@ -140,9 +140,9 @@ def test_an_own_server_that_does_not_start_says_why(home: Path, tmp_path: Path) 
         database.execute("INSERT INTO alembic_version VALUES ('of a newer Prefect')")
     done = use_server(make_environment(home), tmp_path)
     assert done.returncode == 1
-    told = done.stderr.splitlines()[-1]
-    assert "DeploymentError: prefect: the server of this run did not start" in told
-    assert "of a newer Prefect" in told
+    message = done.stderr.splitlines()[-1]
+    assert "DeploymentError: prefect: the server of this run did not start" in message
+    assert "of a newer Prefect" in message
     assert list_marked(home) == []
 
 

@@ -1,4 +1,4 @@
-"""Prefect breaks in the middle of a run: its server, its database, the process that runs the flow."""
+"""Failures during a run: of Prefect's server, of its database, of the process that runs the flow."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_fault_63_a_run_whose_server_dies_says_so_and_the_next_one_ends_the_same
 def test_fault_63_a_run_whose_process_dies_is_marked_as_crashed_and_the_next_one_ends_the_same(
     prefect: Prefect, settings: Path, undisturbed: dict[str, str]
 ) -> None:
-    """Prefect's worker sees it; a worker that dies too is what the heartbeats are for, see `deployments`."""
+    """Prefect's worker detects it; heartbeats, see `deployments`, detect a worker that dies as well."""
     workspace = start_anew(settings)
     config = json.loads(settings.read_text())
     with prefect.serve():

@@ -1,4 +1,4 @@
-"""Groups stay whole, shares are met as nearly as that allows, and nothing else decides."""
+"""Groups are not divided, and the split fractions are as close as that allows."""
 
 import itertools
 import math

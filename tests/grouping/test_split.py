@@ -195,7 +195,7 @@ def test_a_changed_test_set_is_noticed(workspace, write_rows):
     splits.loc[splits["split"] == "test", "split"] = "train"
     splits.to_parquet(workspace.splits_file)
     for notice in (lock_test_set, lambda workspace: split_manifest(workspace, 0.2, 0.2, seed=1)):
-        with pytest.raises(WorkspaceError, match=r"no longer holds the test set that was locked in test_set\.json"):
+        with pytest.raises(WorkspaceError, match=r"test set .*test_set\.json"):
             notice(workspace)
 
 
@@ -208,7 +208,7 @@ def test_prescribed_splits_are_kept(workspace, write_rows):
     assert (report.num_prescribed, report.num_kept) == (24, 0)
     rows["split"] = rows["split"].map({"train": "val", "val": "train", "test": "test"})
     write_manifest(workspace.manifest_file, rows)
-    with pytest.raises(SplitError, match=r"moves 16 images to another split than they had: .* and 6 more\. Keep"):
+    with pytest.raises(SplitError, match=r"moves 16 images .* and 6 more"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -307,7 +307,7 @@ def test_a_given_split_that_leaves_a_part_empty_is_reported_with_the_way_out(wor
     rows = write_rows(workspace, 9, 9)
     rows["split"] = ["train", "val", "test"] * 3 + ["train", "val"] * 4 + ["train"]
     write_manifest(workspace.manifest_file, rows)
-    with pytest.raises(SplitError, match=r"no osseous_lesion in test .* --data\.given-split ignore"):
+    with pytest.raises(SplitError, match=r"osseous_lesion in test .*--data\.given-split ignore"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -316,7 +316,7 @@ def test_a_largest_group_is_reported_with_its_evidence(workspace, write_rows):
     rows["evidence"] = "patient_pattern"
     write_manifest(workspace.manifest_file, rows)
     regroup(workspace, dict.fromkeys(rows["image_id"][:16], "one"))
-    with pytest.raises(SplitError, match=r"The largest group holds 16 of 18 images, related by patient_pattern\."):
+    with pytest.raises(SplitError, match=r"16 of 18 images.* patient_pattern"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -328,10 +328,10 @@ def test_ties_that_show_between_images_of_earlier_runs_are_refused(workspace, wr
     tie(workspace, *((sha256, "similar", "near") for sha256 in (first, fourth)))
     split_manifest(workspace, 0.15, 0.15, seed=1)
     tie(workspace, *((sha256, "similar", "torn") for sha256 in (first, second)))
-    with pytest.raises(SplitError, match="1 pairs of equal or nearly equal images are in two splits"):
+    with pytest.raises(SplitError, match=r"1 pairs .*two splits"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
     tie(workspace, (first, "patient_id", "hash"), (second, "patient_pattern", "hash"))
-    with pytest.raises(SplitError, match="1 patients are in two splits, with the images") as caught:
+    with pytest.raises(SplitError, match=r"1 patients .*two splits") as caught:
         split_manifest(workspace, 0.15, 0.15, seed=1)
     assert first[:16] in str(caught.value)
 
@@ -371,7 +371,7 @@ def test_the_table_cannot_add_to_a_locked_test_set(workspace, write_rows):
 def test_a_damaged_record_of_splits_is_not_taken_for_none(workspace, write_rows):
     write_rows(workspace, 9, 9)
     Path(workspace.splits_file).write_bytes(b"PAR1")
-    with pytest.raises(WorkspaceError, match="Restore it from a backup"):
+    with pytest.raises(WorkspaceError, match="backup"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -405,5 +405,5 @@ def test_three_images_per_class_are_enough(workspace, write_rows):
 
 def test_shares_that_leave_nothing_to_train_are_refused(workspace, write_rows):
     write_rows(workspace, 9, 9)
-    with pytest.raises(SplitError, match=r"^data: val_fraction 0\.5 and test_fraction 0\.5 leave nothing to train\. "):
+    with pytest.raises(SplitError, match=r"^data: val_fraction 0\.5 and test_fraction 0\.5 "):
         split_manifest(workspace, 0.5, 0.5, seed=1)

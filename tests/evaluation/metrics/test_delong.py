@@ -151,5 +151,5 @@ def test_test_of_equal_models_rejects_one_in_twenty():
 
 
 def test_one_group_with_lesions_is_not_enough():
-    with pytest.raises(EvaluationError, match="1 groups have lesions and 2 have normal images"):
+    with pytest.raises(EvaluationError, match=r"1 groups .* 2 "):
         compare_auc([1, 1, 0, 0], [0.5] * 4, [0.5] * 4, ["a", "a", "a", "b"])
