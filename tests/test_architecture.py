@@ -5,7 +5,6 @@ import graphlib
 import importlib
 import inspect
 import pickle
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri import errors
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hip_mri", "tasks", "flows", "deployments")
@@ -336,27 +336,23 @@ def test_nothing_has_a_name_that_says_nothing():
     assert not (names | folders) & VAGUE_NAMES
 
 
-def run_python(code: str) -> str:
-    """What a fresh interpreter prints."""
-    finished = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.strip()
+def run_code(code: str) -> str:
+    """Standard output of a new process."""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("module", FOUNDATION)
 def test_the_foundation_loads_neither_prefect_nor_a_network(module):
-    loaded = run_python(f"import {module}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))").split()
+    loaded = run_code(f"import {module}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))").split()
     heavy = {*PREFECT, *NETWORKS, "numpy", "pandas", "cv2", "tasks", "flows"}
     assert not set(loaded) & heavy
 
 
 def test_the_dataset_package_loads_neither_prefect_nor_a_network():
     modules = ", ".join(module.name for module in list_modules() if module.name.startswith("hip_mri.dataset"))
-    loaded = run_python(
-        f"import {modules}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    ).split()
+    loaded = run_code(f"import {modules}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))").split()
     assert "cv2" in loaded
     assert not set(loaded) & {*PREFECT, *NETWORKS, "tasks", "flows"}
 

@@ -11,6 +11,7 @@ import pytest
 
 from hip_mri.errors import DiskError, SettingsError, WorkspaceError
 from hip_mri.workspace import Workspace, resolve_path
+from tests.processes import run_python
 
 
 def private_folders(root: Path) -> set[str]:
@@ -232,8 +233,7 @@ except HipMriError as error:
 
 
 def test_fault_56_a_lock_without_room_for_its_holder_is_refused(tmp_path: Path) -> None:
-    found = subprocess.run([sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(f"{tmp_path / '.lock'} could not be written")
+    assert run_python("-c", NO_ROOM, tmp_path).stdout.startswith(f"{tmp_path / '.lock'} could not be written")
 
 
 def test_a_workspace_that_is_not_there_is_free_and_stays_so(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ import yaml
 
 from tests.faults.canaries import CANARIES, GIVEN, TOKEN, UID, name_patient, pack, plant_files, plant_refused, spread
 from tests.faults.canary_search import find_words, list_files, list_rows
-from tests.flows.servers import PROJECT, Prefect, make_prefect
+from tests.flows.servers import Prefect, make_prefect
+from tests.processes import PROJECT, run_python
 
 pytestmark = pytest.mark.system
 
@@ -225,12 +226,6 @@ def test_fault_53_nothing_is_left_in_the_temporary_folder(clinic: Clinic) -> Non
 
 def test_a_name_is_found_again_by_its_owner(clinic: Clinic) -> None:
     workspace = clinic.folder / "workspace"
-    table = subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", "names", workspace],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    table = run_python("-c", "from flows.cli.main import main; main()", "names", workspace).stdout
     assert table.count(name_patient("FOLDER")) == 54 + 22 + 22
     assert "control\\x1b[31m.png" in table

@@ -1,23 +1,19 @@
 """A small part of the two harnesses; `make test-long` runs them in full."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.faults.full_disk import can_mount
+from tests.processes import run_python
 
 pytestmark = pytest.mark.system
-
-PROJECT = Path(__file__).parents[2]
 
 
 def run(module: str, *arguments: object) -> tuple[dict[str, dict], str]:
     """The JSON that a harness prints in its last lines, and the end of its standard error."""
-    command = [sys.executable, "-m", f"tests.faults.{module}", *map(str, arguments)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=1200)
+    done = run_python("-m", f"tests.faults.{module}", *arguments, timeout_seconds=1200)
     results: dict[str, dict] = {}
     for line in done.stdout.splitlines():
         results |= json.loads(line)

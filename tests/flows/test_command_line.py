@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +16,9 @@ from hip_mri.errors import SettingsError
 from hip_mri.models import keras_settings
 from hip_mri.workspace import Workspace
 from tests.flows.servers import answer_json
+from tests.processes import run_python
 from tests.sources.remote.web_server import serve
 from tests.test_config import FORMER_NAMES, look_up
-
-PROJECT = Path(__file__).parents[2]
 
 FLOWS = {"run": Run, "predict": Predict, "retrain": Retrain}
 FILES = {"run": "pipeline", "predict": "predict", "retrain": "retrain"}
@@ -213,21 +210,10 @@ def test_a_missing_source_is_an_error_at_once(capsys: pytest.CaptureFixture[str]
     assert len(output.err.splitlines()) == 1
 
 
-def start_program(*words: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": str(columns), "PYTHONPATH": str(PROJECT)},
-    )
-
-
 @pytest.mark.parametrize("columns", [60, 200])
 @pytest.mark.parametrize("command", FLOWS)
 def test_help_lists_every_setting_with_its_default_in_the_width_of_the_terminal(command: str, columns: int) -> None:
-    done = start_program(f"flows/{FILES[command]}.py", "--help", columns=columns)
+    done = run_python(f"flows/{FILES[command]}.py", "--help", environment=os.environ | {"COLUMNS": str(columns)})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: hip-mri {command} ")
     assert (FLOWS[command].__doc__ or "").split()[:5] == done.stdout.splitlines()[2].split()[:5]
@@ -244,15 +230,15 @@ def test_help_loads_neither_prefect_nor_a_network() -> None:
         "except SystemExit: pass\n"
         "print(set(sys.modules) & {'prefect', 'tensorflow', 'keras', 'numpy', 'pandas'})"
     )
-    assert start_program("-c", code).stdout.splitlines()[-1] == "set()"
+    assert run_python("-c", code).stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize("words", [["flows/predict.py"], ["-m", "flows.predict"]], ids=" ".join)
 def test_the_file_and_the_module_of_a_flow_are_the_command(words: list[str]) -> None:
-    done = start_program(*words, "--source", "/no/such.zip")
+    done = run_python(*words, "--source", "/no/such.zip")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: source: ")
-    assert start_program(*words, "--sorce", "x").returncode == 2
+    assert run_python(*words, "--sorce", "x").returncode == 2
 
 
 @pytest.mark.parametrize(("kind", "former", "present", "value"), FORMER_NAMES, ids=[row[1] for row in FORMER_NAMES])
@@ -356,7 +342,5 @@ def test_any_flow_with_settings_of_its_own_can_be_started() -> None:
     )
     with serve(answer_json("3.8.8")) as port:  # the command is no flow: it asks that server for its version alone
         named = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, env=named
-        )
+        done = run_python("-c", code, environment=named)
     assert done.stdout.splitlines()[-1] == "42"

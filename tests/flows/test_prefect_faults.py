@@ -17,7 +17,8 @@ from flows import prefect_faults
 from flows.prefect_faults import check_home, explain_start
 from flows.prefect_settings import check_settings_files, find_home
 from hip_mri.errors import DeploymentError
-from tests.flows.servers import PROJECT, answer_json, list_marked, make_environment
+from tests.flows.servers import answer_json, find_marked, make_environment
+from tests.processes import PROJECT, run_python
 from tests.sources.remote.web_server import serve
 
 MAX_SECONDS = 20.0
@@ -46,7 +47,7 @@ def refuse_to_run(
     *progress, message = done.stderr.splitlines()
     assert [line for line in progress if "  " not in line[:12]] == []
     assert message.startswith("error: prefect: ")
-    assert list_marked(home) == []
+    assert find_marked(home) == []
     return message
 
 
@@ -162,14 +163,7 @@ def test_an_empty_address_of_a_server_counts_as_none(tmp_path: Path) -> None:
         "with open_server() as server: print(server.is_own, os.environ['PREFECT_API_URL'][:17])"
     )
     for value in ("", " "):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=make_environment(tmp_path, PREFECT_API_URL=value),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_python("-c", code, environment=make_environment(tmp_path, PREFECT_API_URL=value), cwd=tmp_path)
         assert (done.stdout, done.stderr) == ("True http://127.0.0.1:\n", "")
 
 
@@ -266,6 +260,7 @@ def test_a_database_of_a_newer_prefect_is_reported(home: Path) -> None:
         database.execute("CREATE TABLE alembic_version (version_num TEXT)")
         database.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
     message = refuse_to_run(home)
+    assert "the server of this run did not start" in message
     assert "newer" in message
     assert "ffffffffffff" in message
     assert "PREFECT_HOME" in message
@@ -309,15 +304,7 @@ def test_a_proxy_keeps_no_run_from_its_own_server(home: Path, tmp_path: Path) ->
         environment = make_environment(home, **dict.fromkeys(names, address))
         for name in ("NO_PROXY", "no_proxy"):
             environment.pop(name, None)
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
+        done = run_python("-c", code, environment=environment, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
         assert "EventsWorker" not in done.stderr
         with pytest.raises(BlockingIOError):

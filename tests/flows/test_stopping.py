@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.results import find_leftovers
-from tests.flows.servers import PROJECT, list_marked, make_environment, make_prefect
+from tests.flows.servers import find_marked, make_environment, make_prefect
 from tests.flows.test_pipeline import SMALL
+from tests.processes import PROJECT
 
 MAX_SECONDS = 5.0
 """From the signal to the end of the process."""
@@ -102,7 +103,7 @@ def test_a_signal_ends_the_process_and_its_children(body, number, code, seconds,
     assert message.startswith(STOPPED)
     assert len(message.splitlines()) == 1
     assert taken < seconds
-    assert list_marked(tmp_path) == []
+    assert find_marked(tmp_path) == []
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path) -> None:
@@ -127,20 +128,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    os.kill(int(next(iter(find_marked(tmp_path)))), signal.SIGKILL)
-
-
-def find_marked(home: Path) -> list[str]:
-    """Ids of processes that were started with the mark."""
-    mark = f"MARK={home}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(folder.name)
-        except OSError:
-            continue
-    return found
+    os.kill(find_marked(tmp_path)[0], signal.SIGKILL)
 
 
 @pytest.mark.parametrize("flow", ["pipeline", "predict", "retrain"])
@@ -151,7 +139,7 @@ def test_each_flow_is_stopped_while_it_loads(flow: str, tmp_path: Path) -> None:
     assert process.returncode == 130, message
     assert message.splitlines()[-1].startswith(STOPPED)
     assert taken < MAX_SECONDS
-    assert list_marked(tmp_path) == []
+    assert find_marked(tmp_path) == []
 
 
 MOMENTS = [
@@ -190,7 +178,7 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_a_workspace_that_goes_on(flo
         assert process.returncode == 130, (word, message)
         assert message.splitlines()[-1].startswith(STOPPED), (word, message)
         assert taken < MAX_SECONDS, word
-        assert list_marked(home) == [], word
+        assert find_marked(home) == [], word
     states = list_states(home)
     assert states
     assert set(states) == {"CRASHED"}
@@ -233,7 +221,7 @@ def test_ctrl_c_reaches_no_worker_of_a_local_cluster(source_zip: Path, tmp_path:
     assert message.splitlines()[-1].startswith(STOPPED)
     assert "Traceback" not in message
     assert taken < MAX_SECONDS
-    assert list_marked(home) == []
+    assert find_marked(home) == []
     assert list_states(home) == ["CRASHED"]
 
 

@@ -1,9 +1,6 @@
 """The champion and its history."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +9,7 @@ from hypothesis import strategies as st
 from hip_mri.errors import ReleaseError
 from hip_mri.registry import champion as champion_module
 from hip_mri.registry.champion import Change, promote, read_champion, read_history, roll_back
-
-KILLS = Path(__file__).parent / "kill_everywhere.py"
+from tests.processes import run_python
 
 
 def test_before_the_first_promotion_there_is_no_champion(workspace, versions):
@@ -118,16 +114,9 @@ def test_a_damaged_champion_file_is_refused(workspace, versions, content):
 
 def test_fault_55_killed_anywhere_the_old_or_the_new_champion_serves(tmp_path):
     """SIGKILL before each system call that changes the disk, in promoting, rolling back and registering."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.faults.kill_releases", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=KILLS.parents[2],
-        timeout=120,
-    )
-    assert finished.returncode == 0, finished.stderr
-    found = json.loads(finished.stdout)
+    done = run_python("-m", "tests.faults.kill_releases", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert found["promote"]["old"] >= 5
     assert found["promote"]["new"] >= 1
     assert found["roll_back"]["old"] >= 5
