@@ -1,9 +1,11 @@
-"""Runs Python in new processes."""
+"""Runs Python in new processes, and finds ports for servers."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -29,3 +31,10 @@ def run_python(
         check=False,
         timeout=timeout_seconds,
     )
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Different ports of this machine that are free now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]

@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +30,7 @@ from hip_mri.errors import DeploymentError
 from hip_mri.locks import hold_lock
 from hip_mri.storage import write_json
 from tests.flows.test_pipeline import SMALL
-from tests.processes import run_python
+from tests.processes import find_free_ports, run_python
 
 PROGRAMS = {"database", "server", "cpu-worker", "gpu-worker", "dask-scheduler", "dask-worker"}
 
@@ -97,12 +96,6 @@ def run_native(*arguments: str) -> str:
     done = run_python("-m", "deployments.native", *arguments, timeout_seconds=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def find_free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture(scope="module")

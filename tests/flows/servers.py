@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from tests.processes import PROJECT
+from tests.processes import PROJECT, find_free_ports
 from tests.sources.remote.web_server import Answer
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
@@ -122,9 +121,7 @@ class Prefect:
 
 def make_prefect(folder: Path) -> Prefect:
     """On a port that is free now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return Prefect(folder, free.getsockname()[1])
+    return Prefect(folder, *find_free_ports(1))
 
 
 def make_environment(home: Path, **settings: str) -> dict[str, str]:
