@@ -1,4 +1,4 @@
-"""Runs Python in new processes, and finds ports for servers."""
+"""Runs programs in new processes, and finds ports for servers."""
 
 import os
 import socket
@@ -7,23 +7,35 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).parents[1]
 
 
-def run_python(
-    *arguments: object, environment: Mapping[str, str] | None = None, cwd: Path = PROJECT, timeout_seconds: float = 120
+def run_python(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the interpreter of the tests to its end; `options` are those of `run_program`."""
+    return run_program(sys.executable, *arguments, **options)
+
+
+def run_program(
+    *command: object,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path = PROJECT,
+    timeout_seconds: float = 120,
+    standard_input: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run the interpreter of the tests to its end; the project can be imported in any folder.
+    """Run a program to its end; Python programs can import the project from any folder.
 
     Args:
-        arguments: Of the interpreter.
+        command: Program and arguments.
         environment: The whole environment; by default that of the tests.
         cwd: Working directory.
         timeout_seconds: For the whole process.
+        standard_input: Text that the program can read.
     """
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [str(part) for part in command],
+        input=standard_input,
         env={"PYTHONPATH": str(PROJECT), **(os.environ if environment is None else environment)},
         cwd=cwd,
         capture_output=True,

@@ -284,7 +284,7 @@ def test_decisions_are_still_needed():
         ("deployments.serve", "import tasks.dataset", "tasks.dataset"),
     ],
 )
-def test_a_forbidden_import_is_found_wherever_it_hides(module, source, offender):
+def test_forbidden_imports_of_every_form_are_found(module, source, offender):
     assert find_violations(module, module.rpartition(".")[0], source) == [f"{module}: may not import {offender}"]
 
 
@@ -323,7 +323,7 @@ def test_folders_are_small():
     assert {str(folder): size for folder, size in sizes.items() if size > MAX_MODULES} == {}
 
 
-def test_every_package_is_looked_at():
+def test_every_package_is_checked():
     assert {module.name.split(".")[0] for module in list_modules()} == set(PACKAGES)
     assert {"hip_mri.grouping.split", "hip_mri.config", "tasks.dataset", "flows.pipeline"} <= {
         module.name for module in list_modules()

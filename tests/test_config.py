@@ -368,7 +368,7 @@ def test_a_workspace_is_a_folder(workspace):
         (PredictConfig, ("model",)),
     ],
 )
-def test_where_a_path_belongs_no_address_is_kept_or_repeated(config, place):
+def test_an_address_in_place_of_a_path_is_neither_kept_nor_repeated(config, place):
     address = "https://anna:secret@example.org/x"
     values = reduce(lambda value, name: {name: value}, reversed(place), address)
     with pytest.raises(ValidationError, match="https:") as caught:

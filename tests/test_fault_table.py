@@ -40,7 +40,7 @@ def find_numbers(source: str) -> set[int]:
     return {int(number) for match in found for number in re.findall(r"\d+", match[1])}
 
 
-def test_names_count_and_words_beside_them_do_not() -> None:
+def test_only_test_names_count() -> None:
     source = '''
 """Of test_fault_01."""
 # test_fault_02 and fault-03

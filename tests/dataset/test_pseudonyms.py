@@ -46,7 +46,7 @@ def test_what_is_remembered_can_be_revealed_by_the_owner_alone(workspace):
     assert stat.S_IMODE(workspace.names_file.stat().st_mode) == 0o600
 
 
-def test_what_is_known_already_is_not_written_again(workspace):
+def test_known_names_are_not_written_again(workspace):
     names = dict(zip(make_pseudonyms(NAMES, workspace), NAMES, strict=True))
     store_names(names, workspace)
     before = workspace.names_file.stat()

@@ -157,7 +157,7 @@ def plant(generator: np.random.Generator, num_images: int) -> tuple[np.ndarray, 
     return np.clip(images, 0, 255).astype(np.uint8), (np.arange(num_images) % 2 == 0).astype(int), places
 
 
-def test_heat_lies_where_a_lesion_was_planted(explain_small):
+def test_heat_is_highest_at_a_planted_lesion(explain_small):
     generator = np.random.default_rng(5)
     images, labels, _ = plant(generator, 256)
     network = build_network(standardized=False)

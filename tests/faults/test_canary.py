@@ -20,7 +20,7 @@ import yaml
 from tests.faults.canaries import CANARIES, GIVEN, TOKEN, UID, name_patient, pack, plant_files, plant_refused, spread
 from tests.faults.canary_search import find_words, list_files, list_rows
 from tests.flows.servers import Prefect, make_prefect
-from tests.processes import PROJECT, run_python
+from tests.processes import run_program, run_python
 
 pytestmark = pytest.mark.system
 
@@ -65,16 +65,8 @@ class Clinic:
     def start(
         self, name: str, command: list, standard_input: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command,
-            env=self.environment | environment,
-            cwd=PROJECT,
-            input=standard_input,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        given = {"environment": self.environment | environment, "standard_input": standard_input}
+        done = run_program(*command, **given, timeout_seconds=600)
         self.said[name] = done.stdout + done.stderr
         return done
 

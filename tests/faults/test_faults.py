@@ -20,7 +20,7 @@ def run(module: str, *arguments: object) -> tuple[dict[str, dict], str]:
     return results, done.stderr[-3000:]
 
 
-def test_fault_54_55_58_61_killed_anywhere_a_run_ends_the_same(tmp_path: Path) -> None:
+def test_fault_54_55_58_61_a_run_that_is_killed_anywhere_has_equal_results(tmp_path: Path) -> None:
     results, beside = run("kill", tmp_path, "--steps", 3, "--moments", 2, "--kinds", "pipeline", "retraining")
     assert results.keys() == {"pipeline", "retraining"}, beside
     for killed in results.values():
@@ -32,7 +32,7 @@ def test_fault_54_55_58_61_killed_anywhere_a_run_ends_the_same(tmp_path: Path) -
         assert killed["max_images_repeated"] == 0
 
 
-def test_fault_56_a_full_disk_is_told_and_the_next_run_ends_the_same(tmp_path: Path) -> None:
+def test_fault_56_a_full_disk_is_reported_and_the_next_run_has_equal_results(tmp_path: Path) -> None:
     if not can_mount(tmp_path):
         pytest.skip("disks of a given size can be mounted by root alone, and not in every container")
     results, beside = run("full_disk", tmp_path, "--sizes", 2)

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from tests.processes import PROJECT, find_free_ports
+from tests.processes import PROJECT, find_free_ports, run_program
 from tests.sources.remote.web_server import Answer
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
@@ -83,15 +83,7 @@ class Prefect:
 
     def run(self, arguments: list[str], timeout_seconds: int = 120) -> str:
         """A command of `prefect`, to its end; returns its standard output."""
-        done = subprocess.run(
-            [PREFECT, *arguments],
-            env=self.environment,
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
+        done = run_program(PREFECT, *arguments, environment=self.environment, timeout_seconds=timeout_seconds)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -182,10 +182,9 @@ def test_what_yaml_itself_cannot_read_is_an_error(content: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("command", ["run", "predict"])
-def test_a_home_that_nobody_has_is_an_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_home_folder_is_an_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command([command, "--workspace", "~no-such-user/x"]) == 1
-    error = "error: workspace: '~no-such-user/x' is not a path (Could not determine home directory.). "
-    assert capsys.readouterr().err.startswith(error + "Give the path in full.")
+    assert capsys.readouterr().err.startswith("error: workspace: '~no-such-user/x' ")
 
 
 @pytest.mark.parametrize("command", ["run", "predict"])

@@ -18,7 +18,7 @@ from flows.prefect_faults import check_home, explain_start
 from flows.prefect_settings import check_settings_files, find_home
 from hip_mri.errors import DeploymentError
 from tests.flows.servers import answer_json, find_marked, make_environment
-from tests.processes import PROJECT, run_python
+from tests.processes import run_program, run_python
 from tests.sources.remote.web_server import serve
 
 MAX_SECONDS = 20.0
@@ -33,15 +33,8 @@ def refuse_to_run(
     environment = {name: value for name, value in make_environment(home, **settings).items() if name not in unset}
     options = ["--sources", str(home)] if flow == "retrain" else []
     begin = time.monotonic()
-    done = subprocess.run(
-        [*prefix, sys.executable, f"flows/{flow}.py", "--workspace", str(home.parent / "workspace"), *options],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    command = [*prefix, sys.executable, f"flows/{flow}.py", "--workspace", home.parent / "workspace", *options]
+    done = run_program(*command, environment=environment)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert time.monotonic() - begin < MAX_SECONDS
     *progress, message = done.stderr.splitlines()

@@ -167,7 +167,7 @@ MOMENTS = [
 
 @pytest.mark.system
 @pytest.mark.parametrize("flow", ["pipeline", "retrain"])
-def test_ctrl_c_at_any_moment_leaves_no_process_and_a_workspace_that_goes_on(flow, source_zip, tmp_path) -> None:
+def test_ctrl_c_at_any_moment_leaves_no_process_and_a_usable_workspace(flow, source_zip, tmp_path) -> None:
     home, settings = tmp_path / "prefect", tmp_path / "settings.yaml"
     source = {"source": str(source_zip)} if flow == "pipeline" else {"sources": [str(source_zip)]}
     settings.write_text(str(SMALL | source | {"workspace": str(tmp_path / "workspace"), "seed": 7}))

@@ -127,7 +127,7 @@ def test_a_damaged_part_is_made_anew(filled, shard, damage):
         assert part.read_bytes() == intact
 
 
-def test_fingerprints_of_another_form_are_not_taken_for_these(filled, shard):
+def test_fingerprints_of_another_form_are_not_used(filled, shard):
     fingerprint_images(shard, filled, 1)
     (part,) = list_parts(filled)
     np.save(part, np.zeros(shard.num_images, [("sha256", "S64")]))

@@ -33,7 +33,7 @@ def test_promoting_the_champion_again_changes_nothing(workspace, versions):
     assert workspace.champion_file.read_bytes() == before
 
 
-def test_fault_74_rolling_back_walks_back_through_the_champions(workspace, versions):
+def test_fault_74_rolling_back_restores_earlier_champions_in_order(workspace, versions):
     for version in versions:
         promote(workspace, version, "better")
     assert [roll_back(workspace).number for _ in range(2)] == [2, 1]

@@ -64,7 +64,7 @@ def test_names_run_on_through_a_patient_and_do_not_reveal_the_patient(images: li
         assert names == [f"Synthetic Hip MRI/{label}/{stem}{i + 1:06d}.png" for i in range(len(names))]
 
 
-def test_lesions_lie_in_marrow_of_every_lesion_slice_and_of_no_normal_one(images: list[DemoImage]):
+def test_lesions_are_in_the_marrow_of_lesion_slices_alone(images: list[DemoImage]):
     for image in images:
         assert image.marrow.shape == image.lesion.shape == image.pixels.shape
         assert not (image.lesion & ~image.marrow).any()

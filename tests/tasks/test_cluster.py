@@ -41,7 +41,7 @@ def test_dask_without_its_packages_is_refused_at_once(workspace: Workspace, monk
         choose_task_runner(RunnerSettings(kind="dask"), workspace, ExitStack())
 
 
-def test_other_missing_modules_are_not_blamed_on_the_extra(workspace: Workspace, monkeypatch) -> None:
+def test_other_missing_modules_do_not_name_the_extra(workspace: Workspace, monkeypatch) -> None:
     def fail(name: str) -> None:
         raise ModuleNotFoundError("no cv2", name="cv2")
 
@@ -120,7 +120,7 @@ def describe(token_file: Path) -> Member:
     return describe_member(token_file, "token", {}, "http://127.0.0.1:9/api", "0" * 32)
 
 
-def test_a_worker_sees_the_workspace_or_says_why_not(tmp_path: Path, monkeypatch) -> None:
+def test_a_worker_reports_why_it_cannot_use_the_workspace(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(dask_checks, "SECONDS_TO_REACH_SERVER", 1)
     token = tmp_path / "token"
     assert "FileNotFoundError" in str(describe(token).workspace_fault)

@@ -120,7 +120,7 @@ def test_each_image_twice_says_nothing_new():
     assert twice.p_value == pytest.approx(once.p_value)
 
 
-def test_interval_and_p_value_speak_of_the_same_normal_distribution():
+def test_interval_and_p_value_use_the_same_normal_distribution():
     labels, first, patients = draw_study(np.random.default_rng(0), 60)
     second = np.clip(first + np.random.default_rng(1).normal(0, 0.2, len(first)), 0, 1)
     compared = compare_auc(labels, first, second, patients)
