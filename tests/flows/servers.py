@@ -122,13 +122,13 @@ def make_environment(home: Path, **settings: str) -> dict[str, str]:
     return inherited | {"PREFECT_HOME": str(home), "MARK": str(home), "PYTHONPATH": str(PROJECT)} | settings
 
 
-def find_marked(home: Path) -> list[int]:
-    """Ids of the processes that were started with the mark."""
-    found = []
+def find_marked(home: Path) -> dict[int, str]:
+    """Ids and command lines of the processes that were started with the mark."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"MARK={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:  # it has ended, or is another user's
             continue
     return found

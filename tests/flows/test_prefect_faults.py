@@ -40,7 +40,7 @@ def refuse_to_run(
     *progress, message = done.stderr.splitlines()
     assert [line for line in progress if "  " not in line[:12]] == []
     assert message.startswith("error: prefect: ")
-    assert find_marked(home) == []
+    assert find_marked(home) == {}
     return message
 
 

@@ -95,7 +95,7 @@ def test_where_none_is_named_and_none_may_be_started_an_error_is_raised(home: Pa
     done = use_server(make_environment(home, PREFECT_SERVER_EPHEMERAL_ENABLED="false"), tmp_path)
     assert done.returncode == 1
     assert "DeploymentError: prefect: no server is named, and PREFECT_SERVER_EPHEMERAL_ENABLED" in done.stderr
-    assert find_marked(home) == []
+    assert find_marked(home) == {}
 
 
 @pytest.mark.system
@@ -110,7 +110,7 @@ def test_where_none_is_named_the_run_has_one_of_its_own_that_stores_all_events(h
     assert "export PREFECT_API_URL=http://127.0.0.1:4200/api" in done.stderr
     assert "Warning" not in done.stderr
     assert not answers(own.removeprefix("own "))
-    assert find_marked(home) == []
+    assert find_marked(home) == {}
     with closing(sqlite3.connect(home / "prefect.db")) as database:
         states = database.execute("SELECT state_type, COUNT(*) FROM task_run GROUP BY 1").fetchall()
         events = database.execute("SELECT COUNT(*) FROM events WHERE event = 'prefect.task-run.Completed'").fetchall()
@@ -126,7 +126,7 @@ def test_a_profile_that_names_none_leaves_the_run_with_one_of_its_own(home: Path
     waiting, own, after = done.stdout.splitlines()
     assert (waiting, after) == ("waiting None", "after None")  # Prefect was asked first
     assert own.startswith("own http://127.0.0.1:")
-    assert find_marked(home) == []
+    assert find_marked(home) == {}
 
 
 @pytest.mark.system
@@ -146,7 +146,7 @@ def test_an_own_server_ends_with_a_process_that_is_killed(word: str, home: Path,
         assert word == "started" or answers(line.split()[1])
         assert len(find_marked(home)) == 2
         os.kill(process.pid, signal.SIGKILL)
-    wait_for(lambda: find_marked(home) == [], SECONDS_TO_END)
+    wait_for(lambda: find_marked(home) == {}, SECONDS_TO_END)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_cannot_run_is_refused_without_the_server_and_leaves_none(
     assert done.returncode == exit_code
     assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
     assert done.stderr.startswith("error: ")
-    assert find_marked(home) == []
+    assert find_marked(home) == {}
     assert not (home / "prefect.db").exists()
 
 

@@ -118,7 +118,7 @@ def test_a_signal_ends_the_process_and_its_children(body, number, code, seconds,
     assert message.startswith(STOPPED)
     assert len(message.splitlines()) == 1
     assert taken < seconds
-    assert find_marked(tmp_path) == []
+    assert find_marked(tmp_path) == {}
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path) -> None:
@@ -138,7 +138,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    os.kill(find_marked(tmp_path)[0], signal.SIGKILL)
+    os.kill(next(iter(find_marked(tmp_path))), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("flow", ["pipeline", "predict", "retrain"])
@@ -146,7 +146,7 @@ def test_each_flow_is_stopped_while_it_loads(flow: str, tmp_path: Path) -> None:
     process = start([f"flows/{flow}.py", "--workspace", str(tmp_path / "workspace")], make_environment(tmp_path))
     time.sleep(0.2)
     check_stop(process)
-    assert find_marked(tmp_path) == []
+    assert find_marked(tmp_path) == {}
 
 
 MOMENTS = [
@@ -182,7 +182,7 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_a_usable_workspace(flow, sou
             assert lines[-1], (word, "".join(lines))
         time.sleep(seconds)
         check_stop(process, word)
-        assert find_marked(home) == [], word
+        assert find_marked(home) == {}, word
     states = list_states(home)
     assert states
     assert set(states) == {"CRASHED"}
@@ -218,7 +218,7 @@ def test_ctrl_c_reaches_no_worker_of_a_local_cluster(source_zip: Path, tmp_path:
     assert process.stderr is not None
     assert any("fingerprint_images ..." in line for line in process.stderr)
     assert "Traceback" not in check_stop(process)
-    assert find_marked(home) == []
+    assert find_marked(home) == {}
     assert list_states(home) == ["CRASHED"]
 
 
