@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ from prefect import flow, task
 
 from hip_mri.config import PipelineConfig
 from tasks.task_runners.configured import ConfiguredTaskRunner, count_shard_threads
-
-PROJECT = Path(__file__).parents[1]
+from tests.processes import PROJECT, find_free_ports
 
 
 @dataclass
@@ -54,9 +52,7 @@ class Cluster:
 @contextmanager
 def start_cluster(**environment: str) -> Iterator[Cluster]:
     """A scheduler on a free port of this machine; ends with all workers that were started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = find_free_ports(1)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     cluster = Cluster(f"tcp://127.0.0.1:{port}", inherited | environment)
     options = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]

@@ -1,4 +1,4 @@
-"""What tests of several packages share: a small source of images and a workspace."""
+"""Fixtures of several packages: a small source of images and a workspace."""
 
 import atexit
 import gc

@@ -23,7 +23,7 @@ SMALL = PreprocessingSettings(image_size=32)
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Workspace:
-    """50 images of 30 patients, 32 pixels, split, preprocessed and laid out."""
+    """50 images of 30 patients, 32 pixels, split, preprocessed."""
     workspace = Workspace(tmp_path_factory.mktemp("prepared"))
     delivered = [Delivery("source", source_zip)]
     ingest_images(delivered, workspace, num_threads=2)

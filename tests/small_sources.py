@@ -69,7 +69,7 @@ def source_file(entries: Entries, pack: Callable) -> Path:
 
 @pytest.fixture
 def filled(source_file: Path, workspace: Workspace) -> Workspace:
-    """A workspace with all images taken in and split."""
+    """A workspace with all images ingested and split."""
     ingest_images([Delivery("source", source_file)], workspace, num_threads=1)
     split_manifest(workspace, val_fraction=0.2, test_fraction=0.2, seed=1)
     return workspace

@@ -1,4 +1,4 @@
-"""What stays the same of an address when a token changes, and what messages tell of it."""
+"""Addresses without their tokens, for file names and messages."""
 
 import pytest
 

@@ -1,11 +1,10 @@
-"""The table 'Who may import whom' of the design, held against every import in the project."""
+"""Checks every import of the project against the table of allowed imports."""
 
 import ast
 import graphlib
 import importlib
 import inspect
 import pickle
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri import errors
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hip_mri", "tasks", "flows", "deployments")
@@ -244,7 +244,7 @@ def test_a_plain_import_of_keras_is_found():
 
 
 def test_decisions_are_still_needed():
-    """An exception that nobody uses any more leaves the list."""
+    """Every exception in the list is needed."""
     imports = {module.name: list(find_imports(module.file.read_text(), module.package)) for module in list_modules()}
     unused = [
         (module, allowed)
@@ -284,7 +284,7 @@ def test_decisions_are_still_needed():
         ("deployments.serve", "import tasks.dataset", "tasks.dataset"),
     ],
 )
-def test_a_forbidden_import_is_found_wherever_it_hides(module, source, offender):
+def test_forbidden_imports_of_every_form_are_found(module, source, offender):
     assert find_violations(module, module.rpartition(".")[0], source) == [f"{module}: may not import {offender}"]
 
 
@@ -323,7 +323,7 @@ def test_folders_are_small():
     assert {str(folder): size for folder, size in sizes.items() if size > MAX_MODULES} == {}
 
 
-def test_every_package_is_looked_at():
+def test_every_package_is_checked():
     assert {module.name.split(".")[0] for module in list_modules()} == set(PACKAGES)
     assert {"hip_mri.grouping.split", "hip_mri.config", "tasks.dataset", "flows.pipeline"} <= {
         module.name for module in list_modules()
@@ -336,27 +336,23 @@ def test_nothing_has_a_name_that_says_nothing():
     assert not (names | folders) & VAGUE_NAMES
 
 
-def run_python(code: str) -> str:
-    """What a fresh interpreter prints."""
-    finished = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout.strip()
+def run_code(code: str) -> str:
+    """Standard output of a new process."""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("module", FOUNDATION)
 def test_the_foundation_loads_neither_prefect_nor_a_network(module):
-    loaded = run_python(f"import {module}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))").split()
+    loaded = run_code(f"import {module}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))").split()
     heavy = {*PREFECT, *NETWORKS, "numpy", "pandas", "cv2", "tasks", "flows"}
     assert not set(loaded) & heavy
 
 
 def test_the_dataset_package_loads_neither_prefect_nor_a_network():
     modules = ", ".join(module.name for module in list_modules() if module.name.startswith("hip_mri.dataset"))
-    loaded = run_python(
-        f"import {modules}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    ).split()
+    loaded = run_code(f"import {modules}, sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))").split()
     assert "cv2" in loaded
     assert not set(loaded) & {*PREFECT, *NETWORKS, "tasks", "flows"}
 

@@ -8,8 +8,6 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ValidationError
 
 from hip_mri.config import (
-    LABELS,
-    SPLITS,
     ImageSettings,
     PipelineConfig,
     PredictConfig,
@@ -86,13 +84,31 @@ OTHERS = {
 
 
 RELEASE_BOUNDS = [
-    ("non_inferiority_margin", (JUST, 0.5 - JUST), (0, 0.5)),
-    ("error_budget", (JUST, 0.5), (0, 0.501)),
-    ("num_looks", (1, 10_000), (0, 10_001)),
-    ("min_sensitivity", (0, 1), (-JUST, 1.001)),
-    ("min_subgroup_sensitivity", (0, 1), (-JUST, 1.001)),
+    ("release.non_inferiority_margin", (JUST, 0.5 - JUST), (0, 0.5)),
+    ("release.error_budget", (JUST, 0.5), (0, 0.501)),
+    ("release.num_looks", (1, 10_000), (0, 10_001)),
+    ("release.min_sensitivity", (0, 1), (-JUST, 1.001)),
+    ("release.min_subgroup_sensitivity", (0, 1), (-JUST, 1.001)),
 ]
-RELEASE_CHOICES = {"rule": {"superior", "non_inferior"}, "spending": {"even", "falling"}}
+RELEASE_CHOICES = {"release.rule": {"superior", "non_inferior"}, "release.spending": {"even", "falling"}}
+
+PREDICT_BOUNDS = [("sheet.max_shown", (0, 1000), (-1, 1001)), ("sheet.max_explained", (1, 1000), (0, 1001))]
+PREDICT_CHOICES = {"engine": {"auto", "keras", "openvino"}, "precision": {"auto", "float32", "bfloat16"}}
+PREDICT_OTHERS = {"source", "source_sha256", "workspace", "model", "keep_images", "sheet.explain"}
+PREDICT_OTHERS |= {f"runner.{name}" for name in RunnerSettings.model_fields}
+PREDICT_OTHERS |= {f"data.{name}" for name in ImageSettings.model_fields}
+PREDICT_OTHERS |= {f"limits.{name}" for name in SourceLimits.model_fields}
+
+ALL_BOUNDS = [
+    pytest.param(kind, *row, id=row[0])
+    for kind, rows in ((PipelineConfig, BOUNDS), (RetrainConfig, RELEASE_BOUNDS), (PredictConfig, PREDICT_BOUNDS))
+    for row in rows
+]
+ALL_CHOICES = [
+    pytest.param(kind, *row, id=row[0])
+    for kind, rows in ((PipelineConfig, CHOICES), (RetrainConfig, RELEASE_CHOICES), (PredictConfig, PREDICT_CHOICES))
+    for row in rows.items()
+]
 
 
 def nest(setting: str, value: object) -> dict:
@@ -107,8 +123,8 @@ def look_up(config: BaseModel, setting: str) -> object:
     return config
 
 
-def make(setting: str, value: object) -> object:
-    return look_up(PipelineConfig.model_validate(nest(setting, value)), setting)
+def make(setting: str, value: object, kind: type[BaseModel] = PipelineConfig) -> object:
+    return look_up(kind.model_validate(nest(setting, value)), setting)
 
 
 def list_groups(config: BaseModel) -> list[BaseModel]:
@@ -118,49 +134,31 @@ def list_groups(config: BaseModel) -> list[BaseModel]:
 
 def test_the_tables_above_name_every_setting():
     assert {setting for setting, *_ in BOUNDS} | set(CHOICES) | OTHERS == set(list_settings(PipelineConfig))
+    of_release = {f"release.{name}" for name in list_settings(ReleaseSettings)}
+    assert {setting for setting, *_ in RELEASE_BOUNDS} | set(RELEASE_CHOICES) == of_release
+    of_predict = {setting for setting, *_ in PREDICT_BOUNDS} | set(PREDICT_CHOICES) | PREDICT_OTHERS
+    assert of_predict == set(list_settings(PredictConfig))
 
 
-@pytest.mark.parametrize(("setting", "allowed", "refused"), BOUNDS, ids=[setting for setting, *_ in BOUNDS])
-def test_numbers_are_bounded(setting, allowed, refused):
+@pytest.mark.parametrize(("kind", "setting", "allowed", "refused"), ALL_BOUNDS)
+def test_numbers_are_bounded(kind, setting, allowed, refused):
     for value in allowed:
-        assert make(setting, value) == value
+        assert make(setting, value, kind) == value
     for value in (*refused, math.nan, math.inf, -math.inf, "many", None):
         with pytest.raises(ValidationError) as caught:
-            make(setting, value)
+            make(setting, value, kind)
         assert ".".join(map(str, caught.value.errors()[0]["loc"])) == setting
 
 
-def test_the_tables_name_every_setting_of_a_release():
-    assert {setting for setting, *_ in RELEASE_BOUNDS} | set(RELEASE_CHOICES) == set(list_settings(ReleaseSettings))
-
-
-@pytest.mark.parametrize(("setting", "allowed", "refused"), RELEASE_BOUNDS, ids=[name for name, *_ in RELEASE_BOUNDS])
-def test_numbers_of_a_release_are_bounded(setting, allowed, refused):
-    for value in allowed:
-        assert getattr(ReleaseSettings.model_validate({setting: value}), setting) == value
-    for value in (*refused, math.nan, "many", None):
+@pytest.mark.parametrize(("kind", "setting", "values"), ALL_CHOICES)
+def test_choices_are_listed(kind, setting, values):
+    for value in values:
+        assert make(setting, value, kind) == value
         with pytest.raises(ValidationError):
-            ReleaseSettings.model_validate({setting: value})
-
-
-@pytest.mark.parametrize("setting", RELEASE_CHOICES)
-def test_words_of_a_release_are_chosen_from_a_list(setting):
-    for value in RELEASE_CHOICES[setting]:
-        assert getattr(ReleaseSettings.model_validate({setting: value}), setting) == value
-    with pytest.raises(ValidationError):
-        ReleaseSettings.model_validate({setting: "other"})
-
-
-@pytest.mark.parametrize("setting", CHOICES)
-def test_words_are_chosen_from_a_list(setting):
-    for value in CHOICES[setting]:
-        assert make(setting, value) == value
-        with pytest.raises(ValidationError):
-            make(setting, value.upper() + "x")
+            make(setting, value.upper() + "x", kind)
     with pytest.raises(ValidationError) as caught:
-        make(setting, "")
-    named = str(caught.value)
-    assert all(f"'{value}'" in named for value in CHOICES[setting])
+        make(setting, "", kind)
+    assert all(f"'{value}'" in str(caught.value) for value in values)
 
 
 @pytest.mark.parametrize(
@@ -205,11 +203,6 @@ def test_the_defaults_are_the_original_recipe():
     assert (config.training.horizontal_flip, config.training.fine_tune.epochs) == (True, 0)
     assert config.data.group_similar
     assert config.is_demo
-
-
-def test_labels_and_splits_are_in_their_order():
-    assert LABELS == ("normal", "osseous_lesion")
-    assert SPLITS == ("train", "val", "test")
 
 
 def test_settings_survive_a_round_through_json():
@@ -283,31 +276,20 @@ def test_a_server_accepts_a_former_name_in_a_deployment_and_its_form_does_not_sh
     assert not any(former.rpartition(".")[2] in group.get("properties", {}) for group in schema["$defs"].values())
 
 
-PREDICT_BOUNDS = [
-    ("sheet.max_shown", (0, 1000), (-1, 1001)),
-    ("sheet.max_explained", (1, 1000), (0, 1001)),
-    ("model", ("champion", "0003", "runs/0001"), ("", None)),
-    ("engine", ("auto", "keras", "openvino"), ("torch", "")),
-    ("precision", ("auto", "float32", "bfloat16"), ("float16", "")),
-    ("sheet.explain", (True, False), ("perhaps",)),
-    ("source_sha256", (), ("ab" * 31, "ab" * 32)),  # without a source even a sound one is refused
-]
-PREDICT_OTHERS = {"source", "workspace", "keep_images"} | {f"runner.{name}" for name in RunnerSettings.model_fields}
-PREDICT_OTHERS |= {f"data.{name}" for name in ImageSettings.model_fields}
-PREDICT_OTHERS |= {f"limits.{name}" for name in SourceLimits.model_fields}
-
-
-def test_the_table_above_names_every_setting_of_hip_predict():
-    assert {setting for setting, *_ in PREDICT_BOUNDS} | PREDICT_OTHERS == set(list_settings(PredictConfig))
-
-
-@pytest.mark.parametrize(("setting", "allowed", "refused"), PREDICT_BOUNDS, ids=[name for name, *_ in PREDICT_BOUNDS])
-def test_settings_of_hip_predict_are_bounded(setting, allowed, refused):
+@pytest.mark.parametrize(
+    ("setting", "allowed", "refused"),
+    [
+        ("model", ("champion", "0003", "runs/0001"), ("", None)),
+        ("sheet.explain", (True, False), ("perhaps",)),
+        ("source_sha256", (), ("ab" * 31, "ab" * 32)),  # without a source even a valid one is rejected
+    ],
+)
+def test_other_settings_of_hip_predict_are_checked(setting, allowed, refused):
     for value in allowed:
-        assert look_up(PredictConfig.model_validate(nest(setting, value)), setting) == value
+        assert make(setting, value, PredictConfig) == value
     for value in refused:
         with pytest.raises(ValidationError):
-            PredictConfig.model_validate(nest(setting, value))
+            make(setting, value, PredictConfig)
 
 
 @pytest.mark.parametrize("kind", [PipelineConfig, PredictConfig])
@@ -334,9 +316,7 @@ def test_a_checksum_has_64_hexadecimal_digits(value):
 @pytest.mark.parametrize("value", ["ab" * 32, "AB" * 32])
 def test_a_checksum_belongs_to_a_source(value):
     assert PipelineConfig(source="hip.zip", source_sha256=value).source_sha256 == value
-    with pytest.raises(
-        ValidationError, match="source_sha256 is given without a source; give the source that it belongs to"
-    ):
+    with pytest.raises(ValidationError, match=r"source_sha256 .*without a source"):
         PipelineConfig(source_sha256=value)
 
 
@@ -360,7 +340,7 @@ def test_threads_are_those_asked_for_or_those_there_are(monkeypatch):
 @pytest.mark.parametrize("address", ["tcp://10.0.0.5:8786", "tls://scheduler.example:8786", "tcp://[::1]:8786"])
 def test_a_scheduler_has_an_address(address):
     assert RunnerSettings(kind="dask", dask_address=address).dask_address == address
-    with pytest.raises(ValidationError, match="dask_address is given, and kind is local; give kind dask"):
+    with pytest.raises(ValidationError, match=r"dask_address .*kind dask"):
         RunnerSettings(dask_address=address)
 
 
@@ -373,7 +353,7 @@ def test_other_addresses_are_refused(address):
 @pytest.mark.parametrize("workspace", ["s3://bucket/hip", Path("s3://bucket/hip"), "gs://bucket", "https://host/x"])
 def test_a_workspace_is_a_folder(workspace):
     for config in (PipelineConfig, PredictConfig, RetrainConfig):
-        with pytest.raises(ValidationError, match="cannot stand here; give a path on this machine") as caught:
+        with pytest.raises(ValidationError, match="give a path") as caught:
             config(workspace=workspace)
         assert caught.value.errors()[0]["loc"] == ("workspace",)
 
@@ -388,10 +368,10 @@ def test_a_workspace_is_a_folder(workspace):
         (PredictConfig, ("model",)),
     ],
 )
-def test_where_a_path_belongs_no_address_is_kept_or_repeated(config, place):
+def test_an_address_in_place_of_a_path_is_neither_kept_nor_repeated(config, place):
     address = "https://anna:secret@example.org/x"
     values = reduce(lambda value, name: {name: value}, reversed(place), address)
-    with pytest.raises(ValidationError, match="begins with https: cannot stand here") as caught:
+    with pytest.raises(ValidationError, match="https:") as caught:
         config.model_validate(values)
     assert "secret" not in str(caught.value)
     schema = config.model_json_schema()
@@ -427,14 +407,14 @@ def test_an_address_with_a_secret_is_no_setting(address: str) -> None:
         (PredictConfig, {"source": address}),
         (RetrainConfig, {"sources": ["incoming", address]}),
     ):
-        with pytest.raises(ValidationError, match="give env:NAME, or into a Secret block of Prefect's") as caught:
+        with pytest.raises(ValidationError, match="env:NAME") as caught:
             config.model_validate(values)
         assert "secret" not in str(caught.value).replace("secret:NAME", "")
 
 
 @pytest.mark.parametrize("source", ["env:https://example.org/secret.zip", " secret:https://u:p@h", "env:", "secret: "])
 def test_behind_a_reference_stands_a_name(source: str) -> None:
-    with pytest.raises(ValidationError, match="stands the name of a variable") as caught:
+    with pytest.raises(ValidationError, match="name of a variable") as caught:
         PipelineConfig(source=source)
     assert "secret.zip" not in str(caught.value)
 

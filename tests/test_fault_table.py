@@ -1,4 +1,4 @@
-"""`tests/FAULTS.md` lists every fault once, and the tests that it names are there."""
+"""`tests/FAULTS.md` lists every fault once, and the tests that it names exist."""
 
 import ast
 import re
@@ -35,12 +35,12 @@ def _find_strings(node: ast.AST) -> list[str]:
 
 
 def find_numbers(source: str) -> set[int]:
-    """Faults that the names of a file's tests speak of."""
+    """Numbers of the faults in the test names of a file."""
     found = filter(None, map(MARK.match, find_names(source)))
     return {int(number) for match in found for number in re.findall(r"\d+", match[1])}
 
 
-def test_names_count_and_words_beside_them_do_not() -> None:
+def test_only_test_names_count() -> None:
     source = '''
 """Of test_fault_01."""
 # test_fault_02 and fault-03

@@ -1,4 +1,4 @@
-"""The notebook, run from its first cell to its last as a user would, on small images."""
+"""The notebook, run from the first cell to the last on small images."""
 
 import os
 import re
@@ -106,7 +106,7 @@ def test_nothing_goes_wrong_on_the_way(executed: Cells) -> None:
         assert read_text(cell, "stderr") == ""
 
 
-def test_progress_is_told_line_by_line(executed: Cells) -> None:
+def test_progress_is_printed_line_by_line(executed: Cells) -> None:
     lines = read_text(executed["run"], "stdout").splitlines()
     assert sum(re.fullmatch(r"\d\d:\d\d:\d\d  Epoch 3 of 3: loss .*", line) is not None for line in lines) == 1
 
@@ -131,7 +131,7 @@ def test_the_report_is_linked(executed: Cells, folder: Path) -> None:
         ({"SETTINGS": {"training": {"epochs": 0}}}, r"error: 1 validation error .*\ntraining\.epochs\n.*"),
     ],
 )
-def test_wrong_input_is_told_in_one_message(tmp_path: Path, choices: dict[str, object], message: str) -> None:
+def test_wrong_input_is_reported_in_one_message(tmp_path: Path, choices: dict[str, object], message: str) -> None:
     notebook = read_notebook(**choices)
     with pytest.raises(CellExecutionError):
         execute(notebook, tmp_path)

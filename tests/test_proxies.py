@@ -1,4 +1,4 @@
-"""Which proxy leads where, and that loopback goes past them in the clients that Prefect uses."""
+"""The proxy of each address; Prefect's clients reach loopback without one."""
 
 import os
 from collections.abc import Mapping

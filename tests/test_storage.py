@@ -145,7 +145,7 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "ending"), [("head.weights.h5", ".weights.h5"), ("a.b.c.png", ".c.png"), ("x.csv", ".csv"), ("x", "")]
 )
-def test_the_temporary_file_lies_beside_and_ends_alike(tmp_path, name, ending):
+def test_the_temporary_file_has_the_same_folder_and_suffix(tmp_path, name, ending):
     """Keras and Pandas go by the ending of a name."""
     with replace_file(tmp_path / name) as temporary:
         assert temporary.parent == tmp_path
@@ -302,24 +302,24 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path, size):
 
 # Disks that refuse
 
-HOPELESS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
+UNRECOVERABLE = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
 
 
-@pytest.mark.parametrize("number", HOPELESS, ids=[errno.errorcode[number] for number in HOPELESS])
+@pytest.mark.parametrize("number", UNRECOVERABLE, ids=[errno.errorcode[number] for number in UNRECOVERABLE])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize(
     "act",
     [lambda folder: write_bytes(folder / "file", b"new"), lambda folder: publish_whole(folder / "folder")],
     ids=["file", "folder"],
 )
-def test_fault_57_a_disk_that_refuses_is_never_taken_for_success(tmp_path, monkeypatch, number, call, act):
+def test_fault_57_a_failed_write_is_always_an_error(tmp_path, monkeypatch, number, call, act):
     write_bytes(tmp_path / "file", b"old")
 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, call, refuse)
-    with pytest.raises(DiskError, match=r"could not be written \(.*finished work is kept") as caught:
+    with pytest.raises(DiskError, match=r"could not be written \(") as caught:
         act(tmp_path)
     assert is_unrecoverable(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -327,7 +327,7 @@ def test_fault_57_a_disk_that_refuses_is_never_taken_for_success(tmp_path, monke
 
 
 @pytest.mark.parametrize("error", [OSError("4000 requested and 128 written"), RuntimeError("Can't write data")])
-def test_fault_56_a_library_that_loses_the_number_is_judged_by_the_room(tmp_path, monkeypatch, error):
+def test_fault_56_an_error_without_errno_is_classified_by_free_space(tmp_path, monkeypatch, error):
     with pytest.raises(type(error)) as caught:
         write_half(tmp_path / "file", error)
     assert caught.value is error
@@ -339,9 +339,9 @@ def test_fault_56_a_library_that_loses_the_number_is_judged_by_the_room(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fault_56_room_is_looked_for_before_a_library_that_would_not_survive(tmp_path):
+def test_fault_56_free_space_is_checked_before_a_library_that_would_crash(tmp_path):
     require_room(tmp_path / "not" / "there", 1000)
-    with pytest.raises(DiskError, match=r"1,000,000,000,000 MB are needed, [\d,]+ MB are free\. Make room"):
+    with pytest.raises(DiskError, match=r"1,000,000,000,000 MB .*, [\d,]+ MB"):
         require_room(tmp_path / "not" / "there", 10**18)
 
 
@@ -379,7 +379,7 @@ both_blocks = pytest.mark.parametrize("write", [replace_file, publish_folder], i
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_an_error_of_something_else_is_not_blamed_on_the_disk(tmp_path, write, error):
+def test_an_error_of_something_else_is_not_a_disk_error(tmp_path, write, error):
     """A missing input or a lost connection is no reason to make room."""
     with pytest.raises(type(error)) as caught, write(tmp_path / "target"):
         raise error
@@ -416,7 +416,7 @@ def test_fault_61_leftovers_go_and_everything_else_stays(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-def test_fault_55_a_folder_that_made_way_for_nothing_comes_back(tmp_path):
+def test_fault_55_an_old_folder_without_replacement_is_restored(tmp_path):
     """Killed between the two renames of an exchange: the old one or the new one, never neither."""
     for name in (".hip-mri-0001-abcdefgh.old", ".hip-mri-0002-abcdefgh.old", "0002"):
         (tmp_path / name).mkdir()

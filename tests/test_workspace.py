@@ -11,6 +11,7 @@ import pytest
 
 from hip_mri.errors import DiskError, SettingsError, WorkspaceError
 from hip_mri.workspace import Workspace, resolve_path
+from tests.processes import run_python
 
 
 def private_folders(root: Path) -> set[str]:
@@ -35,7 +36,7 @@ def list_places(workspace: Workspace) -> list[Path]:
     return [place for name in names if isinstance(place := getattr(workspace, name), Path)]
 
 
-def test_every_place_lies_below_the_root_and_none_is_another(tmp_path):
+def test_all_paths_are_below_the_root_and_different(tmp_path):
     workspace = Workspace(tmp_path / "root")
     sha256 = "ab" + "0" * 62
     places = list_places(workspace)
@@ -57,7 +58,7 @@ def test_places_are_found_as_a_person_writes_them(tmp_path, monkeypatch):
 def test_what_is_not_a_path_is_reported(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
-    with pytest.raises(SettingsError, match=r"(?s)^model: '.*' is not a path \(.*\)\. Give the path in full\.$"):
+    with pytest.raises(SettingsError, match=r"(?s)^model: '.*' is not a path"):
         resolve_path(written, "model")
 
 
@@ -132,9 +133,8 @@ def test_preparing_keeps_what_is_there(tmp_path):
 
 @pytest.mark.parametrize(("place", "cause"), [("file/below", "Not a directory"), ("file", "File exists")])
 def test_a_root_that_cannot_be_a_folder_is_named(tmp_path, blocked, place, cause):
-    with pytest.raises(WorkspaceError) as caught:
+    with pytest.raises(WorkspaceError, match=rf"^workspace: {tmp_path / place} .*\({cause}\)"):
         Workspace(tmp_path / place).prepare()
-    assert str(caught.value).startswith(f"workspace: {tmp_path / place} cannot be written ({cause}).")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -186,7 +186,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen]:
 
 
 def test_fault_59_a_workspace_is_held_by_one_process_alone(tmp_path: Path, holder) -> None:
-    found = rf"is in use by process {holder.pid} on {platform.node()} since 20\d\d-.*\. Wait for that run to end"
+    found = rf"process {holder.pid} on {platform.node()} since 20\d\d-"
     for ask in (lambda: Workspace(tmp_path).hold().__enter__(), Workspace(tmp_path).check_free):
         with pytest.raises(WorkspaceError, match=found):
             ask()
@@ -202,7 +202,7 @@ def test_fault_59_a_dead_holders_lock_is_taken_over(tmp_path: Path, holder) -> N
 
 def test_fault_59_another_machine_is_called_by_its_name(tmp_path: Path, holder) -> None:
     (tmp_path / ".lock").write_text('{"process": 7, "host": "far", "boot": "b", "started_at": "2020-01-01"}')
-    found = rf"process 7 on far since 2020-01-01, which is another machine than this one \({platform.node()}\)"
+    found = rf"process 7 on far since 2020-01-01.* \({platform.node()}\)"
     with pytest.raises(WorkspaceError, match=found):
         Workspace(tmp_path).check_free()
 
@@ -210,7 +210,7 @@ def test_fault_59_another_machine_is_called_by_its_name(tmp_path: Path, holder) 
 @pytest.mark.parametrize("content", ["", "nonsense", "[]", "{}"])
 def test_fault_59_a_holder_that_cannot_be_read_still_holds(tmp_path: Path, holder, content) -> None:
     (tmp_path / ".lock").write_text(content)
-    with pytest.raises(WorkspaceError, match="is in use by another process"):
+    with pytest.raises(WorkspaceError, match="another process"):
         Workspace(tmp_path).check_free()
 
 
@@ -232,8 +232,7 @@ except HipMriError as error:
 
 
 def test_fault_56_a_lock_without_room_for_its_holder_is_refused(tmp_path: Path) -> None:
-    found = subprocess.run([sys.executable, "-c", NO_ROOM, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert found.stdout.startswith(f"{tmp_path / '.lock'} could not be written")
+    assert run_python("-c", NO_ROOM, tmp_path).stdout.startswith(f"{tmp_path / '.lock'} could not be written")
 
 
 def test_a_workspace_that_is_not_there_is_free_and_stays_so(tmp_path: Path) -> None:
@@ -290,9 +289,7 @@ def test_only_one_changes_releases(tmp_path):
     workspace = Workspace(tmp_path)
     with (
         workspace.hold_releases(),
-        pytest.raises(
-            WorkspaceError, match=r"releases has been in use for 0\.1 seconds by process \d+ on .+\. Wait for"
-        ),
+        pytest.raises(WorkspaceError, match=r"releases .* 0\.1 seconds by process \d+ on "),
         workspace.hold_releases(timeout_seconds=0.1),
     ):
         pass

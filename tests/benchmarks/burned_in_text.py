@@ -1,4 +1,4 @@
-"""How often text in phantoms is found, how often it is seen where there is none, and how long an image takes.
+"""How often text in phantoms is found, how often it is found where there is none, and how long an image takes.
 
 python -m tests.benchmarks.burned_in_text
 """

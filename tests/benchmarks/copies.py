@@ -1,4 +1,4 @@
-"""How surely copies are found, and strangers kept apart: `python -m tests.benchmarks.copies --patients 2800`.
+"""How reliably copies are found and unrelated images kept apart: `python -m tests.benchmarks.copies --patients 2800`.
 
 Phantoms are drawn and copied in each way of `tests.grouping.copies`. Each way is searched alone among all phantoms, so
 that no copy is found by way of another. The figures justify `MIN_CORRELATION` and `MAX_DISTANCE`.
@@ -91,9 +91,9 @@ def main() -> None:
     images = pd.DataFrame(kinds, columns=["patient", "original", "way"])
     order = np.argsort(rows["sha256"])
     rows, images = rows[order], images.iloc[order].reset_index(drop=True)
-    told: dict[str, Any] = {"images": len(rows), "drawing_seconds": round(time.perf_counter() - before)}
-    told |= {way: measure_way(rows, images, way, given.threads) for way in WAYS}
-    print(json.dumps(told | {"margin": measure_margin(rows, images, given.threads)}, indent=2))
+    results: dict[str, Any] = {"images": len(rows), "drawing_seconds": round(time.perf_counter() - before)}
+    results |= {way: measure_way(rows, images, way, given.threads) for way in WAYS}
+    print(json.dumps(results | {"margin": measure_margin(rows, images, given.threads)}, indent=2))
 
 
 if __name__ == "__main__":

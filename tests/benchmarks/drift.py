@@ -35,7 +35,7 @@ from hip_mri.workspace import Workspace
 from tests.monitoring.changes import MODERATE, SLIGHT, STRONG
 
 PATIENTS_AT_ONCE = 60
-FEWEST_PATIENTS, MOST_PATIENTS = 10, 20
+MIN_PATIENTS, MAX_PATIENTS = 10, 20
 """Of a new batch."""
 SETTINGS = DriftSettings()
 
@@ -99,18 +99,18 @@ def try_batches(
             fixed = np.random.default_rng([seed % num_references]).permutation(patients)[:num_training]
             patients = np.setdiff1d(patients, fixed)
         generator = np.random.default_rng([1, seed])
-        new = generator.permutation(patients)[: generator.integers(FEWEST_PATIENTS, MOST_PATIENTS + 1)]
+        new = generator.permutation(patients)[: generator.integers(MIN_PATIENTS, MAX_PATIENTS + 1)]
         others = generator.permutation(np.setdiff1d(pool.groups, new))[:num_training]
         reference = choose(pool, fixed if num_references else others)
         return detect_drift(reference, choose(batches, new), SETTINGS, seed)
 
     reports = list(Parallel(num_threads, backend="threading")(delayed(try_one)(seed) for seed in range(count)))
-    told = summarize(reports)
+    results = summarize(reports)
     if num_references:
-        told["alarms_by_reference"] = [
+        results["alarms_by_reference"] = [
             sum(report.is_shifted for report in reports[number::num_references]) for number in range(num_references)
         ]
-    return told
+    return results
 
 
 def summarize(reports: list[DriftReport]) -> dict[str, Any]:
@@ -151,23 +151,25 @@ def main() -> None:
     before = time.perf_counter()
     numbers = range(-(-given.patients // PATIENTS_AT_ONCE))
     parts = list(Parallel(given.threads)(delayed(draw_phantoms)(number) for number in numbers))
-    told: dict[str, Any] = {"images": sum(map(len, parts)), "drawing_seconds": round(time.perf_counter() - before)}
+    results: dict[str, Any] = {"images": sum(map(len, parts)), "drawing_seconds": round(time.perf_counter() - before)}
     with tempfile.TemporaryDirectory() as folder:
         engine = open_network(Path(folder), given.weights, settings, given.threads)
         phantoms = [phantom for part in parts for phantom in part]
         pool = describe(phantoms, lambda pixels: pixels, engine, settings, given.threads)
-        told["describing_seconds"] = round(time.perf_counter() - before - told["drawing_seconds"])
-        print(json.dumps(told), flush=True)
+        results["describing_seconds"] = round(time.perf_counter() - before - results["drawing_seconds"])
+        print(json.dumps(results), flush=True)
 
-        def tell(name: str, *trials: Any) -> None:
+        def print_results(name: str, *trials: Any) -> None:
             print(name, json.dumps(try_batches(pool, *trials)), flush=True)
 
-        tell("unchanged", pool, given.training, given.batches, given.threads)
-        tell("unchanged, fixed references", pool, given.training, given.batches, given.threads, given.references)
-        tell("unchanged, one image each", keep_one_image(pool), given.training, given.batches, given.threads)
+        print_results("unchanged", pool, given.training, given.batches, given.threads)
+        print_results(
+            "unchanged, fixed references", pool, given.training, given.batches, given.threads, given.references
+        )
+        print_results("unchanged, one image each", keep_one_image(pool), given.training, given.batches, given.threads)
         for name, change in (STRONG | MODERATE | SLIGHT).items():
             changed = describe(parts[0][: len(parts[0]) // 2], change, engine, settings, given.threads)
-            tell(name, changed, given.training, given.changed, given.threads)
+            print_results(name, changed, given.training, given.changed, given.threads)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How often the gate is wrong, and how often it sees a gain: `python -m tests.benchmarks.gate --histories 1000`.
+"""How often the gate is wrong, and how often it detects a gain: `python -m tests.benchmarks.gate --histories 1000`.
 
 A history is a test set, a champion and 24 retrainings of it, one after the other. Scores are binormal; those of any
 two models correlate by 0.9 on the same image, and half of what is peculiar to an image it shares with the others of
@@ -26,7 +26,7 @@ SETTINGS = ReleaseSettings(num_looks=NUM_LOOKS)
 Floats = NDArray[np.float64]
 
 
-def lay_out_images(num_lesions: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def make_test_set(num_lesions: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Labels and patients of a test set with ten normal images per lesion, four images per patient."""
     num_with = num_lesions // 2
     num_without = (10 * num_lesions - 2 * num_with) // 4
@@ -50,9 +50,9 @@ def draw_history(
 def look_back(
     num_lesions: int, gain: float, num_histories: int, num_looks: int, alpha: float, seed: int = 0
 ) -> Iterator[list[Difference]]:
-    """What the gate sees, history by history and look by look."""
+    """The comparisons of the gate, by history and by look."""
     generator = np.random.default_rng(seed)
-    labels, patients = lay_out_images(num_lesions)
+    labels, patients = make_test_set(num_lesions)
     for _ in range(num_histories):
         champion, challengers = draw_history(generator, labels, patients, gain, num_looks)
         yield [bound_difference(labels, champion, scores, patients, alpha) for scores in challengers]
@@ -61,7 +61,7 @@ def look_back(
 def find_p_values(num_lesions: int, gain: float, num_histories: int, num_looks: int, seed: int = 0) -> Floats:
     """One-sided p-values of `look_back`, shape (num_histories, num_looks); superiority is shown below alpha."""
     histories = look_back(num_lesions, gain, num_histories, num_looks, 0.05, seed)
-    return np.array([[1.0 if seen.p_value is None else seen.p_value for seen in history] for history in histories])
+    return np.array([[1.0 if look.p_value is None else look.p_value for look in history] for history in histories])
 
 
 def share_alpha(settings: ReleaseSettings, num_looks: int = NUM_LOOKS) -> Floats:
@@ -74,11 +74,11 @@ def measure(num_lesions: int, num_histories: int) -> dict[str, object]:
     worse = find_p_values(num_lesions, -0.05, num_histories, NUM_LOOKS, seed=1)
     better = find_p_values(num_lesions, 0.03, 2 * num_histories, 1, seed=2)[:, 0]
     even = find_alpha(1, SETTINGS)
-    lower = [[seen.interval[0] for seen in row] for row in look_back(num_lesions, -0.05, num_histories, 1, even, 3)]
-    told: dict[str, object] = {"lesions": num_lesions, "images": 11 * num_lesions}
+    lower = [[look.interval[0] for look in row] for row in look_back(num_lesions, -0.05, num_histories, 1, even, 3)]
+    results: dict[str, object] = {"lesions": num_lesions, "images": 11 * num_lesions}
     for spending in ("even", "falling"):
         alpha = share_alpha(SETTINGS.model_copy(update={"spending": spending}))
-        told[spending] = {
+        results[spending] = {
             "histories_with_a_false_promotion": float((same < alpha).any(axis=1).mean()),
             "losses_of_5_points_kept_out": float((worse >= alpha).mean()),
             "histories_that_keep_out_all_such_losses": float((worse >= alpha).all(axis=1).mean()),
@@ -86,11 +86,11 @@ def measure(num_lesions: int, num_histories: int) -> dict[str, object]:
                 look: float((better < alpha[look - 1]).mean()) for look in (1, 3, 6, 12, 24)
             },
         }
-    told["power_for_3_points_without_a_budget"] = float((better < 0.05).mean())
-    told["false_promotion_without_a_budget"] = float((same < 0.05).any(axis=1).mean())
+    results["power_for_3_points_without_a_budget"] = float((better < 0.05).mean())
+    results["false_promotion_without_a_budget"] = float((same < 0.05).any(axis=1).mean())
     margin = SETTINGS.non_inferiority_margin
-    told["losses_of_5_points_kept_out_if_non_inferior_promotes"] = float((np.array(lower) <= -margin).mean())
-    return told
+    results["losses_of_5_points_kept_out_if_non_inferior_promotes"] = float((np.array(lower) <= -margin).mean())
+    return results
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How long a user waits: `python -m tests.benchmarks.latency` prints a table in Markdown, all of it from one run.
+"""Latency of the commands: `python -m tests.benchmarks.latency` prints a table in Markdown, all of it from one run.
 
 Seconds belong to one machine at one time; ratios, each of two figures taken one after the other, belong to the program.
 """
@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -18,6 +17,7 @@ from typing import Any
 from hip_mri.models.backbones.engine_choice import computes_bfloat16
 from hip_mri.synthetic.demo import write_demo_zip
 from tests.benchmarks.measure import IMAGES_PER_PATIENT, PROJECT, find_weights, run_flow, run_recipe
+from tests.processes import run_python
 
 NUM_IMAGES: int = 228
 """Images of the comparison with the original recipe."""
@@ -105,10 +105,7 @@ def compare_with_recipe(folder: Path, given: argparse.Namespace) -> dict[str, An
     epochs = recipe["epoch_seconds"]  # the first one compiles; the others stand for those that are not run
     whole = recipe["seconds"] + (EPOCHS - len(epochs)) * epochs[-1]
     metrics = json.loads((run / "metrics.json").read_text())
-    loading = subprocess.run(
-        [sys.executable, "-c", TIME_LOADING, str(run / "model.keras")],
-        cwd=PROJECT, check=True, capture_output=True, text=True,
-    ).stdout.split()  # fmt: skip
+    loading = run_python("-c", TIME_LOADING, run / "model.keras").stdout.split()
     load_network, load_model = (float(line) for line in loading[-2:])
     return {
         "precision": metrics["features"]["precision"],

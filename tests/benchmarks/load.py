@@ -1,4 +1,4 @@
-"""Time and memory of each step of the pipeline, as images become many: `python -m tests.benchmarks.load FOLDER`.
+"""Time and memory of each step of the pipeline by number of images: `python -m tests.benchmarks.load FOLDER`.
 
 `--images 20000 200000` makes a zip of so many small images for each number, runs the real flow over it in a process of
 its own, and watches the memory of that process and of all that it starts. What a step takes per image is then compared
@@ -27,7 +27,7 @@ from tests.benchmarks.memory import MemoryWatch
 PROJECT: Final = Path(__file__).parents[2]
 IMAGE_SIZE: Final = 32
 LESION_FRACTION: Final = 0.1  # of patients
-MOST_IMAGES_PER_PATIENT: Final = 8
+MAX_IMAGES_PER_PATIENT: Final = 8
 COPY_FRACTION: Final = 0.02  # of images that resemble one of another patient
 SMALL: Final = {
     "data.patient-pattern": "(p[0-9]+)_",
@@ -43,13 +43,13 @@ SMALL: Final = {
 """Settings that make the work on one image small, so that what else an image costs shows."""
 
 STEP: Final = re.compile(r"[0-9:]{8}  (\w+) \.\.\.")
-"""The line by which a flow tells that a step begins."""
+"""The log line that marks the start of a step."""
 
 
 def draw_images(num_images: int, seed: int = 0) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Draw small images, all different: names with class folder and patient, and gray levels.
 
-    A patient has up to `MOST_IMAGES_PER_PATIENT` images of one class; some images come back for another patient with
+    A patient has up to `MAX_IMAGES_PER_PATIENT` images of one class; some images come back for another patient with
     a little noise, so that groups are more than patients.
     """
     generator = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def draw_images(num_images: int, seed: int = 0) -> Iterator[tuple[str, NDArray[n
     has_lesion, earlier = False, np.zeros((8, 8), np.uint8)
     for number in range(num_images):
         if not left:
-            patient, left = patient + 1, int(generator.integers(1, MOST_IMAGES_PER_PATIENT + 1))
+            patient, left = patient + 1, int(generator.integers(1, MAX_IMAGES_PER_PATIENT + 1))
             has_lesion = generator.random() < LESION_FRACTION
         left -= 1
         if generator.random() >= COPY_FRACTION:

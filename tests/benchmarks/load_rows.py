@@ -1,4 +1,4 @@
-"""Time and memory of what is done to tables, as their rows become many: `python -m tests.benchmarks.load_rows FOLDER`.
+"""Time and memory of operations on tables by number of rows: `python -m tests.benchmarks.load_rows FOLDER`.
 
 `--rows 100000 1000000` makes a manifest for each number, with fingerprints and scores but without an image, and takes
 it through the grouping, the search for copies, the split, the sharding, the figures with their intervals, the report
@@ -39,7 +39,7 @@ from hip_mri.grouping.similarity import find_similar_images
 from hip_mri.grouping.split import split_manifest
 from hip_mri.serving.prediction_sheet import PredictionSheet, write_sheet
 from hip_mri.workspace import Workspace
-from tests.benchmarks.load import LESION_FRACTION, MOST_IMAGES_PER_PATIENT, compare_runs
+from tests.benchmarks.load import LESION_FRACTION, MAX_IMAGES_PER_PATIENT, compare_runs
 from tests.benchmarks.memory import MemoryWatch
 
 SHARD_SIZE: Final = 2048
@@ -52,7 +52,7 @@ SETTINGS: Final = EvaluationSettings()
 def make_entries(num_rows: int, workspace: Workspace) -> pd.DataFrame:
     """A list of entries as reading a delivery makes it, its names remembered; one patient in ten has lesions."""
     generator = np.random.default_rng(0)
-    sizes = generator.integers(1, MOST_IMAGES_PER_PATIENT + 1, num_rows)
+    sizes = generator.integers(1, MAX_IMAGES_PER_PATIENT + 1, num_rows)
     patients = np.repeat(np.arange(num_rows), sizes)[:num_rows]
     labels = np.array(LABELS)[(generator.random(num_rows) < LESION_FRACTION).astype(int)][patients]
     numbered = zip(labels, patients, range(num_rows), strict=True)
@@ -125,7 +125,7 @@ def split(root: Path) -> None:
 
 
 def write_scores(root: Path) -> None:
-    """Write what training leaves behind: scores that tell the classes apart a little, neighbours, folds, history."""
+    """Write the outputs of training: scores that separate the classes a little, neighbours, folds, history."""
     generator = np.random.default_rng(1)
     files = RunFiles(root / "run")
     files.folder.mkdir()
@@ -232,7 +232,7 @@ STEPS: Final[tuple[Callable[[Path], None], ...]] = (
 def measure_step(step: Callable[[Path], None], root: Path) -> dict[str, float]:
     """Run a step in this process; its time, and the most memory beyond what the imports take.
 
-    The seconds of all processors tell the same on a busy machine as on an idle one.
+    Processor seconds do not depend on the load of the machine.
     """
     with MemoryWatch(os.getpid(), lambda: step.__name__, interval_seconds=0.05) as watch:
         time.sleep(0.2)

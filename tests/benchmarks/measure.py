@@ -1,4 +1,4 @@
-"""`make bench`: what the pipeline costs, as ratios taken in one run; prints a table and writes it as JSON.
+"""`make bench`: costs of the pipeline, as ratios measured in one run; prints a table and writes it as JSON.
 
 Each part can be run alone: `python -m tests.benchmarks.measure latency recipe accuracy preprocessing reruns store`.
 """
@@ -75,7 +75,7 @@ network.save_weights(sys.argv[2])
 
 
 def run_recipe(data: Path, backbone: str, weights: str, epochs: int) -> dict[str, Any]:
-    """The original recipe on the images that the pipeline laid out; see `original_recipe.run`."""
+    """The original recipe on the images that the pipeline preprocessed; see `original_recipe.run`."""
     command = [sys.executable, "-m", "tests.benchmarks.original_recipe", str(data), backbone, weights]
     output = subprocess.run(
         [*command, "--epochs", str(epochs)], cwd=PROJECT, check=True, capture_output=True, text=True

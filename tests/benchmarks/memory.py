@@ -1,4 +1,4 @@
-"""Memory and processor time of a process and all its descendants, as Linux tells them, watched while they work."""
+"""Memory and processor time of a process and all its descendants, read from Linux while they run."""
 
 import contextlib
 import os

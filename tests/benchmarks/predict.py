@@ -1,4 +1,4 @@
-"""What scoring new images costs, against the engine alone: `python -m tests.benchmarks.predict --images 10000`."""
+"""Time of scoring new images, compared with the engine alone: `python -m tests.benchmarks.predict --images 10000`."""
 
 import argparse
 import json

@@ -1,6 +1,6 @@
-"""`python -m tests.benchmarks.sandbox`: what decoding in processes of their own costs clean images, as ratios.
+"""`python -m tests.benchmarks.sandbox`: cost of decoding in separate processes, as ratios.
 
-The same zip file is taken into new workspaces, by turns with and without such processes, each time by a process that
+The same zip file is ingested into new workspaces, in turn with and without such processes, each time by a process that
 does nothing else; the figures are medians of all turns.
 """
 
@@ -59,7 +59,7 @@ def write_images(file: Path, num_images: int) -> None:
             archive.writestr(f"{image.label}/{number}.png", encode_png(pixels))
 
 
-def take_in(side: str, file: Path, folder: Path) -> dict[str, float]:
+def ingest(side: str, file: Path, folder: Path) -> dict[str, float]:
     """Take the file into a new workspace; seconds by the clock, and of the processors, those of all processes."""
     if side == SIDES[0]:
         entries.Sandbox = DirectReader
@@ -82,7 +82,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hip-mri-bench-", dir=given.folder) as scratch:
         if given.side:
-            print(json.dumps(take_in(given.side, given.file, Path(scratch))))
+            print(json.dumps(ingest(given.side, given.file, Path(scratch))))
             return
         file = Path(scratch) / "images.zip"
         write_images(file, given.images)

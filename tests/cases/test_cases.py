@@ -1,4 +1,4 @@
-"""Files as people really have them, each behind a public bug report of some program; drawn anew, with invented names.
+"""Files as in public bug reports of other programs, drawn anew, with invented names.
 
 Each stands for its kind; further inputs of the kind are in the tests of the modules that read them.
 """
@@ -92,7 +92,7 @@ def test_a_git_lfs_pointer_is_named():
         read("images/git_lfs_pointer.png")
 
 
-def take_in(name: str, folder: Path) -> tuple[IngestReport, pd.DataFrame]:
+def ingest(name: str, folder: Path) -> tuple[IngestReport, pd.DataFrame]:
     workspace = Workspace(folder / "workspace")
     report = ingest_images([Delivery("source", CASES / "zips" / name)], workspace, num_threads=1)
     return report, read_named_manifest(workspace)
@@ -110,8 +110,8 @@ def take_in(name: str, folder: Path) -> tuple[IngestReport, pd.DataFrame]:
     ],
 )
 def test_layouts_hold_the_images_of_the_control(name, tmp_path):
-    _, expected = take_in("control_plain_ok.zip", tmp_path / "control")
-    _, manifest = take_in(name, tmp_path)
+    _, expected = ingest("control_plain_ok.zip", tmp_path / "control")
+    _, manifest = ingest(name, tmp_path)
     columns = ["sha256", "label", "state"]
     pd.testing.assert_frame_equal(
         manifest[columns].sort_values(columns, ignore_index=True),
@@ -129,11 +129,11 @@ def test_layouts_hold_the_images_of_the_control(name, tmp_path):
 )
 def test_archives_that_cannot_be_read_say_what_to_do(name, cure, tmp_path):
     with pytest.raises(HipMriError, match=cure):
-        take_in(name, tmp_path)
+        ingest(name, tmp_path)
 
 
 def test_a_given_split_is_kept(tmp_path):
-    report, manifest = take_in("presplit.zip", tmp_path)
+    report, manifest = ingest("presplit.zip", tmp_path)
     assert report.num_images == len(manifest)
     workspace = Workspace(tmp_path / "workspace")
     delivered = [Delivery("source", CASES / "zips/presplit.zip")]
@@ -150,7 +150,7 @@ def test_columns_without_a_name_and_fields_are_dropped():
 
 
 def test_backslashes_in_a_table_are_slashes(tmp_path):
-    take_in("control_plain_ok.zip", tmp_path)
+    ingest("control_plain_ok.zip", tmp_path)
     delivered = [Delivery("source", CASES / "zips/control_plain_ok.zip")]
     settings = DataSettings(group_similar=False, patients_file=CASES / "tables/windows_backslashes.csv")
     assert group_images(Workspace(tmp_path / "workspace"), delivered, settings, num_threads=1).num_patients == 2

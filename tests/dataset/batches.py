@@ -1,4 +1,4 @@
-"""A batch of new images with the names that stand in a file of their own."""
+"""A batch of new images with their names, which are stored in a separate file."""
 
 import pandas as pd
 

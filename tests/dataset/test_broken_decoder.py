@@ -33,14 +33,14 @@ REASONS = {
 }
 
 
-def test_fault_51_ingest_goes_on(breakable, entries, pack, workspace):
+def test_fault_51_ingest_continues(breakable, entries, pack, workspace):
     report = ingest_images([Delivery("source", pack({**BROKEN, **entries}))], workspace, num_threads=2)
     assert (report.num_images, report.num_quarantined) == (len(entries), 3)
     manifest = read_named_manifest(workspace).set_index("source_name")
     assert manifest["reason"][manifest["reason"] != ""].to_dict() == REASONS
 
 
-def test_fault_51_prediction_goes_on(breakable, entries, pack, workspace):
+def test_fault_51_prediction_continues(breakable, entries, pack, workspace):
     settings = PreprocessingSettings(image_size=32)
     report = prediction_inputs.ingest_inputs(pack({**BROKEN, **entries}), workspace, settings, num_threads=2)
     assert (report.num_images, report.num_unreadable) == (len(entries), 3)

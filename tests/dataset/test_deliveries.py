@@ -1,4 +1,4 @@
-"""Several deliveries, one after the other: new files are read, and earlier images and identities are kept."""
+"""Deliveries in sequence: new files are read, and earlier images and identities are kept."""
 
 import hashlib
 import shutil
@@ -57,7 +57,7 @@ def test_an_empty_drop_folder_delivers_nothing_and_a_missing_one_is_an_error(wor
     workspace.prepare()
     (tmp_path / "incoming" / "normal").mkdir(parents=True)
     assert fetch_deliveries([str(tmp_path / "incoming")], workspace) == ()
-    with pytest.raises(SourceError, match="there is no such file or folder"):
+    with pytest.raises(SourceError, match="no such file"):
         fetch_deliveries([str(tmp_path / "gone")], workspace)
 
 
@@ -85,7 +85,7 @@ def test_what_a_query_selects_is_a_delivery_of_its_own(portal, workspace):
 
 def test_two_tokens_for_one_address_are_refused(portal, workspace):
     workspace.prepare()
-    with pytest.raises(SourceError, match="delivery 1 of 2 differs from another one by a token or a signature alone"):
+    with pytest.raises(SourceError, match=r"delivery 1 of 2 .*token"):
         fetch_deliveries([f"{portal}?token=1", f"{portal}?token=2"], workspace)
 
 
@@ -140,7 +140,7 @@ def damage(file: Path) -> None:
 def test_a_damaged_delivery_is_removed_if_it_can_be_fetched_again(source_file, workspace, is_fetched):
     damage(source_file)
     delivered = [Delivery("source", source_file, is_fetched=is_fetched)]
-    with pytest.raises(ArchiveError, match="the file is damaged: ") as caught:
+    with pytest.raises(ArchiveError, match="damaged") as caught:
         ingest_images(delivered, workspace, 1)
     assert source_file.exists() != is_fetched
     ending = " The fetched file is deleted. Start again to fetch it anew."
@@ -149,7 +149,7 @@ def test_a_damaged_delivery_is_removed_if_it_can_be_fetched_again(source_file, w
 
 def test_a_fetched_delivery_with_other_folders_is_kept(entries, pack, workspace):
     file = pack({name.replace("normal", "sound"): content for name, content in entries.items()})
-    with pytest.raises(SourceError, match="missing or empty: normal"):
+    with pytest.raises(SourceError, match="empty: normal"):
         ingest_images([Delivery("source", file, is_fetched=True)], workspace, 1)
     assert file.exists()
 
@@ -173,7 +173,7 @@ def test_fault_53_a_refused_delivery_is_identified_by_its_number(entries, pack, 
     sound = Delivery("sound", pack(entries, "a.zip"))
     bad = Delivery("bad", pack(entries | {"patients.csv": b"Smith"}, "Smith.zip"))
     broken = Delivery("broken", pack(entries | {"../Smith.png": b"x"}, "Anna Smith.zip"))
-    second = r"This is delivery 2 of 2, in the order of the sources and, within a folder, of the names\.$"
+    second = "delivery 2 of 2"
     for act in (
         lambda: check_patient_tables([sound, bad], None),
         lambda: ingest_images([sound, broken], workspace, 1),
@@ -181,7 +181,7 @@ def test_fault_53_a_refused_delivery_is_identified_by_its_number(entries, pack, 
         with pytest.raises(HipMriError, match=second) as caught:
             act()
         assert "Smith" not in str(caught.value)
-    with pytest.raises(SourceError, match=r"without these entries\.$"):
+    with pytest.raises(SourceError, match=r"these entries\.$"):
         ingest_images([broken], workspace, 1)
 
 
@@ -298,5 +298,5 @@ def test_fault_14_a_drop_folder_that_never_ends_is_refused_and_not_left_out(tmp_
     deliveries = fetch_deliveries([str(drop)], workspace)
     assert [delivery.path.name for delivery in deliveries] == ["delivery", "loop"]
     for delivery in deliveries:
-        with pytest.raises(SourceError, match="below more than 15 others"), open_source(delivery.path):
+        with pytest.raises(SourceError, match="more than 15"), open_source(delivery.path):
             pass

@@ -8,7 +8,7 @@ from hip_mri.dataset.manifest import MANIFEST_COLUMNS, digest_table, read_manife
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import digest
 
-UNREADABLE = r"manifest\.parquet cannot be read\. Remove it and start again: it is rebuilt\."
+UNREADABLE = r"manifest\.parquet cannot be read"
 
 
 def test_what_is_written_is_read_again_sorted_by_id(workspace, write_rows):

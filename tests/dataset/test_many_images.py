@@ -1,4 +1,4 @@
-"""What one more image costs in memory: a table's row and an entry of the archive's directory, not a copy of either."""
+"""Memory per image: one row of a table and one entry of the archive's directory, without copies."""
 
 import hashlib
 import tracemalloc

@@ -91,7 +91,7 @@ def test_equalizing_spreads_the_gray_levels():
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), np.zeros(4, np.uint8)])
 def test_only_gray_levels_are_equalized(image):
-    with pytest.raises(ImageError, match="gray levels of type uint8 are needed, received") as caught:
+    with pytest.raises(ImageError, match="uint8") as caught:
         equalize_contrast(image)
     assert caught.value.reason == "not_gray"
 
@@ -160,23 +160,16 @@ def test_deep_images_are_preprocessed_from_stretched_levels():
 # The store
 
 
-def test_a_damaged_stored_image_is_set_aside_and_restored_by_the_next_intake(filled, shard, source_file):
+def test_a_damaged_stored_image_is_removed_and_restored_by_the_next_ingest(filled, shard, source_file):
     sha256 = read_shard(shard)["sha256"][2]
     file = filled.image_file(sha256)
     original = file.read_bytes()
     file.write_bytes(original[:-1] + b"x")
-    with pytest.raises(WorkspaceError) as caught:
+    with pytest.raises(WorkspaceError, match=rf"^{file} was damaged .*\.damaged"):
         preprocess_images(shard, filled, SETTINGS, 1)
-    assert str(caught.value) == (
-        f"{file} was damaged and is renamed, with the ending .damaged. Start again: it is restored from the source, "
-        "where that still holds it."
-    )
     assert not file.exists()
-    with pytest.raises(WorkspaceError) as caught:
+    with pytest.raises(WorkspaceError, match=rf"^{file} is missing"):
         preprocess_images(shard, filled, SETTINGS, 1)
-    assert str(caught.value) == (
-        f"{file} is missing. Start again: it is restored from the source, where that still holds it."
-    )
     ingest_images([Delivery("source", source_file)], filled, 1)
     assert file.read_bytes() == original
     np.testing.assert_array_equal(read_stored_image(sha256, filled), decode_png(original))

@@ -37,7 +37,7 @@ def test_a_shell_reads_the_same_values(tmp_path: Path) -> None:
 def test_a_line_without_a_setting_is_named(tmp_path: Path) -> None:
     file = tmp_path / "broken.env"
     file.write_text("# comment\n\nGOOD=1\nexport\n")
-    with pytest.raises(DeploymentError, match=r"broken\.env, line 4: expected NAME=value"):
+    with pytest.raises(DeploymentError, match=r"broken\.env, line 4: .*NAME=value"):
         read_environment(file)
 
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -31,8 +30,8 @@ from hip_mri.errors import DeploymentError
 from hip_mri.locks import hold_lock
 from hip_mri.storage import write_json
 from tests.flows.test_pipeline import SMALL
+from tests.processes import find_free_ports, run_python
 
-PROJECT = Path(__file__).parents[2]
 PROGRAMS = {"database", "server", "cpu-worker", "gpu-worker", "dask-scheduler", "dask-worker"}
 
 
@@ -94,20 +93,9 @@ class Team:
 
 
 def run_native(*arguments: str) -> str:
-    command = [sys.executable, "-m", "deployments.native", *arguments]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=400, check=False)
+    done = run_python("-m", "deployments.native", *arguments, timeout_seconds=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def find_free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +205,11 @@ def test_the_database_requires_its_password(team: Team) -> None:
 @pytest.mark.system
 def test_dask_rejects_clients_without_the_certificate(team: Team) -> None:
     code = "from distributed import Client; print(Client(timeout=20).submit(pow, 2, 10).result(timeout=60))"
-    command = [sys.executable, "-c", code]
     environment = team.environment | {"PYTHONWARNINGS": "ignore"}
-    inside = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    inside = run_python("-c", code, environment=environment)
     assert inside.stdout == "1024\n", inside.stderr
     without_certificate = {name: value for name, value in environment.items() if "TLS" not in name}
-    outside = subprocess.run(command, env=without_certificate, capture_output=True, text=True, timeout=120, check=False)
-    assert outside.returncode == 1
+    assert run_python("-c", code, environment=without_certificate).returncode == 1
 
 
 @pytest.mark.system
@@ -267,7 +253,7 @@ def test_an_event_starts_the_retraining(team: Team, source_zip: Path, tmp_path: 
         assert [schedule.active for schedule in deployment.schedules] == [False]
         client.update_deployment(deployment.id, DeploymentUpdate(parameters={"config": config}))
         command = ["prefect", "event", "emit", "hip-mri.data-arrived", "--resource-id", "hip-mri.incoming"]
-        subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, env=team.environment, check=True, timeout=60)
+        assert run_python("-m", *command, environment=team.environment).returncode == 0
         of_deployment = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
         for _ in range(300):
             runs = client.read_flow_runs(flow_run_filter=of_deployment)
@@ -282,12 +268,10 @@ def test_an_event_starts_the_retraining(team: Team, source_zip: Path, tmp_path: 
 
 def run_deployment(team: Team, name: str, **parameters: object) -> None:
     """Run a deployment on the team's worker, to the state Completed."""
-    command = [*(sys.executable, "-m", "prefect", "deployment", "run", name), "--watch", "--watch-timeout", "240"]
+    command = ["-m", "prefect", "deployment", "run", name, "--watch", "--watch-timeout", "240"]
     for parameter, value in parameters.items():
         command += ["--param", f"{parameter}={json.dumps(value)}"]
-    done = subprocess.run(
-        command, cwd=PROJECT, env=team.environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = run_python(*command, environment=team.environment, timeout_seconds=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "'Completed'" in done.stdout
 

@@ -31,7 +31,7 @@ def test_new_tables_are_written_by_the_newest_release_and_old_ones_by_theirs(deb
 def test_a_missing_release_is_named(debian: Path, tmp_path: Path) -> None:
     server = Postgres(tmp_path, 5433, "postgres")
     (tmp_path / "PG_VERSION").write_text("13\n")
-    with pytest.raises(DeploymentError, match=r"no program `initdb` of release 13 .*Install it: `apt-get install"):
+    with pytest.raises(DeploymentError, match=r"`initdb` of release 13 .*`apt-get install"):
         server.find_programs()
 
 

@@ -1,6 +1,5 @@
 """Grad-CAM, compared with automatic differentiation and with the places of planted lesions."""
 
-import re
 from types import SimpleNamespace
 from typing import cast
 
@@ -158,7 +157,7 @@ def plant(generator: np.random.Generator, num_images: int) -> tuple[np.ndarray, 
     return np.clip(images, 0, 255).astype(np.uint8), (np.arange(num_images) % 2 == 0).astype(int), places
 
 
-def test_heat_lies_where_a_lesion_was_planted(explain_small):
+def test_heat_is_highest_at_a_planted_lesion(explain_small):
     generator = np.random.default_rng(5)
     images, labels, _ = plant(generator, 256)
     network = build_network(standardized=False)
@@ -261,9 +260,7 @@ def test_cases_carry_image_score_and_heat():
 
 
 def test_unsupported_images_and_layers_are_rejected(explain_small):
-    with pytest.raises(
-        EvaluationError, match=re.escape("shape (n, 32, 32) and type uint8 are needed, received (1, 9,")
-    ):
+    with pytest.raises(EvaluationError, match=r"\(n, 32, 32\) .*uint8 .*\(1, 9,"):
         explain_small(build_network(standardized=False), np.zeros((1, 9, 32), np.uint8))
     with pytest.raises(EvaluationError, match=r"layer score \(Dense\)"):
         explain_small(build_network(standardized=False, activation="softplus"), draw_images(1))

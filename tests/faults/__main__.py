@@ -1,4 +1,4 @@
-"""`make test-long`: every fault that takes its time, one after the other; what fails does not stop the rest.
+"""`make test-long`: runs every slow fault check in turn; a failure does not stop the others.
 
 Runs are killed at each of their steps and at a hundred random moments, disks are filled, archives and images are broken
 at random, and thousands of sound images are read. Needs root for the disks.
@@ -31,7 +31,7 @@ def main() -> int:
             if subprocess.run([sys.executable, "-m", f"tests.faults.{name}", *arguments], check=False).returncode:
                 failed.append(name)
             print(f"== {name}: {(time.monotonic() - start) / 60:.0f} minutes", flush=True)
-    print("failed: " + ", ".join(failed) if failed else "no finding")
+    print("failed: " + ", ".join(failed) if failed else "no failure")
     return 1 if failed else 0
 
 

@@ -1,4 +1,4 @@
-"""Names that must not be found again, planted wherever a source can hold the name of a patient."""
+"""Invented names, written wherever a source can hold the name of a patient."""
 
 import io
 import zipfile

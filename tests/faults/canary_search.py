@@ -1,4 +1,4 @@
-"""Looking for words in everything that a run leaves behind, whatever it is packed in and however it is written."""
+"""Searches everything that a run writes for given words, in any packing and encoding."""
 
 import base64
 import contextlib
@@ -47,7 +47,7 @@ def _write_base64(content: bytes, offset: int) -> bytes:
 
 
 def find_words(words: Iterable[str], places: Iterable[Place]) -> list[str]:
-    """Name each place where any of the words stands, with what stands around it."""
+    """Name each place where any of the words stands, with its surroundings."""
     expression = re.compile(b"|".join(map(re.escape, sorted({s for word in words for s in spell(word)}))))
     found = []
     for place, content in places:

@@ -1,4 +1,4 @@
-"""Sound images of every kind, none of which may be set aside.
+"""Valid images of every kind, none of which may be quarantined.
 
 python -m tests.faults.clean_images --num-images 10000
 """

@@ -1,6 +1,6 @@
-"""Run the real flow on disks that are too small, each with a clear error; then give room, and let it come to its end.
+"""Runs the flow on disks that are too small, checks the error, then frees space and runs it to the end.
 
-`python -m tests.faults.full_disk FOLDER` tells in JSON what came of it; `--sizes` says on how many disks at most, each
+`python -m tests.faults.full_disk FOLDER` prints the results as JSON; `--sizes` says on how many disks at most, each
 of a size that gives out in another place of the workspace. Needs root, for disks in memory of a given size. Prefect's
 own files lie elsewhere, as they do in a team's set-up.
 """
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     source = write_source(folder / "hip.zip")
-    told, wrong = [], []
+    reported, wrong = [], []
     with nursery.serve_prefect(nursery.empty(folder / "prefect")):
         nursery.load_everything()
 
@@ -93,13 +93,15 @@ def main(arguments: list[str] | None = None) -> int:
                 ended = run(disk / "workspace")
                 different = find_differences(expected, hash_results(disk / "workspace"))
                 said = (refused.log.strip().splitlines() or [""])[-1]
-                told.append({"size": size, "status": refused.status, "said": said, "seconds": round(refused.seconds)})
+                reported.append(
+                    {"size": size, "status": refused.status, "said": said, "seconds": round(refused.seconds)}
+                )
                 if refused.status != 1 or "hip_mri.errors.DiskError" not in said:
                     wrong.append(f"{size}: {refused.log[-3000:]}")
                 wrong += [f"{size}: {ended.log[-2000:]}"] if ended.status else []
                 wrong += [f"{size}: {name}" for name in different + find_leftovers(disk / "workspace")]
-                print(json.dumps(told[-1]), len(wrong), file=sys.stderr, flush=True)
-    print(json.dumps({"told": told, "wrong": wrong}))
+                print(json.dumps(reported[-1]), len(wrong), file=sys.stderr, flush=True)
+    print(json.dumps({"reported": reported, "wrong": wrong}))
     return 1 if wrong else 0
 
 

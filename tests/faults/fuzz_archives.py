@@ -1,6 +1,6 @@
-"""Fuzzing without end in sight: `python -m tests.faults.fuzz_archives --minutes 10` damages zip files at random.
+"""Fuzzing of zip files: `python -m tests.faults.fuzz_archives --minutes 10` damages zip files at random.
 
-It stops at the first finding, which it leaves as a file and tells how to repeat.
+It stops at the first failure, writes the archive to a file and prints how to repeat it.
 """
 
 import argparse
@@ -28,9 +28,9 @@ def fuzz_archives(seed: int, minutes: float) -> Counter[str]:
             try:
                 counts["accepted" if check(content, Path(folder) / "images.zip") else "refused"] += 1
             except BaseException:
-                finding = Path(f"finding-{seed}-{counts.total()}.zip")
-                finding.write_bytes(content)
-                print(f"after {counts.total()} files: {mutations}, written as {finding}")
+                file = Path(f"failure-{seed}-{counts.total()}.zip")
+                file.write_bytes(content)
+                print(f"after {counts.total()} files: {mutations}, written as {file}")
                 raise
     return counts
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     counts = fuzz_archives(given.seed, given.minutes)
-    print(f"{counts.total()} files, {dict(counts)}: no finding")
+    print(f"{counts.total()} files, {dict(counts)}: no failure")
 
 
 if __name__ == "__main__":

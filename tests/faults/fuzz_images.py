@@ -1,4 +1,4 @@
-"""Broken images of every kind, at random: the process that asks lives, and every refusal has a known reason.
+"""Randomly damaged images of every kind: the calling process survives, and every rejection has a known reason.
 
 python -m tests.faults.fuzz_images --minutes 10
 """
@@ -84,7 +84,7 @@ def try_image(reader: Sandbox, content: bytes) -> str:
         pictures = reader.read(content)
     except ImageError as error:
         if error.reason not in REASONS or not str(error):
-            raise AssertionError(f"unknown reason {error.reason!r}, or no words") from error
+            raise AssertionError(f"unknown reason {error.reason!r}, or no message") from error
         if error.reason == "decoder_crashed":
             see_native_death(content)
         return error.reason
@@ -96,8 +96,8 @@ def see_native_death(content: bytes, program: str = READ_ALONE) -> None:
     """Read a file that the decoder died of in a process of its own: a signal must end that, and no exception."""
     alone = subprocess.run([sys.executable, "-c", program], input=content, capture_output=True, check=False, timeout=60)
     if alone.returncode >= 0:
-        told = alone.stderr.decode(errors="replace")
-        raise AssertionError(f"the decoder died, and not of native code: {told or 'alone, the file is read'}")
+        stderr = alone.stderr.decode(errors="replace")
+        raise AssertionError(f"the decoder died, and not of native code: {stderr or 'alone, the file is read'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Kill real runs at every step that changes the disk, and at random moments; the end must always be the same.
+"""Kills runs at every step that changes the disk, and at random moments, and compares the final results.
 
-`python -m tests.faults.kill FOLDER` tells in JSON what came of it; `--steps` and `--moments` say how often to kill,
+`python -m tests.faults.kill FOLDER` prints the results as JSON; `--steps` and `--moments` say how often to kill,
 `--all` kills at every step there is and at a hundred random moments. Every killed run is started again on what it
 left behind, until one comes to its end; its results are then held against those of an undisturbed run.
 """
@@ -29,7 +29,7 @@ KILLS_PER_END = 10
 
 
 @dataclass
-class Told:
+class KillReport:
     """What came of killing one kind of run.
 
     Attributes:
@@ -37,8 +37,8 @@ class Told:
         kills_at_steps: Runs that were killed at a step.
         kills_at_moments: Runs that were killed at a random moment.
         num_ended: Runs that came to their end, each after the kills before it.
-        most_shards_repeated: Feature shards, at most, that a run computed again after a kill.
-        most_images_repeated: Preprocessed images, at most, that were written again although they were there.
+        max_shards_repeated: Feature shards, at most, that a run computed again after a kill.
+        max_images_repeated: Preprocessed images, at most, that were written again although they were there.
         never_reached: Steps at which no run could be killed.
         wrong: Differences and leftovers; empty is what must be.
     """
@@ -47,8 +47,8 @@ class Told:
     kills_at_steps: int = 0
     kills_at_moments: int = 0
     num_ended: int = 0
-    most_shards_repeated: int = 0
-    most_images_repeated: int = 0
+    max_shards_repeated: int = 0
+    max_images_repeated: int = 0
     never_reached: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ class Killer:
     def __init__(
         self, folder: Path, name: str, prepare: Callable[[Path], object], act: Callable[[Path], object]
     ) -> None:
-        self.told = Told()
+        self.report = KillReport()
         self._folder, self._name, self._prepare, self._act = folder, name, prepare, act
         workspace = self._start()
         undisturbed = self._run(workspace)
@@ -74,7 +74,7 @@ class Killer:
             raise RuntimeError(f"{name}: the undisturbed run failed\n{undisturbed.log}")
         self.steps = list(dict.fromkeys(undisturbed.steps))
         self.seconds = undisturbed.seconds
-        self.told.num_steps = len(self.steps)
+        self.report.num_steps = len(self.steps)
         self._expected = hash_results(workspace)
         shutil.rmtree(workspace)
 
@@ -89,16 +89,16 @@ class Killer:
             for outcome in self._run_to_the_end(lambda: {"die_at": remaining}):
                 if outcome.killed_at:
                     remaining.discard(outcome.killed_at)
-                    self.told.kills_at_steps += 1
+                    self.report.kills_at_steps += 1
             if len(remaining) == before:
-                self.told.never_reached += sorted(remaining)
+                self.report.never_reached += sorted(remaining)
                 return
 
     def kill_after(self, count: int, draw: random.Random) -> None:
         """Kill at random moments, so many times; mostly early ones, since what goes on after a kill comes far soon."""
-        while self.told.kills_at_moments < count:
+        while self.report.kills_at_moments < count:
             for outcome in self._run_to_the_end(lambda: {"die_after_seconds": self._draw_moment(draw)}):
-                self.told.kills_at_moments += outcome.status < 0
+                self.report.kills_at_moments += outcome.status < 0
 
     def _draw_moment(self, draw: random.Random) -> float:
         return draw.uniform(0, self.seconds * draw.choice((0.3, 0.3, 0.3, 1.1)))
@@ -114,11 +114,11 @@ class Killer:
             if outcome.status >= 0:
                 break
         if outcome.status:
-            self.told.wrong.append(outcome.log[-2000:])
-        self.told.num_ended += 1
-        self.told.wrong += find_differences(self._expected, hash_results(workspace)) + find_leftovers(workspace)
+            self.report.wrong.append(outcome.log[-2000:])
+        self.report.num_ended += 1
+        self.report.wrong += find_differences(self._expected, hash_results(workspace)) + find_leftovers(workspace)
         shutil.rmtree(workspace)
-        print(json.dumps({self._name: vars(self.told)}), file=sys.stderr, flush=True)
+        print(json.dumps({self._name: vars(self.report)}), file=sys.stderr, flush=True)
 
     def _start(self) -> Path:
         workspace = nursery.empty(self._folder / self._name)  # one path, since it stands in `config.yaml`
@@ -133,18 +133,18 @@ class Killer:
         shards = {step for step in now if step.startswith("write features/") and step.endswith(".npy")}
         images = {step for step in now if step.startswith("rename preprocessed/")}
         done = Counter(before)
-        self.told.most_shards_repeated = max(self.told.most_shards_repeated, sum(done[step] > 0 for step in shards))
-        self.told.most_images_repeated = max(self.told.most_images_repeated, sum(done[step] > 1 for step in images))
+        self.report.max_shards_repeated = max(self.report.max_shards_repeated, sum(done[step] > 0 for step in shards))
+        self.report.max_images_repeated = max(self.report.max_images_repeated, sum(done[step] > 1 for step in images))
 
 
 def choose_steps(steps: list[str], count: int, draw: random.Random) -> list[str]:
     """Some steps, by chance; one of every kind before a second one, as of the images that are written one by one."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     ranked = []
     for step in draw.sample(steps, len(steps)):
         kind = re.sub(r"[0-9a-f]{16,}|\d{4}", "*", step)
-        ranked.append((seen[kind], step))
-        seen[kind] += 1
+        ranked.append((counts[kind], step))
+        counts[kind] += 1
     return [step for _, step in sorted(ranked, key=lambda one: one[0])[:count]]
 
 
@@ -225,8 +225,8 @@ def main(arguments: list[str] | None = None) -> int:
             count = len(killer.steps) if given.all else given.steps
             killer.kill_at(choose_steps(killer.steps, count, draw))
             killer.kill_after(100 if given.all else given.moments, draw)
-            print(json.dumps({name: vars(killer.told)}), flush=True)
-            is_good = is_good and not killer.told.wrong and not killer.told.never_reached
+            print(json.dumps({name: vars(killer.report)}), flush=True)
+            is_good = is_good and not killer.report.wrong and not killer.report.never_reached
     return 0 if is_good else 1
 
 

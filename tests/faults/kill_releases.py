@@ -1,4 +1,4 @@
-"""Kill a process before each of its system calls that change the disk, and see what is left.
+"""Kills a process before each of its system calls that change the disk, and checks the files.
 
 `python -m tests.faults.kill_releases FOLDER` prints how often the old state and the new one were found. A child
 process does the work; it is killed by SIGKILL before its first such call, the next child before its second, and so on.
@@ -51,7 +51,7 @@ def die_at(count: int) -> None:
 
 def kill_everywhere(act: Callable[[], object], look: Callable[[], str]) -> dict[str, int]:
     """Kill `act` at every call; what `look` says after each, counted."""
-    seen: Counter[str] = Counter()
+    states: Counter[str] = Counter()
     for count in range(1000):
         process = os.fork()
         if process == 0:
@@ -59,10 +59,10 @@ def kill_everywhere(act: Callable[[], object], look: Callable[[], str]) -> dict[
             act()
             os._exit(0)
         status = os.waitpid(process, 0)[1]
-        seen[look()] += 1
+        states[look()] += 1
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
-            return dict(seen)
+            return dict(states)
     raise AssertionError("it never ended by itself")
 
 
@@ -83,9 +83,9 @@ def main(root: Path) -> None:
             roll_back(workspace, before)
         return state
 
-    told = {"promote": kill_everywhere(lambda: promote(workspace, second, "better"), lambda: look(1, 2))}
+    counts = {"promote": kill_everywhere(lambda: promote(workspace, second, "better"), lambda: look(1, 2))}
     promote(workspace, third, "better still")
-    told["roll_back"] = kill_everywhere(lambda: roll_back(workspace, 1), lambda: look(3, 1))
+    counts["roll_back"] = kill_everywhere(lambda: roll_back(workspace, 1), lambda: look(3, 1))
 
     run = write_run(workspace, 4)
 
@@ -98,11 +98,11 @@ def main(root: Path) -> None:
         shutil.rmtree(versions[3].folder)
         return "new"
 
-    told["register"] = kill_everywhere(lambda: register_version(workspace, run), look_at_versions)
+    counts["register"] = kill_everywhere(lambda: register_version(workspace, run), look_at_versions)
     register_version(workspace, run)
     leftovers = [path.name for path in workspace.versions_folder.iterdir() if path.name.startswith(".")]
     assert not leftovers, leftovers
-    print(json.dumps(told))
+    print(json.dumps(counts))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Real flow runs that can be killed at a chosen step or moment, each in a process of its own.
+"""Runs flows in processes that can be killed at a given step or moment.
 
 A process that has loaded everything forks one child per run, so that a run costs no start-up; they share one Prefect
-server. Each child reports the steps that it reaches in `hip_mri.storage`, and can be told to die at one of them.
+server. Each child reports the steps that it reaches in `hip_mri.storage`, and can be made to die at one of them.
 """
 
 import contextlib
@@ -105,7 +105,7 @@ def _wait(child: int, seconds: float | None) -> int:
                 os.kill(child, signal.SIGKILL)
                 end = None
             time.sleep(0.01)
-    except BaseException:  # whoever stops the harness must not leave a run behind
+    except BaseException:  # a stop of the harness must not leave a run behind
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         raise

@@ -1,4 +1,4 @@
-"""What must be equal however often a run was killed: every result, without times and random names."""
+"""Hashes of all results of a run, without times and random names."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ DIFFERING = frozenset(
     | {"run", "name"}  # numbers of runs, see `hash_results`
     | {"model_sha256", "champion_sha256", "challenger_sha256", "files"}  # Keras writes the time into its files
 )
-"""Entries of JSON files that tell of the clock or of earlier runs."""
+"""Entries of JSON files that depend on the clock or on earlier runs."""
 
 PLACES = (
     "manifest.parquet",

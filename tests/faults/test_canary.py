@@ -1,4 +1,4 @@
-"""Faults 52 and 53 as a user meets them: names planted everywhere, real flows, and a search through all that they left.
+"""Faults 52 and 53: flows run on sources full of invented names, and all their outputs are searched for them.
 
 Allowed are the names themselves in one private file of the workspace (and, of scored images, in the user's own
 `names.csv`), and the paths that the user gave to Prefect among the run's parameters.
@@ -19,7 +19,8 @@ import yaml
 
 from tests.faults.canaries import CANARIES, GIVEN, TOKEN, UID, name_patient, pack, plant_files, plant_refused, spread
 from tests.faults.canary_search import find_words, list_files, list_rows
-from tests.flows.servers import PROJECT, Prefect, make_prefect
+from tests.flows.servers import Prefect, make_prefect
+from tests.processes import run_program, run_python
 
 pytestmark = pytest.mark.system
 
@@ -61,17 +62,11 @@ class Clinic:
         done = self.start(f"{flow} {len(self.said)}", command)
         assert done.returncode == 0, done.stderr[-3000:]
 
-    def start(self, name: str, command: list, told: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command,
-            env=self.environment | environment,
-            cwd=PROJECT,
-            input=told,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+    def start(
+        self, name: str, command: list, standard_input: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        given = {"environment": self.environment | environment, "standard_input": standard_input}
+        done = run_program(*command, **given, timeout_seconds=600)
         self.said[name] = done.stdout + done.stderr
         return done
 
@@ -132,7 +127,7 @@ def _predict(clinic: Clinic) -> None:
 def _refuse(clinic: Clinic, settings: Path) -> None:
     common = ["--config", str(settings), "--workspace", str(clinic.folder / "refused")]
     kinds = [(kind, [*common, *options]) for kind, options in plant_refused(clinic.folder)]
-    done = clinic.start("refused", [sys.executable, "-c", REFUSE_ALL], told=json.dumps(kinds))
+    done = clinic.start("refused", [sys.executable, "-c", REFUSE_ALL], standard_input=json.dumps(kinds))
     statuses = [line for line in done.stdout.splitlines() if line.startswith("status ")]
     assert statuses == [f"status {kind} 1" for kind, _ in kinds], done.stdout + done.stderr[-3000:]
     assert "unknown: 1 of another name" in done.stderr
@@ -157,12 +152,12 @@ def _tell_secrets(clinic: Clinic, settings: Path) -> None:
         return clinic.start(source, given, HIP_SOURCE=SECRET_ADDRESS)
 
     failed = "source: https://127.0.0.1:9/... could not be fetched (ClientConnectorError)"
-    told = {"env:HIP_SOURCE": failed, "secret:hip-source": failed}
-    told["secret:hip-mistyped"] = "source: an address that begins like this one, with https:, is not supported."
+    expected = {"env:HIP_SOURCE": failed, "secret:hip-source": failed}
+    expected["secret:hip-mistyped"] = "source: an address that begins like this one, with https:, is not supported."
     with ThreadPoolExecutor() as threads:  # they wait between their tries
-        for source, done in zip(told, threads.map(fetch, told), strict=True):
+        for source, done in zip(expected, threads.map(fetch, expected), strict=True):
             assert done.returncode == 1
-            assert told[source] in done.stderr
+            assert expected[source] in done.stderr
 
 
 def _ask_for_a_run_with_a_token(prefect: Prefect) -> None:
@@ -223,12 +218,6 @@ def test_fault_53_nothing_is_left_in_the_temporary_folder(clinic: Clinic) -> Non
 
 def test_a_name_is_found_again_by_its_owner(clinic: Clinic) -> None:
     workspace = clinic.folder / "workspace"
-    table = subprocess.run(
-        [sys.executable, "-c", "from flows.cli.main import main; main()", "names", workspace],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    table = run_python("-c", "from flows.cli.main import main; main()", "names", workspace).stdout
     assert table.count(name_patient("FOLDER")) == 54 + 22 + 22
     assert "control\\x1b[31m.png" in table

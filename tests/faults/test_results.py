@@ -1,4 +1,4 @@
-"""What the harnesses compare: a kill that loses names or patients is noticed, another order of their rows is not."""
+"""Comparison of results: lost names and patients are differences, another order of rows is not."""
 
 from pathlib import Path
 

@@ -3,28 +3,27 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from tests.processes import PROJECT, find_free_ports, run_program
 from tests.sources.remote.web_server import Answer
 
-PROJECT = Path(__file__).parents[2]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 SECONDS_TO_START = 120.0
 
 
 @dataclass(frozen=True)
 class Prefect:
-    """A Prefect of its own; nothing of the test harness reaches it.
+    """A separate Prefect, independent of the test harness.
 
     Attributes:
         folder: Database, profile and logs.
@@ -36,7 +35,7 @@ class Prefect:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a person's shell has who works with it."""
+        """Environment of a user's shell."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         return inherited | {
             "PREFECT_HOME": str(self.folder),
@@ -57,7 +56,7 @@ class Prefect:
     def keep_running(
         self, command: list[str], name: str, settings: Mapping[str, str] | None = None
     ) -> Iterator[subprocess.Popen]:
-        """Start a program and stop it, with all its children, at the end; its words go to `NAME.log`."""
+        """Start a program and stop it, with all its children, at the end; its output goes to `NAME.log`."""
         with self.log(name).open("ab") as stream:
             process = subprocess.Popen(
                 command,
@@ -84,15 +83,7 @@ class Prefect:
 
     def run(self, arguments: list[str], timeout_seconds: int = 120) -> str:
         """A command of `prefect`, to its end; returns its standard output."""
-        done = subprocess.run(
-            [PREFECT, *arguments],
-            env=self.environment,
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
+        done = run_program(PREFECT, *arguments, environment=self.environment, timeout_seconds=timeout_seconds)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -122,9 +113,7 @@ class Prefect:
 
 def make_prefect(folder: Path) -> Prefect:
     """On a port that is free now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return Prefect(folder, free.getsockname()[1])
+    return Prefect(folder, *find_free_ports(1))
 
 
 def make_environment(home: Path, **settings: str) -> dict[str, str]:
@@ -133,20 +122,29 @@ def make_environment(home: Path, **settings: str) -> dict[str, str]:
     return inherited | {"PREFECT_HOME": str(home), "MARK": str(home), "PYTHONPATH": str(PROJECT)} | settings
 
 
-def list_marked(home: Path) -> list[str]:
-    """Command lines of processes that were started with the mark."""
-    found = []
+def find_marked(home: Path) -> dict[int, str]:
+    """Ids and command lines of the processes that were started with the mark."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if f"MARK={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:  # it has ended, or is another user's
             continue
     return found
 
 
+def wait_for(holds: Callable[[], object], seconds: float = 120.0, process: subprocess.Popen | None = None) -> None:
+    """Wait until a condition holds; fail after the given time, or when the process ends first."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert process is None or process.poll() is None, "the process has ended"
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def answer_json(content: object, status: int = 200) -> Answer:
-    """What stands for a server in these tests: one answer to everything."""
+    """A stand-in for a server, with one answer to every request."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         body = json.dumps(content).encode()

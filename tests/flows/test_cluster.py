@@ -27,7 +27,7 @@ NETWORKS = {"prepare_backbone", "choose_features", "extract_features", "train_mo
 
 @dataclass
 class Trap:
-    """A source image that keeps whoever reads it waiting, until that process is killed.
+    """A source image that blocks the process that reads it until that process is killed.
 
     Attributes:
         image: The image's file, a named pipe while the trap is set.
@@ -188,9 +188,7 @@ def configure_cluster(cluster: Cluster, workspace: Workspace) -> PipelineConfig:
 def test_a_task_run_that_kills_its_worker_ends_with_advice(workspace: Workspace) -> None:
     with start_cluster(DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as cluster:
         cluster.start_worker("one")
-        with pytest.raises(
-            ClusterError, match=r"workers died, 1 in a row, while they had the same task.*smaller runner.shard"
-        ):
+        with pytest.raises(ClusterError, match=r"workers died, 1 .*runner\.shard"):
             run_dying(configure_cluster(cluster, workspace))
 
 
@@ -200,5 +198,5 @@ def test_a_worker_with_other_code_is_refused(workspace: Workspace, tmp_path: Pat
     (tmp_path / "other" / "flows" / "added.py").write_text("# not here\n")
     with start_cluster() as cluster:
         cluster.start_worker("other", folder=tmp_path / "other")
-        with pytest.raises(ClusterError, match=r"has hip-mri \w{12}, this process \w{12}. Install the project"):
+        with pytest.raises(ClusterError, match=r"hip-mri \w{12}, this process \w{12}"):
             open_only(configure_cluster(cluster, workspace))

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +16,9 @@ from hip_mri.errors import SettingsError
 from hip_mri.models import keras_settings
 from hip_mri.workspace import Workspace
 from tests.flows.servers import answer_json
+from tests.processes import run_python
 from tests.sources.remote.web_server import serve
 from tests.test_config import FORMER_NAMES, look_up
-
-PROJECT = Path(__file__).parents[2]
 
 FLOWS = {"run": Run, "predict": Predict, "retrain": Retrain}
 FILES = {"run": "pipeline", "predict": "predict", "retrain": "retrain"}
@@ -112,12 +109,12 @@ def test_written_settings_can_be_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--trainin.epochs", "3"], r"unrecognized arguments: --trainin.epochs 3\. .*--help"),
-        (["--training.epochs", "0"], r"training.epochs: Input should be greater than or equal to 1 \(received '0'\)"),
-        (["--model.backbone", "VGG"], r"model.backbone: Input should be 'ResNet50', 'ResNet101' or 'ResNet152'"),
-        (["--source-sha256", "12"], r"source_sha256: String should match pattern"),
-        (["--source-sha256", "a" * 64], r"source_sha256 is given without a source"),
-        (["--config", "/no/such.yaml"], r"config: /no/such.yaml cannot be read"),
+        (["--trainin.epochs", "3"], r"--trainin\.epochs 3"),
+        (["--training.epochs", "0"], r"training\.epochs: .* 1 \(received '0'\)"),
+        (["--model.backbone", "VGG"], r"model\.backbone: .*'ResNet50', 'ResNet101' or 'ResNet152'"),
+        (["--source-sha256", "12"], r"source_sha256: "),
+        (["--source-sha256", "a" * 64], r"source_sha256 .*without a source"),
+        (["--config", "/no/such.yaml"], r"config: /no/such\.yaml"),
     ],
 )
 def test_bad_options_are_named(arguments: list[str], said: str) -> None:
@@ -132,7 +129,7 @@ def test_all_bad_values_are_named_at_once() -> None:
 
 
 def test_an_address_with_a_token_is_refused_and_not_repeated() -> None:
-    with pytest.raises(SettingsError, match=r"^source: the address holds a user, .* give env:NAME, or") as error:
+    with pytest.raises(SettingsError, match=r"^source: .*env:NAME") as error:
         read_settings("--source", "https://example.org/hip.zip?X-Amz-Signature=7f3a9c")
     assert "7f3a9c" not in str(error.value)
 
@@ -149,7 +146,7 @@ def test_an_address_in_another_place_is_not_repeated_either(words: tuple[str, ..
 def test_a_broken_settings_file_is_placed_and_not_repeated(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text("seed: 1\nsource: 'https://anna:7f3a9c@example.org\n")
-    with pytest.raises(SettingsError, match=r"is not YAML \(found unexpected end of stream, in line 3\)") as error:
+    with pytest.raises(SettingsError, match=r"not YAML .*line 3") as error:
         read_settings("--config", str(file))
     assert "7f3a9c" not in str(error.value)
 
@@ -166,9 +163,9 @@ def test_a_path_that_is_not_utf_8_is_an_error(option: str, capsys: pytest.Captur
 def test_settings_file_must_hold_names_and_values(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1\n")
     (tmp_path / "broken.yaml").write_text("{")
-    with pytest.raises(SettingsError, match="must contain names and values"):
+    with pytest.raises(SettingsError, match=r"list\.yaml"):
         read_settings("--config", str(tmp_path / "list.yaml"))
-    with pytest.raises(SettingsError, match="is not YAML"):
+    with pytest.raises(SettingsError, match=r"broken\.yaml.* YAML"):
         read_settings("--config", str(tmp_path / "broken.yaml"))
 
 
@@ -185,10 +182,9 @@ def test_what_yaml_itself_cannot_read_is_an_error(content: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("command", ["run", "predict"])
-def test_a_home_that_nobody_has_is_an_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_home_folder_is_an_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command([command, "--workspace", "~no-such-user/x"]) == 1
-    error = "error: workspace: '~no-such-user/x' is not a path (Could not determine home directory.). "
-    assert capsys.readouterr().err.startswith(error + "Give the path in full.")
+    assert capsys.readouterr().err.startswith("error: workspace: '~no-such-user/x' ")
 
 
 @pytest.mark.parametrize("command", ["run", "predict"])
@@ -213,21 +209,10 @@ def test_a_missing_source_is_an_error_at_once(capsys: pytest.CaptureFixture[str]
     assert len(output.err.splitlines()) == 1
 
 
-def start_program(*words: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"COLUMNS": str(columns), "PYTHONPATH": str(PROJECT)},
-    )
-
-
 @pytest.mark.parametrize("columns", [60, 200])
 @pytest.mark.parametrize("command", FLOWS)
 def test_help_lists_every_setting_with_its_default_in_the_width_of_the_terminal(command: str, columns: int) -> None:
-    done = start_program(f"flows/{FILES[command]}.py", "--help", columns=columns)
+    done = run_python(f"flows/{FILES[command]}.py", "--help", environment=os.environ | {"COLUMNS": str(columns)})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: hip-mri {command} ")
     assert (FLOWS[command].__doc__ or "").split()[:5] == done.stdout.splitlines()[2].split()[:5]
@@ -244,15 +229,15 @@ def test_help_loads_neither_prefect_nor_a_network() -> None:
         "except SystemExit: pass\n"
         "print(set(sys.modules) & {'prefect', 'tensorflow', 'keras', 'numpy', 'pandas'})"
     )
-    assert start_program("-c", code).stdout.splitlines()[-1] == "set()"
+    assert run_python("-c", code).stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize("words", [["flows/predict.py"], ["-m", "flows.predict"]], ids=" ".join)
 def test_the_file_and_the_module_of_a_flow_are_the_command(words: list[str]) -> None:
-    done = start_program(*words, "--source", "/no/such.zip")
+    done = run_python(*words, "--source", "/no/such.zip")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: source: ")
-    assert start_program(*words, "--sorce", "x").returncode == 2
+    assert run_python(*words, "--sorce", "x").returncode == 2
 
 
 @pytest.mark.parametrize(("kind", "former", "present", "value"), FORMER_NAMES, ids=[row[1] for row in FORMER_NAMES])
@@ -354,9 +339,7 @@ def test_any_flow_with_settings_of_its_own_can_be_started() -> None:
         "from tests.flows.test_command_line import CountingSettings; from flows.cli.flow_runs import start_flow\n"
         f"print(start_flow('{__name__}:count_on', CountingSettings(number=41)))"
     )
-    with serve(answer_json("3.8.8")) as port:  # it is no flow: nobody calls that server but for its version
+    with serve(answer_json("3.8.8")) as port:  # the command is no flow: it asks that server for its version alone
         named = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, env=named
-        )
+        done = run_python("-c", code, environment=named)
     assert done.stdout.splitlines()[-1] == "42"

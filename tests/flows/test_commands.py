@@ -2,11 +2,8 @@
 
 import json
 import os
-import subprocess
-import sys
 import tomllib
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +11,7 @@ from flows.cli.main import run_command
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.registry import mlflow_export
 from hip_mri.registry.champion import promote
-
-PROJECT = Path(__file__).parents[2]
+from tests.processes import PROJECT, run_python
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str], str]:
@@ -115,12 +111,6 @@ def test_the_installed_command_is_the_entry_point():
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["hip-mri"].partition(":")
     code = f"from {module} import {function}; {function}()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "rnu"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", code, "rnu")
     assert (done.returncode, done.stdout) == (2, "")
     assert "Did you mean run?" in done.stderr

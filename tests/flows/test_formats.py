@@ -1,4 +1,4 @@
-"""Images in every format that hospitals export, from the source to scores."""
+"""Images in every supported format, from the source to scores."""
 
 import gzip
 from pathlib import Path

@@ -1,9 +1,8 @@
 """TensorFlow is loaded without informational lines on standard error; other lines are kept."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.processes import run_python
 
 START = """
 import os, sys
@@ -31,5 +30,4 @@ os.abort()
     ids=["load", "crash"],
 )
 def test_only_information_is_removed(end: str, lines: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-c", START + end], capture_output=True, text=True, check=False, timeout=120)
-    assert done.stderr.splitlines() == lines
+    assert run_python("-c", START + end).stderr.splitlines() == lines

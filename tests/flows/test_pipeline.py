@@ -82,8 +82,8 @@ def test_run_folder_holds_what_was_promised(finished: tuple[Path, PipelineConfig
     assert metrics["keras"]["num_threads"] >= 1
     assert list(predictions.columns) == ["image_id", "split", "label", "score"]
     assert predictions["score"].between(0, 1).all()
-    told = PipelineConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
-    assert told == config.model_copy(update={"source": "given, not shown"})  # a path can name a person
+    recorded = PipelineConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
+    assert recorded == config.model_copy(update={"source": "given, not shown"})  # a path can name a person
     assert {file.stem for file in (folder / "figures").iterdir()} == set(CAPTIONS)
     for name in ("report.html", "model_card.md"):
         assert "RANDOM WEIGHTS" in (folder / name).read_text()

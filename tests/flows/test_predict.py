@@ -1,4 +1,4 @@
-"""New images through the whole flow: scores as in training, and no model that was changed."""
+"""The flow on new images: scores equal those of training, and a changed model is rejected."""
 
 import json
 import shutil
@@ -143,7 +143,7 @@ def test_images_are_taken_one_by_one_too(run: Path, mixed: Path, scored: Path, t
 def test_the_champion_scores_unless_another_model_is_given(run: Path, mixed: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     image = next(mixed.rglob("hip000003.png"))
-    with pytest.raises(ReleaseError, match=r"has no champion yet"):
+    with pytest.raises(ReleaseError, match="no champion"):
         score(run, image, workspace.root, model="champion")
     version = register_version(workspace, run)
     promote(workspace, version, "test")
@@ -160,7 +160,7 @@ def test_fault_66_a_model_that_is_not_the_recorded_one_is_never_loaded(
     content[len(content) // 2] ^= 1
     (copied / "model.keras").write_bytes(content)
     monkeypatch.setattr("hip_mri.serving.served_network.prepare_network", lambda *_, **__: pytest.fail("it was loaded"))
-    with pytest.raises(ReleaseError, match=r"model\.keras in .* is missing or has another SHA-256"):
+    with pytest.raises(ReleaseError, match=r"model\.keras .*SHA-256"):
         score(copied, mixed, tmp_path / "w")
     assert not (tmp_path / "w" / "predictions").exists()
 
@@ -169,17 +169,17 @@ def test_fault_66_a_model_that_is_not_the_recorded_one_is_never_loaded(
 def test_a_changed_threshold_limit_or_setting_is_refused(run: Path, mixed: Path, tmp_path: Path, name: str) -> None:
     copied = shutil.copytree(run, tmp_path / "0001")
     (copied / name).write_bytes(b"{}")
-    with pytest.raises(ReleaseError, match=rf"{name} in .* is missing or has another SHA-256"):
+    with pytest.raises(ReleaseError, match=rf"{name} .*SHA-256"):
         score(copied, mixed, tmp_path / "w")
 
 
 def test_other_folders_and_files_are_refused(run: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("hello")
-    with pytest.raises(SourceError, match="none of its 1 files is a usable image"):
+    with pytest.raises(SourceError, match="none of its 1 files"):
         score(run, tmp_path / "words.txt", tmp_path / "w")
-    with pytest.raises(ReleaseError, match="is neither a finished run nor a version"):
+    with pytest.raises(ReleaseError, match="finished run"):
         score(tmp_path, tmp_path / "words.txt", tmp_path / "w")
-    with pytest.raises(ReleaseError, match="there is no version 0007"):
+    with pytest.raises(ReleaseError, match="no version 0007"):
         score(run, tmp_path / "words.txt", tmp_path / "w", model="7")
     assert not list((tmp_path / "w").glob("predictions/*"))
 

@@ -1,4 +1,4 @@
-"""Prefect that cannot start or be reached: one line that names the cause and what to change."""
+"""Errors where Prefect cannot start or be reached: one line with the cause and the setting to change."""
 
 import os
 import shutil
@@ -17,7 +17,8 @@ from flows import prefect_faults
 from flows.prefect_faults import check_home, explain_start
 from flows.prefect_settings import check_settings_files, find_home
 from hip_mri.errors import DeploymentError
-from tests.flows.servers import PROJECT, answer_json, list_marked, make_environment
+from tests.flows.servers import answer_json, find_marked, make_environment
+from tests.processes import run_program, run_python
 from tests.sources.remote.web_server import serve
 
 MAX_SECONDS = 20.0
@@ -28,26 +29,19 @@ NO_EPHEMERAL = 'active = "mine"\n[profiles.mine]\nPREFECT_SERVER_ALLOW_EPHEMERAL
 def refuse_to_run(
     home: Path, *prefix: str, unset: tuple[str, ...] = (), flow: str = "pipeline", **settings: str
 ) -> str:
-    """Run a flow that Prefect refuses; returns what is told, which is one line behind the progress lines."""
+    """Run a flow that Prefect refuses; returns its error message, which is one line after the progress lines."""
     environment = {name: value for name, value in make_environment(home, **settings).items() if name not in unset}
     options = ["--sources", str(home)] if flow == "retrain" else []
     begin = time.monotonic()
-    done = subprocess.run(
-        [*prefix, sys.executable, f"flows/{flow}.py", "--workspace", str(home.parent / "workspace"), *options],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    command = [*prefix, sys.executable, f"flows/{flow}.py", "--workspace", home.parent / "workspace", *options]
+    done = run_program(*command, environment=environment)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert time.monotonic() - begin < MAX_SECONDS
-    *progress, told = done.stderr.splitlines()
+    *progress, message = done.stderr.splitlines()
     assert [line for line in progress if "  " not in line[:12]] == []
-    assert told.startswith("error: prefect: ")
-    assert list_marked(home) == []
-    return told
+    assert message.startswith("error: prefect: ")
+    assert find_marked(home) == {}
+    return message
 
 
 def answer_page(handler: BaseHTTPRequestHandler) -> None:
@@ -78,11 +72,11 @@ def be_silent(handler: BaseHTTPRequestHandler) -> None:
     ],
     ids=["401", "404", "503", "another program", "a page", "silent"],
 )
-def test_a_named_server_that_is_none_is_told(answer, said, home: Path) -> None:
+def test_a_named_server_that_is_none_is_reported(answer, said, home: Path) -> None:
     with serve(answer) as port:
-        told = refuse_to_run(home, PREFECT_API_URL=f"http://anna:7f3a9c@127.0.0.1:{port}/api")
-    assert all(words in told for words in (*said, f"127.0.0.1:{port}/api", "unset PREFECT_API_URL"))
-    assert "7f3a9c" not in told
+        message = refuse_to_run(home, PREFECT_API_URL=f"http://anna:7f3a9c@127.0.0.1:{port}/api")
+    assert all(words in message for words in (*said, f"127.0.0.1:{port}/api", "unset PREFECT_API_URL"))
+    assert "7f3a9c" not in message
 
 
 @pytest.mark.system
@@ -95,30 +89,30 @@ def test_a_named_server_that_is_none_is_told(answer, said, home: Path) -> None:
         ("http://127.0.0.1:port/api", "PREFECT_API_URL"),
     ],
 )
-def test_an_address_where_no_server_is_is_told(address: str, said: str, home: Path) -> None:
-    told = refuse_to_run(home, PREFECT_API_URL=address)
-    assert said in told
-    assert "PREFECT_API_URL" in told
+def test_an_address_where_no_server_is_is_reported(address: str, said: str, home: Path) -> None:
+    message = refuse_to_run(home, PREFECT_API_URL=address)
+    assert said in message
+    assert "PREFECT_API_URL" in message
 
 
 @pytest.mark.system
-def test_a_server_that_a_proxy_does_not_reach_is_told_with_the_proxy(home: Path) -> None:
+def test_a_server_that_a_proxy_does_not_reach_is_reported_with_the_proxy(home: Path) -> None:
     proxies = {"HTTPS_PROXY": "http://anna:7f3a9c@127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}
-    told = refuse_to_run(
+    message = refuse_to_run(
         home, unset=("no_proxy", "https_proxy"), PREFECT_API_URL="https://prefect.hospital.invalid/api", **proxies
     )
-    assert "through the proxy that HTTPS_PROXY names" in told
-    assert "7f3a9c" not in told
+    assert "through the proxy that HTTPS_PROXY names" in message
+    assert "7f3a9c" not in message
 
 
 @pytest.mark.system
-def test_a_server_that_a_profile_names_is_told_with_the_profile(home: Path) -> None:
+def test_a_server_that_a_profile_names_is_reported_with_the_profile(home: Path) -> None:
     (home / "profiles.toml").write_text(
         'active = "team"\n[profiles.team]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n'
     )
-    told = refuse_to_run(home)
-    assert "the Prefect profile" in told
-    assert "unset PREFECT_API_URL" not in told
+    message = refuse_to_run(home)
+    assert "the Prefect profile" in message
+    assert "unset PREFECT_API_URL" not in message
 
 
 # Settings
@@ -126,20 +120,20 @@ def test_a_server_that_a_profile_names_is_told_with_the_profile(home: Path) -> N
 
 @pytest.mark.system
 @pytest.mark.parametrize("flow", ["pipeline", "predict", "retrain"])
-def test_a_profile_without_ephemeral_mode_is_told(flow: str, home: Path) -> None:
+def test_a_profile_without_ephemeral_mode_is_reported(flow: str, home: Path) -> None:
     (home / "profiles.toml").write_text(NO_EPHEMERAL)
-    told = refuse_to_run(home, flow=flow)
-    assert str(home / "profiles.toml") in told
-    assert "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE" in told
-    assert "PREFECT_API_URL" in told
+    message = refuse_to_run(home, flow=flow)
+    assert str(home / "profiles.toml") in message
+    assert "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE" in message
+    assert "PREFECT_API_URL" in message
 
 
 @pytest.mark.system
 def test_a_setting_that_prefect_refuses_is_named_without_its_value(home: Path) -> None:
     assert "PREFECT_LOGGING_LEVEL: " in refuse_to_run(home, PREFECT_LOGGING_LEVEL="7f3a9c")
-    told = refuse_to_run(home, PREFECT_SERVER_DATABASE_TIMEOUT="7f3a9c")
-    assert "PREFECT_SERVER_DATABASE_TIMEOUT: " in told
-    assert "7f3a9c" not in told
+    message = refuse_to_run(home, PREFECT_SERVER_DATABASE_TIMEOUT="7f3a9c")
+    assert "PREFECT_SERVER_DATABASE_TIMEOUT: " in message
+    assert "7f3a9c" not in message
 
 
 @pytest.mark.parametrize(
@@ -150,10 +144,10 @@ def test_a_setting_that_prefect_refuses_is_named_without_its_value(home: Path) -
 @pytest.mark.parametrize("name", ["profiles.toml", "prefect.toml"])
 def test_a_damaged_settings_file_is_named(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DeploymentError) as told:
+    with pytest.raises(DeploymentError) as caught:
         check_settings_files({"PREFECT_HOME": str(tmp_path)}, tmp_path)
-    assert str(tmp_path / name) in str(told.value)
-    assert len(str(told.value).splitlines()) == 1
+    assert str(tmp_path / name) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_an_empty_address_of_a_server_counts_as_none(tmp_path: Path) -> None:
@@ -162,52 +156,43 @@ def test_an_empty_address_of_a_server_counts_as_none(tmp_path: Path) -> None:
         "with open_server() as server: print(server.is_own, os.environ['PREFECT_API_URL'][:17])"
     )
     for value in ("", " "):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=make_environment(tmp_path, PREFECT_API_URL=value),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_python("-c", code, environment=make_environment(tmp_path, PREFECT_API_URL=value), cwd=tmp_path)
         assert (done.stdout, done.stderr) == ("True http://127.0.0.1:\n", "")
 
 
 # A server of the run's own
 
 
-def test_a_user_without_a_home_folder_is_told(monkeypatch) -> None:
+def test_a_user_without_a_home_folder_is_reported(monkeypatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     monkeypatch.setattr("os.getuid", lambda: UNKNOWN_USER)
     for environment in ({}, {"PREFECT_HOME": "/tmp"}):
-        with pytest.raises(
-            DeploymentError, match=rf"id {UNKNOWN_USER}\) has no home folder: HOME is not set.*Set HOME"
-        ):
+        with pytest.raises(DeploymentError, match=rf"{UNKNOWN_USER}.*Set HOME"):
             find_home(environment)
 
 
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
-def test_a_container_with_an_unknown_user_is_told(home: Path) -> None:
+def test_a_container_with_an_unknown_user_is_reported(home: Path) -> None:
     """The user may read everything, such as the interpreter below root's home, and write nothing of root's."""
     read_all = "-all,+dac_read_search"
     user = [f"--reuid={UNKNOWN_USER}", f"--regid={UNKNOWN_USER}", "--clear-groups"]
     become = ["setpriv", *user, f"--inh-caps={read_all}", f"--ambient-caps={read_all}", "--"]
     if subprocess.run([*become, sys.executable, "-c", ""], capture_output=True, check=False).returncode:
         pytest.skip("no other user may run the interpreter here")
-    told = refuse_to_run(home, *become, unset=("HOME",))
-    assert f"id {UNKNOWN_USER}" in told
-    assert "Set HOME" in told
-    told = refuse_to_run(home, *become, unset=("PREFECT_HOME",), HOME="/")
-    assert "its home folder /.prefect cannot be written (Permission denied). Set PREFECT_HOME" in told
+    message = refuse_to_run(home, *become, unset=("HOME",))
+    assert f"id {UNKNOWN_USER}" in message
+    assert "Set HOME" in message
+    message = refuse_to_run(home, *become, unset=("PREFECT_HOME",), HOME="/")
+    assert "its home folder /.prefect cannot be written (Permission denied). Set PREFECT_HOME" in message
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_home_that_cannot_be_written_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DeploymentError, match=r"cannot be written \(.*\)\. Set PREFECT_HOME") as told:
+    with pytest.raises(DeploymentError, match="PREFECT_HOME") as caught:
         check_home(tmp_path / name)
-    assert str(tmp_path / name) in str(told.value)
+    assert str(tmp_path / name) in str(caught.value)
 
 
 def test_a_home_that_can_be_used_passes(tmp_path: Path, monkeypatch) -> None:
@@ -222,18 +207,18 @@ def test_a_home_that_can_be_used_passes(tmp_path: Path, monkeypatch) -> None:
     check_home(Path("/proc/no/such"))
 
 
-def test_a_damaged_database_is_told(tmp_path: Path) -> None:
+def test_a_damaged_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "prefect.db").write_text("no database, but as long as the header of one" * 100)
-    with pytest.raises(DeploymentError, match="its database is damaged") as told:
+    with pytest.raises(DeploymentError, match="damaged") as caught:
         check_home(tmp_path)
-    assert str(tmp_path / "prefect.db") in str(told.value)
+    assert str(tmp_path / "prefect.db") in str(caught.value)
 
 
-def test_a_locked_database_is_told(tmp_path: Path, monkeypatch) -> None:
+def test_a_locked_database_is_reported(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(prefect_faults, "SECONDS_LOCKED", 0.2)
     with closing(sqlite3.connect(tmp_path / "prefect.db", isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(DeploymentError, match="another process keeps its database locked"):
+        with pytest.raises(DeploymentError, match="database locked"):
             check_home(tmp_path)
         database.execute("ROLLBACK")
     check_home(tmp_path)
@@ -249,28 +234,29 @@ def test_a_locked_database_is_told(tmp_path: Path, monkeypatch) -> None:
         ),
         ("OSError: [Errno 28] No space left on device", "disk of its database"),
         ("sqlalchemy.exc.OperationalError: attempt to write a readonly database", "cannot be written"),
-        ("ValueError: something that nobody thought of", "something that nobody thought of"),
+        ("ValueError: an unknown error", "an unknown error"),
     ],
 )
 def test_the_log_of_a_server_is_explained(line: str, said: str, tmp_path: Path, monkeypatch) -> None:
     log = f"Traceback (most recent call last):\n  File x\n{line}\nApplication startup failed. Exiting.\n"
-    told = explain_start(log, tmp_path)
-    assert said in told
-    assert "PREFECT_API_URL" in told
-    assert len(told.splitlines()) == 1
+    message = explain_start(log, tmp_path)
+    assert said in message
+    assert "PREFECT_API_URL" in message
+    assert len(message.splitlines()) == 1
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://anna:7f3a9c@elsewhere/prefect")
     assert "7f3a9c" not in explain_start(log, tmp_path)
 
 
 @pytest.mark.system
-def test_a_database_of_a_newer_prefect_is_told(home: Path) -> None:
+def test_a_database_of_a_newer_prefect_is_reported(home: Path) -> None:
     with closing(sqlite3.connect(home / "prefect.db")) as database, database:
         database.execute("CREATE TABLE alembic_version (version_num TEXT)")
         database.execute("INSERT INTO alembic_version VALUES ('ffffffffffff')")
-    told = refuse_to_run(home)
-    assert "newer" in told
-    assert "ffffffffffff" in told
-    assert "PREFECT_HOME" in told
+    message = refuse_to_run(home)
+    assert "the server of this run did not start" in message
+    assert "newer" in message
+    assert "ffffffffffff" in message
+    assert "PREFECT_HOME" in message
 
 
 @pytest.mark.system
@@ -279,21 +265,21 @@ def test_a_database_of_a_newer_prefect_is_told(home: Path) -> None:
     [("-o size=1m,ro", "Read-only file system"), ("-o size=400k", "the disk of its database is full")],
     ids=["read-only", "full"],
 )
-def test_a_disk_that_holds_no_database_is_told(mount: str, said: str, home: Path) -> None:
+def test_a_disk_that_holds_no_database_is_reported(mount: str, said: str, home: Path) -> None:
     inside = ["unshare", "--mount", "bash", "-c", f'mount -t tmpfs {mount} tmpfs "{home}" && exec "$@"', "bash"]
     if (
         shutil.which("unshare") is None
         or subprocess.run([*inside, "true"], capture_output=True, check=False).returncode
     ):
         pytest.skip("no disk can be mounted here")
-    told = refuse_to_run(home, *inside)
-    assert said in told
-    assert "PREFECT_HOME" in told
+    message = refuse_to_run(home, *inside)
+    assert said in message
+    assert "PREFECT_HOME" in message
 
 
 @pytest.mark.system
 def test_a_proxy_keeps_no_run_from_its_own_server(home: Path, tmp_path: Path) -> None:
-    """The proxy takes connections and never answers, so that a request that goes there is seen."""
+    """The proxy takes connections and never answers, so that a request to it would be noticed."""
     code = (
         "from flows.network_checks import prepare_network; from flows.prefect_server import open_server\n"
         "prepare_network()\n"
@@ -311,15 +297,7 @@ def test_a_proxy_keeps_no_run_from_its_own_server(home: Path, tmp_path: Path) ->
         environment = make_environment(home, **dict.fromkeys(names, address))
         for name in ("NO_PROXY", "no_proxy"):
             environment.pop(name, None)
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=90,
-        )
+        done = run_python("-c", code, environment=environment, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
         assert "EventsWorker" not in done.stderr
         with pytest.raises(BlockingIOError):

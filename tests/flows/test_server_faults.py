@@ -1,14 +1,12 @@
-"""Prefect breaks in the middle of a run: its server, its database, the process that runs the flow."""
+"""Failures during a run: of Prefect's server, of its database, of the process that runs the flow."""
 
 import json
 import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from http.client import SERVICE_UNAVAILABLE
 from pathlib import Path
@@ -17,7 +15,7 @@ from urllib.error import HTTPError
 import pytest
 
 from tests.faults.results import find_differences, find_leftovers, hash_results
-from tests.flows.servers import PREFECT, Prefect, make_prefect
+from tests.flows.servers import PREFECT, Prefect, make_prefect, wait_for
 from tests.flows.test_pipeline import SMALL
 
 pytestmark = pytest.mark.system
@@ -32,14 +30,6 @@ FAILS_WITHIN_SECONDS = 300.0
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Prefect:
     return make_prefect(tmp_path_factory.mktemp("prefect"))
-
-
-def wait_for(is_there: Callable[[], object], process: subprocess.Popen, seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not is_there():
-        assert process.poll() is None, "the run ended before the fault"
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def start_pipeline(settings: Path) -> list[str]:
@@ -78,7 +68,7 @@ def test_fault_63_a_run_whose_server_dies_says_so_and_the_next_one_ends_the_same
     workspace = start_anew(settings)
     impatient = {"PREFECT_CLIENT_MAX_RETRIES": "1"}  # else it takes minutes
     with prefect.serve() as server, prefect.keep_running(start_pipeline(settings), "orphan", impatient) as process:
-        wait_for(workspace.joinpath("manifest.parquet").exists, process)
+        wait_for(workspace.joinpath("manifest.parquet").exists, process=process)
         os.killpg(server.pid, signal.SIGKILL)
         assert process.wait(timeout=FAILS_WITHIN_SECONDS) == 1
     words = prefect.log("orphan").read_text()
@@ -91,7 +81,7 @@ def test_fault_63_a_run_whose_server_dies_says_so_and_the_next_one_ends_the_same
 def test_fault_63_a_run_whose_process_dies_is_marked_as_crashed_and_the_next_one_ends_the_same(
     prefect: Prefect, settings: Path, undisturbed: dict[str, str]
 ) -> None:
-    """Prefect's worker sees it; a worker that dies too is what the heartbeats are for, see `deployments`."""
+    """Prefect's worker detects it; heartbeats, see `deployments`, detect a worker that dies as well."""
     workspace = start_anew(settings)
     config = json.loads(settings.read_text())
     with prefect.serve():
@@ -99,9 +89,9 @@ def test_fault_63_a_run_whose_process_dies_is_marked_as_crashed_and_the_next_one
         prefect.run(["--no-prompt", "deploy", "--all"])
         with prefect.keep_running([PREFECT, "worker", "start", "--pool", "hip-mri"], "worker") as worker:
             prefect.run(["deployment", "run", "hip-pipeline/default", "--param", f"config={json.dumps(config)}"])
-            wait_for(workspace.joinpath("manifest.parquet").exists, worker)
+            wait_for(workspace.joinpath("manifest.parquet").exists, process=worker)
             os.kill(find_holder(workspace), signal.SIGKILL)
-            wait_for(lambda: list_states(prefect)[-1:] == ["CRASHED"], worker)
+            wait_for(lambda: list_states(prefect)[-1:] == ["CRASHED"], process=worker)
     end_the_same(prefect, settings, undisturbed)
 
 
@@ -110,7 +100,7 @@ def test_fault_64_a_database_that_is_locked_for_a_while_ends_no_run(
 ) -> None:
     workspace = start_anew(settings)
     with prefect.serve(), prefect.keep_running(start_pipeline(settings), "patient") as process:
-        wait_for(workspace.joinpath("manifest.parquet").exists, process)
+        wait_for(workspace.joinpath("manifest.parquet").exists, process=process)
         with closing(sqlite3.connect(prefect.folder / "prefect.db", isolation_level=None)) as database:
             database.execute("BEGIN EXCLUSIVE")
             end = time.monotonic() + SECONDS_LOCKED

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.results import find_leftovers
-from tests.flows.servers import PROJECT, list_marked, make_environment, make_prefect
+from tests.flows.servers import find_marked, make_environment, make_prefect
 from tests.flows.test_pipeline import SMALL
+from tests.processes import PROJECT
 
 MAX_SECONDS = 5.0
 """From the signal to the end of the process."""
@@ -73,12 +74,29 @@ def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen
     )
 
 
+def start_program(body: str, home: Path) -> subprocess.Popen[str]:
+    """Start `PROGRAM`, and wait until its body runs."""
+    process = start(["-c", PROGRAM.format(body=body)], make_environment(home))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    return process
+
+
 def stop(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[float, str, str]:
     """Seconds to the end, and what is written on both streams after the signal."""
     begin = time.monotonic()
     os.killpg(process.pid, number)
     written, message = process.communicate(timeout=120)
     return time.monotonic() - begin, written, message
+
+
+def check_stop(process: subprocess.Popen[str], moment: str | None = None) -> str:
+    """Stop a flow with Ctrl-C, check its end, and return what it writes to standard error."""
+    taken, _, message = stop(process)
+    assert process.returncode == 130, (moment, message)
+    assert message.splitlines()[-1].startswith(STOPPED), (moment, message)
+    assert taken < MAX_SECONDS, moment
+    return message
 
 
 @pytest.mark.parametrize(
@@ -94,22 +112,19 @@ def stop(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[f
     ids=["loading", "in order", "SIGTERM", "SIGHUP", "swallowed", "server that hangs"],
 )
 def test_a_signal_ends_the_process_and_its_children(body, number, code, seconds, written, tmp_path) -> None:
-    process = start(["-c", PROGRAM.format(body=body)], make_environment(tmp_path))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "now\n"
+    process = start_program(body, tmp_path)
     taken, output, message = stop(process, number)
     assert (process.returncode, output) == (code, written)
     assert message.startswith(STOPPED)
     assert len(message.splitlines()) == 1
     assert taken < seconds
-    assert list_marked(tmp_path) == []
+    assert find_marked(tmp_path) == {}
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path) -> None:
-    process = start(["-c", PROGRAM.format(body=SWALLOWED)], make_environment(tmp_path))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "now\n"
+    process = start_program(SWALLOWED, tmp_path)
     os.killpg(process.pid, signal.SIGINT)
+    assert process.stdout is not None
     assert process.stdout.readline() == "swallowed\n"
     taken, output, message = stop(process)
     assert (process.returncode, output) == (130, "")
@@ -119,39 +134,19 @@ def test_a_second_signal_ends_it_at_once(tmp_path) -> None:
 
 def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = start(
-        ["-c", PROGRAM.format(body="print('now', flush=True); time.sleep(0.5)")], make_environment(tmp_path)
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "now\n"
+    process = start_program("print('now', flush=True); time.sleep(0.5)", tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    os.kill(int(next(iter(find_marked(tmp_path)))), signal.SIGKILL)
-
-
-def find_marked(home: Path) -> list[str]:
-    """Ids of processes that were started with the mark."""
-    mark = f"MARK={home}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(folder.name)
-        except OSError:
-            continue
-    return found
+    os.kill(next(iter(find_marked(tmp_path))), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("flow", ["pipeline", "predict", "retrain"])
 def test_each_flow_is_stopped_while_it_loads(flow: str, tmp_path: Path) -> None:
     process = start([f"flows/{flow}.py", "--workspace", str(tmp_path / "workspace")], make_environment(tmp_path))
     time.sleep(0.2)
-    taken, _, message = stop(process)
-    assert process.returncode == 130, message
-    assert message.splitlines()[-1].startswith(STOPPED)
-    assert taken < MAX_SECONDS
-    assert list_marked(tmp_path) == []
+    check_stop(process)
+    assert find_marked(tmp_path) == {}
 
 
 MOMENTS = [
@@ -167,12 +162,12 @@ MOMENTS = [
     ("cross_validate_fold ...", 0.1),
     ("publish_run ...", 0.5),
 ]
-"""Words on standard error, and seconds after them."""
+"""Text on standard error, and seconds after it."""
 
 
 @pytest.mark.system
 @pytest.mark.parametrize("flow", ["pipeline", "retrain"])
-def test_ctrl_c_at_any_moment_leaves_no_process_and_a_workspace_that_goes_on(flow, source_zip, tmp_path) -> None:
+def test_ctrl_c_at_any_moment_leaves_no_process_and_a_usable_workspace(flow, source_zip, tmp_path) -> None:
     home, settings = tmp_path / "prefect", tmp_path / "settings.yaml"
     source = {"source": str(source_zip)} if flow == "pipeline" else {"sources": [str(source_zip)]}
     settings.write_text(str(SMALL | source | {"workspace": str(tmp_path / "workspace"), "seed": 7}))
@@ -186,11 +181,8 @@ def test_ctrl_c_at_any_moment_leaves_no_process_and_a_workspace_that_goes_on(flo
             lines.append(process.stderr.readline())
             assert lines[-1], (word, "".join(lines))
         time.sleep(seconds)
-        taken, _, message = stop(process)
-        assert process.returncode == 130, (word, message)
-        assert message.splitlines()[-1].startswith(STOPPED), (word, message)
-        assert taken < MAX_SECONDS, word
-        assert list_marked(home) == [], word
+        check_stop(process, word)
+        assert find_marked(home) == {}, word
     states = list_states(home)
     assert states
     assert set(states) == {"CRASHED"}
@@ -212,12 +204,9 @@ def test_ctrl_c_does_not_wait_for_a_server_that_hangs(source_zip: Path, tmp_path
         assert any("prepare_backbone ..." in line for line in process.stderr)
         os.killpg(server.pid, signal.SIGSTOP)
         try:
-            taken, _, message = stop(process)
+            check_stop(process)
         finally:
             os.killpg(server.pid, signal.SIGCONT)
-    assert process.returncode == 130
-    assert message.splitlines()[-1].startswith(STOPPED)
-    assert taken < MAX_SECONDS
 
 
 @pytest.mark.system
@@ -228,12 +217,8 @@ def test_ctrl_c_reaches_no_worker_of_a_local_cluster(source_zip: Path, tmp_path:
     process = start(["flows/pipeline.py", "--config", str(settings)], make_environment(home))
     assert process.stderr is not None
     assert any("fingerprint_images ..." in line for line in process.stderr)
-    taken, _, message = stop(process)
-    assert process.returncode == 130
-    assert message.splitlines()[-1].startswith(STOPPED)
-    assert "Traceback" not in message
-    assert taken < MAX_SECONDS
-    assert list_marked(home) == []
+    assert "Traceback" not in check_stop(process)
+    assert find_marked(home) == {}
     assert list_states(home) == ["CRASHED"]
 
 

@@ -1,4 +1,4 @@
-"""Copies of an image as they occur in collections: what a search for copies has to find."""
+"""Copies of an image as they occur in collections, for tests of the search for copies."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -83,7 +83,7 @@ def plant_copy(image: Image, way: str, seed: int) -> Image:
 
 
 def store_images(contents: Mapping[str, bytes], workspace: Workspace) -> Shard:
-    """Put image files by name into a workspace, as if they had been taken in, in one shard."""
+    """Put image files by name into a workspace, as if they had been ingested, in one shard."""
     hashes = {name: hash_picture(content) for name, content in contents.items()}
     for name, content in contents.items():
         write_small_file(workspace.image_file(hashes[name]), content)

@@ -1,4 +1,4 @@
-"""Groups stay whole, shares are met as nearly as that allows, and nothing else decides."""
+"""Groups are not divided, and the split fractions are as close as that allows."""
 
 import itertools
 import math
@@ -90,7 +90,7 @@ def test_what_is_there_counts():
     assert set(splits) == {"val"}
 
 
-def test_a_split_without_share_gets_nothing():
+def test_a_split_with_fraction_zero_is_empty():
     splits = allocate_groups(tabulate([(1, 1)] * 30), {"train": 0.8, "val": 0.2, "test": 0}, 3)
     assert Counter(splits) == {"train": 24, "val": 6}
 

@@ -66,7 +66,7 @@ def test_each_crop_is_hashed_as_if_it_were_the_image():
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), np.zeros(4, np.uint8)])
 def test_only_gray_levels_have_a_fingerprint(image):
-    with pytest.raises(ImageError, match="gray levels of type uint8 are needed, received") as caught:
+    with pytest.raises(ImageError, match="uint8") as caught:
         fingerprint_image(image)
     assert caught.value.reason == "not_gray"
 
@@ -127,7 +127,7 @@ def test_a_damaged_part_is_made_anew(filled, shard, damage):
         assert part.read_bytes() == intact
 
 
-def test_fingerprints_of_another_form_are_not_taken_for_these(filled, shard):
+def test_fingerprints_of_another_form_are_not_used(filled, shard):
     fingerprint_images(shard, filled, 1)
     (part,) = list_parts(filled)
     np.save(part, np.zeros(shard.num_images, [("sha256", "S64")]))
@@ -160,13 +160,13 @@ def test_missing_fingerprints_are_counted(filled, shard):
         f"fingerprints: {len(hashes)} of {len(hashes)} images have none. Start again: they are made anew."
     )
     fingerprint_images(shard, filled, 1)
-    with pytest.raises(WorkspaceError, match=f"fingerprints: 1 of {len(hashes) + 1} images have none"):
+    with pytest.raises(WorkspaceError, match=f"fingerprints: 1 of {len(hashes) + 1} "):
         read_fingerprints([*hashes, "f" * 64], filled)
     assert len(read_fingerprints([], filled).rows) == 0
 
 
 def test_a_damaged_image_stops_the_shard_and_nothing_is_stored(filled, shard):
     filled.image_file(read_shard(shard)["sha256"][2]).write_bytes(b"damaged")
-    with pytest.raises(WorkspaceError, match="was damaged"):
+    with pytest.raises(WorkspaceError, match="damaged"):
         fingerprint_images(shard, filled, 2)
     assert list_parts(filled) == []

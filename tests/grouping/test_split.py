@@ -32,6 +32,14 @@ def read_splits(workspace: Workspace) -> dict[str, str]:
     return manifest[manifest["state"] == "ready"].set_index("image_id")["split"].to_dict()
 
 
+@pytest.fixture
+def drawn(workspace, write_rows) -> dict[str, str]:
+    """Split of each of 20 normal and 20 lesion images in the workspace."""
+    write_rows(workspace, 20, 20)
+    split_manifest(workspace, 0.2, 0.2, seed=1)
+    return read_splits(workspace)
+
+
 @settings(max_examples=15, deadline=None, database=None)
 @given(st.integers(3, 40), st.integers(3, 40), SEEDS, st.randoms(use_true_random=False))
 def test_order_and_names_do_not_matter(tmp_path_factory, write_rows, num_normal, num_lesion, seed, shuffler):
@@ -148,10 +156,7 @@ def test_images_that_went_and_come_back_have_their_split(workspace, write_rows):
     assert read_splits(workspace) == drawn
 
 
-def test_fault_70_an_image_that_ties_two_splits_is_held_out(workspace, write_rows):
-    write_rows(workspace, 20, 20)
-    split_manifest(workspace, 0.2, 0.2, seed=1)
-    drawn = read_splits(workspace)
+def test_fault_70_an_image_that_ties_two_splits_is_held_out(workspace, write_rows, drawn):
     trained, tested = (next(image for image, split in drawn.items() if split == name) for name in ("train", "test"))
     rows = write_rows(workspace, 20, 21)
     added = (set(rows["image_id"]) - set(drawn)).pop()
@@ -166,11 +171,8 @@ def test_fault_70_an_image_that_ties_two_splits_is_held_out(workspace, write_row
     assert split_manifest(workspace, 0.2, 0.2, seed=1).num_held_out == 1, "what was held out stays so, tie or no tie"
 
 
-def test_fault_71_nothing_joins_a_locked_test_set(workspace, write_rows):
-    write_rows(workspace, 20, 20)
-    split_manifest(workspace, 0.2, 0.2, seed=1)
+def test_fault_71_nothing_joins_a_locked_test_set(workspace, write_rows, drawn):
     locked = lock_test_set(workspace)
-    drawn = read_splits(workspace)
     tested = next(image for image, split in drawn.items() if split == "test")
     rows = write_rows(workspace, 20, 60)
     related, *_ = set(rows["image_id"]) - set(drawn)
@@ -187,15 +189,13 @@ def test_fault_71_nothing_joins_a_locked_test_set(workspace, write_rows):
     assert lock_test_set(workspace) == locked
 
 
-def test_a_changed_test_set_is_noticed(workspace, write_rows):
-    write_rows(workspace, 20, 20)
-    split_manifest(workspace, 0.2, 0.2, seed=1)
+def test_a_changed_test_set_is_noticed(workspace, drawn):
     lock_test_set(workspace)
     splits = pd.read_parquet(workspace.splits_file)
     splits.loc[splits["split"] == "test", "split"] = "train"
     splits.to_parquet(workspace.splits_file)
     for notice in (lock_test_set, lambda workspace: split_manifest(workspace, 0.2, 0.2, seed=1)):
-        with pytest.raises(WorkspaceError, match=r"no longer holds the test set that was locked in test_set\.json"):
+        with pytest.raises(WorkspaceError, match=r"test set .*test_set\.json"):
             notice(workspace)
 
 
@@ -208,7 +208,7 @@ def test_prescribed_splits_are_kept(workspace, write_rows):
     assert (report.num_prescribed, report.num_kept) == (24, 0)
     rows["split"] = rows["split"].map({"train": "val", "val": "train", "test": "test"})
     write_manifest(workspace.manifest_file, rows)
-    with pytest.raises(SplitError, match=r"moves 16 images to another split than they had: .* and 6 more\. Keep"):
+    with pytest.raises(SplitError, match=r"moves 16 images .* and 6 more"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -251,10 +251,7 @@ def test_fault_70_related_images_in_several_given_splits_are_held_out_of_trainin
     assert report.given.num_drawn == {}
 
 
-def test_fault_71_given_training_images_never_join_a_test_image_of_an_earlier_run(workspace, write_rows):
-    write_rows(workspace, 20, 20)
-    split_manifest(workspace, 0.2, 0.2, seed=1)
-    drawn = read_splits(workspace)
+def test_fault_71_given_training_images_never_join_a_test_image_of_an_earlier_run(workspace, write_rows, drawn):
     chosen = {name: next(image for image, split in drawn.items() if split == name) for name in SPLITS}
     rows = write_rows(workspace, 20, 26)
     new = [image_id for image_id in rows["image_id"] if image_id not in drawn]
@@ -307,7 +304,7 @@ def test_a_given_split_that_leaves_a_part_empty_is_reported_with_the_way_out(wor
     rows = write_rows(workspace, 9, 9)
     rows["split"] = ["train", "val", "test"] * 3 + ["train", "val"] * 4 + ["train"]
     write_manifest(workspace.manifest_file, rows)
-    with pytest.raises(SplitError, match=r"no osseous_lesion in test .* --data\.given-split ignore"):
+    with pytest.raises(SplitError, match=r"osseous_lesion in test .*--data\.given-split ignore"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -316,7 +313,7 @@ def test_a_largest_group_is_reported_with_its_evidence(workspace, write_rows):
     rows["evidence"] = "patient_pattern"
     write_manifest(workspace.manifest_file, rows)
     regroup(workspace, dict.fromkeys(rows["image_id"][:16], "one"))
-    with pytest.raises(SplitError, match=r"The largest group holds 16 of 18 images, related by patient_pattern\."):
+    with pytest.raises(SplitError, match=r"16 of 18 images.* patient_pattern"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -328,10 +325,10 @@ def test_ties_that_show_between_images_of_earlier_runs_are_refused(workspace, wr
     tie(workspace, *((sha256, "similar", "near") for sha256 in (first, fourth)))
     split_manifest(workspace, 0.15, 0.15, seed=1)
     tie(workspace, *((sha256, "similar", "torn") for sha256 in (first, second)))
-    with pytest.raises(SplitError, match="1 pairs of equal or nearly equal images are in two splits"):
+    with pytest.raises(SplitError, match=r"1 pairs .*two splits"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
     tie(workspace, (first, "patient_id", "hash"), (second, "patient_pattern", "hash"))
-    with pytest.raises(SplitError, match="1 patients are in two splits, with the images") as caught:
+    with pytest.raises(SplitError, match=r"1 patients .*two splits") as caught:
         split_manifest(workspace, 0.15, 0.15, seed=1)
     assert first[:16] in str(caught.value)
 
@@ -357,9 +354,7 @@ def test_a_new_image_joins_related_images_that_the_source_no_longer_holds(worksp
     assert split_manifest(workspace, 0.2, 0.2, seed=1).num_held_out == 1
 
 
-def test_the_table_cannot_add_to_a_locked_test_set(workspace, write_rows):
-    write_rows(workspace, 20, 20)
-    split_manifest(workspace, 0.2, 0.2, seed=1)
+def test_the_table_cannot_add_to_a_locked_test_set(workspace, write_rows, drawn):
     locked = lock_test_set(workspace)
     rows = write_rows(workspace, 20, 21)
     rows.loc[rows.index[-1], "split"] = "test"
@@ -368,10 +363,10 @@ def test_the_table_cannot_add_to_a_locked_test_set(workspace, write_rows):
     assert lock_test_set(workspace) == locked
 
 
-def test_a_damaged_record_of_splits_is_not_taken_for_none(workspace, write_rows):
+def test_a_damaged_record_of_splits_is_an_error(workspace, write_rows):
     write_rows(workspace, 9, 9)
     Path(workspace.splits_file).write_bytes(b"PAR1")
-    with pytest.raises(WorkspaceError, match="Restore it from a backup"):
+    with pytest.raises(WorkspaceError, match="backup"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 
@@ -403,7 +398,7 @@ def test_three_images_per_class_are_enough(workspace, write_rows):
     assert report.counts == {split: {"normal": 1, "osseous_lesion": 1} for split in SPLITS}
 
 
-def test_shares_that_leave_nothing_to_train_are_refused(workspace, write_rows):
+def test_fractions_that_leave_nothing_to_train_are_rejected(workspace, write_rows):
     write_rows(workspace, 9, 9)
-    with pytest.raises(SplitError, match=r"^data: val_fraction 0\.5 and test_fraction 0\.5 leave nothing to train\. "):
+    with pytest.raises(SplitError, match=r"^data: val_fraction 0\.5 and test_fraction 0\.5 "):
         split_manifest(workspace, 0.5, 0.5, seed=1)

@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,8 +33,7 @@ from hip_mri.models.keras_settings import (
 )
 from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import PROJECT, run_python
 
 CHANNELS_FIRST = {
     "floatx": "float32",
@@ -83,11 +80,9 @@ print(json.dumps({{
 def report(keras_home: Path, before: str = "", **variables: str) -> dict:
     """Results and settings of a new process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("KERAS_")}
-    given = {"KERAS_HOME": str(keras_home), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)} | variables
+    given = {"KERAS_HOME": str(keras_home), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(PROJECT)} | variables
     code = REPORT.format(before=before, file=__file__)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = run_python("-c", code, environment=kept | given)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -161,9 +156,7 @@ def test_a_home_folder_without_write_access_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code = "from hip_mri.models.keras_settings import import_keras; print(import_keras().config.backend())"
     environment = os.environ | {"KERAS_HOME": str(tmp_path / "file" / "home"), "KERAS_BACKEND": "theano"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_python("-c", code, environment=environment)
     assert done.stdout.strip() == "tensorflow", done.stderr
 
 
@@ -261,11 +254,9 @@ def test_keras_with_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_a_backend_that_cannot_be_loaded_ends_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so: no such file\\nand more')")
     code = "from hip_mri.models.keras_settings import import_keras; import_keras()"
-    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    paths = os.pathsep.join([str(tmp_path), str(PROJECT)])
     environment = os.environ | {BACKEND_VARIABLE: "torch", "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
+    done = run_python("-c", code, environment=environment)
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"hip_mri.errors.SettingsError: {BACKEND_VARIABLE}: ")
     assert "torch (libtorch.so: no such file)" in last
@@ -359,8 +350,7 @@ def test_a_description_loads_nothing() -> None:
         "import sys; from hip_mri.models.keras_settings import *; describe_keras();"
         "print(sorted({'keras', 'tensorflow', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert run_python("-c", code).stdout.strip() == "[]"
 
 
 def test_downloads_are_searched_in_the_folders_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Content that a saved network may have, and that nothing from the file is executed."""
+"""Checks of saved networks: rejected content, and that nothing from the file is executed."""
 
 import io
 import pickle

@@ -158,7 +158,7 @@ def test_features_alone_can_be_the_reason():
 
 
 @pytest.mark.parametrize(("num_reference", "num_new"), [(40, 7), (7, 40), (40, 1)])
-def test_too_few_groups_are_not_judged(num_reference, num_new):
+def test_too_few_groups_are_not_compared(num_reference, num_new):
     report = detect_drift(draw_batch(0, num_reference), draw_batch(1, num_new, shift=70, feature_shift=9))
     assert (report.is_judged, report.is_shifted, report.reasons, report.p_values) == (False, False, (), {})
     assert report.features is None
@@ -224,7 +224,7 @@ def test_many_groups_are_sampled_and_all_are_counted():
     assert (report.num_groups, report.num_images) == (12, 36)
 
 
-def test_features_may_lie_on_disk(trained_workspace):
+def test_features_may_be_read_from_disk(trained_workspace):
     workspace, features = trained_workspace
     images = select_ready(read_manifest(workspace.manifest_file))
     rows = features.open_store(workspace).select(images["sha256"], mirrored=False)
@@ -236,9 +236,9 @@ def test_features_may_lie_on_disk(trained_workspace):
 
 def test_different_numbers_of_rows_are_rejected():
     batch = draw_batch(0, 4)
-    with pytest.raises(EvaluationError, match=r"drift: .* 12 of statistics, 12 of features, 11 of groups"):
+    with pytest.raises(EvaluationError, match=r"drift: .* 12 .* 12 .* 11 "):
         replace(batch, groups=batch.groups[1:])
-    with pytest.raises(EvaluationError, match="at least one image"):
+    with pytest.raises(EvaluationError, match="one image"):
         Batch(np.empty((0, NUM_STATISTICS)), np.empty((0, 4), np.float32), np.empty(0, np.int64))
 
 

@@ -52,7 +52,7 @@ def test_panels_show_the_fractions_of_both_sides_and_the_outcome():
     assert {"Training images (n = 30)", "New images (n = 12)", "48 x 48", "96 x 96"} <= set(texts)
 
 
-def test_examples_share_one_scale():
+def test_examples_have_one_scale():
     _, figure = draw(make_batch(0, (48, 40), 9), make_batch(1, (96, 20), 9))
     strips = [axes for axes in figure.axes if axes.images]
     assert len(strips) == 2 * MAX_EXAMPLES
@@ -60,6 +60,6 @@ def test_examples_share_one_scale():
     assert {tuple(axes.images[0].get_clim()) for axes in strips} == {(0, 255)}
 
 
-def test_a_batch_that_was_not_judged_says_so():
+def test_a_batch_that_was_not_compared_is_labelled():
     _, figure = draw(make_batch(0, (48, 48), 5), make_batch(1, (48, 48), 2), alpha=None)
     assert all(text.endswith("apart, not tested") for text in read_texts(figure) if "deviations" in text)

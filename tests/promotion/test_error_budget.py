@@ -92,7 +92,7 @@ def test_an_outcome_is_noted_and_costs_nothing(workspace):
 @pytest.mark.parametrize("content", [[], {TEST_SET: [{"number": 1}]}, {TEST_SET: 3}])
 def test_a_ledger_that_was_changed_by_hand_is_refused(workspace, content):
     write_json(workspace.ledger_file, content)
-    with pytest.raises(ReleaseError, match=r"ledger\.json is not a list of comparisons"):
+    with pytest.raises(ReleaseError, match=r"ledger\.json"):
         compare(workspace, 1)
 
 

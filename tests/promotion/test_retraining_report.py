@@ -1,4 +1,4 @@
-"""The report of a retraining describes the challenger, whatever happened to the workspace since."""
+"""The report of a retraining describes the challenger, also after later changes of the workspace."""
 
 import json
 import shutil

@@ -1,9 +1,6 @@
 """The champion and its history."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +9,7 @@ from hypothesis import strategies as st
 from hip_mri.errors import ReleaseError
 from hip_mri.registry import champion as champion_module
 from hip_mri.registry.champion import Change, promote, read_champion, read_history, roll_back
-
-KILLS = Path(__file__).parent / "kill_everywhere.py"
+from tests.processes import run_python
 
 
 def test_before_the_first_promotion_there_is_no_champion(workspace, versions):
@@ -37,11 +33,11 @@ def test_promoting_the_champion_again_changes_nothing(workspace, versions):
     assert workspace.champion_file.read_bytes() == before
 
 
-def test_fault_74_rolling_back_walks_back_through_the_champions(workspace, versions):
+def test_fault_74_rolling_back_restores_earlier_champions_in_order(workspace, versions):
     for version in versions:
         promote(workspace, version, "better")
     assert [roll_back(workspace).number for _ in range(2)] == [2, 1]
-    with pytest.raises(ReleaseError, match=r"there is no champion before 0001"):
+    with pytest.raises(ReleaseError, match=r"before 0001"):
         roll_back(workspace)
     assert roll_back(workspace, 3).number == 3
     assert roll_back(workspace).number == 1
@@ -69,7 +65,7 @@ def test_the_list_of_champions_ends_with_the_present_one_and_has_no_duplicates(s
 
 def test_a_version_that_never_served_is_no_target(workspace, versions):
     promote(workspace, versions[0], "first")
-    with pytest.raises(ReleaseError, match=r"version 0003 was never champion, only 0001 was"):
+    with pytest.raises(ReleaseError, match=r"0003 was never champion, only 0001"):
         roll_back(workspace, 3)
 
 
@@ -81,7 +77,7 @@ def test_a_model_with_other_bytes_never_serves(workspace, versions, act):
     target = versions[2] if act == "promote" else versions[0]
     target.model_file.unlink()
     target.model_file.write_text("other bytes")
-    with pytest.raises(ReleaseError, match=r"version 000[13] differs from what was registered: model\.keras"):
+    with pytest.raises(ReleaseError, match=r"version 000[13] .*: model\.keras"):
         promote(workspace, target, "better") if act == "promote" else roll_back(workspace)
     assert workspace.champion_file.read_bytes() == before
 
@@ -100,34 +96,27 @@ def test_a_version_that_was_exchanged_does_not_serve(workspace, versions):
     promote(workspace, versions[0], "first")
     promote(workspace, versions[1], "second")
     exchange(versions[1], versions[2])
-    with pytest.raises(ReleaseError, match=r"version 0002 is not the one that became champion"):
+    with pytest.raises(ReleaseError, match=r"version 0002 .* became champion"):
         read_champion(workspace)
-    with pytest.raises(ReleaseError, match=r"version 0002 of .* is not the one that was to be promoted"):
+    with pytest.raises(ReleaseError, match=r"version 0002 .* promoted"):
         promote(workspace, versions[1], "again")
     assert roll_back(workspace) == versions[0]
-    with pytest.raises(ReleaseError, match="version 0002 is not the one that was champion: its model has another"):
+    with pytest.raises(ReleaseError, match=r"version 0002 .* was champion"):
         roll_back(workspace, 2)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"history": [{"version": "0001"}]}', '{"history": [{}]}'])
 def test_a_damaged_champion_file_is_refused(workspace, versions, content):
     workspace.champion_file.write_text(content)
-    with pytest.raises(ReleaseError, match=r"champion\.json is not a list of champions"):
+    with pytest.raises(ReleaseError, match=r"champion\.json"):
         read_champion(workspace)
 
 
 def test_fault_55_killed_anywhere_the_old_or_the_new_champion_serves(tmp_path):
     """SIGKILL before each system call that changes the disk, in promoting, rolling back and registering."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.faults.kill_releases", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=KILLS.parents[2],
-        timeout=120,
-    )
-    assert finished.returncode == 0, finished.stderr
-    found = json.loads(finished.stdout)
+    done = run_python("-m", "tests.faults.kill_releases", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert found["promote"]["old"] >= 5
     assert found["promote"]["new"] >= 1
     assert found["roll_back"]["old"] >= 5

@@ -51,7 +51,7 @@ def test_measures_are_those_that_could_be_measured(version):
 def test_without_mlflow_the_message_says_how_to_get_it(version, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
-    with pytest.raises(ReleaseError, match=r"MLflow is not installed .* pip install 'hip-mri\[mlflow\]'"):
+    with pytest.raises(ReleaseError, match=r"pip install 'hip-mri\[mlflow\]'"):
         export_version(version, "sqlite:///never.db")
 
 
@@ -71,14 +71,14 @@ def test_a_login_in_the_address_is_not_repeated(version, monkeypatch, is_reached
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=connect))
     monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace(MlflowException=Failure))
-    with pytest.raises(ReleaseError, match=r"https://mlflow\.org/ .*\(no answer from https://mlflow\.org/\)") as caught:
+    with pytest.raises(ReleaseError, match=r"https://mlflow\.org/ .*no answer") as caught:
         export_version(version, "https://anna:an@secret@mlflow.org/")
     assert "secret" not in "".join(traceback.format_exception(caught.value)).replace('anna:an@secret@mlflow.org/")', "")
 
 
 def test_a_changed_version_is_not_exported(version):
     version.model_file.unlink()
-    with pytest.raises(ReleaseError, match=r"version 0001 differs from what was registered: model\.keras"):
+    with pytest.raises(ReleaseError, match=r"version 0001 .*: model\.keras"):
         export_version(version, "sqlite:///never.db")
 
 

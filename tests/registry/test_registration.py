@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -12,6 +10,7 @@ from hip_mri.registry.champion import promote
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import check_version, list_versions, read_version
 from hip_mri.storage import digest_file
+from tests.processes import run_python
 from tests.small_runs import TEST_SET
 
 
@@ -65,41 +64,41 @@ def test_the_parent_is_the_champion_of_the_time(workspace, versions, write_run):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("model.keras", "change", "model.keras was changed"),
-        ("figures/roc.png", "change", "figures/roc.png was changed"),
-        ("predictions.csv", "remove", "predictions.csv is missing"),
-        ("notes.txt", "change", "notes.txt does not belong to the run"),
+        ("model.keras", "change", r"model\.keras .*changed"),
+        ("figures/roc.png", "change", r"figures/roc\.png .*changed"),
+        ("predictions.csv", "remove", r"predictions\.csv .*missing"),
+        ("notes.txt", "change", r"notes\.txt"),
     ],
 )
 def test_a_run_that_was_changed_is_refused(workspace, write_run, name, change, message):
     run = write_run()
     (run / name).unlink() if change == "remove" else (run / name).write_text("other")
-    with pytest.raises(ReleaseError, match=rf"runs/0001 was changed after its run: {message}"):
+    with pytest.raises(ReleaseError, match=rf"runs/0001 .*{message}"):
         register_version(workspace, run)
     assert list_versions(workspace) == []
 
 
 def test_what_is_no_finished_run_is_refused(workspace, write_run, tmp_path):
-    with pytest.raises(ReleaseError, match=r"is not a finished run: it has no files\.json"):
+    with pytest.raises(ReleaseError, match=r"no files\.json"):
         register_version(workspace, tmp_path)
     run = write_run()
     (run / "files.json").write_text("{}")
     for file in [file for file in run.rglob("*") if file.is_file() and file.name != "files.json"]:
         file.unlink()
-    with pytest.raises(ReleaseError, match=r"has no model.keras, metrics.json, predictions.csv, manifest.csv, config"):
+    with pytest.raises(ReleaseError, match=r"model\.keras, metrics\.json, predictions\.csv, manifest\.csv, config"):
         register_version(workspace, run)
     (run / "files.json").write_text("[]")
-    with pytest.raises(WorkspaceError, match=r"files\.json must hold the SHA-256 of each file"):
+    with pytest.raises(WorkspaceError, match=r"files\.json .*SHA-256"):
         register_version(workspace, run)
 
 
 def test_a_version_that_does_not_exist_is_refused_with_those_that_do(workspace, write_run):
     assert list_versions(workspace) == []
-    with pytest.raises(ReleaseError, match=r"no version 0001 in .*, only none at all"):
+    with pytest.raises(ReleaseError, match=r"no version 0001 "):
         read_version(workspace, 1)
     for _ in range(3):
         register_version(workspace, write_run())
-    with pytest.raises(ReleaseError, match=r"no version 0007 in .*, only 0001, 0002, 0003\."):
+    with pytest.raises(ReleaseError, match=r"no version 0007 .* 0001, 0002, 0003\."):
         read_version(workspace, 7)
 
 
@@ -107,7 +106,7 @@ def test_a_version_that_does_not_exist_is_refused_with_those_that_do(workspace, 
 def test_a_record_that_contradicts_itself_is_refused(workspace, versions, change):
     file = versions[0].folder / "version.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(ReleaseError, match="contradicts itself or its folder"):
+    with pytest.raises(ReleaseError, match="contradicts"):
         read_version(workspace, 1)
 
 
@@ -115,12 +114,13 @@ def test_a_record_that_contradicts_itself_is_refused(workspace, versions, change
 def test_other_bytes_than_were_registered_are_refused(versions, name):
     (versions[0].folder / name).unlink()
     for _ in range(2):
-        with pytest.raises(ReleaseError, match=rf"version 0001 differs from what was registered: {name} in"):
+        with pytest.raises(ReleaseError, match=rf"version 0001 .*: {name} "):
             check_version(versions[0])
         (versions[0].folder / name).write_text("other bytes")
 
 
 def test_rolling_back_loads_nothing_that_takes_seconds():
     code = "import hip_mri.registry.registration, sys; print(*{name.split('.')[0] for name in sys.modules})"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert not set(finished.stdout.split()) & {"numpy", "pandas", "sklearn", "keras", "tensorflow", "prefect"}
+    loaded = set(run_python("-c", code).stdout.split())
+    assert "hip_mri" in loaded
+    assert not loaded & {"numpy", "pandas", "sklearn", "keras", "tensorflow", "prefect"}

@@ -92,7 +92,7 @@ def test_a_batch_replaces_the_one_before(files, spread, pack, draw, encode, work
 
 
 def test_a_source_without_any_image_is_refused(spread, workspace, tmp_path):
-    with pytest.raises(SourceError, match=r"none of its 2 files is a usable image: 2 not_an_image\. ") as caught:
+    with pytest.raises(SourceError, match=r"none of its 2 files .*2 not_an_image") as caught:
         ingest_inputs(spread({"a.txt": b"x", "b.txt": b"y"}), workspace, SMALL, num_threads=1)
     assert str(workspace.quarantine_file) in str(caught.value)
     assert workspace.quarantine_file.read_text().count("not_an_image") == 2
@@ -101,7 +101,7 @@ def test_a_source_without_any_image_is_refused(spread, workspace, tmp_path):
         SourceError, match=r"it holds no files; 1 hidden .* ignored\. Needed are images, in folders of any kind"
     ):
         ingest_inputs(spread({".DS_Store": b"x"}, "litter"), workspace, SMALL, num_threads=1)
-    with pytest.raises(SourceError, match="there is no file or folder"):
+    with pytest.raises(SourceError, match="no file or folder"):
         ingest_inputs(tmp_path / "nothing", workspace, SMALL, num_threads=1)
 
 

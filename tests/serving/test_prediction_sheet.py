@@ -1,4 +1,4 @@
-"""The sheet of new images shows the highest scores first, and escapes everything."""
+"""The sheet of new images lists the highest scores first, and escapes all text."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -80,14 +80,14 @@ def test_without_a_measure_of_novelty_nothing_is_claimed(sheet, tmp_path):
     assert "not measured" in render_summary(replace(sheet, facts={**sheet.facts, "novelty": None}))
 
 
-def test_long_tables_are_cut_and_say_so(sheet, tmp_path, monkeypatch):
+def test_long_tables_are_cut_with_a_note(sheet, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_sheet, "MAX_LISTED", 2)
     page = write(sheet, tmp_path)
     assert "2 of 6 images, the highest scores first" in page
     assert '<a href="predictions.csv">predictions.csv</a> has all' in page
 
 
-def test_nothing_becomes_code(sheet, tmp_path):
+def test_text_is_escaped(sheet, tmp_path):
     hostile = {
         **sheet.facts,
         "notices": [HOSTILE],

@@ -53,10 +53,10 @@ def test_what_is_no_record_is_refused(workspace, version, name, content):
 def test_a_record_that_contradicts_itself_is_refused(workspace, version, change):
     record = json.loads((version / "version.json").read_text()) | change
     (version / "version.json").write_text(json.dumps(record))
-    with pytest.raises(ReleaseError, match="contradicts itself or its folder"):
+    with pytest.raises(ReleaseError, match="contradicts"):
         load_served_model(version)
 
 
 def test_a_home_folder_that_does_not_exist_is_refused(workspace):
-    with pytest.raises(SettingsError, match=r"^model: '~no-such-user/x' is not a path"):
+    with pytest.raises(SettingsError, match=r"^model: '~no-such-user/x'"):
         find_model(workspace, "~no-such-user/x")

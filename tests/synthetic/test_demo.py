@@ -1,4 +1,4 @@
-"""The synthetic demo: the same for the same seed, sound in its anatomy, and free of shortcuts between the classes."""
+"""The synthetic demo: reproducible by seed, correct anatomy, and no shortcut between the classes."""
 
 import csv
 import io
@@ -64,7 +64,7 @@ def test_names_run_on_through_a_patient_and_do_not_reveal_the_patient(images: li
         assert names == [f"Synthetic Hip MRI/{label}/{stem}{i + 1:06d}.png" for i in range(len(names))]
 
 
-def test_lesions_lie_in_marrow_of_every_lesion_slice_and_of_no_normal_one(images: list[DemoImage]):
+def test_lesions_are_in_the_marrow_of_lesion_slices_alone(images: list[DemoImage]):
     for image in images:
         assert image.marrow.shape == image.lesion.shape == image.pixels.shape
         assert not (image.lesion & ~image.marrow).any()
@@ -171,5 +171,5 @@ def test_failed_write_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_too_few_patients_are_refused_with_the_reason():
-    with pytest.raises(SettingsError, match=r"num_patients: found 4\. Give at least 5"):
+    with pytest.raises(SettingsError, match=r"num_patients: .*4.* at least 5"):
         next(draw_demo(seed=0, num_patients=4))

@@ -86,7 +86,7 @@ def test_without_an_answer_the_champion_stays(monkeypatch):
     assert [Answer(promote=None)] == ANSWERS
 
 
-def test_nobody_is_asked_without_need():
+def test_no_approval_is_requested_without_need():
     assert FlowRunContext.get() is None  # to pause would fail here
     assert ask_for_approval(make_challenge(), RetrainSettings()) == Answer()
     assert ask_for_approval(make_challenge(promote=False), RetrainSettings(approval="person")) == Answer()

@@ -14,8 +14,8 @@ def test_a_block_holds_the_source() -> None:
     assert resolve_source("secret:hip-source") == "s3://bucket/hip.zip"
 
 
-def test_a_missing_block_is_told() -> None:
-    with pytest.raises(SourceError, match=r"^source: Prefect has no Secret block no-such, which secret:no-such names"):
+def test_a_missing_block_is_an_error() -> None:
+    with pytest.raises(SourceError, match=r"^source: .*secret:no-such"):
         resolve_source("secret:no-such")
 
 

@@ -120,7 +120,7 @@ def test_each_image_twice_says_nothing_new():
     assert twice.p_value == pytest.approx(once.p_value)
 
 
-def test_interval_and_p_value_speak_of_the_same_normal_distribution():
+def test_interval_and_p_value_use_the_same_normal_distribution():
     labels, first, patients = draw_study(np.random.default_rng(0), 60)
     second = np.clip(first + np.random.default_rng(1).normal(0, 0.2, len(first)), 0, 1)
     compared = compare_auc(labels, first, second, patients)
@@ -151,5 +151,5 @@ def test_test_of_equal_models_rejects_one_in_twenty():
 
 
 def test_one_group_with_lesions_is_not_enough():
-    with pytest.raises(EvaluationError, match="1 groups have lesions and 2 have normal images"):
+    with pytest.raises(EvaluationError, match=r"1 groups .* 2 "):
         compare_auc([1, 1, 0, 0], [0.5] * 4, [0.5] * 4, ["a", "a", "a", "b"])

@@ -1,4 +1,4 @@
-"""Every figure of a run, from its tables."""
+"""Every metric of a run, from its tables."""
 
 import json
 from dataclasses import replace
@@ -101,7 +101,7 @@ def test_recalibration_that_cannot_be_fitted_is_recorded(scores):
 
 
 def test_a_split_without_images_is_rejected(scores):
-    with pytest.raises(EvaluationError, match="split val has no images"):
+    with pytest.raises(EvaluationError, match="split val"):
         evaluate(replace(scores, predictions=scores.predictions.query("split != 'val'")), SETTINGS, 7)
 
 

@@ -42,7 +42,7 @@ def test_result_holds_the_point_estimates(study, result):
     assert result["at_half"] == measure_decisions(labels, scores, 0.5, [0.01, 0.2])
 
 
-def test_every_measure_lies_in_its_interval(result):
+def test_every_measure_is_inside_its_interval(result):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     pairs = [(result[name], result["intervals"][name]) for name in FLAT if name != "expected_calibration_error"]
     for section in ("at_threshold", "at_half"):

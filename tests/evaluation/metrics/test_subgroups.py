@@ -58,5 +58,5 @@ def test_the_minimum_counts_groups_of_the_rarer_class(table):
 
 
 def test_unknown_columns_are_named(table):
-    with pytest.raises(EvaluationError, match="no column age, sex, only image_id, split"):
+    with pytest.raises(EvaluationError, match=r"age, sex, .*image_id, split"):
         measure_subgroups(table, ["age", "scanner", "sex"], 0.4)

@@ -27,11 +27,11 @@ def test_without_groups_every_image_is_one():
         ([0, 1], [0.5], None, r"received \(2,\) labels and \(1,\) scores"),
         ([0, 1, 1], [0.5, np.nan, 1.5], None, r"2 of 3 scores .* at position 1 \(nan\), 2"),
         ([0, 2], [0.5, 0.5], None, r"0 \(normal\) or 1 \(osseous_lesion\), received \[0, 2\]"),
-        ([1, 1], [0.5, 0.5], None, "all 2 images are osseous_lesion"),
-        ([], [], None, "there is no image"),
+        ([1, 1], [0.5, 0.5], None, "2 images are osseous_lesion"),
+        ([], [], None, "no image"),
         ([0, 1], [0.5, 0.5], ["a"], r"received \(1,\) groups for 2 images"),
-        ([0, 1], [0.5, 0.5], np.array(["a", None], object), "1 of 2 images have no group, at position 1"),
-        ([0, 1], [0.5, 0.5], [np.nan, 1.0], "1 of 2 images have no group, at position 0"),
+        ([0, 1], [0.5, 0.5], np.array(["a", None], object), "1 of 2 .*position 1"),
+        ([0, 1], [0.5, 0.5], [np.nan, 1.0], "1 of 2 .*position 0"),
     ],
 )
 def test_invalid_arrays_are_rejected(labels, scores, groups, text):
@@ -42,10 +42,10 @@ def test_invalid_arrays_are_rejected(labels, scores, groups, text):
 @pytest.mark.parametrize(
     ("column", "value", "text"),
     [
-        pytest.param("score", math.nan, r"1 of 210 images have a score .* 0 to 1: 0{15}3\.", id="fault-68"),
-        ("label", "lesion", r"1 of 210 images have a label .* normal, osseous_lesion: 0{15}3\."),
-        ("split", "", r"1 of 210 images have a split .* train, val, test: 0{15}3\."),
-        ("image_id", "0" * 16, r"1 of 210 images occur more than once: 0{16}\."),
+        pytest.param("score", math.nan, r"1 of 210 .* score .*: 0{15}3\.", id="fault-68"),
+        ("label", "lesion", r"1 of 210 .* label .* normal, osseous_lesion: 0{15}3\."),
+        ("split", "", r"1 of 210 .* split .* train, val, test: 0{15}3\."),
+        ("image_id", "0" * 16, r"1 of 210 .*once: 0{16}\."),
     ],
 )
 def test_invalid_rows_are_listed(predictions, column, value, text):

@@ -214,7 +214,7 @@ def test_undefined_metrics_are_reported_as_such(run):
 
 
 def test_missing_parts_are_rejected(run, tmp_path):
-    with pytest.raises(EvaluationError, match="no metrics of the test"):
+    with pytest.raises(EvaluationError, match="metrics of the test"):
         render_report(replace(run, metrics={}))
     with pytest.raises(WorkspaceError, match=r"gone\.png cannot be read"):
         render_report(replace(run, figures=(tmp_path / "gone.png",)))

@@ -1,11 +1,10 @@
 """Resolving of weights: files, downloads and errors."""
 
 import hashlib
-import http.server
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import h5py
@@ -22,6 +21,7 @@ from hip_mri.storage import digest_file
 from hip_mri.workspace import Workspace
 from tests.conftest import RESNET50_WEIGHTS
 from tests.small_models import SMALL
+from tests.sources.remote.web_server import serve
 
 pytestmark = pytest.mark.full_network
 
@@ -75,27 +75,19 @@ def test_only_the_demo_falls_back_to_random_weights(tmp_path: Path, monkeypatch:
         weights.resolve_weights("imagenet", "ResNet101", fall_back_to_random=False)
 
 
-class Files(http.server.BaseHTTPRequestHandler):
-    """Sends the same content for every address."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"the weights")
-
-    def log_message(self, *_: object) -> None:
-        pass
+def send_weights(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(b"the weights")
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[http.server.HTTPServer]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A server in place of that of the ImageNet weights, for an empty folder of Keras."""
-    with http.server.HTTPServer(("127.0.0.1", 0), Files) as server:
-        threading.Thread(target=server.serve_forever).start()
-        monkeypatch.setattr(weights, "IMAGENET_ADDRESS", f"http://127.0.0.1:{server.server_port}/")
+    with serve(send_weights) as port:
+        monkeypatch.setattr(weights, "IMAGENET_ADDRESS", f"http://127.0.0.1:{port}/")
         monkeypatch.setattr(weights, "list_keras_folders", lambda: [tmp_path])
-        yield server
-        server.shutdown()
+        yield
 
 
 def test_imagenet_weights_are_downloaded_once_and_checked(server, tmp_path: Path, monkeypatch) -> None:
