@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 DIFFERING = frozenset(
-    {"created", "seconds", "looked_at", "registered_at", "changed_at"}
+    {"created", "seconds", "looked_at", "registered_at", "changed_at", "concluded_at"}
     | {
         "num_taken_over",
         "num_kept",
