@@ -35,7 +35,7 @@ def ask_for_approval(challenge: Challenge, settings: RetrainSettings) -> Answer:
         settings: Whether to ask, and how long to wait.
 
     Returns:
-        The answer; automatic approval where nobody is asked, and no decision where no answer came in time.
+        The answer; automatic approval if approval is not required, and no decision where no answer came in time.
     """
     if settings.approval == "automatic" or challenge.is_serving or not challenge.decision.promote:
         return Answer()

@@ -51,7 +51,7 @@ class Answer:
     """Manual approval of a challenger that has passed the gate.
 
     Attributes:
-        promote: Whether it becomes champion; `None` where nobody answered in time.
+        promote: Whether it becomes champion; `None` if no answer came in time.
         comment: What the person wrote.
     """
 

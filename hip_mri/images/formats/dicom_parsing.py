@@ -52,8 +52,8 @@ def parse_dicom(content: bytes) -> "Dataset":
     if dataset.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY or "DirectoryRecordSequence" in dataset:
         raise ImageError("no_picture", "the DICOM file is a directory of other files")
     if "Rows" not in dataset and not any(name in dataset for name in PIXEL_ELEMENTS):
-        is_told = content[PREFIX_PLACE : PREFIX_PLACE + len(PREFIX)] == PREFIX
-        reason = "no_picture" if is_told else "not_an_image"
+        has_prefix = content[PREFIX_PLACE : PREFIX_PLACE + len(PREFIX)] == PREFIX
+        reason = "no_picture" if has_prefix else "not_an_image"
         raise ImageError(reason, "the file holds no picture: no element Rows (0028,0010)")
     return dataset
 
