@@ -14,7 +14,7 @@ from hip_mri.promotion.retraining_report import describe_comparison
 
 logger = logging.getLogger("hip_mri.tasks")
 
-SECONDS_BETWEEN_CHECKS: Final = 10
+POLL_INTERVAL_SECONDS: Final = 10
 """How often the server is asked whether the flow run was resumed."""
 
 
@@ -48,7 +48,7 @@ def ask_for_approval(challenge: Challenge, settings: RetrainSettings) -> Answer:
         given = pause_flow_run(
             wait_for_input=form,
             timeout=round(settings.approval_timeout_hours * 3600),
-            poll_interval=SECONDS_BETWEEN_CHECKS,
+            poll_interval=POLL_INTERVAL_SECONDS,
         )
     except FlowPauseTimeout:
         return Answer(promote=None)

@@ -21,10 +21,10 @@ from hip_mri.dataset.shards import Shard
 
 logger = logging.getLogger("hip_mri.steps")
 
-SECONDS_BETWEEN_UPDATES: Final = 1.0
+UPDATE_INTERVAL_SECONDS: Final = 1.0
 """Minimum between two updates of an artifact: each is a request to the server."""
 
-MIN_SECONDS_TO_LOG: Final = 1.0
+MIN_LOGGED_SECONDS: Final = 1.0
 """The duration of a shorter step is not logged."""
 
 
@@ -53,7 +53,7 @@ class StepTimer:
         """End the current step, if any."""
         if self._name:
             self.seconds[self._name] = seconds = round(time.perf_counter() - self._start, 3)
-            if seconds >= MIN_SECONDS_TO_LOG:
+            if seconds >= MIN_LOGGED_SECONDS:
                 logger.info("%s took %.1f s", self._name, seconds)
             self._name = ""
 
@@ -123,7 +123,7 @@ def show_progress(key: str, description: str) -> Iterator[Callable[[int, int], N
         nonlocal last_update
         bar.update(row, completed=done, total=total or None)
         is_last = done >= total > 0
-        if is_last or time.monotonic() - last_update >= SECONDS_BETWEEN_UPDATES:
+        if is_last or time.monotonic() - last_update >= UPDATE_INTERVAL_SECONDS:
             last_update = time.monotonic()
             update_progress_artifact(artifact, progress=100.0 * done / total if total else 0.0)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from flows.stopping import end_process, watcher
+from flows.runtime.stopping import end_process, watcher
 
 DONE: Final = 0
 FAILED: Final = 1

@@ -33,7 +33,7 @@ SAME_CODE: Final = ("hip_mri", "tasks", "flows")
 SAME_VERSIONS: Final = ("prefect", "dask", "distributed", "cloudpickle", "numpy", "pandas", "openvino")
 """Distributions whose version must be the same everywhere: those that serialize objects, and those that compute."""
 
-SECONDS_TO_REACH_SERVER: Final = 10
+SERVER_TIMEOUT_SECONDS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def describe_member(
 
     def reach_server() -> None:
         with contextlib.suppress(urllib.error.HTTPError):  # an answer, such as that a password is needed
-            urllib.request.urlopen(f"{server_address.rstrip('/')}/health", timeout=SECONDS_TO_REACH_SERVER).close()
+            urllib.request.urlopen(f"{server_address.rstrip('/')}/health", timeout=SERVER_TIMEOUT_SECONDS).close()
         with SettingsContext(**settings), get_client(sync_client=True) as client:
             client.read_flow_run(UUID(flow_run_id))
 

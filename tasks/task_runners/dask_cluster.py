@@ -29,12 +29,12 @@ from tasks.task_runners.dask_log import forward_log
 
 logger = logging.getLogger("hip_mri.cluster")
 
-SECONDS_TO_CONNECT: Final = 20
+CONNECT_TIMEOUT_SECONDS: Final = 20
 
-SECONDS_FOR_WORKERS: Final = 60
+WORKERS_TIMEOUT_SECONDS: Final = 60
 """How long a cluster may take until its first worker has joined."""
 
-SECONDS_BETWEEN_CHECKS: Final = 10.0
+CHECK_INTERVAL_SECONDS: Final = 10.0
 """How often the cluster is checked while no task run ends."""
 
 TERMINAL_SIGNALS: Final = (signal.SIGINT, signal.SIGHUP)
@@ -65,7 +65,7 @@ class ClusterTaskRunner(DaskTaskRunner):
 
     def __init__(self, settings: RunnerSettings, workspace: Workspace) -> None:
         if settings.dask_address:
-            super().__init__(address=settings.dask_address, client_kwargs={"timeout": SECONDS_TO_CONNECT})
+            super().__init__(address=settings.dask_address, client_kwargs={"timeout": CONNECT_TIMEOUT_SECONDS})
         else:
             super().__init__(cluster_kwargs={"n_workers": settings.num_workers, **LOCAL_CLUSTER})
         self.threads_per_shard = 1
@@ -137,10 +137,10 @@ class ClusterTaskRunner(DaskTaskRunner):
                 "dask scheduler, or give the address that it prints."
             ) from error
         try:
-            client.wait_for_workers(1, timeout=SECONDS_FOR_WORKERS)
+            client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_SECONDS)
         except TimeoutError as error:
             raise ClusterError(
-                f"runner: the cluster at {place} has no workers after {SECONDS_FOR_WORKERS} s. Start some with "
+                f"runner: the cluster at {place} has no workers after {WORKERS_TIMEOUT_SECONDS} s. Start some with "
                 f"dask worker {self._settings.dask_address or 'ADDRESS'} --nthreads 1."
             ) from error
         self._server_address = str(get_client(sync_client=True).api_url)
@@ -168,7 +168,7 @@ class ClusterFuture(PrefectDaskFuture[Any]):
             ClusterError: The scheduler does not answer any more.
         """
         while timeout is None and not self.wrapped_future.done():
-            super().wait(SECONDS_BETWEEN_CHECKS)
+            super().wait(CHECK_INTERVAL_SECONDS)
             if not self.wrapped_future.done():
                 self._task_runner.check_cluster()
         super().wait(timeout)

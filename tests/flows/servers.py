@@ -18,7 +18,7 @@ from tests.processes import PROJECT, find_free_ports, run_program
 from tests.sources.remote.web_server import Answer
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-SECONDS_TO_START = 120.0
+START_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Prefect:
         return f"http://127.0.0.1:{self.port}/api"
 
     def _wait_until_healthy(self) -> None:
-        end = time.monotonic() + SECONDS_TO_START
+        end = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
             try:
                 self.ask("/health")

@@ -20,7 +20,7 @@ from tests.flows.test_pipeline import SMALL
 
 pytestmark = pytest.mark.system
 
-SECONDS_LOCKED = 75
+LOCKED_SECONDS = 75
 """Prefect's server waits 60 for SQLite; then its calls fail."""
 
 FAILS_WITHIN_SECONDS = 300.0
@@ -103,9 +103,9 @@ def test_fault_64_a_database_that_is_locked_for_a_while_ends_no_run(
         wait_for(workspace.joinpath("manifest.parquet").exists, process=process)
         with closing(sqlite3.connect(prefect.folder / "prefect.db", isolation_level=None)) as database:
             database.execute("BEGIN EXCLUSIVE")
-            end = time.monotonic() + SECONDS_LOCKED
+            end = time.monotonic() + LOCKED_SECONDS
             with pytest.raises(HTTPError) as refused:
-                prefect.ask("/flows/", {"name": "of this test"}, timeout_seconds=SECONDS_LOCKED)
+                prefect.ask("/flows/", {"name": "of this test"}, timeout_seconds=LOCKED_SECONDS)
             time.sleep(max(0, end - time.monotonic()))
             database.rollback()
         assert refused.value.code == SERVICE_UNAVAILABLE

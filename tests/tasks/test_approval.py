@@ -66,7 +66,7 @@ def wait_for_pause(client: SyncPrefectClient, known: set[UUID]) -> UUID:
     ],
 )
 def test_the_answer_of_a_person_is_taken(said, expected, monkeypatch):
-    monkeypatch.setattr(approval, "SECONDS_BETWEEN_CHECKS", 0.5)
+    monkeypatch.setattr(approval, "POLL_INTERVAL_SECONDS", 0.5)
     asked = threading.Thread(target=decide, args=(120.0,))
     with get_client(sync_client=True) as client:
         asked.start()
@@ -81,7 +81,7 @@ def test_the_answer_of_a_person_is_taken(said, expected, monkeypatch):
 
 
 def test_without_an_answer_the_champion_stays(monkeypatch):
-    monkeypatch.setattr(approval, "SECONDS_BETWEEN_CHECKS", 0.5)
+    monkeypatch.setattr(approval, "POLL_INTERVAL_SECONDS", 0.5)
     decide(2.0)
     assert [Answer(promote=None)] == ANSWERS
 

@@ -121,7 +121,7 @@ def describe(token_file: Path) -> Member:
 
 
 def test_a_worker_reports_why_it_cannot_use_the_workspace(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(dask_checks, "SECONDS_TO_REACH_SERVER", 1)
+    monkeypatch.setattr(dask_checks, "SERVER_TIMEOUT_SECONDS", 1)
     token = tmp_path / "token"
     assert "FileNotFoundError" in str(describe(token).workspace_fault)
     token.write_text("another")
@@ -142,7 +142,7 @@ def test_the_code_has_a_name_of_its_own(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_a_scheduler_that_does_not_answer_is_named(workspace: Workspace, monkeypatch) -> None:
-    monkeypatch.setattr(dask_cluster, "SECONDS_TO_CONNECT", 0.5)
+    monkeypatch.setattr(dask_cluster, "CONNECT_TIMEOUT_SECONDS", 0.5)
     settings = RunnerSettings(kind="dask", dask_address="tcp://127.0.0.1:9")
     with (
         pytest.raises(ClusterError, match=r"dask_address: .*tcp://127.0.0.1:9 .*dask scheduler"),

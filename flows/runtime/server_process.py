@@ -1,7 +1,7 @@
 """Runs the Prefect server of one run, until the process that started it ends.
 
-`flows.prefect_server` starts it as a script: it loads nothing of this project, and Prefect only in `main`. Standard
-input is a pipe that carries no data: when the starting process closes it or ends, the server stops.
+`flows.runtime.prefect_server` starts it as a script: it loads nothing of this project, and Prefect only in `main`.
+Standard input is a pipe that carries no data: when the starting process closes it or ends, the server stops.
 """
 
 import gc
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from uvicorn import Server
 
-SECONDS_TO_STORE: Final = 4.0
+STORE_TIMEOUT_SECONDS: Final = 4.0
 """How long the server goes on after the end of the run, while events wait to be stored."""
 
-SECONDS_TO_SHUT_DOWN: Final = 5.0
+SHUTDOWN_TIMEOUT_SECONDS: Final = 5.0
 """How long it may take to close the database after that."""
 
-SECONDS_BETWEEN_CHECKS: Final = 0.05
+CHECK_INTERVAL_SECONDS: Final = 0.05
 
-SECONDS_BETWEEN_CHECKS_OF_PARENT: Final = 1.0
+PARENT_CHECK_INTERVAL_SECONDS: Final = 1.0
 """A fork of the starting process holds the pipe open after the process itself has been killed."""
 
 
@@ -48,14 +48,14 @@ def main() -> int:
 
 
 def _end_with_parent(parent: int, servers: "list[Server]") -> None:
-    while not select.select([sys.stdin.fileno()], [], [], SECONDS_BETWEEN_CHECKS_OF_PARENT)[0]:
+    while not select.select([sys.stdin.fileno()], [], [], PARENT_CHECK_INTERVAL_SECONDS)[0]:
         if os.getppid() != parent:
             break
     if not servers or not servers[0].started:  # SQLite rolls back a migration that had begun
         os._exit(1)
-    _wait_until_idle(servers[0], time.monotonic() + SECONDS_TO_STORE)
+    _wait_until_idle(servers[0], time.monotonic() + STORE_TIMEOUT_SECONDS)
     servers[0].should_exit = True  # each service stores what it has received
-    time.sleep(SECONDS_TO_SHUT_DOWN)
+    time.sleep(SHUTDOWN_TIMEOUT_SECONDS)
     os._exit(1)
 
 
@@ -67,7 +67,7 @@ def _wait_until_idle(server: "Server", end: float) -> None:
     while num_idle < 2 and time.monotonic() < end:
         waiting = sum(topic["published"] - topic["consumed"] for topic in list(METRICS.values()))
         num_idle = num_idle + 1 if not server.server_state.tasks and waiting <= 0 else 0
-        time.sleep(SECONDS_BETWEEN_CHECKS)
+        time.sleep(CHECK_INTERVAL_SECONDS)
 
 
 if __name__ == "__main__":

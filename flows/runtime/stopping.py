@@ -22,13 +22,13 @@ from typing import Any, Final, NoReturn
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a run; one that the parent process ignores, as `nohup` does with SIGHUP, stays ignored."""
 
-SECONDS_TO_END_IN_ORDER: Final = 2.5
+ORDERLY_END_TIMEOUT_SECONDS: Final = 2.5
 """Time for the flow to report its state, release the workspace and end its processes and threads."""
 
-SECONDS_TO_REPORT: Final = 1.0
+REPORT_TIMEOUT_SECONDS: Final = 1.0
 """Time for `on_hard_end` callbacks after that."""
 
-SECONDS_TO_DIE: Final = 0.5
+KILL_TIMEOUT_SECONDS: Final = 0.5
 """Time for child processes to end after SIGKILL."""
 
 STOPPED: Final = "Stopped. Start again with the same settings: finished work is kept."
@@ -106,7 +106,7 @@ class SignalWatcher:
         assert received is not None
         self.received = self.received or received
         waits = self._ends_in_order
-        is_second = waits and _wait_for_signal(reader, handled, SECONDS_TO_END_IN_ORDER) is not None
+        is_second = waits and _wait_for_signal(reader, handled, ORDERLY_END_TIMEOUT_SECONDS) is not None
         if waits and not is_second:
             self._call_back()
         self.print_stopped()
@@ -123,7 +123,7 @@ class SignalWatcher:
     def _call_back(self) -> None:
         caller = threading.Thread(target=self._call_all, daemon=True)
         caller.start()
-        caller.join(SECONDS_TO_REPORT)
+        caller.join(REPORT_TIMEOUT_SECONDS)
 
     def _call_all(self) -> None:
         for callback in reversed(self._callbacks):
@@ -148,7 +148,7 @@ def _wait_for_signal(
 def end_process(exit_code: int) -> NoReturn:
     """End this process and its descendants without waiting for threads."""
     _kill_descendants(os.getpid())
-    end = time.monotonic() + SECONDS_TO_DIE
+    end = time.monotonic() + KILL_TIMEOUT_SECONDS
     with suppress(ChildProcessError):  # no child is left
         while time.monotonic() < end:
             if os.waitpid(-1, os.WNOHANG) == (0, 0):

@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from flows.prefect_faults import check_home, check_named_server, explain_start
-from flows.prefect_settings import (
+from flows.runtime.prefect_faults import check_home, check_named_server, explain_start
+from flows.runtime.prefect_settings import (
     API_URL,
     check_settings_files,
     find_home,
@@ -52,14 +52,14 @@ OWN_SERVER_DEFAULTS: Final = {
 
 HOST: Final = "127.0.0.1"
 
-SECONDS_TO_START: Final = 90.0
+START_TIMEOUT_SECONDS: Final = 90.0
 """How long a server of the run's own may take until it answers; an empty database on a busy machine takes 30."""
 
-SECONDS_TO_SEND: Final = 3.0
+SEND_TIMEOUT_SECONDS: Final = 3.0
 """How long the end of a run waits for its last events and log lines to be sent."""
 
-SECONDS_TO_STOP: Final = 10.0
-"""How long the server may take to store them and to end; more than `flows.server_process` takes."""
+STOP_TIMEOUT_SECONDS: Final = 10.0
+"""How long the server may take to store them and to end; more than `flows.runtime.server_process` takes."""
 
 HOW_TO_KEEP_A_SERVER: Final = (
     "This run has a Prefect server of its own. To keep one running, with a UI: `prefect server start` in another "
@@ -119,7 +119,7 @@ class PrefectServer:
                 return
             self.start()
         logger.info(HOW_TO_KEEP_A_SERVER, extra={"send_to_api": False})  # there is no flow run yet
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=SECONDS_TO_START)  # uses no proxy
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=START_TIMEOUT_SECONDS)  # uses no proxy
         try:
             connection.request("GET", "/api/health")  # the socket accepts it from the beginning
             connection.getresponse().read()
@@ -141,7 +141,7 @@ class PrefectServer:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(SECONDS_TO_STOP)
+            self._process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             logger.warning(
                 "Prefect's server took too long to store the last events of this run; they are not shown",
@@ -205,8 +205,8 @@ def _send_the_rest() -> None:
     def drain() -> None:
         for worker in (APILogWorker, EventsWorker):
             logging.getLogger(worker.__name__).setLevel(logging.ERROR)  # warns of items that remain, as is normal here
-            worker.drain_all(timeout=SECONDS_TO_SEND)
+            worker.drain_all(timeout=SEND_TIMEOUT_SECONDS)
 
     sender = threading.Thread(target=drain, daemon=True)  # waits only where there is no event loop
     sender.start()
-    sender.join(SECONDS_TO_SEND)
+    sender.join(SEND_TIMEOUT_SECONDS)

@@ -6,7 +6,7 @@ from tests.processes import run_python
 
 START = """
 import os, sys
-from flows.native_stderr import filter_native_stderr
+from flows.runtime.native_stderr import filter_native_stderr
 
 print("before", file=sys.stderr, flush=True)
 filter_native_stderr()

@@ -19,7 +19,7 @@ from tests.sources.remote.web_server import serve
 USE_SERVER = """
 import os, sys
 from flows.cli.flow_runs import show_progress_lines
-from flows.prefect_server import open_server
+from flows.runtime.prefect_server import open_server
 
 show_progress_lines(sys.stderr)
 with open_server() as server:
@@ -44,7 +44,7 @@ MANY_TASK_RUNS = """
 
     print("sum", count_all())
 """
-SECONDS_TO_END = 15.0
+END_TIMEOUT_SECONDS = 15.0
 
 
 def use_server(environment: dict[str, str], folder: Path, then: str = "") -> subprocess.CompletedProcess[str]:
@@ -146,7 +146,7 @@ def test_an_own_server_ends_with_a_process_that_is_killed(word: str, home: Path,
         assert word == "started" or answers(line.split()[1])
         assert len(find_marked(home)) == 2
         os.kill(process.pid, signal.SIGKILL)
-    wait_for(lambda: find_marked(home) == {}, SECONDS_TO_END)
+    wait_for(lambda: find_marked(home) == {}, END_TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize(

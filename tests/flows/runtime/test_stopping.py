@@ -24,7 +24,7 @@ STOPPED = "Stopped. "
 
 PROGRAM = """
 import os, subprocess, sys, time
-from flows.stopping import end_process, watcher
+from flows.runtime.stopping import end_process, watcher
 
 watcher.start()
 child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

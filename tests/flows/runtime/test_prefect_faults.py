@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import prefect_faults
-from flows.prefect_faults import check_home, explain_start
-from flows.prefect_settings import check_settings_files, find_home
+from flows.runtime import prefect_faults
+from flows.runtime.prefect_faults import check_home, explain_start
+from flows.runtime.prefect_settings import check_settings_files, find_home
 from hip_mri.errors import DeploymentError
 from tests.flows.servers import answer_json, find_marked, make_environment
 from tests.processes import run_program, run_python
@@ -152,7 +152,7 @@ def test_a_damaged_settings_file_is_named(name: str, content: bytes, tmp_path: P
 
 def test_an_empty_address_of_a_server_counts_as_none(tmp_path: Path) -> None:
     code = (
-        "import os; from flows.prefect_server import open_server\n"
+        "import os; from flows.runtime.prefect_server import open_server\n"
         "with open_server() as server: print(server.is_own, os.environ['PREFECT_API_URL'][:17])"
     )
     for value in ("", " "):
@@ -215,7 +215,7 @@ def test_a_damaged_database_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_is_reported(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prefect_faults, "SECONDS_LOCKED", 0.2)
+    monkeypatch.setattr(prefect_faults, "LOCKED_TIMEOUT_SECONDS", 0.2)
     with closing(sqlite3.connect(tmp_path / "prefect.db", isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
         with pytest.raises(DeploymentError, match="database locked"):
@@ -281,7 +281,8 @@ def test_a_disk_that_holds_no_database_is_reported(mount: str, said: str, home: 
 def test_a_proxy_keeps_no_run_from_its_own_server(home: Path, tmp_path: Path) -> None:
     """The proxy takes connections and never answers, so that a request to it would be noticed."""
     code = (
-        "from flows.network_checks import prepare_network; from flows.prefect_server import open_server\n"
+        "from flows.runtime.network_checks import prepare_network\n"
+        "from flows.runtime.prefect_server import open_server\n"
         "prepare_network()\n"
         "with open_server() as server:\n"
         "    server.wait_until_ready()\n"

@@ -8,17 +8,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from flows.prefect_settings import API_URL
+from flows.runtime.prefect_settings import API_URL
 from hip_mri.errors import DeploymentError
 from hip_mri.proxies import find_proxy
 
 DATABASE_URLS: Final = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 """Variables that name another database than the one in Prefect's home."""
 
-SECONDS_TO_ANSWER: Final = 8.0
+ANSWER_TIMEOUT_SECONDS: Final = 8.0
 """How long a named server may take to connect, and as long again to answer."""
 
-SECONDS_LOCKED: Final = 8.0
+LOCKED_TIMEOUT_SECONDS: Final = 8.0
 """How long another process may keep the database locked; a working server holds it for less than one."""
 
 _CAUSES: Final = {
@@ -66,7 +66,9 @@ def check_home(home: Path) -> None:
     if database_file.exists():
         address = f"{database_file.as_uri()}?mode=rw"
         try:
-            with closing(sqlite3.connect(address, timeout=SECONDS_LOCKED, isolation_level=None, uri=True)) as database:
+            with closing(
+                sqlite3.connect(address, timeout=LOCKED_TIMEOUT_SECONDS, isolation_level=None, uri=True)
+            ) as database:
                 database.execute("BEGIN IMMEDIATE")  # needs what a writer needs
                 database.execute("ROLLBACK")
         except sqlite3.Error as error:
@@ -113,7 +115,7 @@ def check_named_server(address: str) -> None:
     try:
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(httpx_settings={"timeout": SECONDS_TO_ANSWER}, sync_client=True) as client,
+            get_client(httpx_settings={"timeout": ANSWER_TIMEOUT_SECONDS}, sync_client=True) as client,
         ):
             is_cloud = client.server_type == ServerType.CLOUD
             answer = client.request("GET", "/health" if is_cloud else "/admin/version").json()

@@ -8,7 +8,7 @@ import certifi
 import pytest
 
 from flows.cli.main import run_command
-from flows.network_checks import prepare_network
+from flows.runtime.network_checks import prepare_network
 from hip_mri.errors import SettingsError
 
 
