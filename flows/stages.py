@@ -29,7 +29,7 @@ from tasks.models import (
     choose_features,
     cross_validate_fold,
     extract_features,
-    find_neighbours,
+    find_neighbors,
     fit_novelty,
     join_folds,
     plan_folds,
@@ -118,7 +118,7 @@ def train_and_report(
     hidden_units, training = config.model.hidden_units, config.training
     trained = train_model.submit(workspace, features, hidden_units, training, config.seed).result()
     folds_file = cross_validate(config, workspace, features)
-    neighbours_file = find_neighbours(workspace, features)
+    neighbors_file = find_neighbors(workspace, features)
     novelty_file = fit_novelty(workspace, features, trained, config.evaluation.outside_fraction)
     return publish_run(
         workspace,
@@ -130,7 +130,7 @@ def train_and_report(
         images.grouped,
         images.split,
         folds_file,
-        neighbours_file,
+        neighbors_file,
         novelty_file,
     )
 

@@ -147,7 +147,7 @@ class Workspace:
     models_folder = _Below("models")
     folds_folder = _Below("folds")
     drift_folder = _Below("drift")
-    neighbours_folder = _Below("neighbours")
+    neighbors_folder = _Below("neighbours")
     novelty_folder = _Below("novelty")
     explanations_folder = _Below("explanations")
     predictions_folder = _Below("predictions")

@@ -34,7 +34,7 @@ def publish_run(
     grouped: GroupReport,
     split: SplitReport,
     folds_file: Path | None,
-    neighbours_file: Path,
+    neighbors_file: Path,
     novelty_file: Path,
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
@@ -50,7 +50,7 @@ def publish_run(
     keras = {**describe_keras(), "num_threads": count_network_threads()}
     facts = run.RunFacts(config, weights.name, notices, ingested, grouped, split, features.describe(), keras, seconds)
     inputs = run.RunInputs(
-        trained.model_file, trained.history_file, trained.predictions_file, neighbours_file, novelty_file, folds_file
+        trained.model_file, trained.history_file, trained.predictions_file, neighbors_file, novelty_file, folds_file
     )
     explain = partial(explain_images, trained.parts, cache_folder=workspace.explanations_folder)
     published = run.publish_run(workspace, facts, inputs, explain)

@@ -11,7 +11,7 @@ from hip_mri.models.backbones import backbone, weights
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import Epoch
 from hip_mri.models.network import TrainedModel
-from hip_mri.monitoring import neighbours, novelty
+from hip_mri.monitoring import neighbors, novelty
 from hip_mri.workspace import Workspace
 from tasks.options import CALLED, GPU_TAG, NETWORK, cache_shards
 from tasks.progress import show_progress
@@ -60,6 +60,6 @@ cross_validate_fold = task(task_run_name="cross-validate {fold.name}", **NETWORK
 
 join_folds = task(**CALLED)(cross_validation.join_folds)
 
-find_neighbours = task(**CALLED)(neighbours.find_neighbours)
+find_neighbors = task(**CALLED)(neighbors.find_neighbors)
 
 fit_novelty = task(**CALLED)(novelty.fit_novelty)

@@ -382,8 +382,8 @@ def test_every_error_explains_itself_and_is_one_of_ours():
 
 def test_an_image_error_carries_its_reason():
     error = errors.ImageError("not_an_image", "the content is text")
-    travelled = pickle.loads(pickle.dumps(error))
-    for one in (error, travelled):
+    traveled = pickle.loads(pickle.dumps(error))
+    for one in (error, traveled):
         assert (one.reason, str(one)) == ("not_an_image", "the content is text")
 
 

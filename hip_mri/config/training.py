@@ -91,7 +91,7 @@ class EvaluationSettings(Settings):
     former_names: ClassVar = {"subgroup_minimum_size": "min_subgroup_size"}
 
     threshold_rule: Literal["youden", "sensitivity"] = "youden"
-    """Rule that selects the threshold on validation images: `youden` maximises the sum of sensitivity and specificity;
+    """Rule that selects the threshold on validation images: `youden` maximizes the sum of sensitivity and specificity;
     `sensitivity` selects the highest threshold that reaches `required_sensitivity`. Scores at or above the threshold
     are classified as `osseous_lesion`."""
 

@@ -19,7 +19,7 @@ from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.reading import DECODING_RECIPE
 from hip_mri.images.sandbox import NUM_ASKING, Sandbox
-from hip_mri.sources.source import Entry, Labelling, Source, open_source
+from hip_mri.sources.source import Entry, Labeling, Source, open_source
 from hip_mri.storage import digest, write_small_file
 from hip_mri.workspace import Workspace
 
@@ -74,7 +74,7 @@ def read_delivery(
     settings: ImageSettings,
     *,
     keep_earlier: bool,
-    labelling: Labelling = Labelling(),
+    labeling: Labeling = Labeling(),
 ) -> Reading:
     """Decode every new file of a delivery once and store its pictures.
 
@@ -91,14 +91,14 @@ def read_delivery(
         settings: How image files are read.
         keep_earlier: Whether files stay listed that the delivery no longer holds. One that was replaced under its
             name, or moved to the other class folder, counts as corrected and is not kept. One class folder suffices.
-        labelling: How labels are found.
+        labeling: How labels are found.
 
     Raises:
         SourceError: The delivery as a whole cannot be used.
     """
     earlier = _read_list(delivery.name, workspace)
     options = {"needs_all_classes": not keep_earlier, "own_folder": workspace.root}
-    with open_source(delivery.path, delivery.limits, labelling, **options) as source:
+    with open_source(delivery.path, delivery.limits, labeling, **options) as source:
         pseudonyms = make_pseudonyms((entry.name for entry in source.entries), workspace)
         named = list(zip(pseudonyms, source.entries, strict=True))
         options = make_reading_options(settings)

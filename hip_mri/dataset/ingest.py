@@ -19,7 +19,7 @@ from hip_mri.dataset.pseudonyms import resolve_pseudonyms, store_names
 from hip_mri.dataset.quarantine import apply_quarantine
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.sources.class_names import ClassNames
-from hip_mri.sources.source import Labelling
+from hip_mri.sources.source import Labeling
 from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
 from hip_mri.storage import flush_file_system, read_json, write_json
 from hip_mri.workspace import Workspace
@@ -92,9 +92,9 @@ def ingest_images(
     readings, known = {}, ClassNames(class_names)
     for delivery in deliveries:
         with name_delivery_in_errors(delivery, deliveries), delete_damaged(delivery):
-            labelling = Labelling(known, read_patient_table(delivery, patients_file))
+            labeling = Labeling(known, read_patient_table(delivery, patients_file))
             readings[delivery.name] = read_delivery(
-                delivery, workspace, num_threads, on_progress, settings, keep_earlier=keep_earlier, labelling=labelling
+                delivery, workspace, num_threads, on_progress, settings, keep_earlier=keep_earlier, labeling=labeling
             )
     earlier = _find_earlier(workspace) - set(readings) if keep_earlier else set()
     names = ChainMap(*(reading.names for reading in readings.values()))
@@ -119,7 +119,7 @@ def _check_usable(manifest: pd.DataFrame, workspace: Workspace) -> None:
         if ready.empty:
             counts = count_reasons(manifest["reason"])
             raise SourceError(
-                f"source: none of the {len(manifest):,} labelled files is a usable image: {show_reasons(counts)}. "
+                f"source: none of the {len(manifest):,} labeled files is a usable image: {show_reasons(counts)}. "
                 f"{explain_unusable(counts, workspace.quarantine_file)}"
             )
         check_class_sizes(ready["label"], manifest["reason"], workspace.quarantine_file)

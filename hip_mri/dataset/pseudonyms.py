@@ -106,13 +106,13 @@ def read_key(workspace: Workspace) -> bytes:
         if made := _find_made_with_key(workspace):
             raise WorkspaceError(
                 f"{file} is missing, and {made} was made with it: with a new key, patients would no longer be "
-                "recognised. Restore it from a backup, or start in a new workspace."
+                "recognized. Restore it from a backup, or start in a new workspace."
             )
         write_bytes(file, secrets.token_bytes(hashlib.sha256().digest_size), is_private=True)
     key = file.read_bytes()
     if len(key) != hashlib.sha256().digest_size:
         raise WorkspaceError(
-            f"{file} is damaged. Restore it from a backup; with a new key, patients would no longer be recognised."
+            f"{file} is damaged. Restore it from a backup; with a new key, patients would no longer be recognized."
         )
     return key
 

@@ -171,7 +171,7 @@ def pick_cases(
         scores: Probability of a lesion, 0-1, of the same shape.
         threshold: Scores at or above it are classified as lesion.
         groups: Group of each image, such as its patient. Only the most confident image of a group is chosen for an
-            outcome, since neighbouring slices look alike. `None` treats every image as a group.
+            outcome, since neighboring slices look alike. `None` treats every image as a group.
         max_cases: Maximum number for each outcome.
 
     Returns:

@@ -78,14 +78,14 @@ def collect_figure_data(
         predictions=scores.predictions,
         metrics=metrics,
         history=history,
-        neighbours=scores.neighbours,
+        neighbors=scores.neighbors,
         roc_band=bands and bands.roc,
         precision_band=bands and bands.precision_recall,
         recalibrated=_recalibrate(metrics["recalibration"], test_scores),
         decision_curve=compute_net_benefit(labels, test_scores),
         explained=_explain(test, metrics["threshold"], images, explain),
         samples=_select_samples(images),
-        close_pairs=_select_close_pairs(scores.neighbours, test.set_index("image_id")["group"], images),
+        close_pairs=_select_close_pairs(scores.neighbors, test.set_index("image_id")["group"], images),
     )
 
 
@@ -115,9 +115,9 @@ def _recalibrate(recalibration: dict[str, Any] | None, scores: NDArray[np.float6
     return Platt(recalibration["slope"], recalibration["intercept"]).apply(scores)
 
 
-def _select_close_pairs(neighbours: pd.DataFrame, groups: pd.Series, images: RunImages) -> list[ClosePair]:
+def _select_close_pairs(neighbors: pd.DataFrame, groups: pd.Series, images: RunImages) -> list[ClosePair]:
     """Select the closest pair of each group of test images, the closest first."""
-    tested = neighbours[neighbours["kind"] == "test_to_train"].sort_values(["distance", "image_id"])
+    tested = neighbors[neighbors["kind"] == "test_to_train"].sort_values(["distance", "image_id"])
     tested = tested[~tested["image_id"].map(groups).duplicated()].head(NUM_CLOSE_PAIRS)
     pixels = zip(images.read(list(tested["image_id"])), images.read(list(tested["neighbour_id"])), strict=True)
     return [

@@ -79,7 +79,7 @@ class RunInputs:
         model: The whole network.
         history: CSV with one row per epoch.
         predictions: CSV with image_id, split, label and score of every image.
-        neighbours: CSV of the leakage audit.
+        neighbors: CSV of the leakage audit.
         novelty: Out-of-distribution detector.
         folds: CSV of cross-validation; `None` where it was left out.
     """
@@ -87,7 +87,7 @@ class RunInputs:
     model: Path
     history: Path
     predictions: Path
-    neighbours: Path
+    neighbors: Path
     novelty: Path
     folds: Path | None
 
@@ -154,7 +154,7 @@ def _copy_inputs(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> No
     for file, target in (
         (inputs.history, files.history),
         (inputs.predictions, files.predictions),
-        (inputs.neighbours, files.neighbours),
+        (inputs.neighbors, files.neighbors),
         (inputs.novelty, files.novelty),
         (inputs.folds, files.folds),
         (workspace.quarantine_file, files.folder / workspace.quarantine_file.name),

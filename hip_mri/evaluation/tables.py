@@ -27,7 +27,7 @@ class RunFiles:
         metrics: All metrics and the records that they are based on.
         predictions: image_id, split, label and score of every image.
         manifest: Every file of the source by pseudonym; see `MANIFEST_COLUMNS`.
-        neighbours: Nearest training images, of the leakage audit.
+        neighbors: Nearest training images, of the leakage audit.
         folds: Scores of cross-validation; missing if it was left out.
         history: One row per epoch.
         config: Every setting.
@@ -42,7 +42,7 @@ class RunFiles:
         self.metrics = folder / "metrics.json"
         self.predictions = folder / "predictions.csv"
         self.manifest = folder / "manifest.csv"
-        self.neighbours = folder / "neighbours.csv"
+        self.neighbors = folder / "neighbours.csv"
         self.folds = folder / "folds.csv"
         self.history = folder / "history.csv"
         self.config = folder / "config.yaml"
@@ -87,7 +87,7 @@ def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -
         )
     folds = read_table(files.folds) if files.folds.exists() else None
     attribute_table = None if attributes is None else read_attributes(joined, workspace, attributes)
-    return Scores(joined.drop(columns="sha256"), read_table(files.neighbours), folds, attribute_table)
+    return Scores(joined.drop(columns="sha256"), read_table(files.neighbors), folds, attribute_table)
 
 
 def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd.DataFrame:

@@ -27,7 +27,7 @@ MAX_DISTANCE: Final = 26  # bits of 256
 NUM_ORDERS: Final = 4
 NUM_BANDS: Final = 8
 MAX_NUM_STEPS: Final = 32
-"""Neighbours in the order of a bucket, in each direction, with which a hash is compared. Thousands of near-blank images
+"""Neighbors in the order of a bucket, in each direction, with which a hash is compared. Thousands of near-blank images
 may share a bucket; there, a hash is compared with those that agree most in the next band, and equal hashes with the
 same few, which connects them."""
 
@@ -95,7 +95,7 @@ def find_candidates(hashes: NDArray[np.uint8], mirrored_hashes: NDArray[np.uint8
     if num_crowded:
         num_lookups = 2 * NUM_ORDERS * NUM_BANDS * num_crops * num_images
         logger.info(
-            "%.2g %% of the lookups reached the limit of neighbours with similar hashes",
+            "%.2g %% of the lookups reached the limit of neighbors with similar hashes",
             100 * num_crowded / num_lookups,
         )
     is_mirrored, query = np.divmod(nearest.pair >> _IMAGE_BITS, max(num_images, 1))
@@ -135,7 +135,7 @@ class _Buckets:
         """Queries near the hashes of images, shape (images, 32), and the number of lookups that reached the limit."""
         nearest, num_crowded = _NOTHING, 0
         for band, keys in enumerate(self._cut_keys(hashes)):
-            images = np.argsort(keys, kind="stable")  # neighbouring lookups read neighbouring memory
+            images = np.argsort(keys, kind="stable")  # neighboring lookups read neighboring memory
             found = [nearest]
             for direction in (1, -1):
                 for num_steps, (places, rows) in enumerate(self._walk(band, keys[images], direction), 1):

@@ -41,7 +41,7 @@ def find_similar_images(hashes: Sequence[str], workspace: Workspace, num_threads
     """Find the images that are copies of one another, by their stored fingerprints.
 
     Found are re-encoded, scaled, horizontally mirrored or brighter copies, and ones cropped by up to 3 % per side.
-    Neighbouring slices of a patient may be among them.
+    Neighboring slices of a patient may be among them.
 
     Args:
         hashes: SHA-256 of the source images, in any order.

@@ -19,7 +19,7 @@ MIN_VARIED_FRACTION: Final = 0.001
 """Fraction of the pixels that must differ from the most frequent gray levels, or the image counts as blank."""
 
 NUM_SIMILAR_LEVELS: Final = 5
-"""Neighbouring gray levels that count as one; lossy compression spreads one level over so many."""
+"""Neighboring gray levels that count as one; lossy compression spreads one level over so many."""
 
 PERCENTILES: Final = (1, 99)
 """Percentiles behind the robust range; see `find_range`."""

@@ -89,7 +89,7 @@ def _average_border(image: NDArray[np.uint8]) -> float:
 
 
 def _average_step(image: NDArray[np.uint8]) -> float:
-    """Mean absolute difference of neighbouring pixels: falls with blur, rises with noise and with finer contrast."""
+    """Mean absolute difference of neighboring pixels: falls with blur, rises with noise and with finer contrast."""
     levels = image.astype(np.int16)
     steps = [np.abs(np.diff(levels, axis=axis)).mean() for axis in (0, 1) if image.shape[axis] > 1]
     return float(np.mean(steps)) if steps else 0.0

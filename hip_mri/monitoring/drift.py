@@ -6,7 +6,7 @@ are permuted (see `hip_mri.monitoring.shift`):
 - **Image statistics**, such as size, gray levels and sharpness of the source images.
 - **Features.** A classifier two-sample test: each group is left out in turn and assigned to the side whose other groups
   are more similar (kernel means, bandwidth by the median heuristic). The AUC of this classifier is about 0.5 or less
-  without a difference; its p value comes from relabelling the groups.
+  without a difference; its p value comes from relabeling the groups.
 
 A significant difference counts only if it is large enough: the effect of a statistic must reach `DriftSettings`'
 minimum effect, the AUC of the features its minimum AUC. So a large batch of slightly different images is accepted.
@@ -31,7 +31,7 @@ from scipy.stats import rankdata
 from hip_mri.config import DriftSettings
 from hip_mri.errors import EvaluationError
 from hip_mri.models.rows import Rows
-from hip_mri.monitoring.shift import Floats, StatisticShift, draw_relabellings, measure_shifts, sample_one_per_group
+from hip_mri.monitoring.shift import Floats, StatisticShift, draw_relabelings, measure_shifts, sample_one_per_group
 
 MIN_NUM_GROUPS_BEYOND: Final = 3
 """New groups from which `StatisticShift.is_beyond` counts; a single patient may be an outlier."""
@@ -144,7 +144,7 @@ def detect_drift(reference: Batch, new: Batch, settings: DriftSettings = DriftSe
         reference: Training images. Of more than `shift.MAX_NUM_GROUPS` groups a random subset is used.
         new: The new batch, sampled likewise.
         settings: Definition of a shift.
-        seed: Seed of the sampling and of the relabellings.
+        seed: Seed of the sampling and of the relabelings.
 
     Returns:
         The report. A batch from the same source is called shifted with a probability of at most
@@ -186,10 +186,10 @@ def compare_features(reference: NDArray, new: NDArray, alpha: float, seed: int) 
         reference: Features of one image of each training group, shape (num_groups, num_features), at least two.
         new: The same of the new groups.
         alpha: Significance level that the p value must resolve.
-        seed: Seed of the relabellings.
+        seed: Seed of the relabelings.
     """
     kernel = _compute_kernel(np.concatenate([reference, new]).astype(np.float64))
-    draws = draw_relabellings(len(reference), len(new), alpha, seed)
+    draws = draw_relabelings(len(reference), len(new), alpha, seed)
     auc = float(_measure_aucs(kernel, next(draws))[0])
     others = np.concatenate([_measure_aucs(kernel, is_new) for is_new in draws])
     return FeatureShift(auc, float((1 + (others >= auc - 1e-9).sum()) / (1 + len(others))))
@@ -210,7 +210,7 @@ def _compute_kernel(features: Floats) -> Floats:
 
 
 def _measure_aucs(kernel: Floats, is_new: NDArray[np.bool_]) -> Floats:
-    """Compute the AUC of the leave-one-group-out classifier for each relabelling."""
+    """Compute the AUC of the leave-one-group-out classifier for each relabeling."""
     num_new = int(is_new[0].sum())
     num_old = is_new.shape[1] - num_new
     to_new = is_new.astype(np.float64) @ kernel

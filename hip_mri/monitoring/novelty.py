@@ -7,7 +7,7 @@ images, so that a stated fraction of ordinary images lies beyond it.
 Measured with ResNet50's ImageNet features of 938 phantoms, as AUC of ordinary against other images: real brain MRI,
 noise, shapes, text, blurred, cropped, noisy and images turned by 90 degrees 1.00, inverted gray levels .996, images
 turned by 180 degrees .97; 2 % of ordinary images were beyond the limit. The cosine distance to the 5th nearest training
-image, features centred, reached .89 for images turned by 90 degrees and .91 for cropped ones. The Mahalanobis distance
+image, features centered, reached .89 for images turned by 90 degrees and .91 for cropped ones. The Mahalanobis distance
 reached .98 and above, like this one, but takes 16 MB instead of half a megabyte. The file holds directions, and no
 features of a patient.
 
@@ -80,8 +80,8 @@ class Novelty:
 
     def measure(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Measure the distance of images, 0 to 2; features of shape (images, features) to shape (images,)."""
-        centred = scale_to_unit(features) - self.mean
-        remainder = centred - (centred @ self.directions.T) @ self.directions
+        centered = scale_to_unit(features) - self.mean
+        remainder = centered - (centered @ self.directions.T) @ self.directions
         return np.linalg.norm(remainder, axis=1).round(ROUNDING)
 
     def save(self, file: Path) -> None:

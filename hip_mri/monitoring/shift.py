@@ -3,10 +3,10 @@
 Images of one group (a patient, a series) are correlated, so each group is represented by one image, drawn at random.
 Means of groups are not used: their variance falls with the number of images, so that a batch with fewer images of each
 patient would look shifted. The test permutes which groups are called new. It is exact for any distribution: if both
-sides have the same source, all such relabellings are equally probable.
+sides have the same source, all such relabelings are equally probable.
 
 The test statistic is the largest distance of the two cumulative distributions (Kolmogorov and Smirnov), which responds
-to changes of position, spread and shape. The p value of a statistic is the fraction of relabellings in which the
+to changes of position, spread and shape. The p value of a statistic is the fraction of relabelings in which the
 largest distance over *all* statistics reaches its own. This bounds the family-wise error rate under any correlation.
 
 Sources: Westfall and Young, "Resampling-Based Multiple Testing", 1993 (single-step maxT); Phipson and Smyth,
@@ -29,7 +29,7 @@ MAX_NUM_GROUPS: Final = 500
 """Groups of each side that are compared. A difference that only more groups would reveal is too small to matter."""
 
 MAX_CELLS: Final = 2**19
-"""Groups times relabellings that are held in memory at once, a few megabytes per matrix."""
+"""Groups times relabelings that are held in memory at once, a few megabytes per matrix."""
 
 Floats = NDArray[np.float64]
 
@@ -87,7 +87,7 @@ def measure_shifts(reference: Floats, new: Floats, alpha: float | None, seed: in
         reference: Statistics of one image of each training group, shape (num_groups, len(STATISTICS)), at least one.
         new: The same of the new groups.
         alpha: Significance level that the p values must resolve; `None` omits the test.
-        seed: Seed of the relabellings.
+        seed: Seed of the relabelings.
 
     Returns:
         One shift for each of `STATISTICS`, in the same order.
@@ -98,7 +98,7 @@ def measure_shifts(reference: Floats, new: Floats, alpha: float | None, seed: in
     return [_measure_shift(*row) for row in zip(STATISTICS, reference.T, new.T, p_values, strict=True)]
 
 
-def draw_relabellings(num_reference: int, num_new: int, alpha: float, seed: int) -> Iterator[NDArray[np.bool_]]:
+def draw_relabelings(num_reference: int, num_new: int, alpha: float, seed: int) -> Iterator[NDArray[np.bool_]]:
     """Draw labels of groups: the true labels first, then random permutations of them.
 
     Args:
@@ -122,11 +122,11 @@ def draw_relabellings(num_reference: int, num_new: int, alpha: float, seed: int)
 
 
 def measure_distances(pooled: Floats, is_new: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Compute the largest distance of the cumulative distributions of each statistic, for each relabelling.
+    """Compute the largest distance of the cumulative distributions of each statistic, for each relabeling.
 
     Args:
         pooled: Values of all groups, shape (num_groups, num_statistics).
-        is_new: Rows as `draw_relabellings` yields them.
+        is_new: Rows as `draw_relabelings` yields them.
 
     Returns:
         Distances times the numbers of old and of new groups, so that they are exact; shape (rows, num_statistics).
@@ -144,7 +144,7 @@ def measure_distances(pooled: Floats, is_new: NDArray[np.bool_]) -> NDArray[np.i
 
 def _test_distances(reference: Floats, new: Floats, alpha: float, seed: int) -> Floats:
     pooled = np.concatenate([reference, new])
-    draws = draw_relabellings(len(reference), len(new), alpha, seed)
+    draws = draw_relabelings(len(reference), len(new), alpha, seed)
     real = measure_distances(pooled, next(draws))[0]
     largest = np.concatenate([measure_distances(pooled, is_new).max(axis=1) for is_new in draws])
     return (1 + (largest[:, None] >= real).sum(axis=0)) / (1 + len(largest))

@@ -59,9 +59,7 @@ class Answer:
     comment: str = ""
 
 
-def challenge_champion(
-    workspace: Workspace, run_folder: Path, settings: ReleaseSettings, minimum_size: int
-) -> Challenge:
+def challenge_champion(workspace: Workspace, run_folder: Path, settings: ReleaseSettings, min_size: int) -> Challenge:
     """Register a finished run as a version and compare it with the champion on the locked test set.
 
     Repeated for the same run, it is the same comparison and spends no further error, also after the promotion.
@@ -70,7 +68,7 @@ def challenge_champion(
         workspace: Where the run was made; its versions and ledger are written.
         run_folder: The finished run.
         settings: Rule, error budget and required sensitivities of the gate.
-        minimum_size: Groups with lesions below which a subgroup is not judged.
+        min_size: Groups with lesions below which a subgroup is not judged.
 
     Returns:
         The comparison. Nothing is promoted yet.
@@ -89,14 +87,14 @@ def challenge_champion(
     attributes = None if name is None else read_attributes(scores, workspace, name)
     measures, comparison = {"challenger": metrics["test"]}, None
     if champion is None:
-        decision = judge_first_version(scores, settings, threshold, attributes, minimum_size)
+        decision = judge_first_version(scores, settings, threshold, attributes, min_size)
     elif champion.model_sha256 == challenger.model_sha256:
         decision = Decision(promote=False, reasons=("The model is identical to that of the champion.",))
     else:
         hashes = challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256
         comparison = record_comparison(workspace, *hashes, settings)
         champion_scores = read_test_scores(champion, workspace)
-        decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, minimum_size)
+        decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, min_size)
     if champion is not None:
         measures["champion"] = champion.read_metrics()["test"]
     for reason in decision.reasons:

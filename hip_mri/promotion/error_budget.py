@@ -1,6 +1,6 @@
 """Divides one error budget among all comparisons on a test set, and records each comparison before its result is known.
 
-Repeated comparisons on one test set eventually favour a model by chance. By Bonferroni's inequality the probability
+Repeated comparisons on one test set eventually favor a model by chance. By Bonferroni's inequality the probability
 that any model which is no better is ever promoted stays within the budget, whatever the dependence between comparisons.
 
 Source: Dunn, "Multiple comparisons among means", Journal of the American Statistical Association 56, 1961.

@@ -14,7 +14,7 @@ from hip_mri.config import ReleaseSettings
 from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.evaluation.metrics.confidence_intervals import Interval
 from hip_mri.evaluation.metrics.delong import compare_auc
-from hip_mri.evaluation.metrics.subgroups import MINIMUM_SIZE
+from hip_mri.evaluation.metrics.subgroups import MIN_SUBGROUP_SIZE
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, validate_scores
 from hip_mri.promotion.error_budget import Comparison
 from hip_mri.promotion.sensitivity_requirements import (
@@ -77,7 +77,7 @@ def compare_versions(
     comparison: Comparison,
     threshold: float,
     attributes: pd.DataFrame | None = None,
-    minimum_size: int = MINIMUM_SIZE,
+    min_size: int = MIN_SUBGROUP_SIZE,
 ) -> Decision:
     """Decide whether a challenger replaces the champion.
 
@@ -89,7 +89,7 @@ def compare_versions(
         comparison: From `hip_mri.promotion.error_budget.record_comparison`.
         threshold: The challenger's own, 0-1; scores at or above it are called a lesion.
         attributes: Columns image_id and those that define subgroups, as text; `None` without any.
-        minimum_size: Groups with lesions below which a subgroup is not judged, and groups below which its name is
+        min_size: Groups with lesions below which a subgroup is not judged, and groups below which its name is
             withheld.
 
     Returns:
@@ -103,7 +103,7 @@ def compare_versions(
     difference = bound_difference(
         number_labels(challenger), champion["score"], challenger["score"], challenger["group"], comparison.alpha
     )
-    requirements = measure_sensitivities(challenger, settings, threshold, attributes, minimum_size)
+    requirements = measure_sensitivities(challenger, settings, threshold, attributes, min_size)
     is_shown, reasons = _apply_rule(difference, settings, comparison)
     return Decision(
         promote=is_shown and all(requirement.is_met for requirement in requirements),
@@ -122,11 +122,11 @@ def judge_first_version(
     settings: ReleaseSettings,
     threshold: float,
     attributes: pd.DataFrame | None = None,
-    minimum_size: int = MINIMUM_SIZE,
+    min_size: int = MIN_SUBGROUP_SIZE,
 ) -> Decision:
     """Decide by the required sensitivities whether a version becomes the first champion; see `compare_versions`."""
     _check_scores(scores)
-    requirements = measure_sensitivities(scores, settings, threshold, attributes, minimum_size)
+    requirements = measure_sensitivities(scores, settings, threshold, attributes, min_size)
     return Decision(
         promote=all(requirement.is_met for requirement in requirements),
         reasons=(

@@ -7,7 +7,7 @@ import pandas as pd
 from hip_mri.config import LABELS, ReleaseSettings
 from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
 from hip_mri.evaluation.metrics.results import join_attributes
-from hip_mri.evaluation.metrics.subgroups import MINIMUM_SIZE
+from hip_mri.evaluation.metrics.subgroups import MIN_SUBGROUP_SIZE
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def measure_sensitivities(
     settings: ReleaseSettings,
     threshold: float,
     attributes: pd.DataFrame | None = None,
-    minimum_size: int = MINIMUM_SIZE,
+    min_size: int = MIN_SUBGROUP_SIZE,
 ) -> tuple[SensitivityRequirement, ...]:
     """Measure the sensitivity of a model in all test images and in each subgroup.
 
@@ -48,7 +48,7 @@ def measure_sensitivities(
         settings: The required sensitivities.
         threshold: Scores at or above it are called a lesion, 0-1.
         attributes: Columns image_id and those that define subgroups, as text; `None` without any.
-        minimum_size: Groups with lesions below which a subgroup is not judged, and groups below which its name is
+        min_size: Groups with lesions below which a subgroup is not judged, and groups below which its name is
             withheld.
 
     Returns:
@@ -56,10 +56,10 @@ def measure_sensitivities(
     """
     measured = [_measure("all", scores, threshold, settings.min_sensitivity, 1)]
     if attributes is not None:
-        joined, columns = join_attributes(scores, attributes, minimum_size)
+        joined, columns = join_attributes(scores, attributes, min_size)
         required = settings.min_subgroup_sensitivity
         measured += [
-            _measure(f"{column.removeprefix(ATTRIBUTE_PREFIX)} = {value}", rows, threshold, required, minimum_size)
+            _measure(f"{column.removeprefix(ATTRIBUTE_PREFIX)} = {value}", rows, threshold, required, min_size)
             for column in columns
             for value, rows in joined.groupby(column)
         ]
@@ -82,9 +82,9 @@ def describe_requirements(requirements: tuple[SensitivityRequirement, ...]) -> l
 
 
 def _measure(
-    name: str, scores: pd.DataFrame, threshold: float, required: float, minimum_size: int
+    name: str, scores: pd.DataFrame, threshold: float, required: float, min_size: int
 ) -> SensitivityRequirement:
     lesions = scores[scores["label"] == LABELS[1]]
     num_groups = int(lesions["group"].nunique())
-    sensitivity = float((lesions["score"] >= threshold).mean()) if num_groups >= minimum_size else None
+    sensitivity = float((lesions["score"] >= threshold).mean()) if num_groups >= min_size else None
     return SensitivityRequirement(name, len(lesions), num_groups, sensitivity, required)

@@ -25,7 +25,7 @@ from hip_mri.errors import ImageError, SourceError
 from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.png import hash_pixels
 from hip_mri.images.sandbox import NUM_ASKING, Sandbox
-from hip_mri.sources.source import Entry, Source, open_unlabelled
+from hip_mri.sources.source import Entry, Source, open_unlabeled
 from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
 from hip_mri.storage import flush_file_system, write_bytes
 from hip_mri.workspace import Workspace
@@ -82,7 +82,7 @@ def ingest_inputs(
     rows: list[dict[str, Any]] = []
     parallel = Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading", return_as="generator")
     with (
-        open_unlabelled(source_file, limits, own_folder=workspace.root) as source,
+        open_unlabeled(source_file, limits, own_folder=workspace.root) as source,
         Sandbox(make_reading_options(image_settings)) as sandbox,
     ):
         read = parallel(delayed(_read)(source, entry, workspace, settings, sandbox) for entry in source.entries)

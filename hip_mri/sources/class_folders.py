@@ -31,11 +31,11 @@ _HIDDEN: Final = (
 _ARCHIVE_SUFFIXES: Final = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
 _PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".nii", ".nii.gz", ".webp")
 
-Labelled = tuple[list[tuple[str, str]], int]
+Labeled = tuple[list[tuple[str, str]], int]
 """Path and label of each image, and the number of other files."""
 
 
-def list_names(names: Sequence[str]) -> Labelled:
+def list_names(names: Sequence[str]) -> Labeled:
     """Return all paths of a source except ignored files, with empty labels; see `label_names`.
 
     Raises:
@@ -51,7 +51,7 @@ def label_names(
     table: "PatientTable | None" = None,
     *,
     needs_all_classes: bool = True,
-) -> Labelled:
+) -> Labeled:
     """Find the images among the paths of a source, and their labels.
 
     If the table has labels, the files with a label are the images, in any folder. Otherwise the class folders define
@@ -73,14 +73,14 @@ def label_names(
     """
     known = class_names or ClassNames()
     kept = _select(names, "images", NEEDED)
-    labelled = None
+    labeled = None
     if table is not None and table.has_labels:
         from hip_mri.sources.tables.labels import label_by_table  # noqa: PLC0415 - loads pandas, most sources need none
 
-        labelled = label_by_table(kept, table, known, needs_all_classes=needs_all_classes)
-    if labelled is None:
-        labelled = label_by_folders(kept, known, needs_all_classes=needs_all_classes)
-    return labelled, len(names) - len(labelled)
+        labeled = label_by_table(kept, table, known, needs_all_classes=needs_all_classes)
+    if labeled is None:
+        labeled = label_by_folders(kept, known, needs_all_classes=needs_all_classes)
+    return labeled, len(names) - len(labeled)
 
 
 def _select(names: Sequence[str], what: str, needed: str) -> list[str]:

@@ -70,8 +70,8 @@ class Source:
     def __init__(
         self, files: Mapping[str, tuple[int, str]], read_names: NameReader, read_content: Callable[[Entry], bytes]
     ) -> None:
-        labelled, self.num_ignored = read_names(sorted(files))
-        self.entries = [Entry(name, label, *files[name]) for name, label in labelled]
+        labeled, self.num_ignored = read_names(sorted(files))
+        self.entries = [Entry(name, label, *files[name]) for name, label in labeled]
         self._read_content = read_content
 
     def read(self, entry: Entry) -> bytes:
@@ -97,8 +97,8 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Labelling:
-    """How the files of a source are labelled.
+class Labeling:
+    """How the files of a source are labeled.
 
     Attributes:
         class_names: Maps names of folders and values of the table to labels.
@@ -113,22 +113,22 @@ class Labelling:
 def open_source(
     path: Path,
     limits: SourceLimits = SourceLimits(),
-    labelling: Labelling = Labelling(),
+    labeling: Labeling = Labeling(),
     *,
     needs_all_classes: bool = True,
     own_folder: Path | None = None,
 ) -> Iterator[Source]:
-    """Open a zip file or a folder and find its labelled images.
+    """Open a zip file or a folder and find its labeled images.
 
     Args:
         path: A zip file or a folder with class folders, both at one depth, or with the images that a table labels.
         limits: Maximum size and number of files.
-        labelling: Names of class folders, and the table.
+        labeling: Names of class folders, and the table.
         needs_all_classes: Whether both classes are required.
         own_folder: The workspace, which is skipped if it is inside the source.
 
     Yields:
-        The labelled entries; nothing is read or unpacked yet.
+        The labeled entries; nothing is read or unpacked yet.
 
     Raises:
         SourceError: There is no such file, class folders are missing, unknown or empty, or a folder cannot be read or
@@ -136,14 +136,14 @@ def open_source(
         ArchiveError: The file is not a zip file, or one that cannot be trusted.
     """
     read_names = partial(
-        label_names, class_names=labelling.class_names, table=labelling.table, needs_all_classes=needs_all_classes
+        label_names, class_names=labeling.class_names, table=labeling.table, needs_all_classes=needs_all_classes
     )
     with _open(path, limits, read_names, own_folder, NEEDED) as source:
         yield source
 
 
 @contextlib.contextmanager
-def open_unlabelled(
+def open_unlabeled(
     path: Path, limits: SourceLimits = SourceLimits(), *, own_folder: Path | None = None
 ) -> Iterator[Source]:
     """Open images without labels: every file that is not ignored is an entry.

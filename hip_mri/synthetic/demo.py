@@ -78,11 +78,11 @@ class DemoImage:
 
 
 def draw_lesion(generator: np.random.Generator, site: Sequence[float], z: float, depth: float, traits: Traits) -> Patch:
-    """Draw an ill-defined (oedema-like) or a circumscribed lesion near a site, centred at `z`, reaching `depth` mm."""
+    """Draw an ill-defined (edema-like) or a circumscribed lesion near a site, centered at `z`, reaching `depth` mm."""
     uniform = generator.uniform
     is_circumscribed = uniform() < 0.5
     return Patch(
-        centre=(*generator.normal(site[:2], site[2]), z),
+        center=(*generator.normal(site[:2], site[2]), z),
         radii=(*uniform(12, 20, 2).tolist(), depth),
         degrees=uniform(0, 180),
         softness=uniform(0.1, 0.3) if is_circumscribed else uniform(0.3, 0.5),
@@ -100,7 +100,7 @@ def draw_red_marrow(generator: np.random.Generator, signal: float) -> list[Patch
     bundle = Patch((4, 4, 0), (9, 26, 40), 20, 0.9, uniform(0.1, 0.25), signal)
     return [bundle] + [
         Patch(
-            centre=(*generator.normal(site[:2], site[2]), uniform(-10, 10)),
+            center=(*generator.normal(site[:2], site[2]), uniform(-10, 10)),
             radii=uniform([6, 5, 10], [16, 12, 20]).tolist(),
             degrees=uniform(0, 180),
             softness=uniform(0.5, 0.9),
@@ -112,7 +112,7 @@ def draw_red_marrow(generator: np.random.Generator, signal: float) -> list[Patch
 
 
 def draw_patient(generator: np.random.Generator, traits: Traits, has_lesion: bool) -> list[Slice]:
-    """Draw the neighbouring slices of a new patient; `has_lesion` decides whether lesions are painted, nothing else."""
+    """Draw the neighboring slices of a new patient; `has_lesion` decides whether lesions are painted, nothing else."""
     scanner = Scanner(generator, draw_body(generator, traits.size), traits.contrast, traits.brightness)
     middle, depth = generator.uniform(-4, 4), 0.65 * SLICE_DISTANCE * traits.num_slices
     sites = generator.permutation(LESION_SITES)[: traits.num_lesions]
@@ -126,7 +126,7 @@ def draw_patient(generator: np.random.Generator, traits: Traits, has_lesion: boo
 
 
 def draw_demo(seed: int, num_patients: int = NUM_PATIENTS) -> Iterator[DemoImage]:
-    """Draw all patients in random order, each with 1 to 3 neighbouring slices under consecutive numbers.
+    """Draw all patients in random order, each with 1 to 3 neighboring slices under consecutive numbers.
 
     Args:
         seed: Decides everything; not negative.

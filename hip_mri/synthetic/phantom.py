@@ -1,7 +1,7 @@
 """Draws the anatomy of a synthetic hip: the tissue of each pixel of a coronal slice.
 
-Frame of all outlines: millimetres, origin in the centre of the femoral head, x to the patient's side (lateral), y to
-the feet, z to the front. They change smoothly with z, so neighbouring slices look alike. The shapes are drawn by hand;
+Frame of all outlines: millimeters, origin in the center of the femoral head, x to the patient's side (lateral), y to
+the feet, z to the front. They change smoothly with z, so neighboring slices look alike. The shapes are drawn by hand;
 the angle of neck and shaft (about 130 degrees) follows Toogood et al., Clin Orthop Relat Res 467:876, 2009.
 """
 
@@ -103,7 +103,7 @@ class Body:
 
     size: int  # height and width of the image, pixels
     pixel_spacing: float  # mm of the frame
-    centre: Points  # of the image in the frame, shape (2,)
+    center: Points  # of the image in the frame, shape (2,)
     is_mirrored: bool  # the patient's side lies left in the image
     pelvis_degrees: float  # tilt of the whole body
     femur_degrees: float  # abduction of the femur
@@ -119,7 +119,7 @@ class Body:
         angle = points @ np.array([wave_x, wave_y]) + wave_z * z + phase
         shift = amplitude * np.sin(angle.astype(np.float32))  # less than 1e-4 mm off, and faster
         bent = points + shift @ np.column_stack([np.cos(direction), np.sin(direction)])
-        turned = rotate(bent - self.centre, self.pelvis_degrees) * [-1 if self.is_mirrored else 1, 1]
+        turned = rotate(bent - self.center, self.pelvis_degrees) * [-1 if self.is_mirrored else 1, 1]
         return turned / self.pixel_spacing + self.size / 2
 
 
@@ -133,7 +133,7 @@ def draw_body(generator: np.random.Generator, size: int) -> Body:
     return Body(
         size=size,
         pixel_spacing=uniform(169, 181) / size,
-        centre=uniform([7, 1], [15, 9]),
+        center=uniform([7, 1], [15, 9]),
         is_mirrored=bool(generator.integers(2)),
         pelvis_degrees=generator.normal(0, 3),
         femur_degrees=generator.normal(0, 4),
@@ -177,7 +177,7 @@ class Canvas:
 
 
 def paint_slice(body: Body, z: float) -> NDArray[np.uint8]:
-    """Paint the coronal slice at `z` mm, at most 16 mm before or behind the centre of the femoral head.
+    """Paint the coronal slice at `z` mm, at most 16 mm before or behind the center of the femoral head.
 
     Returns:
         The part of each pixel, uint8, shape (size * SUPERSAMPLING, size * SUPERSAMPLING). `TISSUE_OF_PART` gives the

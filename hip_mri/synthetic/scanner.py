@@ -68,7 +68,7 @@ FAT_SUPPRESSED: Final = Contrast(
 class Patch:
     """A focal change of the marrow: an irregular ellipsoid with a soft border."""
 
-    centre: Sequence[float]  # x, y, z in the frame of the outlines, mm
+    center: Sequence[float]  # x, y, z in the frame of the outlines, mm
     radii: Sequence[float]  # half axes, the third through the slices, mm
     degrees: float  # turn within the slice
     softness: float  # width of the border against the radius
@@ -86,7 +86,7 @@ class Patch:
         z: float,
         noise: dict[str, FloatImage],
     ) -> tuple[Window, FloatImage]:
-        """Change `signal` in place within the fraction of marrow; `place` is the centre as column and row.
+        """Change `signal` in place within the fraction of marrow; `place` is the center as column and row.
 
         Returns:
             The window around the patch, and in it the weight of the change, 0-1.
@@ -94,7 +94,7 @@ class Patch:
         column, row = place
         reach = (1.5 + self.softness / 2) * max(self.radii[:2]) / body.pixel_spacing
         window = _cut_window(row, reach, body.size), _cut_window(column, reach, body.size)
-        distance = measure_distance(body, (column, row), self.radii, self.degrees, z - self.centre[2], window)
+        distance = measure_distance(body, (column, row), self.radii, self.degrees, z - self.center[2], window)
         distance += 0.16 * noise["medium"][window]
         inside, marrow = signal[window], marrow[window]
         weight = marrow * np.clip((1 - distance) / self.softness + 0.5, 0, 1)
@@ -106,24 +106,24 @@ class Patch:
 
 def measure_distance(
     body: Body,
-    centre: Sequence[float],
+    center: Sequence[float],
     radii: Sequence[float],
     degrees: float,
     depth: float,
     window: Window = np.s_[:, :],
 ) -> FloatImage:
-    """Distance of the pixels of a window from a centre (column, row; `depth` mm before it), in radii."""
-    millimetres = np.arange(body.size, dtype=np.float32) * body.pixel_spacing
-    x = millimetres[window[1]] - centre[0] * body.pixel_spacing
-    y = millimetres[window[0], None] - centre[1] * body.pixel_spacing
+    """Distance of the pixels of a window from a center (column, row; `depth` mm before it), in radii."""
+    millimeters = np.arange(body.size, dtype=np.float32) * body.pixel_spacing
+    x = millimeters[window[1]] - center[0] * body.pixel_spacing
+    y = millimeters[window[0], None] - center[1] * body.pixel_spacing
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     along = x * (cosine / radii[0]) + y * (sine / radii[0])
     across = y * (cosine / radii[1]) - x * (sine / radii[1])
     return np.sqrt(along**2 + across**2 + (depth / radii[2]) ** 2)
 
 
-def _cut_window(centre: float, reach: float, size: int) -> slice:
-    return slice(int(np.clip(centre - reach, 0, size)), int(np.clip(centre + reach + 1, 0, size)))
+def _cut_window(center: float, reach: float, size: int) -> slice:
+    return slice(int(np.clip(center - reach, 0, size)), int(np.clip(center + reach + 1, 0, size)))
 
 
 @functools.cache
@@ -173,7 +173,7 @@ class Scanner:
         signal, marrow = self._paint_tissues(paint_slice(self._body, z), noise)
         lesion = np.zeros_like(marrow)
         patches = red_marrow + lesions
-        places = self._body.place(np.array([patch.centre[:2] for patch in patches]), z).tolist()
+        places = self._body.place(np.array([patch.center[:2] for patch in patches]), z).tolist()
         for number, (patch, place) in enumerate(zip(patches, places, strict=True)):
             window, weight = patch.paint(place, signal, marrow, self._body, z, noise)
             if number >= len(red_marrow):

@@ -125,7 +125,7 @@ def split(root: Path) -> None:
 
 
 def write_scores(root: Path) -> None:
-    """Write the outputs of training: scores that separate the classes a little, neighbours, folds, history."""
+    """Write the outputs of training: scores that separate the classes a little, neighbors, folds, history."""
     generator = np.random.default_rng(1)
     files = RunFiles(root / "run")
     files.folder.mkdir()
@@ -140,9 +140,9 @@ def write_scores(root: Path) -> None:
     pd.concat(folds).to_csv(files.folds, index=False)
     kinds = ["test_to_train", "within_group", "between_groups"]
     asked = train["image_id"].head(2000).to_numpy()
-    neighbours = [pd.DataFrame({"kind": kind, "image_id": asked, "neighbour_id": asked}) for kind in kinds]
+    neighbors = [pd.DataFrame({"kind": kind, "image_id": asked, "neighbour_id": asked}) for kind in kinds]
     distances = generator.random(len(asked) * len(kinds))
-    pd.concat(neighbours).assign(distance=distances).to_csv(files.neighbours, index=False)
+    pd.concat(neighbors).assign(distance=distances).to_csv(files.neighbors, index=False)
 
 
 def measure(root: Path) -> None:
@@ -160,7 +160,7 @@ def report(root: Path) -> None:
     test = predictions[predictions["split"] == "test"]
     bands = bootstrap_curves(test["label"] == LABELS[1], test["score"], test["group"], 1, SETTINGS.num_resamples)
     history = pd.DataFrame({"epoch": [1, 2, 3], "loss": 0.5, "accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7})
-    data = FigureData(predictions, metrics, history, scores.neighbours, bands.roc, bands.precision_recall)
+    data = FigureData(predictions, metrics, history, scores.neighbors, bands.roc, bands.precision_recall)
     figures = draw_figures(data, files.figures_folder)
     run = RunReport(metrics, PipelineConfig().model_dump(mode="json"), "0001", tuple(figures))
     (root / "run" / "report.html").write_text(render_report(run))

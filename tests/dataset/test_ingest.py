@@ -342,7 +342,7 @@ def test_a_source_without_a_usable_image_is_refused_with_the_reasons(pack, works
     with pytest.raises(SourceError) as caught:
         ingest(pack({"normal/a.png": b"x", "normal/b.png": b"y", "osseous_lesion/a.png": b""}), workspace)
     message = str(caught.value)
-    for part in ("none of the 3 labelled files", "2 not_an_image, 1 empty_file", str(workspace.quarantine_file)):
+    for part in ("none of the 3 labeled files", "2 not_an_image, 1 empty_file", str(workspace.quarantine_file)):
         assert part in message
     assert "NIfTI" in message, "what helps against the commonest reason"
     assert sorted(pd.read_csv(workspace.quarantine_file)["reason"]) == ["empty_file", "not_an_image", "not_an_image"]

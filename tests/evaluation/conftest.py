@@ -62,14 +62,14 @@ def samples() -> list[ContrastSample]:
 
 @pytest.fixture(scope="session")
 def scores(predictions) -> Scores:
-    """The predictions in groups of two neighbours, with tables of neighbours and folds."""
+    """The predictions in groups of two neighbors, with tables of neighbors and folds."""
     generator = np.random.default_rng(3)
     order = np.arange(len(predictions))
     grouped = predictions.assign(
         score=predictions["score"].astype(float), group=[f"{number // 2:016x}" for number in order], patient=""
     )
     grouped["patient"] = grouped["group"]
-    neighbours = pd.DataFrame(
+    neighbors = pd.DataFrame(
         {
             "kind": np.repeat(["test_to_train", "within_group", "between_groups"], 40),
             "image_id": list(predictions["image_id"][170:]) + list(predictions["image_id"][:40]) * 2,
@@ -82,7 +82,7 @@ def scores(predictions) -> Scores:
         training[["image_id", "label", "score"]].assign(scheme=scheme, seed=0, fold=np.arange(len(training)) % 5)
         for scheme in ("grouped", "by_image")
     ]
-    return Scores(grouped, neighbours, pd.concat(folds, ignore_index=True))
+    return Scores(grouped, neighbors, pd.concat(folds, ignore_index=True))
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +137,7 @@ def metrics(scores) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def figure_data(scores, metrics, history, samples) -> FigureData:
     at_half = metrics | {"threshold": 0.5}
-    return FigureData(scores.predictions, at_half, history, scores.neighbours, samples=samples)
+    return FigureData(scores.predictions, at_half, history, scores.neighbors, samples=samples)
 
 
 @pytest.fixture(scope="session")

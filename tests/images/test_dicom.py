@@ -113,7 +113,7 @@ def test_eight_bit_levels_stay_under_a_rescale_that_changes_nothing():
 
 
 def test_empty_elements_count_as_missing():
-    """What stands for taken-away values in many anonymised files: an element without content."""
+    """What stands for taken-away values in many anonymized files: an element without content."""
     values = draw_levels()
     empty: dict[str, Any] = dict.fromkeys(
         (

@@ -1,4 +1,4 @@
-"""DICOM as scanners, archives and anonymisers write it: compressed, of several frames, and not quite to the letter."""
+"""DICOM as scanners, archives and anonymizers write it: compressed, of several frames, and not quite to the letter."""
 
 from typing import Any
 

@@ -17,7 +17,7 @@ from hip_mri.models.backbones import weights
 from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.hdf5_checks import named_for_keras
 from hip_mri.serving.prediction_inputs import ingest_inputs
-from hip_mri.sources.source import open_source, open_unlabelled
+from hip_mri.sources.source import open_source, open_unlabeled
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 PAGE = b"\xef\xbb\xbf\n<!DOCTYPE html><html>Sign in</html>"
@@ -51,7 +51,7 @@ def refuse(file, content: bytes) -> str:
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_another_archive_as_source_is_named(tmp_path, name, kind):
     assert f"the file is {kind}, not a zip file. Unpack it" in refuse(tmp_path / name, ARCHIVES[kind])
-    with pytest.raises(ArchiveError, match="Unpack it"), open_unlabelled(tmp_path / name):
+    with pytest.raises(ArchiveError, match="Unpack it"), open_unlabeled(tmp_path / name):
         pass
 
 

@@ -24,7 +24,7 @@ quick = settings(max_examples=60, deadline=None, database=None)
 
 
 def shows_something(picture: np.ndarray) -> bool:
-    """Whether no five neighbouring levels hold all pixels but one."""
+    """Whether no five neighboring levels hold all pixels but one."""
     levels = np.sort(picture.ravel()).astype(int)
     return bool(levels[-2] - levels[0] >= 5 and levels[-1] - levels[1] >= 5)
 

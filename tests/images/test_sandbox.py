@@ -77,7 +77,7 @@ def find_reason(reader: Sandbox, content: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "reason"),
+    ("behavior", "reason"),
     [
         ("crash", "decoder_crashed"),
         ("hang", "decoder_hung"),
@@ -87,8 +87,8 @@ def find_reason(reader: Sandbox, content: bytes) -> str:
         ("chatter", "decoder_crashed"),
     ],
 )
-def test_fault_51_a_decoder_that_breaks_costs_one_image(behaviour, reason, reader, content):
-    assert find_reason(reader, behaviour.encode()) == reason
+def test_fault_51_a_decoder_that_breaks_costs_one_image(behavior, reason, reader, content):
+    assert find_reason(reader, behavior.encode()) == reason
     assert is_read(reader, content)
 
 
@@ -237,8 +237,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("behaviour", ["hang", "spin"])
-def test_fault_54_a_decoder_that_hangs_ends_when_the_run_is_killed(behaviour, tmp_path):
+@pytest.mark.parametrize("behavior", ["hang", "spin"])
+def test_fault_54_a_decoder_that_hangs_ends_when_the_run_is_killed(behavior, tmp_path):
     """It does not see that its connection is closed. The process that asks ignores and blocks its alarm, in vain."""
     marker = tmp_path / "pid"
     hanging = f"""
@@ -252,7 +252,7 @@ limit_resources()
 serve(socket.socket(fileno=0), announce, max_seconds=1.5)
 """
     decoder = STAND_IN.replace("\nlimit_resources()\nserve(socket.socket(fileno=0), read)\n", hanging)
-    command = [sys.executable, "-c", ORPHAN, str(marker), decoder, behaviour]
+    command = [sys.executable, "-c", ORPHAN, str(marker), decoder, behavior]
     assert sandbox_module.subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
     assert is_gone_soon(int(marker.read_text()))
 

@@ -60,6 +60,6 @@ def test_examples_have_one_scale():
     assert {tuple(axes.images[0].get_clim()) for axes in strips} == {(0, 255)}
 
 
-def test_a_batch_that_was_not_compared_is_labelled():
+def test_a_batch_that_was_not_compared_is_labeled():
     _, figure = draw(make_batch(0, (48, 48), 5), make_batch(1, (48, 48), 2), alpha=None)
     assert all(text.endswith("apart, not tested") for text in read_texts(figure) if "deviations" in text)

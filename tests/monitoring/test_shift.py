@@ -1,4 +1,4 @@
-"""The permutation test, against the definition of the distance and all relabellings; statistics of stored images."""
+"""The permutation test, against the definition of the distance and all relabelings; statistics of stored images."""
 
 from itertools import combinations
 
@@ -16,7 +16,7 @@ from hip_mri.images.image_statistics import STATISTICS, compute_statistics
 from hip_mri.monitoring import shift
 from hip_mri.monitoring.shift import (
     describe_stored_images,
-    draw_relabellings,
+    draw_relabelings,
     measure_distances,
     measure_shifts,
     sample_one_per_group,
@@ -42,17 +42,17 @@ def test_distances_are_those_of_kolmogorov_and_smirnov_with_ties_too(old, new):
 
 def test_the_true_labels_come_first_and_permutations_keep_the_counts(monkeypatch):
     monkeypatch.setattr(shift, "MAX_CELLS", 60)
-    chunks = list(draw_relabellings(7, 5, 0.1, seed=3))
+    chunks = list(draw_relabelings(7, 5, 0.1, seed=3))
     rows = np.concatenate(chunks)
     assert len(chunks) > 2
     assert len(rows) == 100
     assert rows[0].tolist() == [False] * 7 + [True] * 5
     assert (rows.sum(axis=1) == 5).all()
     assert 0.3 < rows[1:].mean(axis=0).min() < rows[1:].mean(axis=0).max() < 0.55
-    np.testing.assert_array_equal(rows, np.concatenate(list(draw_relabellings(7, 5, 0.1, seed=3))))
+    np.testing.assert_array_equal(rows, np.concatenate(list(draw_relabelings(7, 5, 0.1, seed=3))))
 
 
-def test_p_values_are_those_of_all_relabellings():
+def test_p_values_are_those_of_all_relabelings():
     old, new = draw_groups(0, 7), draw_groups(1, 4) + 25
     pooled = np.concatenate([old, new])
     rows = np.array([np.isin(np.arange(11), chosen) for chosen in combinations(range(11), 4)])

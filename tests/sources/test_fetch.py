@@ -24,7 +24,7 @@ from hip_mri.config import SourceLimits
 from hip_mri.errors import ArchiveError, DiskError, FetchError, LimitError, SourceError, WorkspaceError
 from hip_mri.sources import fetch
 from hip_mri.sources.fetch import check_source, fetch_source
-from hip_mri.sources.source import open_unlabelled
+from hip_mri.sources.source import open_unlabeled
 from hip_mri.synthetic import demo
 from tests.sources.remote.web_server import serve
 
@@ -360,7 +360,7 @@ def test_a_file_above_a_limit_is_kept_since_the_limit_can_be_raised(server, fold
     server.content = pack(bytes(range(256)) * 40, num_entries=3)
     few = SourceLimits(max_entries=2)
     file = fetch_source(server.address, None, folder, limits=few)
-    with pytest.raises(LimitError, match="holds 3 entries, above 2"), open_unlabelled(file, few):
+    with pytest.raises(LimitError, match="holds 3 entries, above 2"), open_unlabeled(file, few):
         pass
     assert fetch_source(server.address, None, folder) == file
     assert server.requests.count("GET") == 1
@@ -373,10 +373,10 @@ def test_a_file_packed_too_tightly_is_kept_since_that_limit_can_be_raised_too(se
     file = fetch_source(server.address, None, folder)
     with (
         pytest.raises(LimitError, match=r"allow more with --limits\.max-compression-ratio"),
-        open_unlabelled(file, SourceLimits()),
+        open_unlabeled(file, SourceLimits()),
     ):
         pass
-    with open_unlabelled(file, SourceLimits(max_compression_ratio=2000)) as source:
+    with open_unlabeled(file, SourceLimits(max_compression_ratio=2000)) as source:
         assert len(source.entries) == 1
 
 

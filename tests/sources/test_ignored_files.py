@@ -11,7 +11,7 @@ from hip_mri.dataset.entries import read_delivery
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.errors import SourceError
 from hip_mri.sources.ignored_files import find_workspaces, select_data_files
-from hip_mri.sources.source import open_source, open_unlabelled
+from hip_mri.sources.source import open_source, open_unlabeled
 from hip_mri.workspace import Workspace
 
 SYSTEM_FOLDERS = [
@@ -51,7 +51,7 @@ def test_thumbnails_and_checkpoints_are_no_images(entries, request, make):
         ".ipynb_checkpoints/n0-checkpoint.png": entries["normal/n0.png"],
         "osseous_lesion/.AppleDouble/o0.png": b"x",
     }
-    for open_it in (open_source, open_unlabelled):
+    for open_it in (open_source, open_unlabeled):
         with open_it(request.getfixturevalue(make)(dirty)) as source:
             assert {entry.name for entry in source.entries} == set(entries)
             assert source.num_ignored == 3
@@ -68,7 +68,7 @@ def test_system_folders_of_a_local_folder_are_not_entered(entries, spread, monke
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    for open_it in (open_source, open_unlabelled):
+    for open_it in (open_source, open_unlabeled):
         with open_it(folder) as source:
             assert (len(source.entries), source.num_ignored) == (len(entries), 2)
     assert "2 hidden folders, system folders" in caplog.text
@@ -89,7 +89,7 @@ def test_the_table_of_patients_is_found_beside_folders_that_may_not_be_read(entr
     assert read_patients_table(folder) == b"source_name,patient_id\n"
 
 
-@pytest.mark.parametrize("open_it", [open_source, open_unlabelled])
+@pytest.mark.parametrize("open_it", [open_source, open_unlabeled])
 def test_a_hidden_folder_that_was_meant_is_told_by_the_number_of_files(pack, open_it):
     with (
         pytest.raises(SourceError, match="2 hidden or system files, or files in hidden"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri.errors import ArchiveError, HipMriError, ImageError, SourceError
-from hip_mri.sources.source import open_source, open_unlabelled
+from hip_mri.sources.source import open_source, open_unlabeled
 
 NEEDED = "Needed are two class folders with images, normal and osseous_lesion, at the same depth, and no third."
 
@@ -277,14 +277,14 @@ def test_a_single_file_on_a_broken_disk_is_refused_and_not_named(tmp_path, monke
         raise OSError(5, "Input/output error", str(file))
 
     monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(SourceError) as caught, open_unlabelled(file):
+    with pytest.raises(SourceError) as caught, open_unlabeled(file):
         pass
     assert str(caught.value) == (
         "source: the file cannot be read (Input/output error). Give a file on a working disk that you may read."
     )
 
 
-@pytest.mark.parametrize("open_it", [open_source, open_unlabelled])
+@pytest.mark.parametrize("open_it", [open_source, open_unlabeled])
 def test_fault_5_a_pipe_is_no_source(tmp_path, open_it):
     os.mkfifo(tmp_path / "pipe.zip")
     with (

@@ -40,14 +40,14 @@ def test_images_are_gray_squares_of_varying_size(images: list[DemoImage]):
     assert all(image.pixels.min() < 30 and image.pixels.max() > 150 for image in images)
 
 
-def test_patients_have_neighbouring_slices_of_one_size_and_class(patients: list[list[DemoImage]]):
+def test_patients_have_neighboring_slices_of_one_size_and_class(patients: list[list[DemoImage]]):
     assert len({slices[0].patient_id for slices in patients}) == len(patients) == 290
     assert {len(slices) for slices in patients} == {1, 2}
     for slices in patients:
         assert len({(image.label, image.pixels.shape) for image in slices}) == 1
 
 
-def test_neighbouring_slices_are_more_alike_than_patients(patients: list[list[DemoImage]]):
+def test_neighboring_slices_are_more_alike_than_patients(patients: list[list[DemoImage]]):
     small = [
         [cv2.resize(image.pixels, (64, 64), interpolation=cv2.INTER_AREA).ravel() for image in slices[:2]]
         for slices in [slices for slices in patients if len(slices) > 1][:20]

@@ -21,7 +21,7 @@ NUM_SCORE_BINS: Final = 25
 """Columns of a histogram of scores; each is 0.04 wide."""
 
 COLOR_MAXIMUM: Final = 2.2
-"""Fraction at which a cell would have the darkest colour; at 1 it is still light enough for dark text."""
+"""Fraction at which a cell would have the darkest color; at 1 it is still light enough for dark text."""
 
 COUNT_TEXT: Final[dict[str, Any]] = {"size": 14, "weight": "bold", "color": style.INK}
 

@@ -17,7 +17,7 @@ from hip_mri.evaluation.charts.captions import SPLIT_TITLES
 from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall, draw_roc
 from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_decision_curve, draw_score_histogram
 from hip_mri.evaluation.charts.flow_diagram import draw_flow
-from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbour_distances
+from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbor_distances
 from hip_mri.evaluation.charts.sheets import (
     ClosePair,
     ContrastSample,
@@ -43,7 +43,7 @@ class FigureData:
         metrics: Content of `metrics.json`.
         history: Columns `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy` and possibly `stage`, one row per
             epoch.
-        neighbours: Columns kind and distance; see `draw_neighbour_distances`.
+        neighbors: Columns kind and distance; see `draw_neighbor_distances`.
         roc_band: Band of the ROC curve of the test images.
         precision_band: Band of their precision-recall curve.
         recalibrated: Recalibrated scores of the test images, in the order of their rows, shape (num_images,).
@@ -56,7 +56,7 @@ class FigureData:
     predictions: pd.DataFrame
     metrics: Mapping[str, Any]
     history: pd.DataFrame
-    neighbours: pd.DataFrame
+    neighbors: pd.DataFrame
     roc_band: Band | None = None
     precision_band: Band | None = None
     recalibrated: NDArray[np.float64] | None = None
@@ -105,7 +105,7 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
         yield "explanations", draw_explanations(data.explained, notice)
     if data.samples:
         yield "contrast_samples", draw_contrast_samples(data.samples, notice)
-    yield "neighbour_distances", draw_neighbour_distances(data.neighbours, notice)
+    yield "neighbour_distances", draw_neighbor_distances(data.neighbors, notice)
     if data.close_pairs:
         yield "close_pairs", draw_close_pairs(data.close_pairs, notice)
     folds = metrics["cross_validation"]

@@ -103,16 +103,16 @@ def _draw_leaves(axes: Axes, middle: float, top: float, leaves: list[list[str]],
     places = [step * (number + 0.5) for number in range(len(leaves))]
     height = _height(leaves[0])
     branch = top - BOX_HEIGHT / 2 - GAP
-    centre = branch - GAP * 1.4 - height / 2
+    center = branch - GAP * 1.4 - height / 2
     axes.plot([middle, middle], [top - BOX_HEIGHT / 2, branch], color=style.INK, linewidth=1.2)
     axes.plot([min(middle, places[0]), max(middle, places[-1])], [branch, branch], color=style.INK, linewidth=1.2)
     for place, lines in zip(places, leaves, strict=True):
-        _draw_arrow(axes, (place, branch), (place, centre + height / 2))
-        _draw_box(axes, place, centre, lines, SPLIT_WIDTH)
+        _draw_arrow(axes, (place, branch), (place, center + height / 2))
+        _draw_box(axes, place, center, lines, SPLIT_WIDTH)
 
 
 def _draw_box(axes: Axes, x: float, y: float, lines: list[str], width: float) -> None:
-    """Draw a box around a centre, with its first line in bold."""
+    """Draw a box around a center, with its first line in bold."""
     height = _height(lines)
     axes.add_patch(
         Rectangle((x - width / 2, y - height / 2), width, height, facecolor="white", edgecolor=style.INK, linewidth=1.2)

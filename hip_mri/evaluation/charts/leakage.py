@@ -1,4 +1,4 @@
-"""Draws the charts of the leakage audit: nearest-neighbour distances and cross-validation by kind of folds."""
+"""Draws the charts of the leakage audit: nearest-neighbor distances and cross-validation by kind of folds."""
 
 from typing import Any, Final
 
@@ -30,21 +30,21 @@ TEXT_STYLE: Final[dict[str, Any]] = {
 }
 
 
-def draw_neighbour_distances(neighbours: pd.DataFrame, notice: str = "") -> Figure:
+def draw_neighbor_distances(neighbors: pd.DataFrame, notice: str = "") -> Figure:
     """Draw the cumulative distribution of each kind of distance.
 
     Args:
-        neighbours: Columns kind (one of `DISTANCE_KINDS`) and distance; kinds without a row are left out.
+        neighbors: Columns kind (one of `DISTANCE_KINDS`) and distance; kinds without a row are left out.
         notice: Text of the banner.
     """
     figure = style.create_figure(6.4, 5.0, notice)
     axes = figure.subplots()
     for kind, (title, line) in DISTANCE_KINDS.items():
-        distances = neighbours.loc[neighbours["kind"] == kind, "distance"].to_numpy()
+        distances = neighbors.loc[neighbors["kind"] == kind, "distance"].to_numpy()
         if len(distances):
             axes.ecdf(distances, label=f"{title} (n = {len(distances):,})", **line)
     x_label = "1 - cosine of the features, to the nearest image"
-    style.style_axes(axes, "Nearest neighbours", x_label, "Cumulative fraction of images")
+    style.style_axes(axes, "Nearest neighbors", x_label, "Cumulative fraction of images")
     axes.set_ylim(-0.015, 1.015)
     axes.set_xlim(left=0)
     style.add_legend_beneath(figure, axes, num_columns=2)

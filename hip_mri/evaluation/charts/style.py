@@ -1,4 +1,4 @@
-"""Style of all figures: readable in print, in gray and with colour blindness.
+"""Style of all figures: readable in print, in gray and with color blindness.
 
 Settings are applied to each artist, not to Matplotlib's global settings, since tasks draw in several threads.
 """

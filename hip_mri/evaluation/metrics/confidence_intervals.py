@@ -90,9 +90,9 @@ def compute_wilson_intervals(
     np.divide(variances, deviations**2, out=sizes, where=is_varying)
     sizes = np.maximum(sizes, 1)
     square = quantile**2
-    centres = fractions + square / (2 * sizes)
+    centers = fractions + square / (2 * sizes)
     halves = quantile * np.sqrt(variances / sizes + square / (4 * sizes**2))
-    limits = np.clip(np.stack([centres - halves, centres + halves]) / (1 + square / sizes), 0, 1)
+    limits = np.clip(np.stack([centers - halves, centers + halves]) / (1 + square / sizes), 0, 1)
     limits = np.stack([np.minimum(limits[0], fractions), np.maximum(limits[1], fractions)])  # rounding errors
     return np.where(np.isnan(deviations), np.nan, limits)
 

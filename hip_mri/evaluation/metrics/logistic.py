@@ -53,11 +53,11 @@ def fit_logistic(features: Floats, lesions: Floats, normals: Floats) -> tuple[Fl
     Biometrika 71, 1984.
     """
     separated = _find_separated(features, lesions, normals)
-    centre, scale = float(features.mean()), float(features.std()) or 1.0
-    design = np.stack([np.ones_like(features), (features - centre) / scale])
+    center, scale = float(features.mean()), float(features.std()) or 1.0
+    design = np.stack([np.ones_like(features), (features - center) / scale])
     intercepts, slopes = _maximize_likelihood(design, np.zeros_like(features), lesions, normals, separated)
     slopes /= scale
-    return slopes, intercepts - slopes * centre
+    return slopes, intercepts - slopes * center
 
 
 def fit_intercept(offsets: Floats, lesions: Floats, normals: Floats) -> Floats:

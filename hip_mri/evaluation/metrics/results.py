@@ -22,7 +22,7 @@ from hip_mri.evaluation.metrics.validation import check_predictions, number_labe
 OTHERS: Final = "others"
 """Combines the values of an attribute that have too few groups and could identify a person."""
 
-NEIGHBOUR_QUANTILE: Final = 0.01
+NEIGHBOR_QUANTILE: Final = 0.01
 """Quantile of the distances between training images of different groups below which a test image counts as close."""
 
 
@@ -32,13 +32,13 @@ class Scores:
 
     Attributes:
         predictions: Columns image_id, split, label, score, group and patient (empty where unknown), one row per image.
-        neighbours: See `hip_mri.monitoring.neighbours.find_neighbours`.
+        neighbors: See `hip_mri.monitoring.neighbors.find_neighbors`.
         folds: See `hip_mri.models.cross_validation.join_folds`; `None` without cross-validation.
         attributes: Column image_id and the attributes for subgroups, as text; `None` without any.
     """
 
     predictions: pd.DataFrame
-    neighbours: pd.DataFrame
+    neighbors: pd.DataFrame
     folds: pd.DataFrame | None = None
     attributes: pd.DataFrame | None = None
 
@@ -79,7 +79,7 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
         "recalibration": _recalibrate(val, test) if settings.recalibrate else None,
         "subgroups": _measure_subgroups(test, scores.attributes, threshold, settings, seed),
         "cross_validation": None if scores.folds is None else summarize_folds(scores.folds),
-        "leakage": summarize_neighbours(scores.neighbours),
+        "leakage": summarize_neighbors(scores.neighbors),
     }
 
 
@@ -122,15 +122,13 @@ def _measure_subgroups(
     return [{**row, "column": row["column"].removeprefix(ATTRIBUTE_PREFIX)} for row in rows]
 
 
-def join_attributes(
-    images: pd.DataFrame, attributes: pd.DataFrame, minimum_size: int
-) -> tuple[pd.DataFrame, list[str]]:
+def join_attributes(images: pd.DataFrame, attributes: pd.DataFrame, min_size: int) -> tuple[pd.DataFrame, list[str]]:
     """Join attributes to scored images, without values that could identify a person.
 
     Args:
         images: Columns image_id and group, one row per image.
         attributes: Column image_id and the attributes, as text.
-        minimum_size: Values of fewer groups are combined as `others`.
+        min_size: Values of fewer groups are combined as `others`.
 
     Returns:
         The images with the attributes, and the names of the attributes that have at least two values.
@@ -140,7 +138,7 @@ def join_attributes(
     for column in columns:
         values = joined[column].where(joined[column] != "", "missing").fillna("missing")
         num_groups = joined["group"].groupby(values).nunique()
-        joined[column] = values.where(values.map(num_groups) >= minimum_size, OTHERS)
+        joined[column] = values.where(values.map(num_groups) >= min_size, OTHERS)
     return joined, [column for column in columns if joined[column].nunique() > 1]
 
 
@@ -172,20 +170,20 @@ def summarize_folds(folds: pd.DataFrame) -> dict[str, Any]:
     return summary
 
 
-def summarize_neighbours(neighbours: pd.DataFrame) -> dict[str, Any]:
+def summarize_neighbors(neighbors: pd.DataFrame) -> dict[str, Any]:
     """Compare distances of test images to training images with those within and between groups.
 
     Args:
-        neighbours: Columns kind and distance.
+        neighbors: Columns kind and distance.
 
     Returns:
         Quartiles of the distances of each kind, and the fraction of test images that are closer to a training image
-        than the `NEIGHBOUR_QUANTILE` of the distances between training images of different groups; without leakage
+        than the `NEIGHBOR_QUANTILE` of the distances between training images of different groups; without leakage
         about that fraction is expected.
     """
-    distances = {kind: rows["distance"].to_numpy() for kind, rows in neighbours.groupby("kind")}
+    distances = {kind: rows["distance"].to_numpy() for kind, rows in neighbors.groupby("kind")}
     between, tested = distances.get("between_groups"), distances["test_to_train"]
-    limit = None if between is None else float(np.quantile(between, NEIGHBOUR_QUANTILE))
+    limit = None if between is None else float(np.quantile(between, NEIGHBOR_QUANTILE))
     return {
         "quartiles": {kind: np.quantile(values, (0.25, 0.5, 0.75)).tolist() for kind, values in distances.items()},
         "stranger_limit": limit,

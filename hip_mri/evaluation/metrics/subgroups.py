@@ -19,7 +19,7 @@ from hip_mri.evaluation.metrics.split_metrics import compute_intervals
 from hip_mri.evaluation.metrics.table import SUBGROUP_METRICS
 from hip_mri.evaluation.metrics.validation import ValidatedScores, check_predictions, number_labels, validate_scores
 
-MINIMUM_SIZE: Final = 10
+MIN_SUBGROUP_SIZE: Final = 10
 """Default number of groups of either class below which metrics of a subgroup are too uncertain to report."""
 
 
@@ -27,7 +27,7 @@ def measure_subgroups(
     predictions: pd.DataFrame,
     columns: Sequence[str],
     threshold: float,
-    minimum_size: int = MINIMUM_SIZE,
+    min_size: int = MIN_SUBGROUP_SIZE,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def measure_subgroups(
             per image of the split that is measured.
         columns: Columns with few distinct values each.
         threshold: Scores at or above it are called a lesion, 0-1.
-        minimum_size: Minimum number of groups with a lesion, and of groups with a normal image; smaller subgroups are
+        min_size: Minimum number of groups with a lesion, and of groups with a normal image; smaller subgroups are
             listed with their counts and without metrics.
         seed: The same seed gives the same intervals.
         num_resamples: Number of resamples.
@@ -64,7 +64,7 @@ def measure_subgroups(
             intervals: dict[str, Any] = dict.fromkeys(SUBGROUP_METRICS)
             if 0 < labels.sum() < len(labels):
                 validated = validate_scores(labels, images["score"], images["group"])
-                if validated.num_rarer_groups >= max(minimum_size, 2):
+                if validated.num_rarer_groups >= max(min_size, 2):
                     metrics, intervals = _measure(validated, threshold, seed, num_resamples)
             counts = {
                 "num_images": len(images),

@@ -1,6 +1,6 @@
 """Chooses a threshold on validation scores.
 
-A score at or above the threshold is called a lesion. Thresholds lie halfway between two neighbouring scores, so that
+A score at or above the threshold is called a lesion. Thresholds lie halfway between two neighboring scores, so that
 no score equals the threshold and rounding differences between machines change no call.
 """
 

@@ -33,7 +33,7 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class ValidatedScores:
-    """Labelled and scored images of both classes; made by `validate_scores`.
+    """Labeled and scored images of both classes; made by `validate_scores`.
 
     Attributes:
         labels: 0 normal or 1 lesion, shape (num_images,).

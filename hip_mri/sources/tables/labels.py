@@ -25,7 +25,7 @@ def label_by_table(
         needs_all_classes: Whether both classes are required.
 
     Returns:
-        Path and label of each labelled file. `None` if the table contains none of the files and there are class
+        Path and label of each labeled file. `None` if the table contains none of the files and there are class
         folders, as when several deliveries share one table.
 
     Raises:
@@ -57,7 +57,7 @@ def label_by_table(
 
 
 def _map_values(names: Sequence[str], values: pd.Series, class_names: ClassNames) -> dict[str, str]:
-    """Label of each labelled file."""
+    """Label of each labeled file."""
     label_of = {value: class_names.find_label(value) for value in values.unique() if value}
     unknown = [value for value, label in label_of.items() if label is None]
     if unknown:

@@ -94,7 +94,7 @@ def make_flow(kind: Kind) -> dict[str, Any]:
     }
 
 
-def make_neighbours(kind: Kind) -> pd.DataFrame:
+def make_neighbors(kind: Kind) -> pd.DataFrame:
     generator = np.random.default_rng(5)
     distances = {
         "within_group": generator.gamma(4, 0.04, kind.num_images if kind.num_images > 100 else 0),

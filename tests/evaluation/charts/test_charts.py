@@ -13,7 +13,7 @@ from hip_mri.evaluation.charts.calibration import bin_scores, draw_calibration
 from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall, draw_roc
 from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_decision_curve, draw_score_histogram
 from hip_mri.evaluation.charts.flow_diagram import draw_flow
-from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbour_distances
+from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbor_distances
 from hip_mri.evaluation.charts.sheets import (
     ContrastSample,
     draw_close_pairs,
@@ -29,7 +29,7 @@ from tests.evaluation.charts.material import (
     make_decision_curve,
     make_flow,
     make_folds,
-    make_neighbours,
+    make_neighbors,
     make_pairs,
     make_split,
     make_splits,
@@ -71,7 +71,7 @@ DRAWINGS = {
     ),
     "contrast_samples": lambda kind: draw_contrast_samples(make_samples(kind), NOTICE),
     "flow": lambda kind: draw_flow(make_flow(kind), NOTICE),
-    "neighbours": lambda kind: draw_neighbour_distances(make_neighbours(kind), NOTICE),
+    "neighbors": lambda kind: draw_neighbor_distances(make_neighbors(kind), NOTICE),
     "close_pairs": lambda kind: draw_close_pairs(make_pairs(kind, 3 if kind.num_lesions > 12 else 1), NOTICE),
     "folds": lambda kind: draw_fold_comparison(*make_folds(kind), NOTICE),
 }
@@ -231,9 +231,9 @@ def test_many_reasons_are_gathered():
     assert "reason 2: 3" not in texts
 
 
-def test_neighbours_leave_out_what_is_empty():
-    assert len(draw_neighbour_distances(make_neighbours(KINDS["small"])).axes[0].lines) == 2
-    texts = read_texts(draw_neighbour_distances(make_neighbours(KINDS["typical"])))
+def test_neighbors_leave_out_what_is_empty():
+    assert len(draw_neighbor_distances(make_neighbors(KINDS["small"])).axes[0].lines) == 2
+    texts = read_texts(draw_neighbor_distances(make_neighbors(KINDS["typical"])))
     assert {"Test to training (n = 400)", "Within a group (n = 400)", "Between groups (n = 100)"} <= set(texts)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hip_mri.config import EvaluationSettings, PipelineConfig
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.metrics.results import evaluate, summarize_folds, summarize_neighbours
+from hip_mri.evaluation.metrics.results import evaluate, summarize_folds, summarize_neighbors
 from hip_mri.evaluation.metrics.thresholds import choose_threshold
 from hip_mri.evaluation.verify import _compare_weights, compare
 
@@ -21,7 +21,7 @@ def test_figures_do_not_depend_on_the_order_of_rows(scores, metrics):
         scores,
         predictions=scores.predictions.sample(frac=1, random_state=0),
         folds=scores.folds.sample(frac=1, random_state=1),
-        neighbours=scores.neighbours.sample(frac=1, random_state=2),
+        neighbors=scores.neighbors.sample(frac=1, random_state=2),
     )
     found = evaluate(shuffled, SETTINGS, seed=7)
     for split in ("train", "val"):
@@ -63,10 +63,10 @@ def test_patients_are_measured_only_where_all_are_known(scores, metrics):
 def test_recalibration_is_fitted_on_validation_images(scores):
     settings = EvaluationSettings(num_resamples=200, recalibrate=True)
     before = evaluate(scores, settings, 7)["recalibration"]
-    relabelled = scores.predictions.copy()
-    is_test = relabelled["split"] == "test"
-    relabelled.loc[is_test, "label"] = relabelled.loc[is_test, "label"].to_numpy()[::-1]
-    after = evaluate(replace(scores, predictions=relabelled), settings, 7)["recalibration"]
+    relabeled = scores.predictions.copy()
+    is_test = relabeled["split"] == "test"
+    relabeled.loc[is_test, "label"] = relabeled.loc[is_test, "label"].to_numpy()[::-1]
+    after = evaluate(replace(scores, predictions=relabeled), settings, 7)["recalibration"]
     assert (before["slope"], before["intercept"]) == (after["slope"], after["intercept"])
     assert before["test"] != after["test"]
 
@@ -130,7 +130,7 @@ def test_leakage_shows_as_test_images_close_to_training_images():
     def audit(tested: np.ndarray) -> float:
         kinds = {"test_to_train": tested, "between_groups": others, "within_group": others / 4}
         tables = [pd.DataFrame({"kind": kind, "distance": values}) for kind, values in kinds.items()]
-        return summarize_neighbours(pd.concat(tables))["share_nearer_than_strangers"]
+        return summarize_neighbors(pd.concat(tables))["share_nearer_than_strangers"]
 
     assert audit(generator.uniform(0.4, 0.6, 1000)) == pytest.approx(0.01, abs=0.01)
     assert audit(np.concatenate([generator.uniform(0.4, 0.6, 900), np.full(100, 0.01)])) == pytest.approx(

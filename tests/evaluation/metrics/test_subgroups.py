@@ -52,8 +52,8 @@ def test_small_subgroups_are_counted_and_not_measured(table):
 
 def test_the_minimum_counts_groups_of_the_rarer_class(table):
     with_lesion = table.loc[(table["scanner"] == "A") & (table["label"] == LABELS[1]), "group"].nunique()
-    for minimum_size, measured in ((with_lesion, True), (with_lesion + 1, False)):
-        row = measure_subgroups(table, ["scanner"], 0.4, minimum_size, num_resamples=50)[0]
+    for min_size, measured in ((with_lesion, True), (with_lesion + 1, False)):
+        row = measure_subgroups(table, ["scanner"], 0.4, min_size, num_resamples=50)[0]
         assert (row["auc"] is not None) == measured
 
 

@@ -18,7 +18,7 @@ def list_thresholds(scores):
     return [t for t in np.concatenate([distinct, (distinct[1:] + distinct[:-1]) / 2]) if 0 < t < 1]
 
 
-def test_threshold_stands_halfway_between_neighbours():
+def test_threshold_stands_halfway_between_neighbors():
     assert choose_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.8], "youden") == pytest.approx(0.4)
     assert choose_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.8], "sensitivity", 0.5) == pytest.approx(0.7)
     assert choose_threshold([0, 1, 1], [0.3, 0.2, 0.9], "sensitivity", 1) == pytest.approx(0.1)
@@ -69,7 +69,7 @@ def test_sensitivity_is_reached_by_the_highest_threshold(images, required):
     assert all(compute_rate(labels, scores, t, 1) < required for t in higher)
 
 
-def test_neighbours_without_a_number_between_are_still_divided():
+def test_neighbors_without_a_number_between_are_still_divided():
     upper = np.nextafter(0.5, 1)
     assert choose_threshold([0, 1], [0.5, upper], "youden") == upper
 

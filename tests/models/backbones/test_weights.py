@@ -55,7 +55,7 @@ def test_file_of_another_kind_is_rejected(tmp_path: Path) -> None:
         resolve(shutil.copy(file, tmp_path / "model.pkl"))
 
 
-def test_weights_of_another_backbone_are_recognised(tmp_path: Path) -> None:
+def test_weights_of_another_backbone_are_recognized(tmp_path: Path) -> None:
     file = tmp_path / "other.weights.h5"
     with h5py.File(file, "w") as content:
         content["layers/all"] = np.zeros(ARCHITECTURES["ResNet152"].num_parameters, np.uint8)

@@ -210,10 +210,8 @@ def test_a_table_that_names_no_file_is_told_where_folders_say_nothing(flat, entr
 def test_a_folder_with_a_table_of_labels_is_one_delivery_of_a_retraining(flat, spread, workspace):
     folder = spread({**flat, "labels.csv": tabulate(flat, n="normal", o="osseous_lesion")})
     assert [delivery.path for delivery in fetch_deliveries([str(folder)], workspace)] == [folder]
-    unlabelled = spread(
-        {f"month/{name}": b"x" for name in flat} | {"patients.csv": b"source_name,patient_id\n"}, "drop"
-    )
-    assert [delivery.path.name for delivery in fetch_deliveries([str(unlabelled)], workspace)] == ["month"]
+    unlabeled = spread({f"month/{name}": b"x" for name in flat} | {"patients.csv": b"source_name,patient_id\n"}, "drop")
+    assert [delivery.path.name for delivery in fetch_deliveries([str(unlabeled)], workspace)] == ["month"]
 
 
 def test_class_folders_under_other_names_are_one_delivery_of_a_retraining(spread, workspace):

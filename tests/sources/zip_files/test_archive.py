@@ -17,7 +17,7 @@ from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.errors import ArchiveError, ImageError, LimitError, SourceError
-from hip_mri.sources.source import Entry, Source, open_source, open_unlabelled
+from hip_mri.sources.source import Entry, Source, open_source, open_unlabeled
 from hip_mri.sources.tables.delivered_table import read_patients_table
 from hip_mri.sources.zip_files import archive as archive_module
 from hip_mri.sources.zip_files.archive import open_archive
@@ -39,7 +39,7 @@ def refuse(file: Path, content: bytes, limits: SourceLimits = SourceLimits()) ->
     """The message with which both ways to open a source refuse a zip file."""
     file.write_bytes(content)
     messages = []
-    for open_it in (open_source, open_unlabelled):
+    for open_it in (open_source, open_unlabeled):
         with pytest.raises((ArchiveError, LimitError)) as caught, open_it(file, limits) as source:
             read_all(source)
         messages.append(str(caught.value).partition(" Needed are ")[0])
@@ -625,7 +625,7 @@ def test_fault_25_something_else_around_or_between(file, content, found):
 
 def test_fault_25_a_picture_with_a_zip_behind_it_is_a_single_picture(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + ZIP)
-    with open_unlabelled(tmp_path / "picture.png") as source:
+    with open_unlabeled(tmp_path / "picture.png") as source:
         assert [entry.name for entry in source.entries] == ["picture.png"]
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from hip_mri.config import SourceLimits
 from hip_mri.errors import ArchiveError, HipMriError, ImageError, LimitError
-from hip_mri.sources.source import open_source, open_unlabelled
+from hip_mri.sources.source import open_source, open_unlabeled
 from hip_mri.sources.tables.delivered_table import read_patients_table
 from hip_mri.sources.zip_files.archive import open_archive
 from tests.sources.zip_files.zips import DEFLATED, UNKNOWN, Member, build_zip, build_zip64_end, images
@@ -108,7 +108,7 @@ def check(content: bytes, file: Path) -> bool:
     standard library reads it: two programs agree on it.
     """
     file.write_bytes(content)
-    for open_it in (open_source, open_unlabelled):
+    for open_it in (open_source, open_unlabeled):
         with contextlib.suppress(HipMriError), open_it(file, LIMITS) as source:
             for entry in source.entries:
                 with contextlib.suppress(ImageError):

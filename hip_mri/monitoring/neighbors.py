@@ -18,15 +18,15 @@ from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
 
 MAX_NUM_QUERIES: Final = 2000
-"""Images of each kind whose nearest neighbour is searched. More add no information and take hours for a million."""
+"""Images of each kind whose nearest neighbor is searched. More add no information and take hours for a million."""
 
 ROWS_PER_BLOCK: Final = 4096
 
-NEIGHBOUR_RECIPE: Final = 1
+NEIGHBOR_RECIPE: Final = 1
 """Version of the search; raised by changes that alter distances."""
 
 
-def find_neighbours(workspace: Workspace, features: FeatureSet) -> Path:
+def find_neighbors(workspace: Workspace, features: FeatureSet) -> Path:
     """Find the nearest training image of each test image, and of each training image within and outside its group.
 
     Distances are 1 - cosine of the features after subtraction of their mean over training images, 0 (the same
@@ -42,8 +42,8 @@ def find_neighbours(workspace: Workspace, features: FeatureSet) -> Path:
     """
     images = select_ready(read_manifest(workspace.manifest_file)).sort_values("sha256", ignore_index=True)
     columns = ["image_id", "sha256", "group", "split"]
-    file = workspace.neighbours_folder / (
-        f"{digest([NEIGHBOUR_RECIPE, features.digest, digest_table(images[columns])])[:16]}.csv"
+    file = workspace.neighbors_folder / (
+        f"{digest([NEIGHBOR_RECIPE, features.digest, digest_table(images[columns])])[:16]}.csv"
     )
     if file.exists():
         return file
@@ -52,9 +52,9 @@ def find_neighbours(workspace: Workspace, features: FeatureSet) -> Path:
     mean = np.sum([block.sum(axis=0, dtype=np.float64) for block in iterate_blocks(rows, ROWS_PER_BLOCK)], axis=0)
     mean = (mean / len(rows)).astype(np.float32)
     queries, test_queries = train.head(MAX_NUM_QUERIES), test.head(MAX_NUM_QUERIES)
-    query_rows = _normalise(rows[np.arange(len(queries))], mean)
+    query_rows = _normalize(rows[np.arange(len(queries))], mean)
     test_rows = features.open_store(workspace).select(test_queries["sha256"], mirrored=False)
-    test_rows = _normalise(test_rows[np.arange(len(test_queries))], mean)
+    test_rows = _normalize(test_rows[np.arange(len(test_queries))], mean)
     groups, _ = pd.factorize(train["group"])
     no_group = np.full(len(test_queries), -1)
     own_group = groups[: len(queries)]
@@ -82,7 +82,7 @@ def _search(
     position = np.zeros(len(queries), np.int64)
     similarity = np.full(len(queries), -np.inf, np.float32)
     for block in cut_positions(len(rows), ROWS_PER_BLOCK):
-        found = queries @ _normalise(rows[block], mean).T
+        found = queries @ _normalize(rows[block], mean).T
         found[(groups[:, None] == row_groups[block]) != within] = -np.inf
         if within:  # query number k is row number k
             itself = block[block < len(queries)]
@@ -108,6 +108,6 @@ def _tabulate(
     return table[np.isfinite(similarity)].sort_values("distance", kind="stable")
 
 
-def _normalise(features: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    centred = features - mean
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), np.float32(1e-12))
+def _normalize(features: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    centered = features - mean
+    return centered / np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), np.float32(1e-12))

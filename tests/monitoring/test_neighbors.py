@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 
 from hip_mri.dataset.manifest import read_manifest
-from hip_mri.monitoring import neighbours
-from hip_mri.monitoring.neighbours import find_neighbours
+from hip_mri.monitoring import neighbors
+from hip_mri.monitoring.neighbors import find_neighbors
 
 
-def test_neighbours_are_the_nearest_of_all(trained_workspace, monkeypatch) -> None:
+def test_neighbors_are_the_nearest_of_all(trained_workspace, monkeypatch) -> None:
     workspace, features = trained_workspace
-    monkeypatch.setattr(neighbours, "ROWS_PER_BLOCK", 7)
-    table = pd.read_csv(find_neighbours(workspace, features), dtype={"image_id": "str", "neighbour_id": "str"})
+    monkeypatch.setattr(neighbors, "ROWS_PER_BLOCK", 7)
+    table = pd.read_csv(find_neighbors(workspace, features), dtype={"image_id": "str", "neighbour_id": "str"})
     manifest = read_manifest(workspace.manifest_file)
     images = manifest[manifest["split"].isin(["train", "test"])].set_index("image_id")
     store = features.open_store(workspace)
@@ -34,6 +34,6 @@ def test_neighbours_are_the_nearest_of_all(trained_workspace, monkeypatch) -> No
 
 def test_it_is_done_once(trained_workspace, monkeypatch) -> None:
     workspace, features = trained_workspace
-    file = find_neighbours(workspace, features)
+    file = find_neighbors(workspace, features)
     written = file.stat().st_mtime_ns
-    assert find_neighbours(workspace, features).stat().st_mtime_ns == written
+    assert find_neighbors(workspace, features).stat().st_mtime_ns == written
