@@ -32,7 +32,7 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
         The folder of the finished run.
     """
     with hold_workspace(config.workspace) as workspace:
-        start_task_runner()
+        start_task_runner(config.runner, workspace)
         weights = resolve_weights(config.model.weights, config.model.backbone, fall_back_to_random=config.is_demo)
         config = config.with_backbone(weights.backbone)
 

@@ -4,14 +4,15 @@ from flows.cli.main import run_if_main
 
 run_if_main(__name__, "predict")  # before Prefect is imported
 
-from prefect import flow, unmapped
+from prefect import flow
 
 from hip_mri.config import PredictConfig
 from tasks.dataset import fetch_source, plan_shards
+from tasks.mapping import map_shards
 from tasks.models import extract_features
-from tasks.progress import log_end, wait_for_shards
+from tasks.progress import log_end
 from tasks.serving import find_model, ingest_inputs, prepare_network, publish_predictions
-from tasks.task_runners.configured import ConfiguredTaskRunner, count_shard_threads
+from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
 from tasks.workspace import hold_serving
 
 
@@ -32,7 +33,8 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
         The folder with `predictions.csv`, `sheet.html`, `summary.json` and `names.csv`.
     """
     with hold_serving(config.workspace) as workspace:
-        threads, serving = count_shard_threads(), workspace.serving
+        start_task_runner(config.runner, workspace)
+        serving = workspace.serving
         model = find_model(workspace, config.model)
 
         (delivery,) = fetch_source(config.source, config.source_sha256, serving, config.limits)
@@ -43,8 +45,7 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
         network = prepare_network.submit(
             model.network, config.engine, config.precision, inputs.num_images, workspace
         ).result()
-        recorded = extract_features.with_options(result_storage=serving.cache_folder)
-        wait_for_shards(recorded, recorded.map(shards, unmapped(serving), unmapped(network.features), threads), shards)
+        map_shards(extract_features, shards, serving, network.features)
         return publish_predictions.submit(
             workspace,
             model,

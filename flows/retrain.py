@@ -47,7 +47,7 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
     """
     model, retrain = config.model, config.retrain
     with hold_workspace(config.workspace) as workspace:
-        start_task_runner()
+        start_task_runner(config.runner, workspace)
         weights = resolve_weights(model.weights, model.backbone, fall_back_to_random=False)
 
         delivered = fetch_deliveries(config.sources, workspace, config.limits, config.data.class_names)

@@ -25,6 +25,7 @@ from tasks.dataset import (
 )
 from tasks.evaluation import publish_run
 from tasks.grouping import fingerprint_images, group_images, split_manifest
+from tasks.mapping import map_shards, wait_for_all
 from tasks.models import (
     choose_features,
     cross_validate_fold,
@@ -36,8 +37,6 @@ from tasks.models import (
     prepare_backbone,
     train_model,
 )
-from tasks.progress import wait_for_all, wait_for_shards
-from tasks.task_runners.configured import count_shard_threads
 
 
 @dataclass(frozen=True)
@@ -78,21 +77,17 @@ def prepare_images(
     config: TrainingConfig, workspace: Workspace, delivered: Sequence[Delivery], ingested: IngestReport
 ) -> PreparedImages:
     """Group related images, split the groups, and preprocess every image."""
-    data, preprocessing, threads, fingerprinted = config.data, config.preprocessing, count_shard_threads(), None
+    data, fingerprinted = config.data, None
     if data.find_text:
         find_images_with_text(workspace, config.runner.count_threads())
     if data.group_similar:
         shards = plan_shards(workspace, config.runner.shard_size)
-        recorded = fingerprint_images.with_options(result_storage=workspace.cache_folder)
-        fingerprinted = wait_for_shards(recorded, recorded.map(shards, unmapped(workspace), threads), shards)
+        fingerprinted = map_shards(fingerprint_images, shards, workspace)
     grouped = group_images(workspace, delivered, data, config.runner.count_threads(), wait_for=fingerprinted)
     split = split_manifest(workspace, data.val_fraction, data.test_fraction, config.seed)
     shards = plan_shards(workspace, config.runner.shard_size)
-    recorded = preprocess_images.with_options(result_storage=workspace.cache_folder)
-    preprocessed = wait_for_shards(
-        recorded, recorded.map(shards, unmapped(workspace), unmapped(preprocessing), threads), shards
-    )
-    export_folders(workspace, preprocessing, wait_for=preprocessed)
+    preprocessed = map_shards(preprocess_images, shards, workspace, config.preprocessing)
+    export_folders(workspace, config.preprocessing, wait_for=preprocessed)
     return PreparedImages(ingested, grouped, split, shards)
 
 
@@ -105,9 +100,7 @@ def compute_features(
     features = choose_features.submit(
         backbone, config.features, preprocessing, config.training.horizontal_flip, workspace, num_threads
     ).result()
-    recorded = extract_features.with_options(result_storage=workspace.cache_folder)
-    threads = count_shard_threads()
-    wait_for_shards(recorded, recorded.map(shards, unmapped(workspace), unmapped(features), threads), shards)
+    map_shards(extract_features, shards, workspace, features)
     return features
 
 

@@ -29,7 +29,7 @@ def fetch_source(
     source: str | None, sha256: str | None, workspace: Workspace, limits: SourceLimits = SourceLimits()
 ) -> tuple[Delivery, ...]:
     """See `deliveries.fetch_delivery`; shows the bytes that have arrived."""
-    with show_progress("fetch-source", "fetch_source: bytes") as update:
+    with show_progress("fetch_source", "bytes") as update:
         return (deliveries.fetch_delivery(resolve_source(source), sha256, workspace, update, limits),)
 
 
@@ -41,7 +41,7 @@ def fetch_deliveries(
     class_names: Mapping[str, str] | None = None,
 ) -> tuple[Delivery, ...]:
     """See `deliveries.fetch_deliveries`; shows the bytes that have arrived."""
-    with show_progress("fetch-deliveries", "fetch_deliveries: bytes") as update:
+    with show_progress("fetch_deliveries", "bytes") as update:
         resolved = [resolved for source in sources if (resolved := resolve_source(source)) is not None]
         return deliveries.fetch_deliveries(resolved, workspace, update, limits, class_names)
 
@@ -63,7 +63,7 @@ def ingest_images(
     patients_file: Path | None = None,
 ) -> IngestReport:
     """See `ingest.ingest_images`; shows the entries that were read."""
-    with show_progress("ingest-images", "ingest_images: entries") as update:
+    with show_progress("ingest_images", "entries") as update:
         return ingest.ingest_images(
             delivered,
             workspace,
@@ -79,7 +79,7 @@ def ingest_images(
 @task(**CALLED)
 def find_images_with_text(workspace: Workspace, num_threads: int) -> int:
     """See `text_search.find_images_with_text`; shows the images that were searched."""
-    with show_progress("find-images-with-text", "find_images_with_text: images") as update:
+    with show_progress("find_images_with_text", "images") as update:
         return text_search.find_images_with_text(workspace, num_threads, update)
 
 

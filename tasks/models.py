@@ -39,7 +39,7 @@ def train_model(
 ) -> TrainedModel:
     """See `network.train_model`; shows each epoch as progress, in the log and in a table."""
     num_epochs = settings.epochs + settings.fine_tune.epochs
-    with show_progress("train-model", "train_model: epochs") as update:
+    with show_progress("train_model", "epochs") as update:
 
         def on_epoch(epoch: Epoch) -> None:
             update(epoch.epoch, num_epochs)

@@ -53,24 +53,9 @@ NETWORK: Final[dict[str, Any]] = {"cache_policy": NO_CACHE, "tags": [GPU_TAG]}
 def cache_shards(is_complete: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Options of a task that is mapped over shards: it is skipped while its outputs exist, and retried on disk errors.
 
-    A disk that is full or broken is not retried.
-
-    Args:
-        is_complete: Whether all outputs of a task run exist, given its parameters.
-    """
-    return {
-        "cache_policy": cache_while_complete(is_complete),
-        "persist_result": True,
-        "result_serializer": SERIALIZER,
-        **_retry_on(WorkspaceError, OSError, retries=2),
-    }
-
-
-def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> CacheKeyFnPolicy:
-    """Make a cache policy that checks the outputs of a task run, not only Prefect's record of it.
-
-    The key is made of the shard's content and the other parameters. A record is deleted, so that the task runs again,
-    where outputs are missing, or where the record is truncated or was not written by this project.
+    The cache policy checks the outputs of a task run, not only Prefect's record of it. The key is made of the shard's
+    content and the other parameters. A record is deleted, so that the task runs again, where outputs are missing, or
+    where the record is truncated or was not written by this project.
 
     Args:
         is_complete: Whether all outputs of a task run exist, given its parameters.
@@ -86,7 +71,12 @@ def cache_while_complete(is_complete: Callable[[dict[str, Any]], bool]) -> Cache
                 record.unlink(missing_ok=True)
         return key
 
-    return CacheKeyFnPolicy(cache_key_fn=compute_key)
+    return {
+        "cache_policy": CacheKeyFnPolicy(cache_key_fn=compute_key),
+        "persist_result": True,
+        "result_serializer": SERIALIZER,
+        **_retry_on(WorkspaceError, OSError, retries=2),  # not on a disk that is full or broken
+    }
 
 
 def _is_valid(record: Path) -> bool:

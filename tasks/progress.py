@@ -4,20 +4,17 @@ import logging
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any, Final, cast
 from uuid import UUID
 
 from prefect import Flow, Task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
-from prefect.futures import PrefectFutureList
+from prefect.runtime import flow_run as current_flow_run
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from hip_mri.dataset.shards import Shard
 
 logger = logging.getLogger("hip_mri.steps")
 
@@ -62,6 +59,11 @@ TIMERS: Final[defaultdict[UUID | None, StepTimer]] = defaultdict(StepTimer)
 """By the id of the flow run; only in the process of the flow."""
 
 
+def get_timer() -> StepTimer:
+    """Return the timer of the current flow run."""
+    return TIMERS[current_flow_run.id and UUID(current_flow_run.id)]
+
+
 def log_start(task: Task[..., Any], task_run: TaskRun, state: State) -> None:  # noqa: ARG001 - Prefect's signature
     """Hook for tasks that the flow calls; the task runner does the same for submitted ones."""
     TIMERS[task_run.flow_run_id].start(task.name)
@@ -72,64 +74,34 @@ def log_end(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:  # n
     TIMERS.pop(flow_run.id, StepTimer()).stop()
 
 
-def wait_for_shards(task: Task[..., Any], futures: PrefectFutureList[Any], shards: Sequence[Shard]) -> list[State]:
-    """Wait for the task runs of mapped shards; see `wait_for_all`."""
-    return wait_for_all(task, futures, "images", [shard.num_images for shard in shards])
-
-
-def wait_for_all(task: Task[..., Any], futures: PrefectFutureList[Any], unit: str, sizes: Sequence[int]) -> list[State]:
-    """Wait for the task runs of a mapped task, and show how many are done.
-
-    The caller keeps no reference to the futures: as long as there is one, Dask runs a finished task again when the
-    worker that holds its result dies, even after later steps have changed the workspace.
-
-    Args:
-        task: What was mapped.
-        futures: Its task runs.
-        unit: What progress is counted in.
-        sizes: Of each task run, in that unit.
-
-    Returns:
-        The final states, for the parameter `wait_for` of tasks that use what these task runs have written.
-
-    Raises:
-        Exception: What the first failed task run raised, after all have ended.
-    """
-    if futures:
-        with show_progress(task.name.replace("_", "-"), f"{task.name}: {unit}") as update:
-            for future, done in zip(futures, accumulate(sizes), strict=True):
-                future.wait()
-                update(done, sum(sizes))
-    for future in futures:
-        future.result()
-    return [future.state for future in futures]
-
-
 @contextmanager
-def show_progress(key: str, description: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how much of a step is done.
+def show_progress(step: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how much of a step is done; 100 % when the block ends well.
 
     Args:
-        key: Key of the Prefect artifact, in lower case with dashes; the same in every run.
-        description: What is counted.
+        step: Name of the task; with dashes it is the key of the Prefect artifact.
+        unit: What is counted.
 
     Yields:
         A function to call with the number of units done and the number of all units, 0 where it is not known.
     """
+    key, description = step.replace("_", "-"), f"{step}: {unit}"
     artifact = cast(UUID, create_progress_artifact(progress=0.0, key=key, description=description))
-    last_update = time.monotonic()
+    last_update, shown = time.monotonic(), 0.0
 
     def update(done: int, total: int) -> None:
-        nonlocal last_update
+        nonlocal last_update, shown
         bar.update(row, completed=done, total=total or None)
         is_last = done >= total > 0
         if is_last or time.monotonic() - last_update >= UPDATE_INTERVAL_SECONDS:
-            last_update = time.monotonic()
-            update_progress_artifact(artifact, progress=100.0 * done / total if total else 0.0)
+            last_update, shown = time.monotonic(), 100.0 * done / total if total else 0.0
+            update_progress_artifact(artifact, progress=shown)
 
     with _make_bar() as bar:
         row = bar.add_task(description, total=None)
         yield update
+    if shown < 100:  # such as for a source that needs no fetching
+        update_progress_artifact(artifact, progress=100.0)
 
 
 def _make_bar() -> Progress:

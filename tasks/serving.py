@@ -24,7 +24,7 @@ def ingest_inputs(
     image_settings: ImageSettings,
 ) -> InputReport:
     """See `prediction_inputs.ingest_inputs`; shows the files that were read."""
-    with show_progress("ingest-inputs", "ingest_inputs: files") as update, delete_damaged(delivery):
+    with show_progress("ingest_inputs", "files") as update, delete_damaged(delivery):
         return prediction_inputs.ingest_inputs(
             delivery.path, workspace, settings, num_threads, update, delivery.limits, image_settings
         )

@@ -12,7 +12,8 @@ from pathlib import Path
 from prefect import flow, task
 
 from hip_mri.config import PipelineConfig
-from tasks.task_runners.configured import ConfiguredTaskRunner, count_shard_threads
+from hip_mri.workspace import Workspace
+from tasks.task_runners.configured import ConfiguredTaskRunner, get_task_runner, start_task_runner
 from tests.processes import PROJECT, find_free_ports
 
 
@@ -74,9 +75,11 @@ def die() -> None:
 @flow(task_runner=ConfiguredTaskRunner)
 def open_only(config: PipelineConfig) -> int:
     """Connect, check, and close."""
-    return count_shard_threads()
+    start_task_runner(config.runner, Workspace.at(config.workspace))
+    return get_task_runner().threads_per_shard
 
 
 @flow(task_runner=ConfiguredTaskRunner)
 def run_dying(config: PipelineConfig) -> None:
+    start_task_runner(config.runner, Workspace.at(config.workspace))
     die.submit().result()

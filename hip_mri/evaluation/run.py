@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +18,9 @@ from hip_mri.config import LABELS, TrainingConfig
 from hip_mri.dataset.ingest import IngestReport
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
-from hip_mri.evaluation.charts.captions import summarize_notices
+from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
 from hip_mri.evaluation.charts.figures import draw_figures
-from hip_mri.evaluation.explain import ExplainImages
+from hip_mri.evaluation.explain import explain_images
 from hip_mri.evaluation.figure_data import RunImages, collect_figure_data
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import write_documents
@@ -29,6 +30,10 @@ from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, 
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.split import SplitReport
 from hip_mri.hashes import record_hashes
+from hip_mri.models.backbones.weights import Weights
+from hip_mri.models.features import FeatureSet
+from hip_mri.models.keras_settings import count_network_threads, describe_keras
+from hip_mri.models.network import TrainedModel
 from hip_mri.storage import link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace
 
@@ -50,25 +55,30 @@ class RunFacts:
 
     Attributes:
         config: Every setting.
-        weights: `imagenet`, `random`, or the SHA-256 of the user's file.
-        notices: Warnings that every output shows.
+        weights: Weights of the backbone.
         ingest: Counts of the entries of the source.
         groups: Result of grouping.
         split: Result of splitting.
-        features: Engine, precision and the reason, by name.
-        keras: Versions and settings of Keras, by name.
+        features: Engine, precision and the reason.
         seconds: Wall time by step.
     """
 
     config: TrainingConfig
-    weights: str
-    notices: tuple[str, ...]
+    weights: Weights
     ingest: IngestReport
     groups: GroupReport
     split: SplitReport
-    features: Mapping[str, Any]
-    keras: Mapping[str, Any]
+    features: FeatureSet
     seconds: Mapping[str, float]
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Warnings that every output shows."""
+        return collect_notices(
+            is_synthetic=self.ingest.is_synthetic,
+            weights_notice=self.weights.notice,
+            num_held_out=self.split.num_held_out,
+        )
 
 
 @dataclass(frozen=True)
@@ -76,17 +86,13 @@ class RunInputs:
     """Files of earlier steps that are copied into the run folder.
 
     Attributes:
-        model: The whole network.
-        history: CSV with one row per epoch.
-        predictions: CSV with image_id, split, label and score of every image.
+        trained: The whole network, its epochs, and the score of every image.
         neighbors: CSV of the leakage audit.
         novelty: Out-of-distribution detector.
         folds: CSV of cross-validation; `None` where it was left out.
     """
 
-    model: Path
-    history: Path
-    predictions: Path
+    trained: TrainedModel
     neighbors: Path
     novelty: Path
     folds: Path | None
@@ -105,14 +111,13 @@ class PublishedRun:
     report: RunReport
 
 
-def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs, explain: ExplainImages) -> PublishedRun:
+def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> PublishedRun:
     """Evaluate a trained model and write its run folder; the first run locks the test set.
 
     Args:
         workspace: The run gets the next number among its `runs`.
         facts: Results of the earlier steps.
         inputs: Files of the earlier steps.
-        explain: Computes heat maps; see `explain_images`.
 
     Returns:
         The run folder: `metrics.json`, `predictions.csv`, `manifest.csv`, `neighbours.csv`, `folds.csv`,
@@ -124,6 +129,7 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs, explai
     """
     config, folder = facts.config, workspace.runs_folder / f"{workspace.next_run_number():04d}"
     test_set = lock_test_set(workspace)
+    explain = partial(explain_images, inputs.trained.parts, cache_folder=workspace.explanations_folder)
     with publish_folder(folder) as fresh:
         files = RunFiles(fresh)
         _copy_inputs(inputs, workspace, files)
@@ -150,10 +156,10 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs, explai
 
 
 def _copy_inputs(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
-    link_or_copy(inputs.model, files.model)
+    link_or_copy(inputs.trained.model_file, files.model)
     for file, target in (
-        (inputs.history, files.history),
-        (inputs.predictions, files.predictions),
+        (inputs.trained.history_file, files.history),
+        (inputs.trained.predictions_file, files.predictions),
         (inputs.neighbors, files.neighbors),
         (inputs.novelty, files.novelty),
         (inputs.folds, files.folds),
@@ -185,7 +191,7 @@ def _collect_records(facts: RunFacts, files: RunFiles, test_set: Mapping[str, An
     groups = manifest.loc[manifest["state"] == "ready", "group"].value_counts()
     num_missing = test_set["num_images"] - int((manifest["split"] == "test").sum())
     return {
-        "weights": facts.weights,
+        "weights": facts.weights.name,
         "notices": [*facts.notices, *([INCOMPLETE.format(num_missing, test_set["num_images"])] if num_missing else [])],
         "data": _count_data(facts, manifest),
         "grouping": {
@@ -195,8 +201,8 @@ def _collect_records(facts: RunFacts, files: RunFiles, test_set: Mapping[str, An
             "largest_group": int(groups.max()),
         },
         "test_set": {**test_set, "num_missing": num_missing},
-        "features": dict(facts.features),
-        "keras": dict(facts.keras),
+        "features": dict(facts.features.describe()),
+        "keras": {**describe_keras(), "num_threads": count_network_threads()},
         "seconds": dict(facts.seconds),
         "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -13,17 +13,17 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import SettingsError
 from hip_mri.workspace import Workspace
-from tasks.progress import TIMERS
+from tasks.progress import get_timer
 
 EXTRA: Final = ("dask", "distributed", "prefect_dask")
 """Modules that come with the extra `dask`."""
 
 
 class ConfiguredTaskRunner(TaskRunner[PrefectFuture[Any]]):
-    """Hands submitted and mapped task runs to the task runner that the parameter `config` of the flow run names.
+    """Hands submitted and mapped task runs to the task runner that the settings name.
 
-    Prefect makes a task runner before it knows the parameters of a flow run, so they are read when it is started: by
-    `start_task_runner`, or by the first task that is submitted.
+    Prefect makes a task runner before it knows the parameters of a flow run. Therefore the flow starts it by
+    `start_task_runner`, before it submits a task.
 
     Attributes:
         threads_per_shard: Threads that the task run of one shard may use.
@@ -39,12 +39,9 @@ class ConfiguredTaskRunner(TaskRunner[PrefectFuture[Any]]):
         """A task runner for another flow run."""
         return type(self)()
 
-    def start(self) -> None:
-        """Start the threads or connect to the cluster, the first time; see `start_task_runner`."""
-        if self._chosen is None:
-            config = (_get_flow_run_context().parameters or {})["config"]
-            workspace = Workspace.at(config.workspace)
-            self._chosen, self.threads_per_shard = choose_task_runner(config.runner, workspace, self._exit_stack)
+    def start(self, settings: RunnerSettings, workspace: Workspace) -> None:
+        """See `start_task_runner`."""
+        self._chosen, self.threads_per_shard = choose_task_runner(settings, workspace, self._exit_stack)
 
     def submit(  # pyright: ignore[reportIncompatibleMethodOverride] - Prefect overloads it for asynchronous tasks
         self,
@@ -54,10 +51,8 @@ class ConfiguredTaskRunner(TaskRunner[PrefectFuture[Any]]):
         dependencies: dict[str, set[Any]] | None = None,
     ) -> PrefectFuture[Any]:
         """See `TaskRunner.submit`."""
-        self.start()
-        assert self._chosen is not None
-        flow_run = _get_flow_run_context().flow_run
-        TIMERS[flow_run and flow_run.id].start(task.name)
+        assert self._chosen is not None, "the flow calls start_task_runner first"
+        get_timer().start(task.name)
         return self._chosen.submit(task, parameters, wait_for, dependencies)
 
     def __exit__(self, *error: Any) -> None:
@@ -65,29 +60,23 @@ class ConfiguredTaskRunner(TaskRunner[PrefectFuture[Any]]):
         super().__exit__(*error)
 
 
-def start_task_runner() -> ConfiguredTaskRunner:
-    """Start the task runner of the current flow run before it is used, so that a fault of a cluster costs no work.
+def start_task_runner(settings: RunnerSettings, workspace: Workspace) -> None:
+    """Start the threads of the current flow run, or connect to its cluster.
 
     Raises:
         SettingsError: Dask is asked for and not installed.
         ClusterError: The cluster is not there, or its workers cannot do the work.
         WorkspaceError: Some workers do not see the workspace.
     """
-    task_runner = _get_flow_run_context().task_runner
-    assert isinstance(task_runner, ConfiguredTaskRunner)
-    task_runner.start()
-    return task_runner
+    get_task_runner().start(settings, workspace)
 
 
-def count_shard_threads() -> int:
-    """Threads that the task run of one shard may use in the current flow run."""
-    return start_task_runner().threads_per_shard
-
-
-def _get_flow_run_context() -> FlowRunContext:
+def get_task_runner() -> ConfiguredTaskRunner:
+    """Return the task runner of the current flow run."""
     context = FlowRunContext.get()
     assert context is not None
-    return context
+    assert isinstance(context.task_runner, ConfiguredTaskRunner)
+    return context.task_runner
 
 
 def choose_task_runner(

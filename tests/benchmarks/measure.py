@@ -206,12 +206,12 @@ def prepare(folder: Path, num_images: int) -> tuple[Workspace, list]:
 
 def measure_preprocessing(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Images per second through the flow against a plain single-thread loop times the cores; Prefect's share."""
-    from prefect import flow, unmapped
-    from prefect.task_runners import ThreadPoolTaskRunner
+    from prefect import flow
     from prefect.testing.utilities import prefect_test_harness
 
     from tasks.dataset import preprocess_images as preprocess_task
-    from tasks.progress import wait_for_shards
+    from tasks.mapping import map_shards
+    from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
 
     settings, runner, cores, results = PreprocessingSettings(), RunnerSettings(), os.cpu_count() or 1, {}
     with prefect_test_harness(server_startup_timeout=120):
@@ -223,12 +223,10 @@ def measure_preprocessing(folder: Path, given: argparse.Namespace) -> dict[str, 
             results_without = workspace.root / "preprocessed"
             results_without.rename(folder / f"direct-{num_images}")
 
-            @flow(task_runner=ThreadPoolTaskRunner(max_workers=runner.num_workers))
+            @flow(task_runner=ConfiguredTaskRunner())
             def through_prefect(shards=shards, workspace=workspace) -> None:
-                recorded = preprocess_task.with_options(result_storage=workspace.cache_folder)
-                threads = max(1, cores // runner.num_workers)
-                futures = recorded.map(shards, unmapped(workspace), unmapped(settings), threads)
-                wait_for_shards(recorded, futures, shards)
+                start_task_runner(runner, workspace)
+                map_shards(preprocess_task, shards, workspace, settings)
 
             @flow
             def do_nothing() -> None:

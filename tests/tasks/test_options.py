@@ -9,7 +9,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect.serializers import JSONSerializer
 
 from hip_mri.errors import DiskError, WorkspaceError
-from tasks.options import cache_shards, cache_while_complete
+from tasks.options import cache_shards
 
 RECORD = json.dumps({"metadata": {"serializer": JSONSerializer().model_dump(mode="json")}, "result": "1"})
 """A record as Prefect keeps it."""
@@ -21,7 +21,7 @@ def make_context(folder, name="preprocess_images"):
 
 
 def find_key(folder, *, complete=True, digest="a", name="preprocess_images", **parameters):
-    policy = cache_while_complete(lambda _: complete)
+    policy = cache_shards(lambda _: complete)["cache_policy"]
     inputs = {"shard": SimpleNamespace(digest=digest)} | parameters
     return policy.compute_key(make_context(folder, name), inputs, {})
 

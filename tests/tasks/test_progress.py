@@ -5,7 +5,8 @@ import time
 import pytest
 from prefect import flow, task
 
-from tasks.progress import StepTimer, wait_for_all
+from tasks.mapping import wait_for_all
+from tasks.progress import StepTimer
 
 ENDED: list[int] = []
 

@@ -1,14 +1,16 @@
 """Renders and writes the documents of a run: HTML report, Markdown for Prefect, model card and checklists."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.captions import CAPTIONS
+from hip_mri.evaluation.metrics.table import METRICS
 from hip_mri.evaluation.report.embedding import encode_data_uri, read_picture, shrink_png
 from hip_mri.evaluation.report.run_report import RunReport, list_files, read_yaml
+from hip_mri.evaluation.report.templates import format_interval
 from hip_mri.storage import write_bytes
 
 CHECKLISTS: Final = ("claim_2024.yaml", "tripod_ai.yaml")
@@ -91,6 +93,17 @@ def render_markdown(run: RunReport) -> str:
             "Shorten the notices."
         )
     return text
+
+
+def tabulate_metrics(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tabulate each metric with its interval on the test set and its value in each split, for Prefect."""
+    rows = []
+    for metric in METRICS.values():
+        values = {name: metric.get(metrics[name]) for name in ("test", "val", "train")}
+        rounded = {name: None if value is None else round(value, 4) for name, value in values.items()}
+        interval = format_interval(metric.get(metrics["test"]["intervals"]))
+        rows.append({"metric": metric.title, "interval": interval, **rounded})
+    return rows
 
 
 def render_model_card(run: RunReport) -> str:
