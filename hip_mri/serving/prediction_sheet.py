@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
 from hip_mri.evaluation.report.templates import load_templates
+from hip_mri.serving.known_images import USES
 from hip_mri.storage import write_bytes
 
 _TEMPLATES: Final = load_templates("hip_mri.serving")
@@ -42,8 +43,8 @@ class PredictionSheet:
 
     Attributes:
         folder: Where the results of the batch are published; its name is a number, such as `0001`.
-        facts: Content of `summary.json`: notices, model, features, novelty, counts and reasons.
-        table: One row per image: image_id, state, reason, score, label, distance and is_outside.
+        facts: Content of `summary.json`: notices, model, features, novelty, known, counts and reasons.
+        table: One row per image: image_id, state, reason, score, label, distance, is_outside and known_split.
         thumbnails: JPEGs of the images with the highest scores, by image id, the highest first: the preprocessed image,
             and the same with its heat map or `None`.
     """
@@ -86,6 +87,7 @@ def write_sheet(file: Path, sheet: PredictionSheet) -> None:
         outside=sheet.list_outside(MAX_LISTED),
         unreadable=sheet.list_unreadable(MAX_UNREADABLE),
         lesion=LABELS[1],
+        uses=USES,
     )
     write_bytes(file, page.encode())
 
@@ -102,7 +104,7 @@ def render_summary(sheet: PredictionSheet) -> str:
 
 def tabulate_counts(sheet: PredictionSheet) -> list[dict[str, Any]]:
     """Return the counts of a batch as rows of a table with the columns what and count."""
-    counts = dict(sheet.facts["counts"])
+    counts = sheet.facts["counts"] | (sheet.facts["known"] or dict.fromkeys(USES, "not recorded"))
     if not sheet.facts["novelty"]:
         counts["num_outside"] = "not measured"
     titles = {
@@ -110,6 +112,7 @@ def tabulate_counts(sheet: PredictionSheet) -> list[dict[str, Any]]:
         "num_lesion": "called osseous lesion",
         "num_normal": "called normal",
         "num_outside": "outside the training distribution",
+        **{split: f"that {use} the model" for split, use in USES.items()},
         "num_unreadable": "Files unreadable",
         "num_copies": "Files that are copies",
         "num_ignored": "Files ignored",

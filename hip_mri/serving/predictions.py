@@ -19,6 +19,7 @@ from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.models.scoring import SplitNetwork
 from hip_mri.monitoring.novelty import Novelty, load_novelty
+from hip_mri.serving.known_images import count_known, describe_known, find_known_splits
 from hip_mri.serving.prediction_inputs import InputReport
 from hip_mri.serving.prediction_sheet import PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
 from hip_mri.serving.served_model import ServedModel
@@ -41,6 +42,7 @@ SCORE_COLUMNS: Final = (
     "threshold",  # of the model, chosen on validation images
     "distance",  # from the training images, 0-2; empty where the model's run did not measure it
     "is_outside",  # whether the distance is above the model's limit, so that score and label are unreliable
+    "known_split",  # `train`, `val` or `test` if the image trained, validated or tested the model; see `known_images`
     "model",  # name of the version or the run
     "model_sha256",  # of its file
 )
@@ -71,10 +73,11 @@ def score_images(workspace: Workspace, model: ServedModel, network: SplitNetwork
         threshold=model.threshold,
         distance=distances,
         is_outside=distances > novelty.limit if novelty else None,
+        known_split=find_known_splits(images["sha256"], model.manifest_file),
     )
     unreadable = manifest.loc[manifest["state"] == "quarantined", ["image_id", "sha256", "reason"]]
     table = pd.concat([scored.astype({"is_outside": object}), unreadable.assign(state="unreadable")])
-    table = table.assign(model=model.name, model_sha256=model.network.sha256).fillna({"reason": ""})
+    table = table.assign(model=model.name, model_sha256=model.network.sha256).fillna({"reason": "", "known_split": ""})
     return table.sort_values("image_id", ignore_index=True).loc[:, list(SCORE_COLUMNS)]
 
 
@@ -141,6 +144,8 @@ def publish_predictions(
         "Scored %d images: %d called osseous lesion, %d outside the training distribution, %d files unreadable",
         *(counts[name] for name in ("num_images", "num_lesion", "num_outside", "num_unreadable")),
     )
+    if notice := describe_known(facts["known"], inputs.num_images):
+        logger.warning(notice)
     return sheet
 
 
@@ -157,11 +162,12 @@ def _describe(
 ) -> dict[str, Any]:
     """Return the content of `summary.json`."""
     novelty = _load_novelty(model)
-    synthetic = [SYNTHETIC_NOTICE] if is_synthetic else []
+    known = count_known(table["known_split"])
+    about_images = [describe_known(known, inputs.num_images), SYNTHETIC_NOTICE if is_synthetic else ""]
     reasons = table.loc[table["state"] == "unreadable", "reason"].value_counts()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "notices": [CLINICAL_NOTICE, *synthetic, *(_attribute(notice) for notice in model.notices)],
+        "notices": [CLINICAL_NOTICE, *filter(None, about_images), *map(_attribute, model.notices)],
         "model": {"name": model.name, "sha256": model.network.sha256, "threshold": model.threshold},
         "features": asdict(network.features.choice),
         "preprocessing": network.features.preprocessing.model_dump(),
@@ -172,6 +178,7 @@ def _describe(
             "num_training": novelty.num_training,
             "num_validation": novelty.num_validation,
         },
+        "known": known,
         "counts": asdict(inputs)
         | {
             "num_lesion": int((table["label"] == LABELS[1]).sum()),

@@ -21,6 +21,9 @@ CHAMPION: Final = "champion"
 NOVELTY: Final = "novelty.npz"
 """File for `load_novelty`."""
 
+MANIFEST: Final = "manifest.csv"
+"""File for `find_known_splits`; a copy of the folder may lack it."""
+
 NEEDED_FILES: Final = (MODEL, "metrics.json", "config.yaml")
 """Files of a run or a version that scoring needs."""
 
@@ -35,6 +38,7 @@ class ServedModel:
         threshold: Scores at or above it are called a lesion; it was chosen on validation images.
         notices: Texts that every output must show.
         novelty_file: File for `load_novelty`; `None` where the run wrote none.
+        manifest_file: File for `find_known_splits`; `None` where it is missing.
     """
 
     name: str
@@ -42,6 +46,7 @@ class ServedModel:
     threshold: float
     notices: tuple[str, ...]
     novelty_file: Path | None
+    manifest_file: Path | None
 
 
 def find_model(workspace: Workspace, model: str) -> ServedModel:
@@ -87,6 +92,8 @@ def load_served_model(folder: Path) -> ServedModel:
     """
     recorded, name = _read_record(folder)
     used = [file for file in (*NEEDED_FILES, NOVELTY) if file in recorded or file in NEEDED_FILES]
+    if MANIFEST in recorded and (folder / MANIFEST).is_file():
+        used.append(MANIFEST)
     changed = find_changed(folder, {file: recorded.get(file, "") for file in used})
     if changed:
         raise ReleaseError(
@@ -107,6 +114,7 @@ def load_served_model(folder: Path) -> ServedModel:
             threshold=float(metrics["threshold"]),
             notices=tuple(metrics["notices"]),
             novelty_file=folder / NOVELTY if NOVELTY in used else None,
+            manifest_file=folder / MANIFEST if MANIFEST in used else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ReleaseError(

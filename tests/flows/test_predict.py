@@ -63,6 +63,7 @@ def test_scores_are_those_of_the_run_on_a_machine_that_has_its_folder_alone(trai
     assert set(predicted["threshold"]) == {threshold}
     assert ((joined["score"] >= threshold) == (joined["label_new"] == "osseous_lesion")).all()
     assert predicted["distance"].between(0, 2).all()
+    assert (joined["known_split"] == joined["split"]).all()
     validation = joined[joined["split"] == "val"]
     assert not validation["is_outside"].astype(bool).any()
 
@@ -119,11 +120,13 @@ def test_names_stand_in_one_private_file(scored: Path, mixed: Path) -> None:
             assert b"hip000001" not in content
 
 
-def test_the_sheet_has_pictures_heat_maps_and_notices(scored: Path) -> None:
+def test_the_sheet_has_pictures_heat_maps_and_notices(scored: Path, run: Path) -> None:
     page = (scored / "sheet.html").read_text()
     assert page.count('<li class="card') == 5
     assert page.count("Heat map of image") == 2
     assert "NOT FOR CLINICAL USE" in page
+    trained = int((pd.read_csv(run / "predictions.csv")["split"] == "train").sum())
+    assert f"of 50 images, {trained} trained, " in page
     assert "RANDOM WEIGHTS, IN THE RUN THAT TRAINED THE MODEL" in page
     assert "<script" not in page
     assert not any(address in page for address in ("http://", "https://", 'src="//'))

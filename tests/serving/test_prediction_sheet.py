@@ -35,6 +35,7 @@ def sheet() -> PredictionSheet:
             "label": ["normal"] * 4 + ["osseous_lesion"] * 2 + [None] * 2,
             "distance": [0.1, 0.9, 0.1, 0.1, 0.1, 0.1, np.nan, np.nan],
             "is_outside": [False, True, False, False, False, False, None, None],
+            "known_split": ["", "", "val", "train", "train", "test", "", ""],
         }
     )
     counts = {"num_images": 6, "num_copies": 3, "num_unreadable": 2, "num_ignored": 1}
@@ -44,6 +45,7 @@ def sheet() -> PredictionSheet:
         "model": {"name": "version 0003", "sha256": "ab" * 32, "threshold": 0.45},
         "features": {"engine": "openvino", "precision": "float32", "reason": "it was asked for"},
         "novelty": {"limit": 0.25, "outside_fraction": 0.01, "num_training": 900, "num_validation": 200},
+        "known": {"train": 2, "val": 1, "test": 1},
         "counts": counts | {"num_lesion": 2, "num_normal": 4, "num_outside": 1},
         "reasons": {"not_an_image": 1, "empty_file": 1},
     }
@@ -75,9 +77,27 @@ def test_without_a_measure_of_novelty_nothing_is_claimed(sheet, tmp_path):
     table = sheet.table.assign(distance=np.nan, is_outside=None)
     page = write(replace(sheet, table=table, facts={**sheet.facts, "novelty": None}), tmp_path)
     assert "is not known: the run of this model did not" in page
-    assert 'class="badge' not in page
+    assert 'class="badge outside' not in page
     assert ">within<" not in page
     assert "not measured" in render_summary(replace(sheet, facts={**sheet.facts, "novelty": None}))
+
+
+def test_known_images_are_marked_and_counted(sheet, tmp_path):
+    page = write(sheet, tmp_path)
+    marks = {use: page.count(f">{use} the model<") for use in ("trained", "validated", "tested")}
+    assert marks == {"trained": 3, "validated": 1, "tested": 2}  # the two highest scores have a picture, too
+    assert "2 trained it, 1 validated it, 1 tested it" in page
+    assert {row["what"]: row["count"] for row in tabulate_counts(sheet)}["that trained the model"] == 2
+    assert render_summary(sheet).count(" train |") == 2
+
+
+def test_known_images_that_are_not_recorded_are_not_called_new(sheet, tmp_path):
+    table = sheet.table.assign(known_split="not_recorded")
+    unknown = replace(sheet, table=table, facts={**sheet.facts, "known": None})
+    page = write(unknown, tmp_path)
+    assert page.count("<td>not recorded</td>") == 6
+    assert "manifest.csv" in page
+    assert render_summary(unknown).count(" not recorded |") == 6 + 3  # each image and each count
 
 
 def test_long_tables_are_cut_with_a_note(sheet, tmp_path, monkeypatch):

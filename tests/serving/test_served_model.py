@@ -33,6 +33,17 @@ def test_a_version_serves_under_any_folder_name(workspace, version, tmp_path):
     assert model.network.file == copied.resolve() / "model.keras"
 
 
+def test_a_copy_without_its_manifest_serves_and_a_changed_manifest_is_refused(version):
+    manifest_file = version / "manifest.csv"
+    assert load_served_model(version).manifest_file == manifest_file
+    recorded = manifest_file.read_bytes()
+    manifest_file.write_bytes(recorded + b"\n")
+    with pytest.raises(ReleaseError, match=r"manifest\.csv .*SHA-256"):
+        load_served_model(version)
+    manifest_file.unlink()
+    assert load_served_model(version).manifest_file is None
+
+
 def test_a_run_serves_by_its_list_of_hashes(workspace, version):
     record = json.loads((version / "version.json").read_text())
     (version / "version.json").unlink()
