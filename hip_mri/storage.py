@@ -205,11 +205,11 @@ def digest_file(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def find_next_number(parent: Path) -> int:
-    """One more than the highest numbered folder, finished or not."""
+def find_next_folder(parent: Path) -> Path:
+    """The folder whose number is one more than the highest, finished or not; `0001` is the first."""
     folders = [folder for folder in parent.glob("*") if folder.is_dir()]
     matches = [match for folder in folders if (match := _NUMBERED_FOLDER.fullmatch(folder.name))]
-    return max((int(match[1] or match[2]) for match in matches), default=0) + 1
+    return parent / f"{max((int(match[1] or match[2]) for match in matches), default=0) + 1:04d}"
 
 
 def remove_leftovers(folders: Iterable[Path]) -> None:

@@ -53,7 +53,6 @@ from hip_mri.errors import SettingsError, WorkspaceError
 from hip_mri.locks import hold_lock
 from hip_mri.storage import (
     explain_write_errors,
-    find_next_number,
     make_private_folder,
     read_json,
     remove_leftovers,
@@ -99,10 +98,10 @@ class _Below:
     """A path below the root of a workspace, read as an attribute of type `Path`."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
 
     def __get__(self, workspace: "Workspace", owner: type) -> Path:
-        return workspace.root / self._path
+        return workspace.root / self.path
 
 
 @dataclass(frozen=True)
@@ -286,14 +285,8 @@ class Workspace:
         inside = [folder for parent in sets for folder in parent.glob("[!.]*")]
         return [self.root, *tops, *inside, *self.models_folder.glob("*-checkpoint")]
 
-    def next_run_number(self) -> int:
-        """Number of the next run: one more than the highest run folder, finished or not."""
-        return find_next_number(self.runs_folder)
 
-    def next_retraining_number(self) -> int:
-        """Number of the next report of a retraining, likewise."""
-        return find_next_number(self.retrainings_folder)
-
-    def next_prediction_number(self) -> int:
-        """Number of the next folder of predictions, counted like runs."""
-        return find_next_number(self.predictions_folder)
+TOP_LEVEL_NAMES: Final = frozenset(
+    {".gitignore", *(below.path.partition("/")[0] for below in vars(Workspace).values() if isinstance(below, _Below))}
+)
+"""Names of the files and folders at the top of a workspace."""

@@ -8,7 +8,7 @@ import pytest
 from hip_mri.hashes import hash_files
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version
-from hip_mri.storage import write_json
+from hip_mri.storage import find_next_folder, write_json
 from hip_mri.workspace import Workspace
 
 TEST_SET = "ab" * 32
@@ -21,7 +21,7 @@ def write_run(workspace: Workspace) -> WriteRun:
     """Write the next run; its files follow from `content`."""
 
     def write(content: str = "", further: dict[str, bytes] | None = None) -> Path:
-        folder = workspace.runs_folder / f"{workspace.next_run_number():04d}"
+        folder = find_next_folder(workspace.runs_folder)
         (folder / "figures").mkdir(parents=True)
         content = content or f"of run {folder.name}"
         for name in ("model.keras", "predictions.csv", "manifest.csv", "config.yaml", "figures/roc.png"):

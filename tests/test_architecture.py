@@ -25,6 +25,7 @@ FOUNDATION = (
     "hip_mri.hashes",
     "hip_mri.locks",
     "hip_mri.proxies",
+    "hip_mri.run_files",
     "hip_mri.storage",
     "hip_mri.workspace",
 )

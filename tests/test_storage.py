@@ -15,7 +15,7 @@ from hip_mri.errors import DiskError, WorkspaceError
 from hip_mri.storage import (
     digest,
     digest_file,
-    find_next_number,
+    find_next_folder,
     flush_file_system,
     is_unrecoverable,
     publish_folder,
@@ -449,4 +449,4 @@ def test_fault_60_numbers_follow_numbers_and_not_the_clock(tmp_path):
     for name, seconds in (("0001", 4e9), ("0002", 0), ("10000", 1)):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (seconds, seconds))
-    assert find_next_number(tmp_path) == 10001
+    assert find_next_folder(tmp_path) == tmp_path / "10001"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri.errors import DiskError, SettingsError, WorkspaceError
+from hip_mri.storage import find_next_folder
 from hip_mri.workspace import Workspace, resolve_path
 from tests.processes import run_python
 
@@ -153,20 +154,20 @@ def test_a_root_without_permission_is_named(tmp_path):
 def test_runs_are_numbered_on(tmp_path, folders, number):
     for folder in folders:
         (tmp_path / "runs" / folder).mkdir(parents=True)
-    assert Workspace(tmp_path).next_run_number() == number
+    assert find_next_folder(tmp_path / "runs").name == f"{number:04d}"
 
 
 def test_files_are_no_runs(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "0007").write_text("a file")
-    assert Workspace(tmp_path).next_run_number() == 1
+    assert find_next_folder(tmp_path / "runs").name == "0001"
 
 
 @pytest.mark.parametrize("name", ["0001-copy", "0001 (1)", "2026-01-31"])
 def test_folders_of_the_user_are_no_runs(tmp_path, name):
     for folder in ("0001", name):
         (tmp_path / "runs" / folder).mkdir(parents=True)
-    assert Workspace(tmp_path).next_run_number() == 2
+    assert find_next_folder(tmp_path / "runs").name == "0002"
 
 
 HOLDER = (

@@ -26,7 +26,7 @@ from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import write_documents
 from hip_mri.evaluation.report.run_report import RunReport
 from hip_mri.evaluation.report.settings import WITHHELD
-from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores, read_table
+from hip_mri.evaluation.tables import describe_manifest, read_scores, read_table
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.split import SplitReport
 from hip_mri.hashes import record_hashes
@@ -34,7 +34,20 @@ from hip_mri.models.backbones.weights import Weights
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.keras_settings import count_network_threads, describe_keras
 from hip_mri.models.network import TrainedModel
-from hip_mri.storage import link_or_copy, publish_folder, write_json
+from hip_mri.run_files import (
+    CONFIG_FILE,
+    FIGURES_FOLDER,
+    FOLDS_FILE,
+    HISTORY_FILE,
+    MANIFEST_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    NEIGHBORS_FILE,
+    NOVELTY_FILE,
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+)
+from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -127,47 +140,46 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
     Raises:
         EvaluationError: The scores cannot be evaluated.
     """
-    config, folder = facts.config, workspace.runs_folder / f"{workspace.next_run_number():04d}"
+    config, folder = facts.config, find_next_folder(workspace.runs_folder)
     test_set = lock_test_set(workspace)
     explain = partial(explain_images, inputs.trained.parts, cache_folder=workspace.explanations_folder)
     with publish_folder(folder) as fresh:
-        files = RunFiles(fresh)
-        _copy_inputs(inputs, workspace, files)
-        _write_config(config, files.config)
-        scores = read_scores(files, workspace, facts.groups.attributes)
-        metrics = evaluate(scores, config.evaluation, config.seed) | _collect_records(facts, files, test_set)
-        write_json(files.metrics, metrics)
-        history = pd.read_csv(files.history)
-        images = RunImages(read_table(files.manifest), workspace, config.preprocessing)
+        _copy_inputs(inputs, workspace, fresh)
+        _write_config(config, fresh / CONFIG_FILE)
+        scores = read_scores(fresh, workspace, facts.groups.attributes)
+        metrics = evaluate(scores, config.evaluation, config.seed) | _collect_records(facts, fresh, test_set)
+        write_json(fresh / METRICS_FILE, metrics)
+        history = pd.read_csv(fresh / HISTORY_FILE)
+        images = RunImages(read_table(fresh / MANIFEST_FILE), workspace, config.preprocessing)
         num_resamples = config.evaluation.num_resamples
         figure_data = collect_figure_data(scores, metrics, history, images, explain, config.seed, num_resamples)
-        figures = draw_figures(figure_data, files.figures_folder, summarize_notices(facts.notices))
+        figures = draw_figures(figure_data, fresh / FIGURES_FOLDER, summarize_notices(facts.notices))
         report = RunReport(
             metrics=metrics,
             config=config.model_dump(mode="json"),
             run_name=folder.name,
             figures=tuple(figures),
-            location=f"{workspace.runs_folder.name}/{folder.name}/report.html",
+            location=f"{workspace.runs_folder.name}/{folder.name}/{REPORT_FILE}",
         )
         write_documents(fresh, report)
         record_hashes(fresh)
     _log_result(folder, metrics)
-    return PublishedRun(folder, replace(report, figures=tuple(folder / "figures" / file.name for file in figures)))
+    return PublishedRun(folder, replace(report, figures=tuple(folder / FIGURES_FOLDER / file.name for file in figures)))
 
 
-def _copy_inputs(inputs: RunInputs, workspace: Workspace, files: RunFiles) -> None:
-    link_or_copy(inputs.trained.model_file, files.model)
+def _copy_inputs(inputs: RunInputs, workspace: Workspace, folder: Path) -> None:
+    link_or_copy(inputs.trained.model_file, folder / MODEL_FILE)
     for file, target in (
-        (inputs.trained.history_file, files.history),
-        (inputs.trained.predictions_file, files.predictions),
-        (inputs.neighbors, files.neighbors),
-        (inputs.novelty, files.novelty),
-        (inputs.folds, files.folds),
-        (workspace.quarantine_file, files.folder / workspace.quarantine_file.name),
+        (inputs.trained.history_file, folder / HISTORY_FILE),
+        (inputs.trained.predictions_file, folder / PREDICTIONS_FILE),
+        (inputs.neighbors, folder / NEIGHBORS_FILE),
+        (inputs.novelty, folder / NOVELTY_FILE),
+        (inputs.folds, folder / FOLDS_FILE),
+        (workspace.quarantine_file, folder / workspace.quarantine_file.name),
     ):
         if file is not None:
             shutil.copyfile(file, target)
-    describe_manifest(read_manifest(workspace.manifest_file)).to_csv(files.manifest, index=False)
+    describe_manifest(read_manifest(workspace.manifest_file)).to_csv(folder / MANIFEST_FILE, index=False)
 
 
 def _write_config(config: TrainingConfig, file: Path) -> None:
@@ -185,9 +197,9 @@ def _write_config(config: TrainingConfig, file: Path) -> None:
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _collect_records(facts: RunFacts, files: RunFiles, test_set: Mapping[str, Any]) -> dict[str, Any]:
+def _collect_records(facts: RunFacts, folder: Path, test_set: Mapping[str, Any]) -> dict[str, Any]:
     """Collect the content of `metrics.json` that is not computed from scores."""
-    manifest = read_table(files.manifest)
+    manifest = read_table(folder / MANIFEST_FILE)
     groups = manifest.loc[manifest["state"] == "ready", "group"].value_counts()
     num_missing = test_set["num_images"] - int((manifest["split"] == "test").sum())
     return {

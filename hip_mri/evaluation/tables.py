@@ -9,7 +9,7 @@ from hip_mri.dataset.pseudonyms import resolve_pseudonyms
 from hip_mri.dataset.tables import UNREADABLE
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.metrics.results import Scores
-from hip_mri.hashes import HASHES
+from hip_mri.run_files import FOLDS_FILE, MANIFEST_FILE, NEIGHBORS_FILE, PREDICTIONS_FILE
 from hip_mri.workspace import Workspace
 
 MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "reason", "group", "patient", "evidence")
@@ -17,39 +17,6 @@ MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "rea
 
 NUMBERS: Final = {"score": "float64", "distance": "float64", "seed": "int64", "fold": "int64"}
 """Columns with numbers; read as text first, since CSV readers can lose the last digit of a float."""
-
-
-class RunFiles:
-    """Names the files of a run folder.
-
-    Attributes:
-        folder: The run folder.
-        metrics: All metrics and the records that they are based on.
-        predictions: image_id, split, label and score of every image.
-        manifest: Every file of the source by pseudonym; see `MANIFEST_COLUMNS`.
-        neighbors: Nearest training images, of the leakage audit.
-        folds: Scores of cross-validation; missing if it was left out.
-        history: One row per epoch.
-        config: Every setting.
-        model: The complete network.
-        novelty: Out-of-distribution detector.
-        figures_folder: The figures.
-        hashes: SHA-256 of every other file.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.metrics = folder / "metrics.json"
-        self.predictions = folder / "predictions.csv"
-        self.manifest = folder / "manifest.csv"
-        self.neighbors = folder / "neighbours.csv"
-        self.folds = folder / "folds.csv"
-        self.history = folder / "history.csv"
-        self.config = folder / "config.yaml"
-        self.model = folder / "model.keras"
-        self.novelty = folder / "novelty.npz"
-        self.figures_folder = folder / "figures"
-        self.hashes = folder / HASHES
 
 
 def describe_manifest(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -62,11 +29,11 @@ def describe_manifest(manifest: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -> Scores:
+def read_scores(run_folder: Path, workspace: Workspace, attributes: str | None) -> Scores:
     """Read the tables of a run.
 
     Args:
-        files: The run.
+        run_folder: The run.
         workspace: Has the attributes for subgroups, which can identify people and are not copied to the run folder.
         attributes: Name of the table of attributes; `None` without any.
 
@@ -74,7 +41,7 @@ def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -
         EvaluationError: Predictions and manifest have different images, splits or labels.
         WorkspaceError: A file is missing or damaged.
     """
-    manifest, predictions = read_table(files.manifest), read_table(files.predictions)
+    manifest, predictions = read_table(run_folder / MANIFEST_FILE), read_table(run_folder / PREDICTIONS_FILE)
     joined = predictions.merge(
         manifest[["image_id", "sha256", "group", "patient"]], on="image_id", how="left", validate="one_to_one"
     )
@@ -82,12 +49,13 @@ def read_scores(files: RunFiles, workspace: Workspace, attributes: str | None) -
     listed = manifest.loc[manifest["split"] != "", columns].sort_values("image_id", ignore_index=True)
     if not listed.equals(joined[columns].sort_values("image_id", ignore_index=True)):
         raise EvaluationError(
-            f"{files.predictions.name} and {files.manifest.name} differ in their images, splits or labels. "
+            f"{PREDICTIONS_FILE} and {MANIFEST_FILE} differ in their images, splits or labels. "
             "Run the pipeline again, which writes both."
         )
-    folds = read_table(files.folds) if files.folds.exists() else None
+    folds_file = run_folder / FOLDS_FILE
+    folds = read_table(folds_file) if folds_file.exists() else None
     attribute_table = None if attributes is None else read_attributes(joined, workspace, attributes)
-    return Scores(joined.drop(columns="sha256"), read_table(files.neighbors), folds, attribute_table)
+    return Scores(joined.drop(columns="sha256"), read_table(run_folder / NEIGHBORS_FILE), folds, attribute_table)
 
 
 def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd.DataFrame:

@@ -16,10 +16,11 @@ import yaml
 from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceError
 from hip_mri.evaluation.metrics.results import evaluate
-from hip_mri.evaluation.tables import RunFiles, read_scores, read_table
+from hip_mri.evaluation.tables import read_scores, read_table
 from hip_mri.grouping.split import count_images
-from hip_mri.hashes import compare_hashes
+from hip_mri.hashes import HASHES, compare_hashes
 from hip_mri.models.saved import list_foreign_settings
+from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE
 from hip_mri.storage import digest, digest_file, read_json
 from hip_mri.workspace import Workspace, resolve_path
 
@@ -39,28 +40,27 @@ def verify_run(folder: Path) -> list[str]:
     Raises:
         WorkspaceError: There is no finished run.
     """
-    files = RunFiles(folder)
-    if not files.hashes.is_file():
-        raise WorkspaceError(f"{folder} is no finished run: it has no {files.hashes.name}. Pass a folder in runs.")
+    if not (folder / HASHES).is_file():
+        raise WorkspaceError(f"{folder} is no finished run: it has no {HASHES}. Pass a folder in runs.")
     differences = compare_hashes(folder)
     try:
-        metrics = read_json(files.metrics)
-        config = _read_config(files.config)
-        scores = read_scores(files, Workspace(folder.parent.parent), metrics["grouping"]["attributes"])
+        metrics = read_json(folder / METRICS_FILE)
+        config = _read_config(folder / CONFIG_FILE)
+        scores = read_scores(folder, Workspace(folder.parent.parent), metrics["grouping"]["attributes"])
         differences += compare(metrics, evaluate(scores, config.evaluation, config.seed))
-        differences += compare(metrics, _count_images(files), "metrics.json")
+        differences += compare(metrics, _count_images(folder), METRICS_FILE)
     except (HipMriError, OSError, ValueError, KeyError, TypeError) as error:
         differences.append(f"the metrics cannot be computed again: {error}")
         return differences
     return [
         *differences,
-        *_compare_test_set(files, metrics),
+        *_compare_test_set(folder, metrics),
         *_compare_weights(config, metrics),
-        *_check_keras_settings(files.model),
+        *_check_keras_settings(folder / MODEL_FILE),
     ]
 
 
-def compare(recorded: Any, computed: Any, name: str = "metrics.json") -> list[str]:
+def compare(recorded: Any, computed: Any, name: str = METRICS_FILE) -> list[str]:
     """List the computed values that differ from the recorded ones; values that are only recorded are ignored.
 
     Args:
@@ -99,8 +99,8 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _count_images(files: RunFiles) -> dict[str, Any]:
-    manifest = read_table(files.manifest)
+def _count_images(folder: Path) -> dict[str, Any]:
+    manifest = read_table(folder / MANIFEST_FILE)
     used = manifest[manifest["state"] == "ready"]
     states = Counter(manifest["state"])
     return {
@@ -115,12 +115,12 @@ def _count_images(files: RunFiles) -> dict[str, Any]:
     }
 
 
-def _compare_test_set(files: RunFiles, metrics: Mapping[str, Any]) -> Iterator[str]:
+def _compare_test_set(folder: Path, metrics: Mapping[str, Any]) -> Iterator[str]:
     locked = metrics["test_set"]
-    manifest = read_table(files.manifest)
+    manifest = read_table(folder / MANIFEST_FILE)
     listed = sorted(manifest.loc[manifest["split"] == "test", "sha256"])
     if not locked["num_missing"] and digest(listed) != locked["sha256"]:
-        yield f"{files.manifest.name} has other test images than the locked test set of metrics.json"
+        yield f"{MANIFEST_FILE} has other test images than the locked test set of {METRICS_FILE}"
 
 
 def _read_config(file: Path) -> TrainingConfig:
@@ -143,7 +143,7 @@ def _compare_weights(config: TrainingConfig, metrics: Mapping[str, Any]) -> Iter
 def list_unrecorded(folder: Path) -> list[str]:
     """List what the run does not record and what therefore cannot be verified; these are no differences."""
     try:
-        has_settings = "keras" in read_json(RunFiles(folder).metrics)
+        has_settings = "keras" in read_json(folder / METRICS_FILE)
     except (HipMriError, TypeError):  # listed as a difference
         return []
     return (

@@ -27,6 +27,7 @@ from hip_mri.models.head import build_network, compile_head, cut_network, join_n
 from hip_mri.models.keras_settings import Model, count_network_threads, describe_keras
 from hip_mri.models.rows import ImageRows, Rows
 from hip_mri.models.scoring import ROWS_PER_BLOCK, SplitNetwork, score_rows
+from hip_mri.run_files import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE
 from hip_mri.storage import digest, publish_folder, require_room, write_json
 from hip_mri.workspace import Workspace
 
@@ -36,10 +37,7 @@ NETWORK_RECIPE: Final = 2
 """Version of the training; raised by changes that alter weights or scores. Before 2 the user's settings of Keras could
 alter them."""
 
-MODEL_NAME: Final = "model.keras"
 HEAD_NAME: Final = "head.keras"
-HISTORY_NAME: Final = "history.csv"
-PREDICTIONS_NAME: Final = "predictions.csv"
 TUNED_BACKBONE: Final = "backbone"
 """Names in the folder of a trained model; `backbone` is the folder of a fine-tuned backbone."""
 
@@ -65,17 +63,17 @@ class TrainedModel:
     @property
     def model_file(self) -> Path:
         """The whole network, as Keras saves it."""
-        return self.folder / MODEL_NAME
+        return self.folder / MODEL_FILE
 
     @property
     def history_file(self) -> Path:
         """History of the training, one row per epoch."""
-        return self.folder / HISTORY_NAME
+        return self.folder / HISTORY_FILE
 
     @property
     def predictions_file(self) -> Path:
         """Image id, split, label and score of every image."""
-        return self.folder / PREDICTIONS_NAME
+        return self.folder / PREDICTIONS_FILE
 
     @property
     def head_file(self) -> Path:
@@ -136,7 +134,7 @@ def train_model(
         "images": digest_table(images[["image_id", "sha256", "label", "split"]]),
     }
     model = TrainedModel(workspace.models_folder / digest(identity)[:16], digest(identity), features)
-    if is_as_recorded(model.folder, [MODEL_NAME, HEAD_NAME, HISTORY_NAME, PREDICTIONS_NAME]):
+    if is_as_recorded(model.folder, [MODEL_FILE, HEAD_NAME, HISTORY_FILE, PREDICTIONS_FILE]):
         logger.info("The model for these images, settings and seed is reused")
         discard_checkpoint(model.checkpoint_folder)  # left by a run that was killed before its end
         return _with_own_features(model, settings)

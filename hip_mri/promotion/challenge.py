@@ -16,6 +16,7 @@ from hip_mri.promotion.gate import Decision, compare_versions, judge_first_versi
 from hip_mri.registry.champion import promote_over, read_champion
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
+from hip_mri.run_files import PREDICTIONS_FILE
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
     Returns:
         Columns image_id, sha256, label, score (0-1) and group.
     """
-    scores = read_table(version.folder / "predictions.csv")
+    scores = read_table(version.folder / PREDICTIONS_FILE)
     scores = scores.loc[scores["split"] == "test", ["image_id", "score"]]
     images = select_ready(read_manifest(workspace.manifest_file))[["image_id", "sha256", "label", "group"]]
     return scores.merge(images, on="image_id", validate="one_to_one")

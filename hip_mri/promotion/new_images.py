@@ -11,6 +11,7 @@ from hip_mri.dataset.split_registry import HELD_OUT
 from hip_mri.evaluation.tables import read_table
 from hip_mri.registry.conclusions import list_unconcluded
 from hip_mri.registry.versions import Version, list_versions
+from hip_mri.run_files import MANIFEST_FILE
 from hip_mri.workspace import Workspace
 
 
@@ -77,5 +78,5 @@ def list_images(version: Version | None, states: Collection[str] = ("ready",)) -
     columns = ["image_id", "sha256", "label", "split", "group", "patient"]
     if version is None:
         return pd.DataFrame(columns=columns, dtype="str")
-    listed = read_table(version.folder / "manifest.csv")
+    listed = read_table(version.folder / MANIFEST_FILE)
     return listed.loc[listed["state"].isin(states), columns]

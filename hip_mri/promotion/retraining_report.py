@@ -19,7 +19,8 @@ from hip_mri.promotion.challenge import Challenge, ChallengeOutcome, read_test_s
 from hip_mri.promotion.new_images import NewImages, list_images
 from hip_mri.registry.conclusions import record_conclusion
 from hip_mri.registry.versions import read_version
-from hip_mri.storage import link_or_copy, publish_folder, write_bytes, write_json
+from hip_mri.run_files import REPORT_FILE
+from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def publish_retraining(workspace: Workspace, retraining: Retraining, margin: flo
     Raises:
         WorkspaceError: The disk is full or not writable.
     """
-    folder = workspace.retrainings_folder / f"{workspace.next_retraining_number():04d}"
+    folder = find_next_folder(workspace.retrainings_folder)
     challenge = retraining.challenge
     facts = {
         "name": folder.name,
@@ -127,7 +128,7 @@ def publish_retraining(workspace: Workspace, retraining: Retraining, margin: flo
         pictures = _draw_pictures(workspace, retraining, fresh / "figures", margin)
         write_json(fresh / "retraining.json", _describe(retraining, facts))
         page = _render("retraining.html.jinja", facts, pictures, read_picture)
-        write_bytes(fresh / "report.html", page.encode())
+        write_bytes(fresh / REPORT_FILE, page.encode())
         markdown = _render("retraining.md.jinja", facts, pictures, lambda file: shrink_png(file, MAX_PICTURE_BYTES))
     if challenge is not None:
         record_conclusion(workspace, challenge.challenger, retraining.outcome, challenge.decision.reasons)

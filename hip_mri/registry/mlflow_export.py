@@ -13,13 +13,14 @@ import yaml
 from hip_mri.addresses import strip_credentials, strip_credentials_in_text
 from hip_mri.errors import ReleaseError
 from hip_mri.evaluation.report.settings import disclose, flatten_settings
-from hip_mri.registry.versions import MODEL, RECORD, Version, check_version
+from hip_mri.registry.versions import RECORD, Version, check_version
+from hip_mri.run_files import CONFIG_FILE, METRICS_FILE, MODEL_FILE
 from hip_mri.storage import digest_file
 
 NAME: Final = "hip-mri"
 """Name of the experiment and of the registered model."""
 
-ARTIFACTS: Final = (MODEL, "metrics.json", RECORD)
+ARTIFACTS: Final = (MODEL_FILE, METRICS_FILE, RECORD)
 """Files that are uploaded."""
 
 TEST_MEASURES: Final = ("auc", "average_precision", "brier", "calibration_slope", "num_images", "num_lesions")
@@ -83,7 +84,7 @@ def _export(client: Any, version: Version, name: str) -> str:
         if not client.search_registered_models(f"name='{name}'"):
             client.create_registered_model(name)
         made = client.create_model_version(
-            name, source=f"{run.artifact_uri}/{MODEL}", run_id=run.run_id, tags=_describe(version)
+            name, source=f"{run.artifact_uri}/{MODEL_FILE}", run_id=run.run_id, tags=_describe(version)
         )
         is_finished = True
     finally:
@@ -93,7 +94,7 @@ def _export(client: Any, version: Version, name: str) -> str:
 
 def read_parameters(version: Version) -> dict[str, str]:
     """Read the settings of a version by dotted name; those that could identify a person or a place are withheld."""
-    settings = yaml.safe_load((version.folder / "config.yaml").read_text())
+    settings = yaml.safe_load((version.folder / CONFIG_FILE).read_text())
     return {name: disclose(name, value) for name, value in flatten_settings(settings).items()}
 
 

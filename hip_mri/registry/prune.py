@@ -18,10 +18,11 @@ from hip_mri.grouping.fingerprints import FINGERPRINT_RECIPE
 from hip_mri.hashes import HASHES, read_hashes
 from hip_mri.models.backbones.backbone import IDENTITY_NAME, open_backbone
 from hip_mri.models.backbones.engine_choice import ENGINE_SUFFIX
-from hip_mri.models.network import MODEL_NAME, TUNED_BACKBONE
+from hip_mri.models.network import TUNED_BACKBONE
 from hip_mri.registry.champion import read_history
 from hip_mri.registry.conclusions import list_unconcluded
 from hip_mri.registry.versions import read_version
+from hip_mri.run_files import METRICS_FILE, MODEL_FILE
 from hip_mri.storage import digest_file, read_json
 from hip_mri.workspace import Workspace
 
@@ -111,7 +112,7 @@ def _plan(workspace: Workspace) -> list[Removal]:
 
 
 def _find_latest_run(workspace: Workspace) -> Path | None:
-    finished = [file.parent for file in workspace.runs_folder.glob("[0-9]*/metrics.json")]
+    finished = [file.parent for file in workspace.runs_folder.glob(f"[0-9]*/{METRICS_FILE}")]
     return max(finished, key=lambda folder: int(folder.name), default=None)
 
 
@@ -123,7 +124,7 @@ def _list_unused(workspace: Workspace, run: Path, needed: set[str]) -> Iterator[
         run: Folder of the latest finished run.
         needed: SHA-256 of every file of that run and of the champions.
     """
-    features = read_json(run / "metrics.json")["features"]
+    features = read_json(run / METRICS_FILE)["features"]
     models = [folder for folder in _list(workspace.models_folder) if _read_model_sha256(folder) in needed]
     sets = features["set"], features["preprocessed"]
     backbones = _list_needed_backbones(workspace, models)
@@ -168,7 +169,7 @@ def _list_needed_backbones(workspace: Workspace, models: Sequence[Path]) -> set[
 def _read_model_sha256(folder: Path) -> str | None:
     """Read the SHA-256 of a trained model; `None` for a checkpoint and where the list of hashes is damaged."""
     try:
-        return read_hashes(folder).get(MODEL_NAME)
+        return read_hashes(folder).get(MODEL_FILE)
     except WorkspaceError:
         return None
 

@@ -9,17 +9,18 @@ from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.hashes import HASHES, compare_hashes, read_hashes
 from hip_mri.registry.champion import read_history
 from hip_mri.registry.conclusions import list_unconcluded
-from hip_mri.registry.versions import MODEL, RECORD, Version, describe_version, list_versions, name_version
-from hip_mri.storage import find_next_number, publish_folder, read_json, write_json
+from hip_mri.registry.versions import RECORD, Version, describe_version, list_versions
+from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE, NOVELTY_FILE, PREDICTIONS_FILE
+from hip_mri.storage import find_next_folder, publish_folder, read_json, write_json
 from hip_mri.workspace import Workspace
 
-FILES: Final = (MODEL, "metrics.json", "predictions.csv", "manifest.csv", "config.yaml")
+FILES: Final = (MODEL_FILE, METRICS_FILE, PREDICTIONS_FILE, MANIFEST_FILE, CONFIG_FILE)
 """Files of a run that every version has."""
 
-OPTIONAL_FILES: Final = ("novelty.npz",)
+OPTIONAL_FILES: Final = (NOVELTY_FILE,)
 """Files of a run that a version has if the run has them."""
 
-REPRODUCIBLE_FILES: Final = (MODEL, "predictions.csv", "manifest.csv")
+REPRODUCIBLE_FILES: Final = (MODEL_FILE, PREDICTIONS_FILE, MANIFEST_FILE)
 """Files that are identical, byte for byte, when a run is repeated."""
 
 
@@ -48,14 +49,14 @@ def register_version(workspace: Workspace, run_folder: Path, *, is_challenger: b
         for unconcluded in list_unconcluded(workspace) if is_challenger else ():
             if all(unconcluded.files[name] == files[name] for name in REPRODUCIBLE_FILES):
                 return unconcluded
-        number, history = find_next_number(workspace.versions_folder), read_history(workspace)
+        folder, history = find_next_folder(workspace.versions_folder), read_history(workspace)
         version = Version(
-            number=number,
-            folder=workspace.versions_folder / name_version(number),
+            number=int(folder.name),
+            folder=folder,
             run=run_folder.name,
             parent=history[-1].version if history else None,
             files=files,
-            test_set_sha256=read_json(run_folder / "metrics.json")["test_set"]["sha256"],
+            test_set_sha256=read_json(run_folder / METRICS_FILE)["test_set"]["sha256"],
             registered_at=datetime.now(UTC).isoformat(timespec="seconds"),
             is_challenger=is_challenger,
         )

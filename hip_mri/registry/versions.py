@@ -11,11 +11,9 @@ from typing import Any, Final
 
 from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.hashes import find_changed
+from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE
 from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace
-
-MODEL: Final = "model.keras"
-"""The whole network."""
 
 RECORD: Final = "version.json"
 """The fields of `Version`."""
@@ -53,26 +51,26 @@ class Version:
     @property
     def model_file(self) -> Path:
         """The whole network."""
-        return self.folder / MODEL
+        return self.folder / MODEL_FILE
 
     @property
     def model_sha256(self) -> str:
         """Of `model.keras`."""
-        return self.files[MODEL]
+        return self.files[MODEL_FILE]
 
     @property
     def data_sha256(self) -> str:
         """Of `manifest.csv`, which lists every image with its label, group and split."""
-        return self.files["manifest.csv"]
+        return self.files[MANIFEST_FILE]
 
     @property
     def config_sha256(self) -> str:
         """Of `config.yaml`, which holds every setting."""
-        return self.files["config.yaml"]
+        return self.files[CONFIG_FILE]
 
     def read_metrics(self) -> dict[str, Any]:
         """Read the metrics of its run, with the threshold that was chosen on validation images."""
-        return read_json(self.folder / "metrics.json")
+        return read_json(self.folder / METRICS_FILE)
 
 
 def name_version(number: int) -> str:

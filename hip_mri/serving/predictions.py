@@ -19,11 +19,12 @@ from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.models.scoring import SplitNetwork
 from hip_mri.monitoring.novelty import Novelty, load_novelty
+from hip_mri.run_files import PREDICTIONS_FILE
 from hip_mri.serving.known_images import count_known, describe_known, find_known_splits
 from hip_mri.serving.prediction_inputs import InputReport
 from hip_mri.serving.prediction_sheet import PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
 from hip_mri.serving.served_model import ServedModel
-from hip_mri.storage import explain_write_errors, publish_folder, write_bytes, write_json
+from hip_mri.storage import explain_write_errors, find_next_folder, publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -126,11 +127,11 @@ def publish_predictions(
         The content of the sheet. Its folder has `predictions.csv`, `sheet.html`, `summary.json`, `explanations/` and,
         readable by its owner only, `names.csv`.
     """
-    folder = workspace.predictions_folder / f"{workspace.next_prediction_number():04d}"
+    folder = find_next_folder(workspace.predictions_folder)
     table = score_images(workspace.serving, model, network)
     facts = _describe(table, model, network, inputs, is_synthetic=is_synthetic)
     with publish_folder(folder) as fresh:
-        table.to_csv(fresh / "predictions.csv", index=False)
+        table.to_csv(fresh / PREDICTIONS_FILE, index=False)
         write_bytes(fresh / "names.csv", _read_names(workspace.serving), is_private=True)
         write_json(fresh / "summary.json", {"predictions": folder.name, **facts})
         thumbnails = _draw_thumbnails(table, workspace.serving, network, settings, fresh / "explanations")

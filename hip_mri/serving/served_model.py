@@ -11,20 +11,15 @@ from hip_mri.config import Precision, PreprocessingSettings
 from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.hashes import HASHES, find_changed, read_hashes
 from hip_mri.registry.champion import read_champion
-from hip_mri.registry.versions import MODEL, RECORD, read_record, read_version
+from hip_mri.registry.versions import RECORD, read_record, read_version
+from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE, NOVELTY_FILE
 from hip_mri.serving.served_network import SavedNetwork
 from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace, resolve_path
 
 CHAMPION: Final = "champion"
 
-NOVELTY: Final = "novelty.npz"
-"""File for `load_novelty`."""
-
-MANIFEST: Final = "manifest.csv"
-"""File for `find_known_splits`; a copy of the folder may lack it."""
-
-NEEDED_FILES: Final = (MODEL, "metrics.json", "config.yaml")
+NEEDED_FILES: Final = (MODEL_FILE, METRICS_FILE, CONFIG_FILE)
 """Files of a run or a version that scoring needs."""
 
 
@@ -91,30 +86,30 @@ def load_served_model(folder: Path) -> ServedModel:
         WorkspaceError: Its record cannot be read.
     """
     recorded, name = _read_record(folder)
-    used = [file for file in (*NEEDED_FILES, NOVELTY) if file in recorded or file in NEEDED_FILES]
-    if MANIFEST in recorded and (folder / MANIFEST).is_file():
-        used.append(MANIFEST)
+    used = [file for file in (*NEEDED_FILES, NOVELTY_FILE) if file in recorded or file in NEEDED_FILES]
+    if MANIFEST_FILE in recorded and (folder / MANIFEST_FILE).is_file():  # a copy of the folder may lack it
+        used.append(MANIFEST_FILE)
     changed = find_changed(folder, {file: recorded.get(file, "") for file in used})
     if changed:
         raise ReleaseError(
             f"model: {list_offenders(changed)} in {folder} is missing or has another SHA-256 than was recorded, so "
             "the model is not loaded. Restore the folder from a backup, or give another model."
         )
-    metrics, settings = read_json(folder / "metrics.json"), yaml.safe_load((folder / "config.yaml").read_text())
+    metrics, settings = read_json(folder / METRICS_FILE), yaml.safe_load((folder / CONFIG_FILE).read_text())
     try:
         return ServedModel(
             name=name,
             network=SavedNetwork(
-                folder / MODEL,
-                recorded[MODEL],
+                folder / MODEL_FILE,
+                recorded[MODEL_FILE],
                 settings["model"]["backbone"],
                 PreprocessingSettings.model_validate(settings["preprocessing"]),
                 _find_precision(metrics, settings),
             ),
             threshold=float(metrics["threshold"]),
             notices=tuple(metrics["notices"]),
-            novelty_file=folder / NOVELTY if NOVELTY in used else None,
-            manifest_file=folder / MANIFEST if MANIFEST in used else None,
+            novelty_file=folder / NOVELTY_FILE if NOVELTY_FILE in used else None,
+            manifest_file=folder / MANIFEST_FILE if MANIFEST_FILE in used else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ReleaseError(

@@ -28,10 +28,11 @@ from hip_mri.models.backbones.export import has_export, link_export
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.head import PREFIX, cut_network
-from hip_mri.models.network import HEAD_NAME, MODEL_NAME, TUNED_BACKBONE
+from hip_mri.models.network import HEAD_NAME, TUNED_BACKBONE
 from hip_mri.models.saved import load_network
 from hip_mri.models.scoring import SplitNetwork
 from hip_mri.registry.prune import SERVED_NETWORK
+from hip_mri.run_files import MODEL_FILE
 from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace
 
@@ -138,7 +139,7 @@ def _find_trained(network: SavedNetwork, workspace: Workspace) -> tuple[Backbone
     for hashes in workspace.models_folder.glob(f"*/{HASHES}"):
         with contextlib.suppress(WorkspaceError, KeyError, TypeError):
             folder = hashes.parent
-            if read_hashes(folder)[MODEL_NAME] != network.sha256 or not is_as_recorded(folder, [HEAD_NAME]):
+            if read_hashes(folder)[MODEL_FILE] != network.sha256 or not is_as_recorded(folder, [HEAD_NAME]):
                 continue
             wanted = read_json(folder / IDENTITY_NAME)["backbone"]
             backbone = find_backbone(wanted, (*workspace.backbones_folder.glob("[!.]*"), folder / TUNED_BACKBONE))

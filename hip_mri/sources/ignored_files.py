@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from hip_mri.config import LABELS, SPLITS
+from hip_mri.workspace import TOP_LEVEL_NAMES
 
 _SYSTEM_FOLDERS: Final = frozenset(
     {
@@ -32,18 +33,8 @@ _WORKSPACE_MARKS: Final = re.compile(
 )
 """Files that are typical of a workspace of this program."""
 
-_WORKSPACE_PARTS: Final = frozenset(
-    {
-        *(".gitignore", ".lock", "DATA", "cache", "entries", "identities", "attributes", "images", "sources", "runs"),
-        *("features", "fingerprints", "preprocessed", "backbones", "models", "folds", "shards", "releases"),
-        *("retrainings", "predictions", "serving", "manifest.parquet", "splits.parquet", "names.parquet"),
-        *("ties.parquet", "deliveries.json", "test_set.json", "quarantine.csv", "pseudonyms.key"),
-    }
-)
-"""Files and folders at the top of a workspace; see `hip_mri.workspace`."""
-
 _MIN_WORKSPACE_PARTS: Final = 2
-"""Minimum number of `_WORKSPACE_PARTS` in a workspace, so that a copy of `DATA` alone can be a source."""
+"""Minimum number of `TOP_LEVEL_NAMES` in a workspace, so that a copy of `DATA` alone can be a source."""
 
 
 def is_ignored_folder(name: str) -> bool:
@@ -88,7 +79,7 @@ def find_workspaces(names: Sequence[str]) -> set[str]:
     parts: Counter[str] = Counter()
     for folder in marked:
         below = (name[len(folder) + 1 :] for name in names if name.startswith(f"{folder}/"))
-        parts[folder] = len({name.partition("/")[0] for name in below} & _WORKSPACE_PARTS)
+        parts[folder] = len({name.partition("/")[0] for name in below} & TOP_LEVEL_NAMES)
     return {folder for folder, count in parts.items() if count >= _MIN_WORKSPACE_PARTS}
 
 

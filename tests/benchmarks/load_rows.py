@@ -32,11 +32,20 @@ from hip_mri.evaluation.metrics.curves import bootstrap_curves
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import render_report
 from hip_mri.evaluation.report.run_report import RunReport
-from hip_mri.evaluation.tables import RunFiles, describe_manifest, read_scores
+from hip_mri.evaluation.tables import describe_manifest, read_scores
 from hip_mri.grouping.fingerprints import FINGERPRINT_RECIPE, ROW
 from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.similarity import find_similar_images
 from hip_mri.grouping.split import split_manifest
+from hip_mri.run_files import (
+    FIGURES_FOLDER,
+    FOLDS_FILE,
+    MANIFEST_FILE,
+    METRICS_FILE,
+    NEIGHBORS_FILE,
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+)
 from hip_mri.serving.prediction_sheet import PredictionSheet, write_sheet
 from hip_mri.workspace import Workspace
 from tests.benchmarks.load import LESION_FRACTION, MAX_IMAGES_PER_PATIENT, compare_runs
@@ -127,43 +136,43 @@ def split(root: Path) -> None:
 def write_scores(root: Path) -> None:
     """Write the outputs of training: scores that separate the classes a little, neighbors, folds, history."""
     generator = np.random.default_rng(1)
-    files = RunFiles(root / "run")
-    files.folder.mkdir()
+    folder = root / "run"
+    folder.mkdir()
     manifest = describe_manifest(read_manifest(Workspace(root).manifest_file))
-    manifest.to_csv(files.manifest, index=False)
+    manifest.to_csv(folder / MANIFEST_FILE, index=False)
     signal = generator.normal(1.5 * (manifest["label"] == LABELS[1]) - 2, 1)
     predictions = manifest[["image_id", "split", "label"]].assign(score=(1 / (1 + np.exp(-signal))).astype(np.float32))
-    predictions.to_csv(files.predictions, index=False)
+    predictions.to_csv(folder / PREDICTIONS_FILE, index=False)
     train = predictions[predictions["split"] == "train"].drop(columns="split")
     schemes = [*(("grouped", seed) for seed in range(SETTINGS.cross_validation_seeds)), ("by_image", 0)]
     folds = [train.assign(scheme=scheme, seed=seed, fold=np.arange(len(train)) % NUM_FOLDS) for scheme, seed in schemes]
-    pd.concat(folds).to_csv(files.folds, index=False)
+    pd.concat(folds).to_csv(folder / FOLDS_FILE, index=False)
     kinds = ["test_to_train", "within_group", "between_groups"]
     asked = train["image_id"].head(2000).to_numpy()
     neighbors = [pd.DataFrame({"kind": kind, "image_id": asked, "neighbour_id": asked}) for kind in kinds]
     distances = generator.random(len(asked) * len(kinds))
-    pd.concat(neighbors).assign(distance=distances).to_csv(files.neighbors, index=False)
+    pd.concat(neighbors).assign(distance=distances).to_csv(folder / NEIGHBORS_FILE, index=False)
 
 
 def measure(root: Path) -> None:
     """Compute every figure with its interval."""
-    metrics = evaluate(read_scores(RunFiles(root / "run"), Workspace(root), None), SETTINGS, seed=1)
-    (root / "run" / "metrics.json").write_text(json.dumps(metrics))
+    metrics = evaluate(read_scores(root / "run", Workspace(root), None), SETTINGS, seed=1)
+    (root / "run" / METRICS_FILE).write_text(json.dumps(metrics))
 
 
 def report(root: Path) -> None:
     """Draw the pictures with their bands, and write the page that holds them."""
-    files = RunFiles(root / "run")
-    scores = read_scores(files, Workspace(root), None)
+    folder = root / "run"
+    scores = read_scores(folder, Workspace(root), None)
     predictions = scores.predictions
-    metrics = json.loads(files.metrics.read_text()) | describe_rows(predictions)
+    metrics = json.loads((folder / METRICS_FILE).read_text()) | describe_rows(predictions)
     test = predictions[predictions["split"] == "test"]
     bands = bootstrap_curves(test["label"] == LABELS[1], test["score"], test["group"], 1, SETTINGS.num_resamples)
     history = pd.DataFrame({"epoch": [1, 2, 3], "loss": 0.5, "accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7})
     data = FigureData(predictions, metrics, history, scores.neighbors, bands.roc, bands.precision_recall)
-    figures = draw_figures(data, files.figures_folder)
+    figures = draw_figures(data, folder / FIGURES_FOLDER)
     run = RunReport(metrics, PipelineConfig().model_dump(mode="json"), "0001", tuple(figures))
-    (root / "run" / "report.html").write_text(render_report(run))
+    (root / "run" / REPORT_FILE).write_text(render_report(run))
 
 
 def describe_rows(predictions: pd.DataFrame) -> dict[str, Any]:
@@ -208,7 +217,7 @@ def describe_rows(predictions: pd.DataFrame) -> dict[str, Any]:
 
 def show_batch(root: Path) -> None:
     """Write the sheet of a batch that holds every image."""
-    predictions = pd.read_csv(RunFiles(root / "run").predictions)
+    predictions = pd.read_csv(root / "run" / PREDICTIONS_FILE)
     table = predictions.assign(state="scored", reason="", distance=0.5, is_outside=predictions["score"] > 0.5)
     names = ("images", "lesion", "normal", "outside", "unreadable", "copies", "ignored")
     facts = {

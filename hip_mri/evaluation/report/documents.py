@@ -11,6 +11,7 @@ from hip_mri.evaluation.metrics.table import METRICS
 from hip_mri.evaluation.report.embedding import encode_data_uri, read_picture, shrink_png
 from hip_mri.evaluation.report.run_report import RunReport, list_files, read_yaml
 from hip_mri.evaluation.report.templates import format_interval
+from hip_mri.run_files import CHECKLIST_FILE, METRICS_FILE, MODEL_CARD_FILE, REPORT_FILE
 from hip_mri.storage import write_bytes
 
 CHECKLISTS: Final = ("claim_2024.yaml", "tripod_ai.yaml")
@@ -59,10 +60,10 @@ def write_documents(run_folder: Path, run: RunReport) -> None:
         EvaluationError: There are no test metrics.
         WorkspaceError: A figure cannot be read, or a file cannot be written.
     """
-    write_bytes(run_folder / "report.html", render_report(run).encode())
+    write_bytes(run_folder / REPORT_FILE, render_report(run).encode())
     run = replace(run, files=list_files(run_folder))
-    write_bytes(run_folder / "model_card.md", render_model_card(run).encode())
-    write_bytes(run_folder / "checklist.md", render_checklists(run).encode())
+    write_bytes(run_folder / MODEL_CARD_FILE, render_model_card(run).encode())
+    write_bytes(run_folder / CHECKLIST_FILE, render_checklists(run).encode())
 
 
 def render_report(run: RunReport) -> str:
@@ -132,7 +133,7 @@ def fill_checklist(name: str, run: RunReport) -> Iterator[ChecklistRow]:
             if isinstance(item, str):
                 yield ChecklistRow(number, section, item)
             elif answer := run.fill(item["answer"]):
-                add, file = item.get("add", ""), item.get("file", "metrics.json")
+                add, file = item.get("add", ""), item.get("file", METRICS_FILE)
                 state = "partly filled" if add else "filled"
                 yield ChecklistRow(number, section, item["asks"], state, answer, add, file if file in run.files else "")
             else:

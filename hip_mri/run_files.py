@@ -1,0 +1,36 @@
+"""Names of the files of a run folder; a version holds copies of some of them."""
+
+from typing import Final
+
+METRICS_FILE: Final = "metrics.json"
+"""All metrics and the records that they are based on."""
+
+PREDICTIONS_FILE: Final = "predictions.csv"
+"""image_id, split, label and score of every image."""
+
+MANIFEST_FILE: Final = "manifest.csv"
+"""Every file of the source by pseudonym; see `MANIFEST_COLUMNS`."""
+
+NEIGHBORS_FILE: Final = "neighbours.csv"
+"""Nearest training images, of the leakage audit."""
+
+FOLDS_FILE: Final = "folds.csv"
+"""Scores of cross-validation; missing if it was left out."""
+
+HISTORY_FILE: Final = "history.csv"
+"""One row per epoch."""
+
+CONFIG_FILE: Final = "config.yaml"
+"""Every setting."""
+
+MODEL_FILE: Final = "model.keras"
+"""The complete network."""
+
+NOVELTY_FILE: Final = "novelty.npz"
+"""Out-of-distribution detector."""
+
+REPORT_FILE: Final = "report.html"
+MODEL_CARD_FILE: Final = "model_card.md"
+CHECKLIST_FILE: Final = "checklist.md"
+
+FIGURES_FOLDER: Final = "figures"
