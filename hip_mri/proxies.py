@@ -1,20 +1,15 @@
-"""Proxies that the environment names: which one leads to an address, and that none leads to this machine itself.
-
-The variables are those that every program reads: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`. Each may be
-written in lower case, too, which wins.
-"""
+"""Reads the proxies of the environment: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, also in lower case."""
 
 import ipaddress
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 """Without brackets, which httpx does not accept."""
-
-_SCHEMES: Final = ("http", "https", "all")
 
 
 @dataclass(frozen=True)
@@ -46,29 +41,35 @@ def exempt_loopback(environment: MutableMapping[str, str]) -> None:
     Args:
         environment: Modified: `NO_PROXY` and `no_proxy` have the same value afterwards.
     """
-    if not any(value and name.lower().endswith("_proxy") for name, value in environment.items() if not _is_no(name)):
+    variables = {name.lower() for name, value in environment.items() if value}
+    if not any(name.endswith("_proxy") for name in variables - {"no_proxy"}):
         return
-    hosts = list(_read_exceptions(environment))
-    value = ",".join([*hosts, *(host for host in LOOPBACK_HOSTS if host not in hosts)])
-    for name in ("NO_PROXY", "no_proxy"):
-        environment[name] = "*" if "*" in hosts else value
+    hosts = _list_exceptions(environment)
+    value = "*" if "*" in hosts else ",".join([*hosts, *(host for host in LOOPBACK_HOSTS if host not in hosts)])
+    environment["NO_PROXY"] = environment["no_proxy"] = value
 
 
 def list_proxies() -> list[Proxy]:
     """List the proxies of the environment."""
-    return [proxy for scheme in _SCHEMES if (proxy := _read_proxy(scheme))]
+    proxies = []
+    for scheme, value in getproxies_environment().items():
+        if scheme in ("http", "https", "all"):
+            variable = f"{scheme}_proxy" if f"{scheme}_proxy" in os.environ else f"{scheme}_proxy".upper()
+            proxies.append(Proxy(variable, value if "://" in value else f"http://{value}"))
+    return proxies
 
 
 def find_proxy(address: str) -> Proxy | None:
     """Return the proxy for an address; `None` if none is used, as always for this machine itself."""
     parts = urlsplit(address)
-    host = (parts.hostname or "").lower()
-    if is_loopback(host) or any(_matches(host, entry) for entry in _read_exceptions(os.environ)):
+    host = parts.hostname or ""
+    if _is_loopback(host) or proxy_bypass(host) or _is_in_exempt_network(host):
         return None
-    return _read_proxy(parts.scheme) or _read_proxy("all")
+    proxies = {proxy.variable.lower(): proxy for proxy in list_proxies()}
+    return proxies.get(f"{parts.scheme}_proxy") or proxies.get("all_proxy")
 
 
-def is_loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     """Whether a name or IP address is that of this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -76,29 +77,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _read_proxy(scheme: str) -> Proxy | None:
-    for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()):
-        if name in os.environ:  # an empty variable in lower case overrides that in upper case
-            value = os.environ[name].strip()
-            return Proxy(name, value if "://" in value else f"http://{value}") if value else None
-    return None
-
-
-def _read_exceptions(environment: MutableMapping[str, str]) -> Iterator[str]:
+def _list_exceptions(environment: MutableMapping[str, str]) -> list[str]:
     value = environment.get("no_proxy", environment.get("NO_PROXY", ""))
-    return (entry for part in value.split(",") if (entry := part.strip().strip("[]")))
+    return [entry for part in value.split(",") if (entry := part.strip().strip("[]"))]
 
 
-def _is_no(name: str) -> bool:
-    return name.lower() == "no_proxy"
-
-
-def _matches(host: str, entry: str) -> bool:
-    """Whether an entry of `NO_PROXY` covers a host: `*`, a domain, a number, or a network such as `10.0.0.0/8`."""
-    if entry == "*":
-        return True
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
-    except (ValueError, TypeError):  # host or entry is a name
-        domain = entry.lower().lstrip("*").lstrip(".").partition(":")[0]
-        return bool(domain) and (host == domain or host.endswith(f".{domain}"))
+def _is_in_exempt_network(host: str) -> bool:
+    """Whether a network in `NO_PROXY`, such as `10.0.0.0/8`, contains a host; the standard library ignores networks."""
+    for entry in _list_exceptions(os.environ):
+        try:
+            if ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False):
+                return True
+        except ValueError:  # host or entry is a name
+            continue
+    return False

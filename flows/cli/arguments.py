@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource
 from pydantic_settings.exceptions import SettingsError as OptionError
 
-from flows.cli.commands import Command, CommandGroup, FlowCommand, HipMri, Predict, Retrain, Run
-from hip_mri.config.base import list_former_names, list_settings
+from flows.cli.commands import Command, CommandGroup, FlowCommand, HipMri
+from hip_mri.config.base import FORMER_NAMES, list_settings
 from hip_mri.errors import SettingsError
 
 CONFIDENTIAL: Final = (("source",), ("sources",))
@@ -40,7 +40,7 @@ def read_command(arguments: Sequence[str]) -> Command:
         SettingsError: A command, an option or a value cannot be used. All invalid values are named.
     """
     _check_encoding(arguments)
-    words = _rename_options([_use_dashes(word) for word in arguments])
+    words = [_rename_option(_use_dashes(word)) for word in arguments]
     try:
         source = CliSettingsSource(
             HipMri, cli_parse_args=words, cli_prog_name="hip-mri", formatter_class=_HelpFormatter
@@ -93,17 +93,15 @@ def _use_dashes(word: str) -> str:
     return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
-def _rename_options(words: Sequence[str]) -> list[str]:
-    """Replace former names of settings."""
-    pairs = (pair for command in (Run, Retrain, Predict) for pair in list_former_names(command).items())
-    present_names = {_use_dashes(f"--{former}"): _use_dashes(f"--{present}") for former, present in pairs}
-    renamed = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if present := present_names.get(name):
-            logger.warning("The option %s was renamed to %s. The former name is deprecated.", name, present)
-        renamed.append((present or name) + equals + value)
-    return renamed
+def _rename_option(word: str) -> str:
+    """Replace the former name of a setting."""
+    name, equals, value = word.partition("=")
+    group, dot, setting = name.rpartition(".")
+    if not group.startswith("--") or (present := FORMER_NAMES.get(setting.replace("-", "_"))) is None:
+        return word
+    renamed = _use_dashes(group + dot + present)
+    logger.warning("The option %s was renamed to %s. The former name is deprecated.", name, renamed)
+    return renamed + equals + value
 
 
 def _select_command(group: type[CommandGroup], given: Mapping[str, Any]) -> tuple[type[Command], dict[str, Any]]:

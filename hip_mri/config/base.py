@@ -1,18 +1,32 @@
 """Base class of all groups of settings, and the settings that were renamed."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+FORMER_NAMES: Final = {
+    "most_entries": "max_entries",
+    "most_bytes": "max_bytes",
+    "most_ratio": "max_compression_ratio",
+    "subgroup_minimum_size": "min_subgroup_size",
+    "least_effect": "min_effect_size",
+    "least_auc": "min_auc",
+    "minimum_sensitivity": "min_sensitivity",
+    "minimum_subgroup_sensitivity": "min_subgroup_sensitivity",
+    "most_shown": "max_shown",
+    "most_explained": "max_explained",
+}
+"""Present name of a setting by its name in version 0.1, which is accepted with a warning."""
 
 logger = logging.getLogger(__name__)
 
 
 def _accept_former_names(schema: dict[str, Any], settings: type["Settings"]) -> None:
     """Let a Prefect server accept former names in a deployment's parameters; the form in its UI does not show them."""
-    if settings.former_names:
-        schema["patternProperties"] = {f"^({'|'.join(settings.former_names)})$": {}}
+    if names := [former for former, present in FORMER_NAMES.items() if present in settings.model_fields]:
+        schema["patternProperties"] = {f"^({'|'.join(names)})$": {}}
 
 
 class Settings(BaseModel):
@@ -27,43 +41,28 @@ class Settings(BaseModel):
         json_schema_extra=_accept_former_names,
     )
 
-    former_names: ClassVar[Mapping[str, str]] = {}
-    """Present name of each setting of this group by the name that it had in version 0.1; accepted with a warning."""
-
     @model_validator(mode="before")
     @classmethod
     def _rename_settings(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
         renamed = dict(values)
-        for former in cls.former_names.keys() & values.keys():
-            present = cls.former_names[former]
-            if present in values:
-                raise ValueError(f"{former} was renamed to {present}, and both are given; remove {former}")
-            logger.warning("The setting %s was renamed to %s. The former name is deprecated.", former, present)
-            renamed[present] = renamed.pop(former)
+        for former, present in FORMER_NAMES.items():
+            if former in values and present in cls.model_fields:
+                if present in values:
+                    raise ValueError(f"{former} was renamed to {present}, and both are given; remove {former}")
+                logger.warning("The setting %s was renamed to %s. The former name is deprecated.", former, present)
+                renamed[present] = renamed.pop(former)
         return renamed
 
 
-def list_groups(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """List a flow's settings and all nested groups, each with the prefix of its settings, such as `training.`."""
-    yield prefix, config
-    for name, field in config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from list_groups(field.annotation, f"{prefix}{name}.")
-
-
-def list_settings(config: type[BaseModel]) -> list[str]:
+def list_settings(config: type[BaseModel], prefix: str = "") -> list[str]:
     """List the dotted names of all settings of a flow, such as `training.epochs`."""
-    groups = list(list_groups(config))
-    names = [prefix + name for prefix, group in groups for name in group.model_fields]
-    return [name for name in names if name not in {prefix.removesuffix(".") for prefix, _ in groups}]
-
-
-def list_former_names(config: type[BaseModel]) -> dict[str, str]:
-    """List the present names of renamed settings by their former names, such as `limits.most_bytes`."""
-    return {
-        prefix + former: prefix + present
-        for prefix, group in list_groups(config)
-        for former, present in getattr(group, "former_names", {}).items()
-    }
+    names = []
+    for name, field in config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += list_settings(kind, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names

@@ -1,7 +1,7 @@
 """Settings of sources, image files, splits and preprocessing."""
 
 import re
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -12,12 +12,6 @@ from hip_mri.config.classes import Label, check_class_names
 
 class SourceLimits(Settings):
     """Limits on the size of a source and on the time to fetch it, against damaged or malicious sources."""
-
-    former_names: ClassVar = {
-        "most_entries": "max_entries",
-        "most_bytes": "max_bytes",
-        "most_ratio": "max_compression_ratio",
-    }
 
     max_entries: int = Field(default=2_000_000, ge=1, le=100_000_000)
     """Maximum number of files and folders in a source."""

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -121,8 +121,6 @@ class RetrainConfig(TrainingConfig, _SourcesSettings):
 
 class SheetSettings(Settings):
     """Settings of the HTML sheet of scored images."""
-
-    former_names: ClassVar = {"most_shown": "max_shown", "most_explained": "max_explained"}
 
     max_shown: int = Field(default=60, ge=0, le=1000)
     """Maximum number of images in the sheet, those with the highest scores. The table lists all images."""

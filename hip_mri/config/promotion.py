@@ -1,6 +1,6 @@
 """Settings of drift detection, of the promotion gate and of retraining."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -9,8 +9,6 @@ from hip_mri.config.base import Settings
 
 class DriftSettings(Settings):
     """Settings of comparing new images with the training images."""
-
-    former_names: ClassVar = {"least_effect": "min_effect_size", "least_auc": "min_auc"}
 
     false_alarm_rate: float = Field(default=0.005, ge=0.001, le=0.05)
     """Maximum probability that a batch without a shift is reported as shifted, over all tests together."""
@@ -28,11 +26,6 @@ class DriftSettings(Settings):
 
 class ReleaseSettings(Settings):
     """Settings of the gate that decides whether a new model replaces the champion."""
-
-    former_names: ClassVar = {
-        "minimum_sensitivity": "min_sensitivity",
-        "minimum_subgroup_sensitivity": "min_subgroup_sensitivity",
-    }
 
     rule: Literal["superior", "non_inferior"] = "superior"
     """What the locked test set must show: a higher AUC (`superior`), or an AUC that is not lower by the margin

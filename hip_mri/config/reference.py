@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig
-from hip_mri.config.base import list_former_names
+from hip_mri.config.base import FORMER_NAMES
 
 COMMANDS: Final = {"hip-mri run": PipelineConfig, "hip-mri predict": PredictConfig, "hip-mri retrain": RetrainConfig}
 
@@ -43,8 +43,7 @@ def describe_settings() -> str:
             section = (f"`{path}`" if path else "General settings", f"{group['description']}\n\n{HEADING}{rows}")
             commands.setdefault(section, []).append(f"`{command}`")
     sections = [f"## {title}\n\n{', '.join(used_by)}: {text}" for (title, text), used_by in commands.items()]
-    former_names = {pair for config in COMMANDS.values() for pair in list_former_names(config).items()}
-    rows = "".join(f"| `{former}` | `{present}` |\n" for former, present in sorted(former_names))
+    rows = "".join(f"| `{former}` | `{present}` |\n" for former, present in FORMER_NAMES.items())
     return "\n".join([INTRODUCTION, *sections, RENAMED + rows])
 
 

@@ -1,6 +1,6 @@
 """Settings of the network, its training and its evaluation."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -87,8 +87,6 @@ class TrainingSettings(Settings):
 
 class EvaluationSettings(Settings):
     """Settings of thresholds, metrics and confidence intervals."""
-
-    former_names: ClassVar = {"subgroup_minimum_size": "min_subgroup_size"}
 
     threshold_rule: Literal["youden", "sensitivity"] = "youden"
     """Rule that selects the threshold on validation images: `youden` maximizes the sum of sensitivity and specificity;
