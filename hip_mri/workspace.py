@@ -21,6 +21,8 @@ workspace/
 ├── releases/                             what was released
 │   ├── versions/0001/                    registered models, each with its origin
 │   ├── champion.json                     the version that serves, and all earlier ones
+│   ├── audit.jsonl                       every decision on a version: who, how and why
+│   ├── comparisons/0004-over-0002/       what a decision on a challenger is based on
 │   ├── conclusions.json                  how each retraining ended
 │   └── ledger.json                       every comparison on the test set
 ├── sources/                              fetched or drawn source files
@@ -135,6 +137,8 @@ class Workspace:
     releases_folder = _Below("releases")
     versions_folder = _Below("releases/versions")
     champion_file = _Below("releases/champion.json")
+    audit_file = _Below("releases/audit.jsonl")
+    comparisons_folder = _Below("releases/comparisons")
     conclusions_file = _Below("releases/conclusions.json")
     ledger_file = _Below("releases/ledger.json")
     sources_folder = _Below("sources")
@@ -271,7 +275,8 @@ class Workspace:
             make_private_folder(self.versions_folder)
         refusal = f"{self.releases_folder} has been in use for {timeout_seconds:g} seconds by"
         with hold_lock(self.releases_folder / ".lock", timeout_seconds, refusal, "Wait for it to end, or end it"):
-            remove_leftovers((self.releases_folder, self.versions_folder))
+            parents = self.releases_folder, self.versions_folder, self.comparisons_folder
+            remove_leftovers((*parents, *self.versions_folder.glob("[0-9]*")))
             yield
 
     def _list_folders(self) -> list[Path]:

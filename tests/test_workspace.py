@@ -245,7 +245,8 @@ def test_fault_61_every_folder_is_swept(tmp_path: Path) -> None:
     """A temporary file beside whatever has a place of its own is gone at the next start."""
     workspace = Workspace(tmp_path)
     sha256 = "ab" + "0" * 62
-    apart = {workspace.data_folder, workspace.releases_folder, workspace.versions_folder, workspace.predictions_folder}
+    apart = {workspace.data_folder, workspace.predictions_folder}
+    apart |= {workspace.releases_folder, workspace.versions_folder, workspace.comparisons_folder}
     folders = [place for place in list_places(workspace) if not place.suffix and place not in apart]
     folders += [workspace.root, *(workspace.features_folder / "set", workspace.fingerprints_folder / "1")]
     folders += [workspace.backbones_folder / name for name in ("1", "1-engine")]

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
 
 from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, Settings
-from hip_mri.errors import EvaluationError, WorkspaceError, list_offenders
-from hip_mri.registry.champion import promote, read_champion, read_history, roll_back
+from hip_mri.errors import EvaluationError, ReleaseError, WorkspaceError, list_offenders
+from hip_mri.registry.audit import check_audit_log, read_decisions, verify_releases
+from hip_mri.registry.champion import promote, read_champion, roll_back
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import list_versions, name_version, read_version
 from hip_mri.workspace import Workspace
@@ -88,20 +89,27 @@ class Retrain(RetrainConfig, FlowCommand):
 class Verify(Command):
     """Compute every metric of a finished run again from its tables, and compare the hashes of its files.
 
-    Fails if anything differs.
+    Also checks the record of the decisions on versions in the same workspace; with a workspace instead of a run, checks
+    this record and the files of every version. Fails if anything differs.
     """
 
     run: CliPositionalArg[Path]
-    """Folder of a finished run, such as workspace/runs/0001."""
+    """Folder of a finished run, such as workspace/runs/0001, or of a workspace."""
 
     def execute(self) -> None:
         from hip_mri.evaluation.verify import list_unrecorded, verify_run  # noqa: PLC0415 - loads SciPy
 
-        differences = verify_run(self.run.resolve())
-        for line in (*differences, *list_unrecorded(self.run)):
+        folder = self.run.resolve()
+        if is_workspace := Workspace(folder).releases_folder.is_dir():
+            differences, notes = verify_releases(Workspace(folder)), []
+        else:
+            differences, notes = verify_run(folder), list_unrecorded(folder)
+            differences += check_audit_log(Workspace(folder.parent.parent))
+        for line in (*differences, *notes):
             print(line)
         if differences:
-            raise EvaluationError(f"{self.run}: {len(differences)} differences. Restore the run, or run it again.")
+            step = "Restore it from a backup" if is_workspace else "Restore the run, or run it again"
+            raise EvaluationError(f"{self.run}: {len(differences)} differences. {step}.")
         print(f"{self.run}: everything is as recorded")
 
 
@@ -136,12 +144,18 @@ class ListModels(WorkspaceCommand):
 
 
 class ShowHistory(WorkspaceCommand):
-    """List all changes of the champion."""
+    """List all decisions on versions: what was decided, how, by whom, and why.
+
+    Fails if the record was changed.
+    """
 
     def execute(self) -> None:
-        for change in read_history(self.find_workspace()):
-            version = name_version(change.version)
-            print(f"{change.order}  {change.changed_at}  {change.action} of {version}: {change.reason}")
+        workspace = self.find_workspace()
+        for it in read_decisions(workspace):
+            action = f"{it.action} of {name_version(it.version)}"
+            print(f"{it.order}  {it.decided_at}  {action}  {it.decided_how}  {it.decided_by}  {it.reason}")
+        if differences := check_audit_log(workspace):
+            raise ReleaseError(f"release: {'; '.join(differences)}. Restore {workspace.audit_file} from a backup.")
 
 
 class RegisterModel(WorkspaceCommand):
@@ -165,7 +179,7 @@ class PromoteModel(WorkspaceCommand):
 
     def execute(self) -> None:
         workspace = self.find_workspace()
-        print(promote(workspace, read_version(workspace, self.version), f"past the gate: {self.reason}").folder)
+        print(promote(workspace, read_version(workspace, self.version), self.reason).folder)
 
 
 class RollBackModel(WorkspaceCommand):
@@ -174,11 +188,11 @@ class RollBackModel(WorkspaceCommand):
     to: int | None = None
     """Number of a former champion, such as 0003."""
 
-    reason: str = "rolled back by hand"
+    reason: str
     """Reason, which is kept in the history."""
 
     def execute(self) -> None:
-        print(roll_back(self.find_workspace(), self.to, self.reason).folder)
+        print(roll_back(self.find_workspace(), self.to, reason=self.reason).folder)
 
 
 class ExportModel(WorkspaceCommand):

@@ -1,40 +1,16 @@
 """The champion: the version that scores new images.
 
-`champion.json` names it and lists all earlier champions. The file is replaced in one step, so that readers find the
-old champion with its history or the new one, whenever a process is killed. Changing the champion copies no model.
+`champion.json` names it and lists all earlier champions; see `hip_mri.registry.audit`. Files are replaced in one step,
+so that readers find the old champion with its history or the new one, whenever a process is killed. Changing the
+champion copies no model.
 """
 
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Literal
+from collections.abc import Sequence
 
 from hip_mri.errors import ReleaseError, list_offenders
+from hip_mri.registry.audit import ReleaseDecision, Verdict, add_decision, read_decisions, read_record
 from hip_mri.registry.versions import Version, check_version, name_version, read_version
-from hip_mri.storage import read_json, write_json
 from hip_mri.workspace import Workspace
-
-Action = Literal["promotion", "rollback"]
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of champion.
-
-    Attributes:
-        order: 1 for the first; changes are ordered by this number, not by time.
-        action: Whether a version was promoted, or an earlier champion was restored.
-        version: Number of the champion from then on.
-        model_sha256: Of its model.
-        reason: Why, as text.
-        changed_at: Time in UTC, for display.
-    """
-
-    order: int
-    action: Action
-    version: int
-    model_sha256: str
-    reason: str
-    changed_at: str
 
 
 def read_champion(workspace: Workspace) -> Version | None:
@@ -56,26 +32,13 @@ def read_champion(workspace: Workspace) -> Version | None:
     return version
 
 
-def read_history(workspace: Workspace) -> list[Change]:
-    """Read all changes of champion, the latest last.
-
-    Raises:
-        WorkspaceError: The file cannot be read.
-        ReleaseError: The file has other content.
-    """
-    if not workspace.champion_file.exists():
-        return []
-    content = read_json(workspace.champion_file)
-    try:
-        return [Change(**{**entry, "version": int(entry["version"])}) for entry in content["history"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReleaseError(
-            f"release: {workspace.champion_file} is not a list of champions. Restore it from a backup."
-        ) from error
+def read_history(workspace: Workspace) -> tuple[ReleaseDecision, ...]:
+    """Read all changes of champion, the latest last; see `read_record`."""
+    return read_record(workspace).history
 
 
 def promote(workspace: Workspace, version: Version, reason: str) -> Version:
-    """Make a version the champion. Promoting the champion again changes nothing.
+    """Make a version the champion by hand. Promoting the champion again changes nothing.
 
     Args:
         workspace: Where the version is registered.
@@ -86,17 +49,18 @@ def promote(workspace: Workspace, version: Version, reason: str) -> Version:
         The champion.
 
     Raises:
-        ReleaseError: The version is not registered there, or a file of it was changed; the champion stays.
+        ReleaseError: The version is not registered there, a file of it was changed, or the reason is empty; the
+            champion stays.
     """
     _check_registered(workspace, version)
     with workspace.hold_releases():
         history = read_history(workspace)
         if not history or history[-1].version != version.number:
-            _append(workspace, history, "promotion", version, reason)
+            add_decision(workspace, "promotion", version, Verdict(reason, "by hand, bypassing the gate"))
     return version
 
 
-def promote_over(workspace: Workspace, champion: Version | None, version: Version, reason: str) -> bool:
+def promote_over(workspace: Workspace, champion: Version | None, version: Version, verdict: Verdict) -> bool:
     """Make a version the champion if the champion is still the one that it was compared with; see `promote`.
 
     Returns:
@@ -106,11 +70,19 @@ def promote_over(workspace: Workspace, champion: Version | None, version: Versio
     with workspace.hold_releases():
         if read_champion(workspace) != champion:
             return False
-        _append(workspace, read_history(workspace), "promotion", version, reason)
+        add_decision(workspace, "promotion", version, verdict)
     return True
 
 
-def roll_back(workspace: Workspace, version: int | None = None, reason: str = "rolled back by hand") -> Version:
+def reject(workspace: Workspace, version: Version, verdict: Verdict) -> None:
+    """Record that a version was not promoted. The same decision again changes nothing."""
+    with workspace.hold_releases():
+        known = {(it.action, it.version, it.decided_how) for it in read_decisions(workspace)}
+        if ("rejection", version.number, verdict.method) not in known:
+            add_decision(workspace, "rejection", version, verdict)
+
+
+def roll_back(workspace: Workspace, version: int | None = None, *, reason: str) -> Version:
     """Restore an earlier champion.
 
     Args:
@@ -123,8 +95,8 @@ def roll_back(workspace: Workspace, version: int | None = None, reason: str = "r
         The champion.
 
     Raises:
-        ReleaseError: There is no earlier champion, the version was never champion, or a file of it was changed; the
-            champion stays.
+        ReleaseError: There is no earlier champion, the version was never champion, a file of it was changed, or the
+            reason is empty; the champion stays.
     """
     with workspace.hold_releases():
         history = read_history(workspace)
@@ -137,7 +109,7 @@ def roll_back(workspace: Workspace, version: int | None = None, reason: str = "r
             )
         check_version(target)
         if target.number != history[-1].version:
-            _append(workspace, history, "rollback", target, reason)
+            add_decision(workspace, "rollback", target, Verdict(reason, "by hand"))
     return target
 
 
@@ -150,7 +122,7 @@ def _check_registered(workspace: Workspace, version: Version) -> None:
     check_version(version)
 
 
-def _find_target(history: list[Change], version: int | None) -> int:
+def _find_target(history: Sequence[ReleaseDecision], version: int | None) -> int:
     """Find which version a rollback goes to."""
     if version is None:
         champions = _list_champions(history)
@@ -168,7 +140,7 @@ def _find_target(history: list[Change], version: int | None) -> int:
     return version
 
 
-def _list_champions(history: list[Change]) -> list[int]:
+def _list_champions(history: Sequence[ReleaseDecision]) -> list[int]:
     """List the champions that led to the present one; a rollback removes those after its target."""
     champions: list[int] = []
     for change in history:
@@ -177,12 +149,3 @@ def _list_champions(history: list[Change]) -> list[int]:
         else:
             champions = [*(number for number in champions if number != change.version), change.version]
     return champions
-
-
-def _append(workspace: Workspace, history: list[Change], action: Action, version: Version, reason: str) -> None:
-    """Write the history with one more change."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    change = Change(len(history) + 1, action, version.number, version.model_sha256, reason, now)
-    entries = [asdict(entry) | {"version": name_version(entry.version)} for entry in (*history, change)]
-    content = {"version": version.name, "model_sha256": version.model_sha256, "history": entries}
-    write_json(workspace.champion_file, content)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hip_mri.hashes import hash_files
+from hip_mri.registry.audit import check_audit_log
 from hip_mri.registry.champion import promote, read_champion, read_history, roll_back
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import check_version, list_versions
@@ -77,15 +78,18 @@ def main(root: Path) -> None:
         check_version(champion)
         history = read_history(workspace)
         assert [change.order for change in history] == list(range(1, len(history) + 1))
+        differences = check_audit_log(workspace)  # what the killed process did not get to write
+        assert all("was killed" in it or "decisions.json" in it for it in differences), differences
         assert champion.number in (before, after)
         state = "old" if champion.number == before else "new"
         if state == "new":
-            roll_back(workspace, before)
+            roll_back(workspace, before, reason="again")
+            assert check_audit_log(workspace) == []
         return state
 
     counts = {"promote": kill_everywhere(lambda: promote(workspace, second, "better"), lambda: look(1, 2))}
     promote(workspace, third, "better still")
-    counts["roll_back"] = kill_everywhere(lambda: roll_back(workspace, 1), lambda: look(3, 1))
+    counts["roll_back"] = kill_everywhere(lambda: roll_back(workspace, 1, reason="worse"), lambda: look(3, 1))
 
     run = write_run(workspace, 4)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 DIFFERING = frozenset(
-    {"created", "seconds", "looked_at", "registered_at", "changed_at", "concluded_at"}
+    {"created", "seconds", "looked_at", "registered_at", "decided_at", "concluded_at"}
     | {
         "num_taken_over",
         "num_kept",
@@ -21,6 +21,7 @@ DIFFERING = frozenset(
     }  # what an earlier run had read, split or locked
     | {"run", "name"}  # numbers of runs, see `hash_results`
     | {"model_sha256", "champion_sha256", "challenger_sha256", "files"}  # Keras writes the time into its files
+    | {"previous_sha256", "audit"}  # of lines with times
 )
 """Entries of JSON files that depend on the clock or on earlier runs."""
 

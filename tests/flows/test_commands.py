@@ -1,5 +1,6 @@
 """The commands of `hip-mri` beside the flows: what they print, and exit codes."""
 
+import getpass
 import json
 import os
 import tomllib
@@ -29,18 +30,46 @@ def test_models_are_registered_listed_promoted_and_rolled_back(workspace, write_
     lines = run(capsys, "models", "list", workspace.root)[1]
     assert [line.split()[0] for line in lines] == ["0001", "0002", "0003", "0004"]
     assert [line.endswith("test AUC 0.875  champion") for line in lines] == [False, False, True, False]
-    assert run(capsys, "models", "rollback", workspace.root)[:2] == (0, [str(versions[0].folder)])
+    rolled_back = run(capsys, "models", "rollback", workspace.root, "--reason", "worse")
+    assert rolled_back[:2] == (0, [str(versions[0].folder)])
     assert run(capsys, "models", "rollback", workspace.root, "--to", "0003", "--reason", "it was fine")[0] == 0
     promoted = run(capsys, "models", "promote", workspace.root, "0002", "--reason", "the scanner is new")
     assert promoted[:2] == (0, [str(versions[1].folder)])
-    changes = [line.split("  ")[2] for line in run(capsys, "models", "history", workspace.root)[1]]
-    assert changes == [
-        "promotion of 0001: the first",
-        "promotion of 0003: better by 0.03",
-        "rollback of 0001: rolled back by hand",
-        "rollback of 0003: it was fine",
-        "promotion of 0002: past the gate: the scanner is new",
+    decisions = [line.split("  ") for line in run(capsys, "models", "history", workspace.root)[1]]
+    by_hand, user = "by hand, bypassing the gate", getpass.getuser()
+    assert [[order, *words] for order, _, *words in decisions] == [
+        ["1", "promotion of 0001", by_hand, user, "the first"],
+        ["2", "promotion of 0003", by_hand, user, "better by 0.03"],
+        ["3", "rollback of 0001", "by hand", user, "worse"],
+        ["4", "rollback of 0003", "by hand", user, "it was fine"],
+        ["5", "promotion of 0002", by_hand, user, "the scanner is new"],
     ]
+
+
+@pytest.mark.parametrize("words", ["promote {} 0002", "rollback {} --to 0001"])
+def test_a_decision_needs_a_reason(words, workspace, versions, capsys):
+    promote(workspace, versions[0], "the first")
+    promote(workspace, versions[2], "better")
+    before = workspace.champion_file.read_bytes()
+    command = ["models", *words.format(workspace.root).split()]
+    assert run(capsys, *command)[0] == 2
+    exit_code, _, error = run(capsys, *command, "--reason", " ")
+    assert exit_code == 1
+    assert "reason" in error
+    assert workspace.champion_file.read_bytes() == before
+
+
+def test_a_changed_record_of_decisions_is_found(workspace, versions, capsys):
+    promote(workspace, versions[0], "the first")
+    promote(workspace, versions[1], "better")
+    assert run(capsys, "verify", workspace.root)[0] == 0
+    workspace.audit_file.write_bytes(workspace.audit_file.read_bytes().replace(b"better", b"Better"))
+    for words in (["verify"], ["models", "history"]):
+        exit_code, lines, error = run(capsys, *words, workspace.root)
+        assert exit_code == 1
+        assert "audit.jsonl" in "".join(lines) + error
+    versions[2].model_file.write_text("other bytes")
+    assert any("version 0003" in line for line in run(capsys, "verify", workspace.root)[1])
 
 
 def test_a_model_is_exported(workspace, versions, capsys, monkeypatch):

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from hip_mri.errors import ReleaseError
 from hip_mri.registry import champion as champion_module
-from hip_mri.registry.champion import Change, promote, read_champion, read_history, roll_back
+from hip_mri.registry.audit import ReleaseDecision
+from hip_mri.registry.champion import promote, read_champion, read_history, roll_back
 from tests.processes import run_python
 
 
 def test_before_the_first_promotion_there_is_no_champion(workspace, versions):
     assert read_champion(workspace) is None
-    assert read_history(workspace) == []
+    assert read_history(workspace) == ()
 
 
 def test_a_promoted_version_serves_and_the_reason_is_kept(workspace, versions):
@@ -36,17 +37,17 @@ def test_promoting_the_champion_again_changes_nothing(workspace, versions):
 def test_fault_74_rolling_back_restores_earlier_champions_in_order(workspace, versions):
     for version in versions:
         promote(workspace, version, "better")
-    assert [roll_back(workspace).number for _ in range(2)] == [2, 1]
+    assert [roll_back(workspace, reason="worse").number for _ in range(2)] == [2, 1]
     with pytest.raises(ReleaseError, match=r"before 0001"):
-        roll_back(workspace)
-    assert roll_back(workspace, 3).number == 3
-    assert roll_back(workspace).number == 1
+        roll_back(workspace, reason="worse")
+    assert roll_back(workspace, 3, reason="fixed").number == 3
+    assert roll_back(workspace, reason="worse").number == 1
     assert [change.order for change in read_history(workspace)] == list(range(1, 8))
 
 
 def test_rolling_back_to_the_champion_changes_nothing(workspace, versions):
     promote(workspace, versions[0], "first")
-    assert roll_back(workspace, 1) == versions[0]
+    assert roll_back(workspace, 1, reason="worse") == versions[0]
     assert len(read_history(workspace)) == 1
 
 
@@ -54,7 +55,7 @@ def test_rolling_back_to_the_champion_changes_nothing(workspace, versions):
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=12))
 def test_the_list_of_champions_ends_with_the_present_one_and_has_no_duplicates(steps):
     history = [
-        Change(order, "promotion" if is_promotion else "rollback", version, "", "", "")
+        ReleaseDecision(order, "promotion" if is_promotion else "rollback", version, *[""] * 6)
         for order, (is_promotion, version) in enumerate(steps, start=1)
     ]
     champions = champion_module._list_champions(history)
@@ -66,7 +67,7 @@ def test_the_list_of_champions_ends_with_the_present_one_and_has_no_duplicates(s
 def test_a_version_that_never_served_is_no_target(workspace, versions):
     promote(workspace, versions[0], "first")
     with pytest.raises(ReleaseError, match=r"0003 was never champion, only 0001"):
-        roll_back(workspace, 3)
+        roll_back(workspace, 3, reason="worse")
 
 
 @pytest.mark.parametrize("act", ["promote", "roll_back"])
@@ -78,7 +79,7 @@ def test_a_model_with_other_bytes_never_serves(workspace, versions, act):
     target.model_file.unlink()
     target.model_file.write_text("other bytes")
     with pytest.raises(ReleaseError, match=r"version 000[13] .*: model\.keras"):
-        promote(workspace, target, "better") if act == "promote" else roll_back(workspace)
+        promote(workspace, target, "better") if act == "promote" else roll_back(workspace, reason="worse")
     assert workspace.champion_file.read_bytes() == before
 
 
@@ -100,9 +101,9 @@ def test_a_version_that_was_exchanged_does_not_serve(workspace, versions):
         read_champion(workspace)
     with pytest.raises(ReleaseError, match=r"version 0002 .* promoted"):
         promote(workspace, versions[1], "again")
-    assert roll_back(workspace) == versions[0]
+    assert roll_back(workspace, reason="worse") == versions[0]
     with pytest.raises(ReleaseError, match=r"version 0002 .* was champion"):
-        roll_back(workspace, 2)
+        roll_back(workspace, 2, reason="worse")
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"history": [{"version": "0001"}]}', '{"history": [{}]}'])
