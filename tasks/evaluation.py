@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.runtime import flow_run
 
 from hip_mri.config import TrainingConfig
 from hip_mri.dataset.ingest import IngestReport
@@ -35,10 +36,10 @@ def publish_run(
     from hip_mri.evaluation import run  # noqa: PLC0415 - loads Matplotlib and scikit-learn, seconds
     from hip_mri.evaluation.report.documents import render_markdown, tabulate_metrics  # noqa: PLC0415 - see above
 
-    facts = run.RunFacts(config, weights, ingested, grouped, split, features, get_timer().seconds)
-    published = run.publish_run(workspace, facts, run.RunInputs(trained, neighbors_file, novelty_file, folds_file))
-    metrics = published.report.metrics
+    facts = run.RunFacts(config, weights, ingested, grouped, split, features, get_timer().seconds, flow_run.id)
+    report = run.publish_run(workspace, facts, run.RunInputs(trained, neighbors_file, novelty_file, folds_file))
+    metrics = report.metrics
     description = " ".join(metrics["notices"]) or "Metrics by split"
     create_table_artifact(tabulate_metrics(metrics), key="metrics", description=description)
-    create_markdown_artifact(render_markdown(published.report), key="report", description="Report of the run")
-    return str(published.folder)
+    create_markdown_artifact(render_markdown(report), key="report", description="Report of the run")
+    return str(report.folder)

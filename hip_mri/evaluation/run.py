@@ -1,13 +1,11 @@
 """Evaluates a trained model and publishes the run folder atomically."""
 
 import logging
-import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +18,7 @@ from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
 from hip_mri.evaluation.charts.figures import draw_figures
+from hip_mri.evaluation.environment import find_commit, list_versions
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.evaluation.figure_data import RunImages, collect_figure_data
 from hip_mri.evaluation.metrics.results import evaluate
@@ -45,15 +44,11 @@ from hip_mri.run_files import (
     NEIGHBORS_FILE,
     NOVELTY_FILE,
     PREDICTIONS_FILE,
-    REPORT_FILE,
 )
-from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_json
+from hip_mri.storage import digest_file, find_next_folder, link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-PACKAGES: Final = ("hip-mri", "keras", "tensorflow", "openvino", "opencv-python-headless", "scikit-learn", "prefect")
-"""Packages whose versions are recorded."""
 
 INCOMPLETE: Final = (
     "TEST SET INCOMPLETE: {} of the {} images of the locked test set are no longer in the source, so the results "
@@ -74,6 +69,7 @@ class RunFacts:
         split: Result of splitting.
         features: Engine, precision and the reason.
         seconds: Wall time by step.
+        flow_run_id: Id of the Prefect flow run; `None` without one.
     """
 
     config: TrainingConfig
@@ -83,6 +79,7 @@ class RunFacts:
     split: SplitReport
     features: FeatureSet
     seconds: Mapping[str, float]
+    flow_run_id: str | None = None
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -111,20 +108,7 @@ class RunInputs:
     folds: Path | None
 
 
-@dataclass(frozen=True)
-class PublishedRun:
-    """A finished run.
-
-    Attributes:
-        folder: The run folder.
-        report: Facts of the run; its figures are in the folder.
-    """
-
-    folder: Path
-    report: RunReport
-
-
-def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> PublishedRun:
+def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> RunReport:
     """Evaluate a trained model and write its run folder; the first run locks the test set.
 
     Args:
@@ -133,9 +117,7 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
         inputs: Files of the earlier steps.
 
     Returns:
-        The run folder: `metrics.json`, `predictions.csv`, `manifest.csv`, `neighbours.csv`, `folds.csv`,
-        `history.csv`, `quarantine.csv`, `config.yaml`, `model.keras`, `novelty.npz`, `figures/`, `report.html`,
-        `model_card.md`, `checklist.md`, and `files.json` with the hashes of all of them.
+        Facts of the run. Its folder has the files of `hip_mri.run_files`, the list of quarantined files, and hashes.
 
     Raises:
         EvaluationError: The scores cannot be evaluated.
@@ -154,17 +136,11 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Pub
         num_resamples = config.evaluation.num_resamples
         figure_data = collect_figure_data(scores, metrics, history, images, explain, config.seed, num_resamples)
         figures = draw_figures(figure_data, fresh / FIGURES_FOLDER, summarize_notices(facts.notices))
-        report = RunReport(
-            metrics=metrics,
-            config=config.model_dump(mode="json"),
-            run_name=folder.name,
-            figures=tuple(figures),
-            location=f"{workspace.runs_folder.name}/{folder.name}/{REPORT_FILE}",
-        )
+        report = RunReport(metrics, config.model_dump(mode="json"), folder, tuple(figures))
         write_documents(fresh, report)
         record_hashes(fresh)
     _log_result(folder, metrics)
-    return PublishedRun(folder, replace(report, figures=tuple(folder / FIGURES_FOLDER / file.name for file in figures)))
+    return replace(report, figures=tuple(folder / FIGURES_FOLDER / file.name for file in figures))
 
 
 def _copy_inputs(inputs: RunInputs, workspace: Workspace, folder: Path) -> None:
@@ -216,7 +192,12 @@ def _collect_records(facts: RunFacts, folder: Path, test_set: Mapping[str, Any])
         "features": dict(facts.features.describe()),
         "keras": {**describe_keras(), "num_threads": count_network_threads()},
         "seconds": dict(facts.seconds),
-        "versions": {package: version(package) for package in PACKAGES} | {"python": platform.python_version()},
+        "versions": list_versions(),
+        "environment": {
+            "commit": find_commit(),
+            "flow_run_id": facts.flow_run_id,
+            "model_sha256": digest_file(folder / MODEL_FILE),
+        },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

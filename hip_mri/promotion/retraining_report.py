@@ -11,6 +11,7 @@ import pandas as pd
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.evaluation.charts.captions import SPLIT_TITLES
+from hip_mri.evaluation.metrics.table import METRICS
 from hip_mri.evaluation.metrics.validation import number_labels
 from hip_mri.evaluation.report.embedding import encode_data_uri, read_picture, shrink_png
 from hip_mri.evaluation.report.templates import load_templates
@@ -36,14 +37,8 @@ HEADLINES: Final[Mapping[Outcome, str]] = {
     "overtaken": "The champion stays: it has changed since the comparison",
 }
 
-MEASURES: Final = (
-    ("AUC", "auc", False),
-    ("Average precision", "average_precision", False),
-    ("Sensitivity at its own threshold", "sensitivity", True),
-    ("Specificity at its own threshold", "specificity", True),
-    ("Brier score", "brier", False),
-)
-"""Title and name of each measure in the comparison, and whether it is measured at a threshold."""
+COMPARED_METRICS: Final = ("auc", "average_precision", "sensitivity", "specificity", "brier")
+"""Metrics of the comparison."""
 
 DECISION_KEYS: Final = {"requirements": "floors", "comparison": "look"}
 """Keys of `retraining.json` that differ from the names of fields, for programs that read it."""
@@ -144,11 +139,11 @@ def describe_comparison(challenge: Challenge) -> str:
 def tabulate_measures(challenge: Challenge) -> list[dict[str, Any]]:
     """List the measures of the test images: title, and value with interval of challenger and champion."""
     rows = []
-    for title, name, is_at_threshold in MEASURES:
+    for metric in (METRICS[key] for key in COMPARED_METRICS):
+        title = f"{metric.title} at its own threshold" if metric.kind == "decision" else metric.title
         row: dict[str, Any] = {"title": title, "challenger": None, "champion": None}
         for model, measures in challenge.measures.items():
-            tables = measures, measures.get("intervals", {})
-            row[model] = [(table.get("at_threshold", {}) if is_at_threshold else table).get(name) for table in tables]
+            row[model] = [metric.get(measures), metric.get(measures.get("intervals", {}))]
         rows.append(row)
     return rows
 

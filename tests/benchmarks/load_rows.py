@@ -210,7 +210,8 @@ def describe_rows(predictions: pd.DataFrame) -> dict[str, Any]:
         "test_set": {"sha256": "ab" * 32, "num_images": int((predictions["split"] == "test").sum()), "num_missing": 0},
         "features": {"engine": "openvino", "precision": "float32", "reason": "there are none"},
         "seconds": {},
-        "versions": {},
+        "versions": {"hip-mri": "0"},
+        "environment": {"commit": None, "flow_run_id": None, "model_sha256": "ab" * 32},
         "created": "2025-11-22T21:14:00+00:00",
     }
 

@@ -129,7 +129,8 @@ def metrics(scores) -> dict[str, Any]:
         "test_set": {"sha256": "ab" * 32, "num_images": 40, "num_missing": 0},
         "features": {"engine": "openvino", "precision": "bfloat16", "reason": "bfloat16 was asked for"},
         "seconds": {"extract_features": 412.7, "train_head": 11.4, "draw_figures": 0.3},
-        "versions": {"keras": "3.15.0"},
+        "versions": {"hip-mri": "1.2.0", "keras": "3.15.0"},
+        "environment": {"commit": "cd" * 20, "flow_run_id": None, "model_sha256": "ef" * 32},
         "created": "2025-11-22 21:14 UTC",
     }
 
@@ -153,6 +154,4 @@ def run(metrics, figures) -> RunReport:
         "model": {"backbone": "ResNet101", "weights": "/home/x/r.h5"},
     }
     config |= {"preprocessing": {"clahe_clip_limit": 0, "image_size": 224}, "evaluation": {"num_resamples": 200}}
-    return RunReport(
-        metrics, config, "0001", tuple(figures), location="runs/0001/report.html", title="Lesions on hip MRI"
-    )
+    return RunReport(metrics, config, Path("workspace/runs/0001"), tuple(figures))

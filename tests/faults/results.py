@@ -20,6 +20,7 @@ DIFFERING = frozenset(
         "largest_deviation",
     }  # what an earlier run had read, split or locked
     | {"run", "name"}  # numbers of runs, see `hash_results`
+    | {"environment"}  # commit and flow run
     | {"model_sha256", "champion_sha256", "challenger_sha256", "files"}  # Keras writes the time into its files
     | {"previous_sha256", "audit"}  # of lines with times
 )

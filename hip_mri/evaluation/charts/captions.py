@@ -1,9 +1,9 @@
 """Titles, captions and notices that figures and reports share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -33,7 +33,7 @@ class Caption:
     Attributes:
         title: Heading.
         alternative: Description for readers who cannot see the figure.
-        text: How to read the figure.
+        text: How to read the figure; like the others a sentence of `RunReport`.
     """
 
     title: str
@@ -53,6 +53,19 @@ CAPTIONS: Final = _read_captions()
 def name_label(label: str) -> str:
     """Write the name of a class as words."""
     return label.replace("_", " ")
+
+
+def name_group(grouping: Mapping[str, Any]) -> str:
+    """Name the sets of images that stay in one split: `patient` or `group`.
+
+    Args:
+        grouping: Part of `metrics.json`.
+
+    Returns:
+        `patient` if the patient of every image is known and no near duplicates relate two patients.
+    """
+    is_patient = grouping.get("is_patient_level") and grouping["num_groups"] == grouping["num_patients"]
+    return "patient" if is_patient else "group"
 
 
 def collect_notices(*, is_synthetic: bool, weights_notice: str, num_held_out: int = 0) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hip_mri.evaluation.charts import style
 from hip_mri.evaluation.charts.calibration import draw_calibration
-from hip_mri.evaluation.charts.captions import SPLIT_TITLES
+from hip_mri.evaluation.charts.captions import SPLIT_TITLES, name_group
 from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall, draw_roc
 from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_decision_curve, draw_score_histogram
 from hip_mri.evaluation.charts.flow_diagram import draw_flow
@@ -90,8 +90,8 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
     """Draw one figure after the other, with the name of its file and of its caption."""
     metrics, threshold = data.metrics, data.metrics["threshold"]
     splits = {split: _select_split(data, split) for split in ("test", "val")}
-    test, images = splits["test"], f"{SPLIT_TITLES['test']} images"
-    yield "split_flow", draw_flow(metrics, notice)
+    test, images, group = splits["test"], f"{SPLIT_TITLES['test']} images", name_group(metrics["grouping"])
+    yield "split_flow", draw_flow(metrics, notice, group)
     yield "roc", draw_roc(splits, threshold, notice)
     yield "precision_recall", draw_precision_recall(splits, threshold, notice)
     yield "confusion_matrix", draw_confusion_matrices(splits, threshold, notice)
@@ -105,13 +105,13 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
         yield "explanations", draw_explanations(data.explained, notice)
     if data.samples:
         yield "contrast_samples", draw_contrast_samples(data.samples, notice)
-    yield "neighbour_distances", draw_neighbor_distances(data.neighbors, notice)
+    yield "neighbour_distances", draw_neighbor_distances(data.neighbors, notice, group)
     if data.close_pairs:
         yield "close_pairs", draw_close_pairs(data.close_pairs, notice)
     folds = metrics["cross_validation"]
     if folds and folds["by_image"]["aucs"] and folds["grouped"]["aucs"]:
         by_image, by_group = (np.array(folds[scheme]["aucs"]) for scheme in ("by_image", "grouped"))
-        yield "fold_comparison", draw_fold_comparison(by_image, by_group, notice)
+        yield "fold_comparison", draw_fold_comparison(by_image, by_group, notice, group)
 
 
 def _select_split(data: FigureData, split: str) -> ScoredSplit:

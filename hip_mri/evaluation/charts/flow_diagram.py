@@ -26,18 +26,19 @@ MAX_REASONS: Final = 6
 """Maximum number of lines with reasons for exclusion."""
 
 
-def draw_flow(metrics: Mapping[str, Any], notice: str = "") -> Figure:
+def draw_flow(metrics: Mapping[str, Any], notice: str = "", group: str = "group") -> Figure:
     """Draw the flow diagram; excluded entries are on the right.
 
     Args:
         metrics: Content of `metrics.json`: `data` and the counts of the splits.
         notice: Text of the banner.
+        group: What images that stay in one split have in common; see `name_group`.
 
     Source of the form: Schulz et al., "CONSORT 2010 Statement", BMJ 340, 2010.
     """
     data = metrics["data"]
     num_readable = data["num_entries"] - data["num_ignored"] - sum(data["quarantined"].values())
-    excluded, leaves = _list_excluded(data), _list_leaves(metrics)
+    excluded, leaves = _list_excluded(data), _list_leaves(metrics, group)
     width = max(2 * BOX_WIDTH + 4 * GAP, len(leaves) * (SPLIT_WIDTH + GAP) + GAP)
     first_step = max(ROW_HEIGHT, _height(excluded) + LINE_HEIGHT + PADDING + 2 * GAP - ROW_HEIGHT)
     height = 0.5 + first_step + ROW_HEIGHT + BOX_HEIGHT / 2 + 2.4 * GAP + _height(leaves[0])
@@ -77,9 +78,9 @@ def _list_excluded(data: Mapping[str, Any]) -> list[str]:
     return [f"Not used: {total:,}", f"no image of the data set: {data['num_ignored']:,}", *reasons]
 
 
-def _list_leaves(metrics: Mapping[str, Any]) -> list[list[str]]:
+def _list_leaves(metrics: Mapping[str, Any], group: str) -> list[list[str]]:
     leaves = [
-        [SPLIT_TITLES[split], *_describe_images(metrics[split]), _count(metrics[split]["num_groups"], "group")]
+        [SPLIT_TITLES[split], *_describe_images(metrics[split]), _count(metrics[split]["num_groups"], group)]
         for split in SPLITS
     ]
     data = metrics["data"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hip_mri.evaluation.charts import style
 
 DISTANCE_KINDS: Final = {
-    "within_group": ("Within a group", style.SPLIT_LINES["train"]),
-    "between_groups": ("Between groups", style.SPLIT_LINES["val"]),
+    "within_group": ("Within a {group}", style.SPLIT_LINES["train"]),
+    "between_groups": ("Between {group}s", style.SPLIT_LINES["val"]),
     "test_to_train": ("Test to training", style.SPLIT_LINES["test"]),
 }
 """Title and line of each kind of distance."""
@@ -30,19 +30,20 @@ TEXT_STYLE: Final[dict[str, Any]] = {
 }
 
 
-def draw_neighbor_distances(neighbors: pd.DataFrame, notice: str = "") -> Figure:
+def draw_neighbor_distances(neighbors: pd.DataFrame, notice: str = "", group: str = "group") -> Figure:
     """Draw the cumulative distribution of each kind of distance.
 
     Args:
         neighbors: Columns kind (one of `DISTANCE_KINDS`) and distance; kinds without a row are left out.
         notice: Text of the banner.
+        group: `group` or `patient`; see `name_group`.
     """
     figure = style.create_figure(6.4, 5.0, notice)
     axes = figure.subplots()
     for kind, (title, line) in DISTANCE_KINDS.items():
         distances = neighbors.loc[neighbors["kind"] == kind, "distance"].to_numpy()
         if len(distances):
-            axes.ecdf(distances, label=f"{title} (n = {len(distances):,})", **line)
+            axes.ecdf(distances, label=f"{title.format(group=group)} (n = {len(distances):,})", **line)
     x_label = "1 - cosine of the features, to the nearest image"
     style.style_axes(axes, "Nearest neighbors", x_label, "Cumulative fraction of images")
     axes.set_ylim(-0.015, 1.015)
@@ -51,13 +52,16 @@ def draw_neighbor_distances(neighbors: pd.DataFrame, notice: str = "") -> Figure
     return figure
 
 
-def draw_fold_comparison(by_image: NDArray[np.float64], by_group: NDArray[np.float64], notice: str = "") -> Figure:
+def draw_fold_comparison(
+    by_image: NDArray[np.float64], by_group: NDArray[np.float64], notice: str = "", group: str = "group"
+) -> Figure:
     """Draw the AUC of each fold by kind of folds, the means, and the difference between the means.
 
     Args:
         by_image: AUC of each fold by image, shape (num_folds,).
         by_group: AUC of each fold by group; there can be more, from several seeds.
         notice: Text of the banner.
+        group: `group` or `patient`; see `name_group`.
     """
     figure = style.create_figure(5.6, 4.6, notice)
     axes = figure.subplots()
@@ -69,7 +73,7 @@ def draw_fold_comparison(by_image: NDArray[np.float64], by_group: NDArray[np.flo
         axes.text(x - 0.2, aucs.mean(), f"{aucs.mean():.3f}", ha="right", va="center", **TEXT_STYLE)
     _draw_difference(axes, float(by_image.mean()), float(by_group.mean()))
     style.style_axes(axes, "Cross-validated AUC by kind of folds", "", "AUC")
-    axes.set_xticks([0, 1], ["folds by image", "folds by group"], fontsize=style.TEXT_SIZE)
+    axes.set_xticks([0, 1], ["folds by image", f"folds by {group}"], fontsize=style.TEXT_SIZE)
     axes.set_xlim(-0.6, 1.75)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=3))
     _set_range(axes, np.concatenate(columns))

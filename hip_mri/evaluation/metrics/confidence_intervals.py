@@ -22,6 +22,9 @@ CONFIDENCE: Final = 0.95
 NORMAL_QUANTILE: Final = 1.959963984540054
 """97.5% quantile of the standard normal distribution."""
 
+MIN_GROUPS: Final = 2
+"""Minimum number of groups with a lesion, and of groups with a normal image, for an interval."""
+
 MAX_UNDEFINED_FRACTION: Final = 0.05
 """Fraction of the resamples in which a metric may be undefined; with more there is no interval."""
 
@@ -36,7 +39,7 @@ def compute_t_quantile(num_groups: int) -> float:
     """Compute the quantile of Student's t distribution for an interval of `CONFIDENCE`.
 
     Args:
-        num_groups: Groups with a lesion or groups with a normal image, whichever are fewer; at least 2.
+        num_groups: Groups with a lesion or groups with a normal image, whichever are fewer; at least `MIN_GROUPS`.
     """
     from scipy.special import stdtrit  # noqa: PLC0415 - a tenth of a second to import
 

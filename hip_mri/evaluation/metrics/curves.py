@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.metrics.confidence_intervals import (
+    MIN_GROUPS,
     compute_deviations,
     compute_t_quantile,
     compute_wilson_intervals,
@@ -101,7 +102,7 @@ def bootstrap_curves(
         EvaluationError: `validate_scores` raises it, or fewer than two groups have a lesion, or a normal image.
     """
     validated = validate_scores(labels, scores, groups)
-    if validated.num_rarer_groups < 2:
+    if validated.num_rarer_groups < MIN_GROUPS:
         raise EvaluationError(
             "curves: a band needs at least two groups with lesions and two with normal images, found "
             f"{validated.count_groups(1)} and {validated.count_groups(0)}. Add images of more groups."

@@ -1,6 +1,6 @@
-"""Computes every figure of `metrics.json` from the tables of a run.
+"""Computes every metric of `metrics.json` from the tables of a run.
 
-`publish_run` writes the result, and `verify` computes it again; the same tables and settings give the same figures.
+`publish_run` writes the result, and `verify` computes it again; the same tables and settings give the same metrics.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ NEIGHBOR_QUANTILE: Final = 0.01
 
 @dataclass(frozen=True)
 class Scores:
-    """The tables that all figures are computed from.
+    """The tables that all metrics are computed from.
 
     Attributes:
         predictions: Columns image_id, split, label, score, group and patient (empty where unknown), one row per image.
@@ -44,7 +44,7 @@ class Scores:
 
 
 def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[str, Any]:
-    """Compute every figure.
+    """Compute every metric.
 
     The threshold is chosen on validation images; test images are only measured. Intervals resample groups. Validation
     and training images get no intervals, since they were used to choose the threshold or to fit the head.
@@ -55,7 +55,7 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
         seed: Seed of the resampling.
 
     Returns:
-        The figures of `metrics.json`, ready for strict JSON; what cannot be computed is `None`.
+        The metrics of `metrics.json`, ready for strict JSON; what cannot be computed is `None`.
 
     Raises:
         EvaluationError: A split is empty, has one class only, or has scores outside 0-1.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hip_mri.evaluation.metrics.confidence_intervals import (
+    MIN_GROUPS,
     compute_deviations,
     compute_student_intervals,
     compute_t_quantile,
@@ -57,10 +58,10 @@ def measure_split(
 
     Returns:
         The result of `measure_points` and `intervals`, which has the same keys. An interval is `None` where the metric
-        is, where more than 5% of the resamples leave it undefined, and where fewer than two groups have a lesion, or a
-        normal image. The interval of the expected calibration error is corrected for the error that random variation
-        adds, so it can lie below the estimate. In simulations of 60 to 150 patients it covered the true value in 87 to
-        96% of the studies, the other intervals in 93 to 98%.
+        is, where more than 5% of the resamples leave it undefined, and where fewer than `MIN_GROUPS` groups have a
+        lesion, or a normal image. The interval of the expected calibration error is corrected for the error that
+        random variation adds, so it can lie below the estimate. In simulations of 60 to 150 patients it covered the
+        true value in 87 to 96% of the studies, the other intervals in 93 to 98%.
 
     Raises:
         EvaluationError: `validate_scores` raises it, or the threshold or a prevalence is not from 0 to 1.
@@ -76,7 +77,9 @@ def measure_split(
             metrics |= {f"{section}.{key}": values for key, values in computed.items()}
         return metrics
 
-    resampled = resample(validated, compute_all, seed, num_resamples) if validated.num_rarer_groups > 1 else {}
+    resampled = (
+        resample(validated, compute_all, seed, num_resamples) if validated.num_rarer_groups >= MIN_GROUPS else {}
+    )
     intervals: dict[str, Any] = {**compute_intervals(validated, result, resampled)}
     for section, decisions in sections.items():
         own = {key: resampled[f"{section}.{key}"] for key in list_keys("decision") if resampled}

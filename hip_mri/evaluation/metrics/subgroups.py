@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hip_mri.errors import EvaluationError
+from hip_mri.evaluation.metrics.confidence_intervals import MIN_GROUPS
 from hip_mri.evaluation.metrics.measures import (
     Tally,
     compute_decision_metrics,
@@ -64,7 +65,7 @@ def measure_subgroups(
             intervals: dict[str, Any] = dict.fromkeys(SUBGROUP_METRICS)
             if 0 < labels.sum() < len(labels):
                 validated = validate_scores(labels, images["score"], images["group"])
-                if validated.num_rarer_groups >= max(min_size, 2):
+                if validated.num_rarer_groups >= max(min_size, MIN_GROUPS):
                     metrics, intervals = _measure(validated, threshold, seed, num_resamples)
             counts = {
                 "num_images": len(images),

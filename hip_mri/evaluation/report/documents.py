@@ -1,7 +1,7 @@
 """Renders and writes the documents of a run: HTML report, Markdown for Prefect, model card and checklists."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -74,7 +74,7 @@ def render_report(run: RunReport) -> str:
         WorkspaceError: A figure cannot be read.
     """
     _check_test_metrics(run)
-    return run.render("report.html.jinja", pictures=[_embed(file, read_picture(file)) for file in run.figures])
+    return run.render("report.html.jinja", pictures=[_embed(run, file, read_picture(file)) for file in run.figures])
 
 
 def render_markdown(run: RunReport) -> str:
@@ -87,7 +87,9 @@ def render_markdown(run: RunReport) -> str:
     _check_test_metrics(run)
     available = (MAX_MARKDOWN_BYTES - MARKDOWN_TEXT_BYTES) * 3 // 4 // max(len(run.figures), 1)
     max_bytes = min(MAX_PICTURE_BYTES, available)
-    text = run.render("report.md.jinja", pictures=[_embed(file, shrink_png(file, max_bytes)) for file in run.figures])
+    text = run.render(
+        "report.md.jinja", pictures=[_embed(run, file, shrink_png(file, max_bytes)) for file in run.figures]
+    )
     if len(text.encode()) > MAX_MARKDOWN_BYTES:
         raise EvaluationError(
             f"report: the Markdown has {len(text.encode()):,} bytes, {MAX_MARKDOWN_BYTES:,} are allowed. "
@@ -132,7 +134,7 @@ def fill_checklist(name: str, run: RunReport) -> Iterator[ChecklistRow]:
         for number, item in items.items():
             if isinstance(item, str):
                 yield ChecklistRow(number, section, item)
-            elif answer := run.fill(item["answer"]):
+            elif answer := run.fill(_join_statements(item["answer"])):
                 add, file = item.get("add", ""), item.get("file", METRICS_FILE)
                 state = "partly filled" if add else "filled"
                 yield ChecklistRow(number, section, item["asks"], state, answer, add, file if file in run.files else "")
@@ -140,10 +142,15 @@ def fill_checklist(name: str, run: RunReport) -> Iterator[ChecklistRow]:
                 yield ChecklistRow(number, section, item["asks"])
 
 
+def _join_statements(names: str | list[str]) -> str:
+    return " ".join(f"{{{{ say('{name}') }}}}" for name in ([names] if isinstance(names, str) else names))
+
+
 def _check_test_metrics(run: RunReport) -> None:
     if "test" not in run.metrics:
         raise EvaluationError("report: there are no metrics of the test images. Score the test split, then report.")
 
 
-def _embed(file: Path, content: bytes) -> dict[str, Any]:
-    return {"name": file.stem, "caption": CAPTIONS[file.stem], "uri": encode_data_uri(content)}
+def _embed(run: RunReport, file: Path, content: bytes) -> dict[str, Any]:
+    caption = {key: run.fill(text) for key, text in asdict(CAPTIONS[file.stem]).items()}
+    return {"name": file.stem, "caption": caption, "uri": encode_data_uri(content)}

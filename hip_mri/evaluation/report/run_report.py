@@ -1,8 +1,8 @@
 """The facts of a run that all documents are rendered from, and the sentences about them.
 
-Sentences are Jinja templates in `statements.yaml`, `limitations.yaml` and the checklists. They use the keys of
-`metrics.json` directly, and `config`, `settings`, `files`, `say` and the tables of titles by the names in
-`RunReport.facts`. A sentence that needs a value which the run does not have is left out.
+Sentences are Jinja templates in `statements.yaml`, `limitations.yaml` and `captions.yaml`. They use the keys of
+`metrics.json` directly, and the further names in `RunReport.facts`. A sentence that needs a value which the run does
+not have is left out.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,9 @@ import yaml
 from jinja2 import UndefinedError
 
 from hip_mri.config import LABELS
-from hip_mri.evaluation.charts.captions import EVIDENCE_TITLES, NOT_AVAILABLE, SPLIT_TITLES, name_label
-from hip_mri.evaluation.metrics.table import METRICS, SUBGROUP_METRICS, list_keys
+from hip_mri.evaluation.charts.captions import EVIDENCE_TITLES, NOT_AVAILABLE, SPLIT_TITLES, name_group, name_label
+from hip_mri.evaluation.metrics.confidence_intervals import MIN_GROUPS
+from hip_mri.evaluation.metrics.table import METRICS, SUBGROUP_METRICS
 from hip_mri.evaluation.report.settings import disclose, flatten_settings
 from hip_mri.evaluation.report.templates import DOCUMENTS, SENTENCES
 
@@ -31,34 +32,34 @@ class RunReport:
     Attributes:
         metrics: Content of `metrics.json`.
         config: Settings of the run, nested as in `config.yaml`. Private values are never rendered.
-        run_name: Such as `0001`.
+        folder: Folder of the run, such as `workspace/runs/0001`.
         figures: PNG files, in the order in which they are shown.
         files: Files of the run that can be linked to, relative to its folder, such as `figures/roc.png`.
-        location: Report relative to the workspace, such as `runs/0001/report.html`.
-        title: Heading of the report.
     """
 
     metrics: Mapping[str, Any]
     config: Mapping[str, Any]
-    run_name: str = ""
+    folder: Path = Path("runs", "0001")
     figures: tuple[Path, ...] = ()
     files: frozenset[str] = frozenset()
-    location: str = ""
-    title: str = TITLE
 
     @cached_property
     def facts(self) -> dict[str, Any]:
         """Variables of all templates."""
+        group = name_group(self.metrics.get("grouping", {}))
         return {
             **self.metrics,
             "run": self,
+            "title": TITLE,
+            "group": group,
+            "groups": f"{group}s",
             "config": self.config,
             "settings": {name: disclose(name, value) for name, value in flatten_settings(self.config).items()},
             "files": self.files,
             "say": self.say,
             "METRICS": METRICS,
             "SUBGROUP_METRICS": [METRICS[key] for key in SUBGROUP_METRICS],
-            "list_keys": list_keys,
+            "MIN_GROUPS": MIN_GROUPS,
             "SPLITS": SPLIT_TITLES,
             "LABELS": {label: name_label(label) for label in LABELS},
             "EVIDENCE": EVIDENCE_TITLES,
@@ -70,17 +71,14 @@ class RunReport:
 
     def say(self, name: str) -> str:
         """Return a sentence of `statements.yaml`; `Not available.` if a value is missing."""
-        try:
-            return self._fill(read_yaml("statements.yaml")[name])
-        except UndefinedError:
-            return f"{NOT_AVAILABLE.capitalize()}."
+        return self.fill(read_yaml("statements.yaml")[name], missing=f"{NOT_AVAILABLE.capitalize()}.")
 
-    def fill(self, sentence: str) -> str:
-        """Render the template of a sentence; empty if a value is missing."""
+    def fill(self, sentence: str, missing: str = "") -> str:
+        """Render the template of a sentence; `missing` if a value is missing."""
         try:
             return self._fill(sentence)
         except UndefinedError:
-            return ""
+            return missing
 
     def _fill(self, sentence: str) -> str:
         def say(name: str) -> str:  # unlike `self.say` it does not replace missing values

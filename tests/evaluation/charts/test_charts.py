@@ -110,6 +110,18 @@ def test_chart_is_complete_and_no_text_overlaps(name, kind, monkeypatch):
     assert list_overlaps(figure, monkeypatch) == []
 
 
+def test_charts_name_patients_where_groups_are_patients():
+    kind = KINDS["typical"]
+    for figure in (
+        draw_flow(make_flow(kind), group="patient"),
+        draw_neighbor_distances(make_neighbors(kind), group="patient"),
+        draw_fold_comparison(*make_folds(kind), group="patient"),
+    ):
+        texts = " ".join(read_texts(figure)).lower()
+        assert "patient" in texts
+        assert "group" not in texts
+
+
 def test_curves_name_areas_intervals_and_both_thresholds():
     kind = KINDS["typical"]
     splits = make_splits(kind)

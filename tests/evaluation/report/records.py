@@ -38,7 +38,15 @@ METRICS: dict[str, Any] = {
     "recalibration": None,
     "subgroups": [],
     "weights": "imagenet",
-    "versions": {"keras": "3.15.0", "python": "3.11.9"},
+    "versions": {"hip-mri": "1.2.0", "keras": "3.15.0", "python": "3.11.9"},
+    "environment": {"commit": "cd" * 20, "flow_run_id": "0d5c7c3e-1f4b", "model_sha256": "ef" * 32},
+    "cross_validation": {
+        "grouped": {"aucs": [0.86, 0.88], "mean": 0.87, "standard_deviation": 0.0141},
+        "by_image": {"aucs": [0.92], "mean": 0.92, "standard_deviation": None},
+        "inflation": 0.05,
+    },
+    "leakage": {"share_nearer_than_strangers": 0.0125, "num_test_images": 400},
+    "patients": None,
     "data": {
         "num_images": 2390,
         "num_duplicates": 12,
@@ -58,6 +66,7 @@ METRICS: dict[str, Any] = {
         "is_patient_level": True,
         "evidence": {"patient_id": 2300, "similar": 90},
         "num_groups": 510,
+        "num_patients": 510,
         "largest_group": 14,
     },
 }
@@ -90,6 +99,7 @@ FILES = frozenset(
         "manifest.csv",
         "metrics.json",
         "model.keras",
+        "neighbours.csv",
         "predictions.csv",
         "quarantine.csv",
     }

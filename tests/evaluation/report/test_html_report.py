@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -66,7 +67,7 @@ def change(run: RunReport, **metrics) -> RunReport:
 def test_report_has_its_sections_in_order(rendered):
     _, page = rendered
     assert page.headings == [
-        "Lesions on hip MRI",
+        "Hip MRI: normal or osseous lesion",
         "Result on the test images",
         "Limits",
         "Metrics",
@@ -141,12 +142,11 @@ def test_values_are_escaped(run):
             created=HOSTILE,
             data=data,
             features=features,
-            versions={HOSTILE: HOSTILE},
+            versions={"hip-mri": HOSTILE, HOSTILE: HOSTILE},
             seconds={HOSTILE: 1.0},
             subgroups=[{**subgroup, **undefined, "intervals": undefined}],
         ),
-        title=HOSTILE,
-        run_name=HOSTILE,
+        folder=Path(HOSTILE.replace("/", "")),
         config=run.config | {HOSTILE: "x", "model": {"backbone": "<b>", "weights": "<b>"}},
         figures=(),
     )
@@ -172,14 +172,14 @@ def test_markdown_is_short_and_begins_with_the_notices(run, markdown):
     assert len(markdown.encode()) <= MAX_MARKDOWN_BYTES
     assert all(len(uri) <= 80_000 + 30 for uri in re.findall(r"\((data:[^)]*)\)", markdown))
     lines = [line for line in re.sub(r"base64,[^)]*", "…", markdown).splitlines() if line]
-    assert lines[0] == "# Lesions on hip MRI, run 0001"
+    assert lines[0] == "# Hip MRI: normal or osseous lesion, run 0001"
     assert lines[1] == f"> **⚠ {SYNTHETIC_NOTICE}**"
     assert lines[3] == run.say("result")
     assert lines[4] == "| Metric | Test | Validation | Training | 95% interval (test) |"
     auc = [f"{run.metrics[split]['auc']:.3f}" for split in ("test", "val", "train")]
     assert lines[6].startswith(f"| AUC | {' | '.join(auc)} | ")
     assert sum(line.startswith("![") for line in lines) == 9
-    assert "`runs/0001/report.html`" in lines[-1]
+    assert "runs/0001/report.html" in lines[-1]
 
 
 def test_tables_in_markdown_have_as_many_cells_in_every_row(markdown):
@@ -256,3 +256,51 @@ def test_a_given_split_and_a_constant_patient_are_limits(run):
     assert not {"Split given by the source", "One patient ID in all files"} & set(dict(run.limits))
     _, page = render(replace(change(run, data=data), figures=()))
     assert "Images whose split the source gives210 (by folders); held out: training 7" in page.text
+
+
+def test_report_names_code_model_and_flow_run(run, rendered, markdown):
+    _, page = rendered
+    for text in ("1.2.0", "cd" * 20, "ef" * 32):
+        assert text in page.text
+        assert text in markdown
+    assert "Prefect flow runnone" in page.text
+    environment = run.metrics["environment"] | {"flow_run_id": "0d5c7c3e", "commit": None}
+    _, page = render(replace(change(run, environment=environment), figures=()))
+    assert "Prefect flow run0d5c7c3e" in page.text
+    assert "Git commitnot known" in page.text
+
+
+def test_groups_are_called_patients_where_each_is_one(run):
+    grouping = run.metrics["grouping"] | {"is_patient_level": True, "num_patients": 105}
+    known = change(run, grouping=grouping)
+    _, page = render(known)
+    text = page.text + render_markdown(known)
+    assert not re.search(r"\bgroups?\b", text)
+    assert "105 patients" in known.say("disjointness")
+    merged = change(run, grouping=grouping | {"num_patients": 106})
+    assert "105 groups" in merged.say("disjointness")
+
+
+def test_metrics_by_patient_need_as_many_patients_as_their_interval(run):
+    patients = run.metrics["patients"]
+    assert f"{patients['auc']:.3f}" in patient_table(run)
+    few = {
+        **patients,
+        "num_images": 3,
+        "num_lesions": 1,
+        "auc": 1.0,
+        "intervals": {**patients["intervals"], "auc": None},
+    }
+    table = patient_table(change(run, patients=few))
+    assert "1.000" not in table
+    assert "3, 1 with a lesion" in table
+    assert (
+        change(run, patients=few)
+        .say("patients")
+        .endswith("At least 2 with and 2 without a lesion are needed for metrics by patient.")
+    )
+
+
+def patient_table(run: RunReport) -> str:
+    text, _ = render(replace(run, figures=()))
+    return text[text.index("Patients, by the mean score") :].partition("</table>")[0]

@@ -193,7 +193,7 @@ def test_random_assignment_is_reported_if_there_was_any(num_kept, num_assigned):
         run = change_data(
             num_kept=num_kept, num_prescribed=num_prescribed, num_assigned=num_assigned, given_split=given_split
         )
-        assert (f"{num_assigned:,} images were assigned by group" in run.say("split")) == (num_assigned > 0)
+        assert (f"{num_assigned:,} images were assigned by patient" in run.say("split")) == (num_assigned > 0)
         assert (f"{num_kept:,} images kept" in run.say("split")) == (num_kept > 0)
 
 
