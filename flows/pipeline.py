@@ -12,6 +12,7 @@ from tasks.dataset import fetch_source
 from tasks.models import resolve_weights
 from tasks.progress import log_end
 from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
+from tasks.tracking import check_tracking
 from tasks.workspace import hold_workspace
 
 
@@ -33,6 +34,7 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
     """
     with hold_workspace(config.workspace) as workspace:
         start_task_runner(config.runner, workspace)
+        check_tracking(config.tracking)
         weights = resolve_weights(config.model.weights, config.model.backbone, fall_back_to_random=config.is_demo)
         config = config.with_backbone(weights.backbone)
 

@@ -23,6 +23,7 @@ from tasks.promotion import (
     report_outcome,
 )
 from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
+from tasks.tracking import check_tracking, track_champion
 from tasks.workspace import hold_workspace
 
 
@@ -48,6 +49,7 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
     model, retrain = config.model, config.retrain
     with hold_workspace(config.workspace) as workspace:
         start_task_runner(config.runner, workspace)
+        check_tracking(config.tracking)
         weights = resolve_weights(model.weights, model.backbone, fall_back_to_random=False)
 
         delivered = fetch_deliveries(config.sources, workspace, config.limits, config.data.class_names)
@@ -71,4 +73,7 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
     answer = ask_for_approval(challenge, retrain)
     # Another run may hold the workspace by now, and the answer must not be lost for it.
     with hold_workspace(config.workspace, timeout_seconds=3600 * retrain.approval_timeout_hours) as workspace:
-        return report_outcome(conclude_retraining(workspace, new_images, check, challenge, answer, config.release))
+        report = conclude_retraining(workspace, new_images, check, challenge, answer, config.release)
+        if config.tracking.mlflow_uri:
+            track_champion(workspace, config.tracking)
+        return report_outcome(report)

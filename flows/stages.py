@@ -37,6 +37,7 @@ from tasks.models import (
     prepare_backbone,
     train_model,
 )
+from tasks.tracking import track_run
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def train_and_report(
     folds_file = cross_validate(config, workspace, features)
     neighbors_file = find_neighbors(workspace, features)
     novelty_file = fit_novelty(workspace, features, trained, config.evaluation.outside_fraction)
-    return publish_run(
+    run_folder = publish_run(
         workspace,
         config,
         weights,
@@ -126,6 +127,9 @@ def train_and_report(
         neighbors_file,
         novelty_file,
     )
+    if config.tracking.mlflow_uri:
+        track_run(run_folder, config.tracking)
+    return run_folder
 
 
 def cross_validate(config: TrainingConfig, workspace: Workspace, features: FeatureSet) -> Path | None:

@@ -97,3 +97,22 @@ LocalPath = Annotated[Path, AfterValidator(refuse_address), Field(json_schema_ex
 
 LocalName = Annotated[str, AfterValidator(refuse_address), Field(json_schema_extra=_NO_ADDRESS)]
 """A path on this machine, or a keyword."""
+
+_TRACKING: Final = (
+    r"^(https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:[0-9]{1,5})?(/[^\s?#@]*)?|sqlite:///[^?#\r\n]*[^?#\r\n/])$"
+)
+"""A server or a database file, without a user and a query, which can contain credentials."""
+
+
+def _check_tracking(address: str) -> str:
+    if not re.fullmatch(_TRACKING, address):
+        raise ValueError(
+            "give the address of an MLflow server, such as http://127.0.0.1:5000, or a database file, such as "
+            "sqlite:////srv/mlflow.db, without user, password and query. MLflow reads a login from the variables "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, of the environment"
+        )
+    return address
+
+
+TrackingAddress = Annotated[str, AfterValidator(_check_tracking), Field(json_schema_extra={"pattern": _TRACKING})]
+"""Address of an MLflow server or database file, without credentials."""

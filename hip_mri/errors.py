@@ -71,6 +71,10 @@ class ReleaseError(HipMriError):
     """A version cannot be registered, compared or made the champion."""
 
 
+class TrackingError(HipMriError):
+    """A run could not be logged to MLflow, which ends no run."""
+
+
 class WorkspaceError(HipMriError):
     """The workspace cannot be written, or holds invalid files."""
 

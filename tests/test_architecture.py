@@ -108,6 +108,7 @@ DECISIONS = {
         "hip_mri.errors",
         "hip_mri.models.keras_settings.choose_backend",
         "hip_mri.models.keras_settings.import_keras",
+        "hip_mri.registry.tracking.check_tracking",
         "hip_mri.workspace.Workspace",
         "httpx",
     ),
@@ -138,17 +139,17 @@ DECISIONS = {
     "deployments.team": ("httpx",),
 }
 """Beyond the table. The command `hip-mri` reads settings, calls library functions that are not part of a flow, and
-prints errors in one line. It checks the source before Prefect takes its seconds to start, and likewise that another
-run holds the workspace; and it loads Keras beside the start of a server of the run's own where a flow will surely
-need it, and reads the choice of its backend. `verify` reads from a saved network, without Keras, which settings of
-Keras it was built with. That a server is gone shows in an error of httpx, Prefect's client. Proxies and certificates
-that httpx would fail on, and a server that does not start or answer, are errors of the project's tree, as are
-settings of Prefect that it refuses. The process of a server of a run's own hands Prefect's application to Uvicorn
-itself, so that it can end with the run. Progress is drawn by Rich. Dask, an extra, is known to the modules on
-clusters alone, which are loaded where a run asks for one; and to what makes its certificates. Stages hand the
-library's records on and name them in their signatures. A form in the UI is a pydantic model. `deployments` knows the
-foundation: its errors and its atomic private files. Its programs are run by supervisord, their health checks answer
-over HTTP."""
+prints errors in one line. It checks the source before Prefect takes its seconds to start, likewise that another run
+holds the workspace, and that MLflow is installed where runs are logged to it; and it loads Keras beside the start of
+a server of the run's own where a flow will surely need it, and reads the choice of its backend. `verify` reads from a
+saved network, without Keras, which settings of Keras it was built with. That a server is gone shows in an error of
+httpx, Prefect's client. Proxies and certificates that httpx would fail on, and a server that does not start or
+answer, are errors of the project's tree, as are settings of Prefect that it refuses. The process of a server of a
+run's own hands Prefect's application to Uvicorn itself, so that it can end with the run. Progress is drawn by Rich.
+Dask, an extra, is known to the modules on clusters alone, which are loaded where a run asks for one; and to what
+makes its certificates. Stages hand the library's records on and name them in their signatures. A form in the UI is a
+pydantic model. `deployments` knows the foundation: its errors and its atomic private files. Its programs are run by
+supervisord, their health checks answer over HTTP."""
 
 
 @dataclass(frozen=True)

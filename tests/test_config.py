@@ -1,5 +1,6 @@
 import math
 import os
+from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
 
@@ -53,6 +54,7 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
     ("runner.num_workers", (1, 1024), (0, 1025)),
     ("runner.num_threads", (0, 1024), (-1, 1025)),
     ("runner.shard_size", (1, 1_000_000), (0, 1_000_001)),
+    ("tracking.timeout_seconds", (1, 3600), (0.9, 3601)),
 ]
 CHOICES = {
     "preprocessing.interpolation": {"linear", "area"},
@@ -81,6 +83,8 @@ OTHERS = {
     "evaluation.recalibrate",
     "runner.dask_address",
     "data.class_names",
+    "tracking.mlflow_uri",
+    "tracking.name",
 }
 
 
@@ -347,6 +351,53 @@ def test_a_scheduler_has_an_address(address):
 def test_other_addresses_are_refused(address):
     with pytest.raises(ValidationError, match="dask_address"):
         RunnerSettings(kind="dask", dask_address=address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:5000",
+        "https://mlflow.example.org/team/",
+        "http://[::1]:5000",
+        "sqlite:////srv/ml flow@1.db",
+        "sqlite:///mlflow.db",
+    ],
+)
+def test_runs_are_logged_to_a_server_or_a_database_file(address):
+    assert make("tracking.mlflow_uri", address) == address
+    assert Draft202012Validator(PipelineConfig.model_json_schema()).is_valid({"tracking": {"mlflow_uri": address}})
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("https://anna:7f3a9c@example.org", "http://7f3a9c@example.org:5000", "anna:7f3a9c@example.org"),
+        *("https://example.org/?token=7f3a9c", "https://example.org#7f3a9c", "sqlite:////srv/mlflow.db?key=7f3a9c"),
+        *(
+            "postgresql://anna:7f3a9c@example.org/mlflow",
+            "databricks",
+            "file:///srv/mlruns",
+            "/srv/mlruns",
+            "",
+            "http://",
+        ),
+        *("http://example.org:port", "http://example.org:5000 ", "sqlite:///", "sqlite:////srv/", "http:/example.org"),
+    ],
+)
+def test_another_address_for_runs_is_refused_and_not_repeated(address):
+    for kind in (PipelineConfig, RetrainConfig):
+        with pytest.raises(ValidationError, match=r"http://127\.0\.0\.1:5000.*MLFLOW_TRACKING_USERNAME") as caught:
+            make("tracking.mlflow_uri", address, kind)
+        assert "7f3a9c" not in str(caught.value)
+        assert not Draft202012Validator(kind.model_json_schema()).is_valid({"tracking": {"mlflow_uri": address}})
+
+
+@pytest.mark.parametrize(
+    ("name", "is_allowed"), [("hip-mri", True), ("Hip 2.1_x", True), ("a'b", False), ("a/b", False), ("", False)]
+)
+def test_a_name_in_mlflow_is_plain(name, is_allowed):
+    with nullcontext() if is_allowed else pytest.raises(ValidationError, match="name"):
+        assert make("tracking.name", name) == name
 
 
 @pytest.mark.parametrize("workspace", ["s3://bucket/hip", Path("s3://bucket/hip"), "gs://bucket", "https://host/x"])

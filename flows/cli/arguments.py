@@ -16,7 +16,7 @@ from flows.cli.commands import Command, CommandGroup, FlowCommand, HipMri
 from hip_mri.config.base import FORMER_NAMES, list_settings
 from hip_mri.errors import SettingsError
 
-CONFIDENTIAL: Final = (("source",), ("sources",))
+CONFIDENTIAL: Final = (("source",), ("sources",), ("tracking", "mlflow_uri"))
 """Settings whose value an error does not repeat, since an address can contain a token."""
 
 MAX_USAGE_OPTIONS: Final = 6
@@ -169,6 +169,10 @@ def _describe(error: ValidationError) -> str:
     """Describe each invalid value in one line."""
     return "\n".join(
         f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
-        + ("" if fault["loc"][:1] in CONFIDENTIAL or ":/" in str(fault["input"]) else f" (received {fault['input']!r})")
+        + (
+            ""
+            if any(fault["loc"][: len(it)] == it for it in CONFIDENTIAL) or ":/" in str(fault["input"])
+            else f" (received {fault['input']!r})"
+        )
         for fault in error.errors(include_url=False)
     )

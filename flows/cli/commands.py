@@ -7,11 +7,12 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
 
-from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, Settings
-from hip_mri.errors import EvaluationError, ReleaseError, WorkspaceError, list_offenders
+from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, Settings, TrackingSettings
+from hip_mri.errors import EvaluationError, ReleaseError, TrackingError, WorkspaceError, list_offenders
 from hip_mri.registry.audit import check_audit_log, read_decisions, verify_releases
 from hip_mri.registry.champion import promote, read_champion, roll_back
 from hip_mri.registry.registration import register_version
+from hip_mri.registry.tracking import check_tracking, track_champion, track_run
 from hip_mri.registry.versions import list_versions, name_version, read_version
 from hip_mri.workspace import Workspace
 
@@ -113,6 +114,19 @@ class Verify(Command):
         print(f"{self.run}: everything is as recorded")
 
 
+class Track(Command):
+    """Log a finished run to MLflow, unless it is there already; needs --tracking.mlflow-uri."""
+
+    run: CliPositionalArg[Path]
+    """Folder of a finished run, such as workspace/runs/0001."""
+
+    tracking: TrackingSettings = TrackingSettings()
+
+    def execute(self) -> None:
+        check_tracking(self.tracking, is_needed=True)
+        print(track_run(self.run.resolve(), self.tracking))
+
+
 class WorkspaceCommand(Command):
     """Base class of commands on a workspace."""
 
@@ -168,6 +182,15 @@ class RegisterModel(WorkspaceCommand):
         print(register_version(self.find_workspace(), self.run).folder)
 
 
+def mark_champion(workspace: Workspace, settings: TrackingSettings) -> None:
+    """Mark the champion in MLflow, where the settings ask for it; a failure is a warning, since it is champion."""
+    if settings.mlflow_uri:
+        try:
+            track_champion(workspace, settings)
+        except TrackingError as error:
+            print(f"warning: {error}", file=sys.stderr)
+
+
 class PromoteModel(WorkspaceCommand):
     """Make a version the champion without the gate."""
 
@@ -177,9 +200,13 @@ class PromoteModel(WorkspaceCommand):
     reason: str
     """Reason, which is kept in the history."""
 
+    tracking: TrackingSettings = TrackingSettings()
+
     def execute(self) -> None:
+        check_tracking(self.tracking)
         workspace = self.find_workspace()
         print(promote(workspace, read_version(workspace, self.version), self.reason).folder)
+        mark_champion(workspace, self.tracking)
 
 
 class RollBackModel(WorkspaceCommand):
@@ -191,35 +218,34 @@ class RollBackModel(WorkspaceCommand):
     reason: str
     """Reason, which is kept in the history."""
 
-    def execute(self) -> None:
-        print(roll_back(self.find_workspace(), self.to, reason=self.reason).folder)
-
-
-class ExportModel(WorkspaceCommand):
-    """Export a version to an MLflow tracking server; needs the extra mlflow."""
-
-    version: CliPositionalArg[int]
-    """Number of the version, such as 0003."""
-
-    tracking_uri: str
-    """Address of the server, such as http://127.0.0.1:5000."""
+    tracking: TrackingSettings = TrackingSettings()
 
     def execute(self) -> None:
-        from hip_mri.registry.mlflow_export import NAME, export_version  # noqa: PLC0415 - loads pandas
+        check_tracking(self.tracking)
+        workspace = self.find_workspace()
+        print(roll_back(workspace, self.to, reason=self.reason).folder)
+        mark_champion(workspace, self.tracking)
 
-        version = read_version(self.find_workspace(), self.version)
-        print(f"{NAME} version {export_version(version, self.tracking_uri)}")
+
+class TrackModel(WorkspaceCommand):
+    """Mark the champion in MLflow; needs --tracking.mlflow-uri."""
+
+    tracking: TrackingSettings = TrackingSettings()
+
+    def execute(self) -> None:
+        check_tracking(self.tracking, is_needed=True)
+        print(track_champion(self.find_workspace(), self.tracking) or "There is no champion.")
 
 
 class Models(CommandGroup):
-    """List, register, promote, roll back and export versions of the model."""
+    """List, register, promote, roll back and track versions of the model."""
 
     list: CliSubCommand[ListModels]
     history: CliSubCommand[ShowHistory]
     register_run: CliSubCommand[RegisterModel] = Field(alias="register")  # `register` is a method of abstract classes
     promote: CliSubCommand[PromoteModel]
     rollback: CliSubCommand[RollBackModel]
-    export: CliSubCommand[ExportModel]
+    track: CliSubCommand[TrackModel]
 
 
 class Names(WorkspaceCommand):
@@ -299,6 +325,7 @@ class HipMri(CommandGroup, BaseSettings):
     predict: CliSubCommand[Predict]
     retrain: CliSubCommand[Retrain]
     verify: CliSubCommand[Verify]
+    track: CliSubCommand[Track]
     models: CliSubCommand[Models]
     names: CliSubCommand[Names]
     prune: CliSubCommand[Prune]

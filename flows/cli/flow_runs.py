@@ -15,9 +15,10 @@ from flows.runtime.network_checks import prepare_network
 from flows.runtime.prefect_server import PrefectServer, open_server
 from flows.runtime.prefect_settings import load_prefect
 from flows.runtime.stopping import watcher
-from hip_mri.config import Settings
+from hip_mri.config import Settings, TrainingConfig
 from hip_mri.errors import DeploymentError, SettingsError, SourceError
 from hip_mri.models.keras_settings import choose_backend, import_keras
+from hip_mri.registry.tracking import check_tracking
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger("hip_mri.flow_runs")  # a child of `hip_mri`, whose lines are shown
@@ -42,6 +43,8 @@ def start_flow(flow: str, config: Settings, *, is_serving: bool = False) -> str:
     with open_server() as server:
         choose_backend()  # one that cannot be used fails now, not during the run
         _check_sources(config)
+        if isinstance(config, TrainingConfig):
+            check_tracking(config.tracking)
         if folder := getattr(config, "workspace", None):
             workspace = Workspace.at(folder)
             (workspace.serving if is_serving else workspace).check_free()

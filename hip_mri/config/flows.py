@@ -10,6 +10,7 @@ from hip_mri.addresses import LocalName, LocalPath, SourceAddress
 from hip_mri.config.base import Settings
 from hip_mri.config.data import DataSettings, ImageSettings, PreprocessingSettings, SourceLimits
 from hip_mri.config.promotion import DriftSettings, ReleaseSettings, RetrainSettings
+from hip_mri.config.tracking import TrackingSettings
 from hip_mri.config.training import (
     BackboneName,
     Engine,
@@ -74,6 +75,7 @@ class TrainingConfig(Settings):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     runner: RunnerSettings = RunnerSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     def with_backbone(self, backbone: BackboneName) -> Self:
         """Return the same settings with another backbone."""

@@ -41,7 +41,7 @@ def register_version(workspace: Workspace, run_folder: Path, *, is_challenger: b
         WorkspaceError: The disk is full or not writable.
     """
     run_folder = run_folder.resolve()
-    files = _check_run(run_folder)
+    files = check_run(run_folder)
     with workspace.hold_releases():
         for registered in list_versions(workspace):
             if registered.run == run_folder.name and registered.files == files:
@@ -67,8 +67,15 @@ def register_version(workspace: Workspace, run_folder: Path, *, is_challenger: b
         return version
 
 
-def _check_run(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that a version takes from a run, after checking all of the run's files."""
+def check_run(folder: Path) -> dict[str, str]:
+    """Check that all files of a finished run are as it recorded them.
+
+    Returns:
+        SHA-256 of each file that a version takes from the run, by name.
+
+    Raises:
+        ReleaseError: The folder is not a finished run, or a file of it was changed.
+    """
     if not (folder / HASHES).is_file():
         raise ReleaseError(f"release: {folder} is not a finished run: it has no {HASHES}. Give a folder in runs.")
     differences = compare_hashes(folder)

@@ -135,7 +135,15 @@ def test_an_address_with_a_token_is_refused_and_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("--sorce", "{}"), ("--model.weights", "{}"), ("--seed", "{}"), ("--workspace={}",)], ids=str
+    "words",
+    [
+        ("--sorce", "{}"),
+        ("--model.weights", "{}"),
+        ("--seed", "{}"),
+        ("--workspace={}",),
+        ("--tracking.mlflow-uri", "{}"),
+    ],
+    ids=str,
 )
 def test_an_address_in_another_place_is_not_repeated_either(words: tuple[str, ...]) -> None:
     with pytest.raises(SettingsError) as error:

@@ -3,15 +3,19 @@
 import getpass
 import json
 import os
+import sys
 import tomllib
 import zipfile
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 
+from flows.cli import commands
 from flows.cli.main import run_command
 from hip_mri.dataset.manifest import read_manifest
-from hip_mri.registry import mlflow_export
-from hip_mri.registry.champion import promote
+from hip_mri.errors import TrackingError
+from hip_mri.registry.champion import promote, read_champion
 from tests.processes import PROJECT, run_python
 
 
@@ -72,12 +76,73 @@ def test_a_changed_record_of_decisions_is_found(workspace, versions, capsys):
     assert any("version 0003" in line for line in run(capsys, "verify", workspace.root)[1])
 
 
-def test_a_model_is_exported(workspace, versions, capsys, monkeypatch):
-    exported = []
-    monkeypatch.setattr(mlflow_export, "export_version", lambda *given: exported.append(given) or "7")
-    done = run(capsys, "models", "export", workspace.root, "0002", "--tracking-uri", "http://127.0.0.1:5000")
-    assert done == (0, ["hip-mri version 7"], "")
-    assert exported == [(versions[1], "http://127.0.0.1:5000")]
+MLFLOW = ("--tracking.mlflow-uri", "http://127.0.0.1:5000")
+
+
+@pytest.fixture
+def tracked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs that are logged and champions that are marked in MLflow, as if it were installed."""
+    done = []
+    mlflow = ModuleType("mlflow")
+    mlflow.__spec__ = ModuleSpec("mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setattr(commands, "track_run", lambda folder, settings: done.append(folder.name) or settings.mlflow_uri)
+    monkeypatch.setattr(
+        commands, "track_champion", lambda workspace, settings: done.append(read_champion(workspace).name)
+    )
+    return done
+
+
+def test_a_finished_run_is_logged_to_mlflow(write_run, capsys, tracked):
+    folder = write_run()
+    assert run(capsys, "track", folder, *MLFLOW) == (0, [MLFLOW[1]], "")
+    assert tracked == ["0001"]
+
+
+def test_the_champion_is_marked_in_mlflow(workspace, versions, capsys, tracked):
+    promote(workspace, versions[1], "reviewed")
+    assert run(capsys, "models", "track", workspace.root, *MLFLOW)[0] == 0
+    assert tracked == ["0002"]
+
+
+@pytest.mark.parametrize("words", [("track",), ("models", "track")])
+def test_mlflow_needs_an_address(workspace, capsys, tracked, words):
+    exit_code, lines, error = run(capsys, *words, workspace.root)
+    assert (exit_code, lines, tracked) == (1, [], [])
+    assert error.startswith("error: tracking.mlflow_uri: ")
+
+
+def test_a_champion_that_is_set_by_hand_is_marked_in_mlflow_if_asked_for(workspace, versions, capsys, tracked):
+    reason = ("--reason", "reviewed")
+    run(capsys, "models", "promote", workspace.root, "0001", *reason)
+    assert run(capsys, "models", "promote", workspace.root, "0002", *reason, *MLFLOW)[0] == 0
+    assert run(capsys, "models", "rollback", workspace.root, *reason, *MLFLOW)[0] == 0
+    assert tracked == ["0002", "0001"]
+
+
+def test_a_failure_of_mlflow_is_a_warning_when_the_champion_was_changed(
+    workspace, versions, capsys, monkeypatch, tracked
+):
+    def fail(workspace: object, settings: object) -> None:
+        raise TrackingError("tracking: no answer")
+
+    monkeypatch.setattr(commands, "track_champion", fail)
+    done = run(capsys, "models", "promote", workspace.root, "0002", "--reason", "reviewed", *MLFLOW)
+    assert done == (0, [str(versions[1].folder)], "warning: tracking: no answer\n")
+    assert read_champion(workspace) == versions[1]
+
+
+@pytest.mark.parametrize(
+    "words", [("models", "promote", "{}", "2", "--reason", "x"), ("models", "rollback", "{}", "--reason", "x")]
+)
+def test_without_mlflow_nothing_is_changed(workspace, versions, capsys, monkeypatch, words):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    promote(workspace, versions[1], "first")
+    promote(workspace, versions[0], "second")
+    exit_code, lines, error = run(capsys, *[word.format(workspace.root) for word in words], *MLFLOW)
+    assert (exit_code, lines) == (1, [])
+    assert ".[mlflow]" in error
+    assert read_champion(workspace) == versions[0]
 
 
 @pytest.mark.parametrize("words", ["names {}", "prune {}", "prune {} --yes", "models register {} run"])

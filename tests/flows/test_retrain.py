@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -19,6 +23,7 @@ from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.split_registry import read_split_registry
 from hip_mri.evaluation import verify
 from hip_mri.promotion.error_budget import read_comparisons
+from hip_mri.registry import tracking
 from hip_mri.registry.champion import read_champion, read_history, roll_back
 from hip_mri.registry.prune import prune
 from hip_mri.registry.versions import list_versions
@@ -77,6 +82,7 @@ class Clinic:
                 "evaluation": {"num_resamples": 200, "cross_validation_seeds": 0},
                 "retrain": {"min_new_images": 5},
                 "release": {"min_sensitivity": 0, "min_subgroup_sensitivity": 0, "num_looks": 6},
+                "tracking": {"mlflow_uri": "http://127.0.0.1:5000"},
             }
             | settings
         )
@@ -114,6 +120,19 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Clinic:
     return Clinic(Workspace(root / "workspace"), root / "incoming")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """File with one line for each job that the client of MLflow gets; a program that fails stands in for it."""
+    file = tmp_path_factory.mktemp("mlflow") / "jobs"
+    mlflow = ModuleType("mlflow")
+    mlflow.__spec__ = ModuleSpec("mlflow", None)
+    code = f"import sys; print(sys.argv[1], file=open({str(file)!r}, 'a')); sys.exit(1)"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "mlflow", mlflow)
+        patch.setattr(tracking, "CLIENT", (sys.executable, "-c", code))
+        yield file
+
+
 @pytest.fixture(scope="module")
 def months(clinic: Clinic) -> list[Month]:
     """A first training; then ordinary patients, an inverted batch, no images, a worse model, a better one."""
@@ -138,6 +157,14 @@ FIRST = GOOD | {"epochs": 2, "learning_rate": 1e-5}
 def test_outcome_and_champion_of_each_month(months: list[Month]) -> None:
     assert [month.outcome for month in months] == ["Promoted", "Kept", "Failed", "Nothing new", "Kept", "Promoted"]
     assert [month.champion for month in months] == ["0001", "0001", "0001", "0001", "0001", "0004"]
+
+
+def test_each_run_and_champion_is_told_to_mlflow_whose_failures_end_no_run(months: list[Month], tracked: Path) -> None:
+    jobs = [json.loads(line) for line in tracked.read_text().splitlines()]
+    champions = [months[number].champion for number in (0, 1, 4, 5)]  # nothing was trained in the others
+    runs = [(f"000{number}", None) for number in range(1, 5)]
+    told = [(None if "version" in job else job["run_name"], job.get("version")) for job in jobs[:8]]
+    assert told == [it for run, champion in zip(runs, champions, strict=True) for it in (run, (None, champion))]
 
 
 def test_fault_71_no_earlier_image_changes_its_split(months: list[Month], clinic: Clinic) -> None:
