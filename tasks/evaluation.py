@@ -36,8 +36,23 @@ def publish_run(
     from hip_mri.evaluation import run  # noqa: PLC0415 - loads Matplotlib and scikit-learn, seconds
     from hip_mri.evaluation.report.documents import render_markdown, tabulate_metrics  # noqa: PLC0415 - see above
 
-    facts = run.RunFacts(config, weights, ingested, grouped, split, features, get_timer().seconds, flow_run.id)
-    report = run.publish_run(workspace, facts, run.RunInputs(trained, neighbors_file, novelty_file, folds_file))
+    report = run.publish_run(
+        workspace,
+        run.RunFacts(
+            config,
+            weights,
+            ingested,
+            grouped,
+            split,
+            features,
+            trained,
+            folds_file,
+            neighbors_file,
+            novelty_file,
+            get_timer().seconds,
+            flow_run.id,
+        ),
+    )
     metrics = report.metrics
     description = " ".join(metrics["notices"]) or "Metrics by split"
     create_table_artifact(tabulate_metrics(metrics), key="metrics", description=description)

@@ -6,7 +6,7 @@ forward passes only.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hip_mri.dataset.tables import load_array
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.charts.sheets import MAX_CASES, ExplainedCase, Outcome
+from hip_mri.evaluation.charts.sheets import MAX_CASES, Outcome
 from hip_mri.models.backbones.backbone import Backbone, load_backbone
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.random_weights import STANDARDIZE
@@ -194,19 +194,3 @@ def pick_cases(
         _, first_of_group = np.unique(group_of[ranked], return_index=True)
         chosen.extend((int(position), outcome) for position in ranked[np.sort(first_of_group)][:max_cases])
     return chosen
-
-
-def explain_cases(
-    explain: ExplainImages,
-    image_ids: Sequence[str],
-    images: NDArray[np.uint8],
-    scores: ArrayLike,
-    outcomes: Sequence[Outcome],
-) -> list[ExplainedCase]:
-    """Compute heat maps of chosen images for drawing; all arguments but the first have one entry per image."""
-    heats = explain(images)
-    numbers = np.asarray(scores, np.float64).tolist()
-    return [
-        ExplainedCase(image_id, outcome, score, image, heat)
-        for image_id, outcome, score, image, heat in zip(image_ids, outcomes, numbers, images, heats, strict=True)
-    ]

@@ -12,7 +12,7 @@ from hip_mri.dataset.preprocessing import read_images, read_stored_image
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.figures import FigureData
 from hip_mri.evaluation.charts.sheets import ClosePair, ContrastSample, ExplainedCase
-from hip_mri.evaluation.explain import ExplainImages, explain_cases, pick_cases
+from hip_mri.evaluation.explain import ExplainImages, pick_cases
 from hip_mri.evaluation.metrics.curves import bootstrap_curves, compute_net_benefit
 from hip_mri.evaluation.metrics.recalibration import Platt
 from hip_mri.evaluation.metrics.results import Scores
@@ -57,17 +57,7 @@ def collect_figure_data(
     seed: int,
     num_resamples: int,
 ) -> FigureData:
-    """Collect what the figures show.
-
-    Args:
-        scores: Tables of the run.
-        metrics: Content of `metrics.json`.
-        history: One row per epoch; see `FigureData`.
-        images: The images of the run.
-        explain: Computes heat maps; see `explain_images`.
-        seed: Seed of the resampling of the bands.
-        num_resamples: Bootstrap resamples of the bands.
-    """
+    """Collect what the figures show; seed and number of resamples are those of the bands."""
     test = scores.predictions[scores.predictions["split"] == "test"]
     labels, test_scores = number_labels(test), test["score"].to_numpy()
     try:
@@ -79,8 +69,7 @@ def collect_figure_data(
         metrics=metrics,
         history=history,
         neighbors=scores.neighbors,
-        roc_band=bands and bands.roc,
-        precision_band=bands and bands.precision_recall,
+        bands=bands,
         recalibrated=_recalibrate(metrics["recalibration"], test_scores),
         decision_curve=compute_net_benefit(labels, test_scores),
         explained=_explain(test, metrics["threshold"], images, explain),
@@ -103,10 +92,12 @@ def _select_samples(images: RunImages) -> list[ContrastSample]:
 def _explain(test: pd.DataFrame, threshold: float, images: RunImages, explain: ExplainImages) -> list[ExplainedCase]:
     """Compute heat maps of the most confident correct and incorrect calls among the test images."""
     cases = pick_cases(number_labels(test), test["score"], threshold, test["group"])
-    positions, outcomes = zip(*cases, strict=True)
-    chosen = test.iloc[list(positions)]
-    pixels = np.stack(images.read(list(chosen["image_id"])))
-    return explain_cases(explain, list(chosen["image_id"]), pixels, chosen["score"], outcomes)
+    rows = [test.iloc[position] for position, _ in cases]
+    pixels = np.stack(images.read([row["image_id"] for row in rows]))
+    return [
+        ExplainedCase(row["image_id"], outcome, float(row["score"]), image, heat)
+        for row, (_, outcome), image, heat in zip(rows, cases, pixels, explain(pixels), strict=True)
+    ]
 
 
 def _recalibrate(recalibration: dict[str, Any] | None, scores: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -68,6 +68,10 @@ class RunFacts:
         groups: Result of grouping.
         split: Result of splitting.
         features: Engine, precision and the reason.
+        trained: The whole network, its epochs, and the score of every image.
+        folds_file: CSV of cross-validation; `None` where it was left out.
+        neighbors_file: CSV of the leakage audit.
+        novelty_file: Out-of-distribution detector.
         seconds: Wall time by step.
         flow_run_id: Id of the Prefect flow run; `None` without one.
     """
@@ -78,6 +82,10 @@ class RunFacts:
     groups: GroupReport
     split: SplitReport
     features: FeatureSet
+    trained: TrainedModel
+    folds_file: Path | None
+    neighbors_file: Path
+    novelty_file: Path
     seconds: Mapping[str, float]
     flow_run_id: str | None = None
 
@@ -91,30 +99,12 @@ class RunFacts:
         )
 
 
-@dataclass(frozen=True)
-class RunInputs:
-    """Files of earlier steps that are copied into the run folder.
-
-    Attributes:
-        trained: The whole network, its epochs, and the score of every image.
-        neighbors: CSV of the leakage audit.
-        novelty: Out-of-distribution detector.
-        folds: CSV of cross-validation; `None` where it was left out.
-    """
-
-    trained: TrainedModel
-    neighbors: Path
-    novelty: Path
-    folds: Path | None
-
-
-def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> RunReport:
+def publish_run(workspace: Workspace, facts: RunFacts) -> RunReport:
     """Evaluate a trained model and write its run folder; the first run locks the test set.
 
     Args:
         workspace: The run gets the next number among its `runs`.
         facts: Results of the earlier steps.
-        inputs: Files of the earlier steps.
 
     Returns:
         Facts of the run. Its folder has the files of `hip_mri.run_files`, the list of quarantined files, and hashes.
@@ -124,9 +114,9 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Run
     """
     config, folder = facts.config, find_next_folder(workspace.runs_folder)
     test_set = lock_test_set(workspace)
-    explain = partial(explain_images, inputs.trained.parts, cache_folder=workspace.explanations_folder)
+    explain = partial(explain_images, facts.trained.parts, cache_folder=workspace.explanations_folder)
     with publish_folder(folder) as fresh:
-        _copy_inputs(inputs, workspace, fresh)
+        _copy_files(facts, workspace, fresh)
         _write_config(config, fresh / CONFIG_FILE)
         scores = read_scores(fresh, workspace, facts.groups.attributes)
         metrics = evaluate(scores, config.evaluation, config.seed) | _collect_records(facts, fresh, test_set)
@@ -143,14 +133,14 @@ def publish_run(workspace: Workspace, facts: RunFacts, inputs: RunInputs) -> Run
     return replace(report, figures=tuple(folder / FIGURES_FOLDER / file.name for file in figures))
 
 
-def _copy_inputs(inputs: RunInputs, workspace: Workspace, folder: Path) -> None:
-    link_or_copy(inputs.trained.model_file, folder / MODEL_FILE)
+def _copy_files(facts: RunFacts, workspace: Workspace, folder: Path) -> None:
+    link_or_copy(facts.trained.model_file, folder / MODEL_FILE)
     for file, target in (
-        (inputs.trained.history_file, folder / HISTORY_FILE),
-        (inputs.trained.predictions_file, folder / PREDICTIONS_FILE),
-        (inputs.neighbors, folder / NEIGHBORS_FILE),
-        (inputs.novelty, folder / NOVELTY_FILE),
-        (inputs.folds, folder / FOLDS_FILE),
+        (facts.trained.history_file, folder / HISTORY_FILE),
+        (facts.trained.predictions_file, folder / PREDICTIONS_FILE),
+        (facts.neighbors_file, folder / NEIGHBORS_FILE),
+        (facts.novelty_file, folder / NOVELTY_FILE),
+        (facts.folds_file, folder / FOLDS_FILE),
         (workspace.quarantine_file, folder / workspace.quarantine_file.name),
     ):
         if file is not None:

@@ -10,7 +10,7 @@ import pytest
 from hip_mri.config import PreprocessingSettings
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation import explain
-from hip_mri.evaluation.explain import differentiate_head, explain_cases, explain_images, pick_cases
+from hip_mri.evaluation.explain import differentiate_head, explain_images, pick_cases
 from hip_mri.models.backbones.backbone import build_backbone, open_backbone, write_backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet
@@ -245,18 +245,6 @@ def test_cases_are_the_most_confident_of_each_kind():
         (7, "false negative"),
     ]
     assert pick_cases([0, 1], [0.1, 0.9], 0.5) == [(1, "true positive"), (0, "true negative")]
-
-
-def test_cases_carry_image_score_and_heat():
-    images = draw_images(2)
-    heats = images / np.float32(255)
-    cases = explain_cases(lambda _: heats, ["a", "b"], images, [0.9, 0.2], ["true positive", "false negative"])
-    assert [(case.image_id, case.score, case.outcome) for case in cases] == [
-        ("a", 0.9, "true positive"),
-        ("b", 0.2, "false negative"),
-    ]
-    assert (cases[1].image == images[1]).all()
-    assert (cases[1].heat == heats[1]).all()
 
 
 def test_unsupported_images_and_layers_are_rejected(explain_small):

@@ -1,8 +1,7 @@
 """Draws calibration: observed fraction of lesions against the score."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,16 +30,8 @@ RECALIBRATED_LINE: Final[dict[str, Any]] = style.SPLIT_LINES["val"] | {
 }
 
 
-@dataclass(frozen=True)
-class CalibrationBins:
-    """Images binned by score; all arrays have the shape (num_bins,).
-
-    Attributes:
-        means: Mean score.
-        fractions: Fraction of lesions, 0-1.
-        lower: Lower limit of Wilson's 95% interval of the fraction.
-        upper: Upper limit.
-    """
+class CalibrationBins(NamedTuple):
+    """Mean score, fraction of lesions and limits of its 95% interval (Wilson) of each bin; shape (num_bins,) each."""
 
     means: NDArray[np.float64]
     fractions: NDArray[np.float64]
@@ -73,11 +64,7 @@ def draw_calibration(
 ) -> Figure:
     """Draw the observed fraction of lesions against the score, above a histogram of the scores.
 
-    Args:
-        split: The images.
-        title: Heading, such as `Calibration (test images)`.
-        recalibrated: Recalibrated scores of the same images, shape (num_images,).
-        notice: Text of the banner.
+    `recalibrated` are the recalibrated scores of the same images, shape (num_images,).
     """
     figure = style.create_figure(5.0, 7.9, notice)
     chart, histogram = figure.subplots(2, 1, height_ratios=(5, 1))

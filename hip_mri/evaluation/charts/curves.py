@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from hip_mri.evaluation.charts import style
 from hip_mri.evaluation.charts.captions import SPLIT_TITLES
-from hip_mri.evaluation.metrics.curves import Band
+from hip_mri.evaluation.metrics.curves import Band, CurveBands
 from hip_mri.evaluation.metrics.split_metrics import HALF
 
 WIDTH: Final = 5.0
@@ -28,15 +28,13 @@ class ScoredSplit:
         labels: True classes, 0 normal or 1 lesion, shape (num_images,); both occur.
         scores: Probability of a lesion, 0-1, shape (num_images,).
         metrics: Metrics of the split as in `metrics.json`, with intervals where there are any.
-        roc_band: Band of sensitivity by 1 - specificity.
-        precision_band: Band of precision by recall.
+        bands: Bands of both curves.
     """
 
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    roc_band: Band | None = None
-    precision_band: Band | None = None
+    bands: CurveBands | None = None
 
     def count_decisions(self, threshold: float) -> NDArray[np.int64]:
         """Count `[[tn, fp], [fn, tp]]`; scores at or above the threshold are called a lesion."""
@@ -46,10 +44,7 @@ class ScoredSplit:
 def draw_roc(splits: Mapping[str, ScoredSplit], threshold: float, notice: str = "") -> Figure:
     """Draw ROC curves with marks at the chosen threshold and at 0.5.
 
-    Args:
-        splits: By name; the first one is drawn with its band, the others as thin lines.
-        threshold: Chosen threshold.
-        notice: Text of the banner.
+    The first split is drawn with its band, the others as thin lines.
     """
     figure = style.create_figure(WIDTH, HEIGHT, notice)
     axes = figure.subplots()
@@ -59,7 +54,7 @@ def draw_roc(splits: Mapping[str, ScoredSplit], threshold: float, notice: str = 
         axes.plot(
             false_rates, sensitivities, label=_label_curve(name, split, "AUC", "auc"), **_style_line(name, position)
         )
-        _draw_band(axes, split.roc_band if position == 0 else None, name)
+        _draw_band(axes, split.bands.roc if split.bands and position == 0 else None, name)
     _mark_thresholds(axes, splits, threshold, _locate_on_roc)
     style.style_unit_axes(axes, "ROC curve", "1 - specificity (false positive rate)", "Sensitivity")
     style.add_legend_beneath(figure, axes)
@@ -78,7 +73,7 @@ def draw_precision_recall(splits: Mapping[str, ScoredSplit], threshold: float, n
         precisions, recalls, _ = precision_recall_curve(split.labels, split.scores, drop_intermediate=True)
         label = _label_curve(name, split, "AP", "average_precision")
         axes.plot(recalls, precisions, drawstyle="steps-post", label=label, **_style_line(name, position))
-        _draw_band(axes, split.precision_band if position == 0 else None, name)
+        _draw_band(axes, split.bands.precision_recall if split.bands and position == 0 else None, name)
     _mark_thresholds(axes, splits, threshold, _locate_on_precision_recall)
     style.style_unit_axes(axes, "Precision-recall curve", "Recall (sensitivity)", "Precision")
     style.add_legend_beneath(figure, axes)

@@ -29,10 +29,7 @@ COUNT_TEXT: Final[dict[str, Any]] = {"size": 14, "weight": "bold", "color": styl
 def draw_confusion_matrices(splits: Mapping[str, ScoredSplit], threshold: float, notice: str = "") -> Figure:
     """Draw a confusion matrix of each split, each cell with its count and its percentage of the row.
 
-    Args:
-        splits: By name; a column each.
-        threshold: Chosen threshold; a second row shows 0.5 if that is another one.
-        notice: Text of the banner.
+    A second row shows the threshold 0.5 if another one was chosen.
     """
     thresholds = [threshold] if threshold == HALF else [threshold, HALF]
     figure = style.create_figure(4.2 * len(splits), 3.5 * len(thresholds), notice)
@@ -60,14 +57,7 @@ def _draw_confusion_matrix(axes: Axes, counts: NDArray[np.int64]) -> None:
 
 
 def draw_score_histogram(split: ScoredSplit, threshold: float, heading: str, notice: str = "") -> Figure:
-    """Draw a histogram of the scores of each class, with both thresholds.
-
-    Args:
-        split: The images.
-        threshold: Chosen threshold.
-        heading: Beginning of the headings, such as `Test images`.
-        notice: Text of the banner.
-    """
+    """Draw a histogram of the scores of each class, with both thresholds."""
     figure = style.create_figure(6.4, 4.9, notice)
     panels = figure.subplots(len(LABELS), 1, sharex=True)
     edges = np.linspace(0, 1, NUM_SCORE_BINS + 1)
@@ -88,11 +78,7 @@ def draw_score_histogram(split: ScoredSplit, threshold: float, heading: str, not
 def draw_decision_curve(curve: DecisionCurve, threshold: float, title: str, notice: str = "") -> Figure:
     """Draw the net benefit of the model, of treating all and of treating none.
 
-    Args:
-        curve: Net benefit by threshold.
-        threshold: Chosen threshold; marked if it is within the curve.
-        title: Heading, such as `Decision curve (test images)`.
-        notice: Text of the banner.
+    The threshold is marked if it is within the curve.
     """
     figure = style.create_figure(6.4, 5.1, notice)
     axes = figure.subplots()

@@ -27,7 +27,7 @@ from hip_mri.evaluation.charts.sheets import (
     draw_explanations,
 )
 from hip_mri.evaluation.charts.training import draw_learning_curves
-from hip_mri.evaluation.metrics.curves import Band, DecisionCurve
+from hip_mri.evaluation.metrics.curves import CurveBands, DecisionCurve
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels
 
 _drawing_lock = threading.Lock()
@@ -44,8 +44,7 @@ class FigureData:
         history: Columns `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy` and possibly `stage`, one row per
             epoch.
         neighbors: Columns kind and distance; see `draw_neighbor_distances`.
-        roc_band: Band of the ROC curve of the test images.
-        precision_band: Band of their precision-recall curve.
+        bands: Bands of the curves of the test images.
         recalibrated: Recalibrated scores of the test images, in the order of their rows, shape (num_images,).
         decision_curve: Net benefit on the test images.
         explained: Correct and incorrect calls with their heat maps, the most confident first.
@@ -57,8 +56,7 @@ class FigureData:
     metrics: Mapping[str, Any]
     history: pd.DataFrame
     neighbors: pd.DataFrame
-    roc_band: Band | None = None
-    precision_band: Band | None = None
+    bands: CurveBands | None = None
     recalibrated: NDArray[np.float64] | None = None
     decision_curve: DecisionCurve | None = None
     explained: Sequence[ExplainedCase] = ()
@@ -116,5 +114,5 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
 
 def _select_split(data: FigureData, split: str) -> ScoredSplit:
     rows = data.predictions[data.predictions["split"] == split]
-    bands = (data.roc_band, data.precision_band) if split == "test" else (None, None)
-    return ScoredSplit(number_labels(rows), rows["score"].to_numpy(np.float64), data.metrics[split], *bands)
+    bands = data.bands if split == "test" else None
+    return ScoredSplit(number_labels(rows), rows["score"].to_numpy(np.float64), data.metrics[split], bands)

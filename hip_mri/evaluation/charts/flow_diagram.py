@@ -27,12 +27,7 @@ MAX_REASONS: Final = 6
 
 
 def draw_flow(metrics: Mapping[str, Any], notice: str = "", group: str = "group") -> Figure:
-    """Draw the flow diagram; excluded entries are on the right.
-
-    Args:
-        metrics: Content of `metrics.json`: `data` and the counts of the splits.
-        notice: Text of the banner.
-        group: What images that stay in one split have in common; see `name_group`.
+    """Draw the flow diagram from `metrics.json`; excluded entries are on the right.
 
     Source of the form: Schulz et al., "CONSORT 2010 Statement", BMJ 340, 2010.
     """

@@ -31,13 +31,7 @@ TEXT_STYLE: Final[dict[str, Any]] = {
 
 
 def draw_neighbor_distances(neighbors: pd.DataFrame, notice: str = "", group: str = "group") -> Figure:
-    """Draw the cumulative distribution of each kind of distance.
-
-    Args:
-        neighbors: Columns kind (one of `DISTANCE_KINDS`) and distance; kinds without a row are left out.
-        notice: Text of the banner.
-        group: `group` or `patient`; see `name_group`.
-    """
+    """Draw the cumulative distribution of each of `DISTANCE_KINDS`; kinds without a row are left out."""
     figure = style.create_figure(6.4, 5.0, notice)
     axes = figure.subplots()
     for kind, (title, line) in DISTANCE_KINDS.items():
@@ -57,11 +51,7 @@ def draw_fold_comparison(
 ) -> Figure:
     """Draw the AUC of each fold by kind of folds, the means, and the difference between the means.
 
-    Args:
-        by_image: AUC of each fold by image, shape (num_folds,).
-        by_group: AUC of each fold by group; there can be more, from several seeds.
-        notice: Text of the banner.
-        group: `group` or `patient`; see `name_group`.
+    There can be more folds by group than by image, from several seeds.
     """
     figure = style.create_figure(5.6, 4.6, notice)
     axes = figure.subplots()

@@ -112,12 +112,7 @@ def draw_contrast_samples(samples: Sequence[ContrastSample], notice: str = "") -
 
 
 def draw_explanations(cases: Sequence[ExplainedCase], notice: str = "") -> Figure:
-    """Draw up to `MAX_CASES` cases of each outcome: the image beside its heat map, with score and id.
-
-    Args:
-        cases: The first ones of each outcome are shown; outcomes without any get a note.
-        notice: Text of the banner.
-    """
+    """Draw up to `MAX_CASES` cases of each outcome: the image beside its heat map, with score and id."""
     columns = [[case for case in cases if case.outcome == kind][:MAX_CASES] for kind in OUTCOMES]
     num_rows = max(1, *(len(column) for column in columns))
     figure = style.create_figure(11.4, 1.5 * num_rows + 0.4, notice)
@@ -162,12 +157,7 @@ def _draw_case(pair: NDArray, case: ExplainedCase, *, is_first: bool) -> None:  
 
 
 def draw_close_pairs(pairs: Sequence[ClosePair], notice: str = "") -> Figure:
-    """Draw pairs of test and training image, two pairs per row, in the given order.
-
-    Args:
-        pairs: At least one.
-        notice: Text of the banner.
-    """
+    """Draw pairs of test and training image, at least one, two pairs per row, in the given order."""
     num_columns = min(2, len(pairs))
     num_rows = math.ceil(len(pairs) / num_columns)
     figure = style.create_figure(3.9 * num_columns, 2.2 * num_rows + 0.2, notice)

@@ -18,10 +18,7 @@ OPEN_RING: Final[dict[str, Any]] = style.RING | {"markerfacecolor": "none"}
 def draw_learning_curves(history: pd.DataFrame, notice: str = "") -> Figure:
     """Draw loss and accuracy by epoch, of training and validation images, side by side.
 
-    Args:
-        history: Columns `loss`, `accuracy`, `val_loss` and `val_accuracy`, one row per epoch; a line marks the epoch
-            where the column `stage` (`head`, `fine_tune`) changes.
-        notice: Text of the banner.
+    `history` is as in `FigureData`; a line marks the epoch where its column `stage` (`head`, `fine_tune`) changes.
     """
     figure = style.create_figure(9.2, 4.1, notice)
     left, right = figure.subplots(1, 2)

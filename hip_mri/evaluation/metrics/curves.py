@@ -87,10 +87,9 @@ def bootstrap_curves(
     """Compute ROC and precision-recall curves with their bands.
 
     Args:
-        labels: True classes, 0 normal or 1 lesion, shape (num_images,).
-        scores: Probability of a lesion, 0-1, shape (num_images,).
-        groups: Numbers or names of groups of correlated images, shape (num_images,); `None` takes all images as
-            independent.
+        labels: See `validate_scores`.
+        scores: See `validate_scores`.
+        groups: Correlated images share a group; `None` takes all images as independent.
         seed: The same seed gives the same bands.
         num_resamples: Number of resamples.
         num_points: Points of a curve, at least 2.

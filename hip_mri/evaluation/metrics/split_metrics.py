@@ -47,10 +47,9 @@ def measure_split(
     """Compute all metrics of a split and their intervals.
 
     Args:
-        labels: True classes, 0 normal or 1 lesion, shape (num_images,).
-        scores: Probability of a lesion, 0-1, shape (num_images,).
-        groups: Numbers or names of groups of correlated images, shape (num_images,); `None` takes all images as
-            independent.
+        labels: See `validate_scores`.
+        scores: See `validate_scores`.
+        groups: Correlated images share a group; `None` takes all images as independent.
         threshold: Scores at or above it are called a lesion, 0-1.
         prevalences: Fractions of lesions at which predictive values are also computed, 0-1.
         seed: The same seed gives the same intervals.

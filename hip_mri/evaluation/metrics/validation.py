@@ -16,14 +16,7 @@ PREDICTION_COLUMNS: Final = ("image_id", "split", "label", "score")
 
 
 class Ranking(NamedTuple):
-    """Images in ascending order of their scores.
-
-    Attributes:
-        scores: Distinct scores, ascending, shape (num_scores,).
-        starts: Position of the first image of each score, shape (num_scores,).
-        labels: Labels in that order, shape (num_images,).
-        groups: Groups in that order, shape (num_images,).
-    """
+    """Distinct scores, ascending, with the position of their first image, and labels and groups in that order."""
 
     scores: NDArray[np.float64]
     starts: NDArray[np.int64]

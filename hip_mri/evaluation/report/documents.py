@@ -28,17 +28,7 @@ MARKDOWN_TEXT_BYTES: Final = 20_000
 
 
 class ChecklistRow(NamedTuple):
-    """An item of a reporting checklist with the answer of a run.
-
-    Attributes:
-        number: Number in the guideline, such as `12c`.
-        section: Section of the guideline.
-        asks: What the item asks for, in our words.
-        state: `filled`, `partly filled`, or `to be written by the authors`.
-        answer: Answer of the run; empty if only the authors can answer.
-        add: What the authors have to add to the answer.
-        link: File of the run with details; empty if the run does not have it.
-    """
+    """An item of a checklist: what it asks for, the answer of the run, what the authors add, a file with details."""
 
     number: str
     section: str

@@ -8,7 +8,7 @@ import pandas as pd
 
 from hip_mri.evaluation.charts.curves import ScoredSplit
 from hip_mri.evaluation.charts.sheets import ClosePair, ExplainedCase, Outcome
-from hip_mri.evaluation.metrics.curves import Band, DecisionCurve
+from hip_mri.evaluation.metrics.curves import Band, CurveBands, DecisionCurve
 from hip_mri.evaluation.metrics.measures import measure_ranking
 
 CALIBRATION = {"expected_calibration_error": 0.061, "calibration_slope": 0.84, "calibration_intercept": None}
@@ -44,7 +44,7 @@ def make_split(kind: Kind, seed: int = 0) -> ScoredSplit:
     band = Band(grid, grid, lower, np.minimum(1, grid + 0.3))
     metrics = measure_ranking(labels, scores) | CALIBRATION
     intervals = {"auc": [0.71, 0.93], "average_precision": [0.6, 0.9]}
-    return ScoredSplit(labels, scores, {**metrics, "intervals": intervals}, band, band)
+    return ScoredSplit(labels, scores, {**metrics, "intervals": intervals}, CurveBands(band, band))
 
 
 def make_splits(kind: Kind) -> dict[str, ScoredSplit]:

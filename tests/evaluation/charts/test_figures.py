@@ -71,14 +71,12 @@ def test_threads_draw_the_same_figures_and_pyplot_is_unused(figures, figure_data
 
 def test_all_data_gives_all_figures(figure_data, tmp_path):
     kind = KINDS["typical"]
-    band = make_split(kind).roc_band
     aucs = dict(zip(("by_image", "grouped"), make_folds(kind), strict=True))
     folds = {scheme: {"aucs": values.tolist()} for scheme, values in aucs.items()}
     data = replace(
         figure_data,
         metrics=figure_data.metrics | {"cross_validation": folds},
-        roc_band=band,
-        precision_band=band,
+        bands=make_split(kind).bands,
         decision_curve=make_decision_curve(kind),
         explained=make_cases(kind, ["true positive", "false negative"]),
         close_pairs=make_pairs(kind, 2),
