@@ -38,7 +38,7 @@ from deployments.supervision import (
     start_supervisor,
     stop_processes,
 )
-from deployments.team import PORTS, PROGRAMS, TeamSetup
+from deployments.team import LOCK, PORTS, PROGRAMS, TeamSetup
 from hip_mri.errors import DeploymentError, HipMriError
 from hip_mri.locks import hold_lock
 from hip_mri.storage import read_json
@@ -149,7 +149,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _lock(folder: Path) -> AbstractContextManager[None]:
     """Lock the folder against a second `up` or `down`."""
-    return hold_lock(folder / ".lock", 0, f"{folder} is being brought up or down by", "Wait for that to end")
+    return hold_lock(folder / LOCK, 0, f"{folder} is being brought up or down by", "Wait for that to end")
 
 
 def _start(setup: TeamSetup, supervisor: Any, names: Sequence[str]) -> None:

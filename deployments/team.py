@@ -12,8 +12,12 @@ import httpx
 from deployments.credentials import make_credentials, read_environment, write_environment
 from deployments.dask_certificate import describe_certificate
 from deployments.postgres import HOST, Postgres
+from hip_mri.errors import DeploymentError, list_offenders
 from hip_mri.proxies import exempt_loopback
-from hip_mri.storage import explain_write_errors, read_json, write_json
+from hip_mri.storage import UNFINISHED, explain_write_errors, read_json, write_json
+
+LOCK: Final = ".lock"
+"""File of the folder that one `up` or `down` at a time locks."""
 
 SETTINGS_FILE: Final = Path(__file__).with_name("settings.env")
 
@@ -68,9 +72,14 @@ class TeamSetup:
             folder: Where it is or will be started.
             database_user: Runs PostgreSQL if the caller is root.
             **ports: As in `PORTS`; `None` keeps the recorded port, or the default.
+
+        Raises:
+            DeploymentError: The folder contains a `ports.json` that this program did not write.
         """
         default = cls(folder, PORTS, database_user)
         recorded = read_json(default.ports_file) if default.ports_file.exists() else {}
+        if not isinstance(recorded, dict) or not recorded.keys() <= PORTS.keys():
+            raise DeploymentError(f"{default.ports_file} was not written by `up`. Give another --folder.")
         given = {name: port for name, port in ports.items() if port is not None}
         return replace(default, ports=PORTS | recorded | given)
 
@@ -107,17 +116,27 @@ class TeamSetup:
         return True
 
     def create_folder(self) -> None:
-        """Create the empty folder.
+        """Create the empty folder, unless it is one of this program.
 
         Raises:
+            DeploymentError: It contains other files.
             WorkspaceError: It cannot be created.
         """
         with explain_write_errors(self.folder):
             # The user that runs PostgreSQL, if another one, needs access to the folder below.
             self.folder.mkdir(mode=0o711 if self.postgres.owner else 0o700, parents=True, exist_ok=True)
+            found = sorted(entry.name for entry in self.folder.iterdir())
+        # Before `ports.json`, an `up` that was interrupted has written the lock at most, and a temporary file.
+        foreign = [name for name in found if name != LOCK and not name.startswith(UNFINISHED)]
+        if foreign and not self.ports_file.exists():
+            raise DeploymentError(
+                f"{self.folder} is not empty and was not created by `up`: it contains {list_offenders(foreign)}. "
+                "Give an empty folder or a new one with --folder."
+            )
 
     def prepare(self) -> str:
         """Create sub-folders and files; existing secrets are kept. Returns the password of the database."""
+        write_json(self.ports_file, self.ports)  # first: the folder is recognized by it
         for name in ("logs", "prefect", "dask"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         login, database_password = make_credentials(self.folder / "server.env")
@@ -129,7 +148,6 @@ class TeamSetup:
         }
         comment = f"Source this in a shell. The UI, {self.url}, asks for the value of PREFECT_API_AUTH_STRING."
         write_environment(self.credentials_file, environment, comment)
-        write_json(self.ports_file, self.ports)
         return database_password
 
     def environment(self) -> dict[str, str]:

@@ -390,6 +390,26 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file' / 'team'} could not be written")
 
 
+@pytest.mark.parametrize("file", ["notes.txt", "sub/notes.txt", ".hidden", "ports.json"])
+def test_up_refuses_a_folder_of_somebody_else(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text('{"http": 80}')
+    assert main(["up", "--folder", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert str(tmp_path) in message
+    assert Path(file).parts[0] in message
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / file]
+
+
+def test_up_continues_where_an_interrupted_one_stopped(tmp_path: Path) -> None:
+    setup = TeamSetup.read(tmp_path)
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".hip-mri-1-ports.json").touch()
+    setup.create_folder()
+    setup.prepare()
+    setup.create_folder()
+
+
 @pytest.mark.parametrize("action", ["down", "status"])
 def test_a_folder_without_a_setup_is_named(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([action, "--folder", str(tmp_path)]) == 1
