@@ -118,6 +118,7 @@ DECISIONS = {
     "flows.runtime.prefect_server": ("hip_mri.errors",),
     "flows.runtime.prefect_settings": ("hip_mri.addresses.strip_credentials", "hip_mri.errors", "pydantic"),
     "flows.runtime.server_process": ("uvicorn",),
+    "flows.serve": ("hip_mri.addresses.strip_credentials", "hip_mri.errors", "httpx", "yaml"),
     "flows.stages": (
         "hip_mri.dataset.deliveries.Delivery",
         "hip_mri.grouping.groups.GroupReport",
