@@ -158,7 +158,7 @@ def test_all_installations_use_the_same_uv() -> None:
 
 
 def test_the_build_context_holds_only_what_the_image_contains() -> None:
-    rules = (FOLDER / "Dockerfile.dockerignore").read_text().split("\n")
+    rules = (PROJECT / ".dockerignore").read_text().split("\n")
     rules = [rule for rule in rules if rule and not rule.startswith("#")]
     assert rules[0] == "*"
     allowed = {rule[1:] for rule in rules if rule.startswith("!")}
