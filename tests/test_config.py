@@ -340,14 +340,16 @@ def test_threads_are_those_asked_for_or_those_there_are(monkeypatch):
     assert RunnerSettings().count_threads() == 1
 
 
-@pytest.mark.parametrize("address", ["tcp://10.0.0.5:8786", "tls://scheduler.example:8786", "tcp://[::1]:8786"])
+@pytest.mark.parametrize(
+    "address", ["tcp://10.0.0.5:8786", "tls://scheduler.example:8786", "tcp://[::1]:8786", "env:X"]
+)
 def test_a_scheduler_has_an_address(address):
     assert RunnerSettings(kind="dask", dask_address=address).dask_address == address
     with pytest.raises(ValidationError, match=r"dask_address .*kind dask"):
         RunnerSettings(dask_address=address)
 
 
-@pytest.mark.parametrize("address", ["", "10.0.0.5:8786", "http://10.0.0.5:8787", "tcp://10.0.0.5"])
+@pytest.mark.parametrize("address", ["", "10.0.0.5:8786", "http://10.0.0.5:8787", "tcp://10.0.0.5", "env:"])
 def test_other_addresses_are_refused(address):
     with pytest.raises(ValidationError, match="dask_address"):
         RunnerSettings(kind="dask", dask_address=address)

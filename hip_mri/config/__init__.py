@@ -15,6 +15,7 @@ from hip_mri.config.classes import (
 )
 from hip_mri.config.data import DataSettings, ImageSettings, PreprocessingSettings, SourceLimits
 from hip_mri.config.flows import (
+    DEFAULT_DASK_ADDRESS,
     PipelineConfig,
     PredictConfig,
     RetrainConfig,

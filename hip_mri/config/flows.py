@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,9 @@ from hip_mri.config.training import (
     TrainingSettings,
 )
 
+DEFAULT_DASK_ADDRESS: Final = "env:DASK_SCHEDULER_ADDRESS"
+"""Dask's own variable, which `dask worker` and `distributed.Client` read as well."""
+
 
 class RunnerSettings(Settings):
     """Settings of parallel work."""
@@ -29,13 +32,16 @@ class RunnerSettings(Settings):
     """Task runner: `local` processes shards in threads of one process; `dask` uses the workers of a Dask cluster, on
     one or several machines, which share the disk of the workspace. `dask` needs the extra `dask`."""
 
-    dask_address: str | None = Field(default=None, pattern=r"^(tcp|tls)://[^\s@/?#]+:[0-9]+$")
-    """Scheduler of a running Dask cluster, such as `tcp://10.0.0.5:8786`. By default `dask` starts `num_workers`
-    processes on this machine for the run."""
+    dask_address: str | None = Field(
+        default=DEFAULT_DASK_ADDRESS, pattern=r"^((tcp|tls)://[^\s@/?#]+:[0-9]+|env:[A-Za-z_][A-Za-z0-9_]*)$"
+    )
+    """Scheduler of a running Dask cluster, such as `tcp://10.0.0.5:8786`. `env:NAME` reads it from an environment
+    variable where the flow runs. If `DASK_SCHEDULER_ADDRESS` is not set, `dask` starts `num_workers` processes on that
+    machine for the run."""
 
     num_workers: int = Field(default=2, ge=1, le=1024)
-    """Number of shards that are processed in parallel; with `dask_address`, the number of workers of the cluster is
-    used instead."""
+    """Number of shards that are processed in parallel; on a running Dask cluster, the number of its workers is used
+    instead."""
 
     num_threads: int = Field(default=0, ge=0, le=1024)
     """Total number of threads of all workers that read and preprocess images. 0 uses one per processor core. Networks
@@ -47,7 +53,7 @@ class RunnerSettings(Settings):
 
     @model_validator(mode="after")
     def _check_address(self) -> Self:
-        if self.dask_address and self.kind != "dask":
+        if self.dask_address not in (None, DEFAULT_DASK_ADDRESS) and self.kind != "dask":
             raise ValueError(f"dask_address is given, and kind is {self.kind}; give kind dask, or no address")
         return self
 

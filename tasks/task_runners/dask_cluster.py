@@ -1,6 +1,7 @@
 """Task runner for a Dask cluster: worker processes on one machine or many."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,12 +21,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.engine import link_state_to_task_run_result
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
-from hip_mri.config import RunnerSettings
-from hip_mri.errors import ClusterError, list_offenders
+from hip_mri.config import DEFAULT_DASK_ADDRESS, RunnerSettings
+from hip_mri.errors import ClusterError, SettingsError, list_offenders
 from hip_mri.workspace import Workspace
 from tasks.options import GPU_TAG
 from tasks.task_runners.dask_checks import Member, check_workers
 from tasks.task_runners.dask_log import forward_log
+from tasks.task_runners.dask_workers import report_lost_workers
 
 logger = logging.getLogger("hip_mri.cluster")
 
@@ -64,8 +66,9 @@ class ClusterTaskRunner(DaskTaskRunner):
     """
 
     def __init__(self, settings: RunnerSettings, workspace: Workspace) -> None:
-        if settings.dask_address:
-            super().__init__(address=settings.dask_address, client_kwargs={"timeout": CONNECT_TIMEOUT_SECONDS})
+        address = find_address(settings)
+        if address:
+            super().__init__(address=address, client_kwargs={"timeout": CONNECT_TIMEOUT_SECONDS})
         else:
             super().__init__(cluster_kwargs={"n_workers": settings.num_workers, **LOCAL_CLUSTER})
         self.threads_per_shard = 1
@@ -73,7 +76,10 @@ class ClusterTaskRunner(DaskTaskRunner):
         self._workspace = workspace
         self._address = ""
         self._server_address = ""
+        source = "runner.dask_address" if address == settings.dask_address else settings.dask_address
+        self._place = f"{address} ({source})" if address else "this machine"
         self._resources: frozenset[str] = frozenset()
+        self._task_names: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Connect, and check that the cluster can do the work.
@@ -103,6 +109,7 @@ class ClusterTaskRunner(DaskTaskRunner):
         resources = {"resources": {needed: 1}} if needed else {}
         with temporary_settings({PREFECT_API_URL: self._server_address}), annotate(**resources):
             future = super().submit(task, parameters, wait_for, dependencies)
+        self._task_names[str(future.wrapped_future.key)] = task.name
         return ClusterFuture(future.task_run_id, future.wrapped_future, self)
 
     def check_cluster(self) -> None:
@@ -127,31 +134,32 @@ class ClusterTaskRunner(DaskTaskRunner):
         )
 
     def _connect(self) -> None:
-        place = self._settings.dask_address or "this machine"
         try:
             with _block_terminal_signals():
                 client = self.client  # starts a cluster where none is named
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: not an address
             raise ClusterError(
-                f"runner.dask_address: no Dask scheduler answers at {place} ({error}). Start one there with "
-                "dask scheduler, or give the address that it prints."
+                f"runner: no Dask scheduler answers at {self._place}: {error}. Start one there with dask scheduler, or "
+                "give the address that it prints."
             ) from error
         try:
             client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_SECONDS)
         except TimeoutError as error:
             raise ClusterError(
-                f"runner: the cluster at {place} has no workers after {WORKERS_TIMEOUT_SECONDS} s. Start some with "
-                f"dask worker {self._settings.dask_address or 'ADDRESS'} --nthreads 1."
+                f"runner: the cluster at {self._place} has no workers after {WORKERS_TIMEOUT_SECONDS} s. Start some "
+                "with dask worker ADDRESS --nthreads 1."
             ) from error
         self._server_address = str(get_client(sync_client=True).api_url)
         self._address = client.scheduler.address  # pyright: ignore[reportOptionalMemberAccess]
         members = check_workers(client, self._workspace, self._server_address)
         self._resources = frozenset(name for member in members for name in member.resources)
         self.threads_per_shard = divide_threads(members, self._settings.num_threads)
-        logger.info("Dask cluster: %s; %d threads for each shard", describe_members(members), self.threads_per_shard)
+        described = describe_members(members)
+        logger.info("Dask cluster at %s: %s; %d threads for each shard", self._place, described, self.threads_per_shard)
         if "GPU" in self._resources and any(not member.resources for member in members):
             logger.warning("Some workers declare no resource: start those without a GPU with --resources CPU=1.")
         self._exit_stack.enter_context(forward_log(client, str(flow_run.id)))
+        self._exit_stack.enter_context(report_lost_workers(client, str(flow_run.id), self._task_names))
 
 
 class ClusterFuture(PrefectDaskFuture[Any]):
@@ -193,6 +201,21 @@ class ClusterFuture(PrefectDaskFuture[Any]):
             raise self._task_runner.lost_error() from error
         link_state_to_task_run_result(self.state, result)  # as Prefect does in this process, for the graph in the UI
         return result
+
+
+def find_address(settings: RunnerSettings) -> str | None:
+    """Find the address of the scheduler; `None` where the run starts a cluster of its own.
+
+    Raises:
+        SettingsError: An environment variable that was asked for is not set.
+    """
+    source, _, name = (settings.dask_address or "").partition(":")
+    if source != "env":
+        return settings.dask_address
+    address = os.environ.get(name)
+    if not address and settings.dask_address != DEFAULT_DASK_ADDRESS:
+        raise SettingsError(f"runner.dask_address: the environment variable {name} is not set where the flow runs.")
+    return address or None
 
 
 @contextmanager

@@ -177,7 +177,13 @@ def test_networks_run_on_the_worker_with_a_gpu_and_nothing_else_does(spread: Fin
 def test_epochs_of_another_process_are_shown_here(spread: Finished) -> None:
     epochs = [line.partition(":")[0] for line in spread.log if line.startswith("Epoch")]
     assert epochs == [f"Epoch {number} of 3" for number in (1, 2, 3)]
-    assert any(line.startswith("Dask cluster: 3 workers on") and "(1 with a GPU)" in line for line in spread.log)
+    assert any(line.startswith("Dask cluster at tcp:") and "(1 with a GPU)" in line for line in spread.log)
+
+
+def test_the_killed_worker_is_named_with_what_is_repeated(spread: Finished) -> None:
+    (line,) = [line for line in spread.log if line.startswith("Dask worker")]
+    assert spread.trap.victim in line
+    assert "preprocess_images" in line
 
 
 def configure_cluster(cluster: Cluster, workspace: Workspace) -> PipelineConfig:

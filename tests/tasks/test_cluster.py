@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from hip_mri.config import RunnerSettings
+from hip_mri.config import DEFAULT_DASK_ADDRESS, RunnerSettings
 from hip_mri.errors import ClusterError, SettingsError, WorkspaceError
 from hip_mri.workspace import Workspace
 from tasks.task_runners import dask_checks, dask_cluster
 from tasks.task_runners.configured import choose_task_runner
 from tasks.task_runners.dask_checks import Member, check_workers, describe_member, list_versions
+from tasks.task_runners.dask_workers import describe_repeated
 
 
 def make_member(host: str = "alpha", num_cores: int = 8, num_slots: int = 1, *resources: str, **faults) -> Member:
@@ -141,11 +142,35 @@ def test_the_code_has_a_name_of_its_own(tmp_path: Path, monkeypatch) -> None:
     assert dask_checks.digest_code() != name
 
 
-def test_a_scheduler_that_does_not_answer_is_named(workspace: Workspace, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "source"), [("tcp://127.0.0.1:9", "runner.dask_address"), (DEFAULT_DASK_ADDRESS, DEFAULT_DASK_ADDRESS)]
+)
+def test_a_scheduler_that_does_not_answer_is_named(
+    address: str, source: str, workspace: Workspace, monkeypatch
+) -> None:
     monkeypatch.setattr(dask_cluster, "CONNECT_TIMEOUT_SECONDS", 0.5)
-    settings = RunnerSettings(kind="dask", dask_address="tcp://127.0.0.1:9")
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:9")
     with (
-        pytest.raises(ClusterError, match=r"dask_address: .*tcp://127.0.0.1:9 .*dask scheduler"),
-        dask_cluster.ClusterTaskRunner(settings, workspace),
+        pytest.raises(ClusterError, match=rf"tcp://127.0.0.1:9 \({source}\): .*dask scheduler"),
+        dask_cluster.ClusterTaskRunner(RunnerSettings(kind="dask", dask_address=address), workspace),
     ):
         pass
+
+
+def test_the_address_comes_from_the_environment_if_it_is_set_there(monkeypatch) -> None:
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+    assert dask_cluster.find_address(RunnerSettings(kind="dask")) is None
+    other = RunnerSettings(kind="dask", dask_address="env:OTHER_ADDRESS")
+    with pytest.raises(SettingsError, match="OTHER_ADDRESS"):
+        dask_cluster.find_address(other)
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tls://a:1")
+    monkeypatch.setenv("OTHER_ADDRESS", "tls://b:1")
+    assert dask_cluster.find_address(RunnerSettings(kind="dask")) == "tls://a:1"
+    assert dask_cluster.find_address(other) == "tls://b:1"
+    assert dask_cluster.find_address(RunnerSettings(kind="dask", dask_address="tcp://c:1")) == "tcp://c:1"
+    assert dask_cluster.find_address(RunnerSettings(kind="dask", dask_address=None)) is None
+
+
+def test_task_runs_that_are_repeated_are_counted() -> None:
+    assert "2 x b" in describe_repeated(iter(["b", "a", "b"]))
+    assert "no task run" in describe_repeated(iter([]))
