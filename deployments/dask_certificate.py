@@ -4,9 +4,7 @@ Dask has no passwords: without TLS, everybody who can connect to its scheduler c
 scheduler and the workers reject connections without this certificate. It is valid for a year.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from distributed.security import Security
@@ -14,8 +12,15 @@ from distributed.security import Security
 from hip_mri.storage import write_bytes
 
 
-def write_certificate(folder: Path) -> None:
-    """Write `authority.pem`, and `certificate.pem` with its private key; existing files are replaced."""
+def write_certificate(folder: Path, *, keep: bool = False) -> None:
+    """Write `authority.pem`, and `certificate.pem` with its private key.
+
+    Args:
+        folder: Receives the files.
+        keep: Whether existing files are kept; by default they are replaced.
+    """
+    if keep and (folder / "certificate.pem").exists():
+        return
     tls = Security.temporary().get_tls_config_for_role("client")
     write_bytes(folder / "authority.pem", tls["ca_file"].encode(), is_private=True)
     write_bytes(folder / "certificate.pem", (tls["cert"] + tls["key"]).encode(), is_private=True)
@@ -30,15 +35,5 @@ def describe_certificate(folder: Path) -> dict[str, str]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a certificate if the folder has none; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Create a TLS certificate for Dask if the folder has none.")
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args(arguments).folder
-    if not (folder / "certificate.pem").exists():
-        write_certificate(folder)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    write_certificate(Path(sys.argv[1]), keep=True)

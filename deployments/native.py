@@ -159,7 +159,7 @@ def _start(setup: TeamSetup, supervisor: Any, names: Sequence[str]) -> None:
         if state == "BACKOFF":  # waits for its next try
             supervisor.stopProcess(name)
         if state not in RUNNING_STATES:
-            _check_ports_are_free(name, [setup.ports[port] for port in PROGRAMS.get(name, ())])
+            _check_ports_are_free(name, [setup.ports[port] for port in PROGRAMS.get(name, ((), ""))[0]])
             _log(f"starting {name}")
             supervisor.startProcess(name, False)
     for name in names:

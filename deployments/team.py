@@ -31,23 +31,15 @@ PORTS: Final = {
 }
 """Default ports; all are on the loopback interface."""
 
-PROGRAMS: Final = {
-    "database": ("database",),
-    "server": ("server",),
-    "cpu-worker": ("cpu_worker",),
-    "gpu-worker": ("gpu_worker",),
-    "dask-scheduler": ("dask", "dashboard"),
-    "dask-worker": (),
+PROGRAMS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "database": (("database",), ""),
+    "server": (("server",), "/api/health"),
+    "cpu-worker": (("cpu_worker",), "/health"),
+    "gpu-worker": (("gpu_worker",), "/health"),
+    "dask-scheduler": (("dashboard", "dask"), "/health"),
+    "dask-worker": ((), ""),
 }
-"""Programs of `supervisord.conf`, and the names of the ports at which they listen."""
-
-HEALTH_CHECKS: Final = {
-    "server": ("server", "/api/health"),
-    "cpu-worker": ("cpu_worker", "/health"),
-    "gpu-worker": ("gpu_worker", "/health"),
-    "dask-scheduler": ("dashboard", "/health"),
-}
-"""Name of the port and path of health checks over HTTP."""
+"""Programs of `supervisord.conf`: names of their ports, and path of an HTTP health check at the first of them."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +102,8 @@ class TeamSetup:
         if program == "dask-worker":
             counts = _get(self.ports["dashboard"], "/json/counts.json")
             return counts is not None and counts.json()["workers"] >= 2
-        if program in HEALTH_CHECKS:
-            port, path = HEALTH_CHECKS[program]
-            return _get(self.ports[port], path) is not None
-        return True
+        ports, path = PROGRAMS.get(program, ((), ""))
+        return not path or _get(self.ports[ports[0]], path) is not None
 
     def create_folder(self) -> None:
         """Create the empty folder, unless it is one of this program.

@@ -133,6 +133,7 @@ DECISIONS = {
     "tasks.task_runners.dask_cluster": ("dask", "distributed", "prefect_dask"),
     "tasks.task_runners.dask_checks": ("distributed",),
     "tasks.task_runners.dask_log": ("distributed",),
+    "tasks.task_runners.dask_workers": ("distributed",),
     "tasks.progress": ("rich",),
     "deployments.dask_certificate": ("distributed",),
     "deployments.register": ("yaml",),

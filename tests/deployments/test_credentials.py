@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from deployments.credentials import make_credentials, read_environment, write_environment
-from deployments.dask_certificate import describe_certificate, main, write_certificate
+from deployments.dask_certificate import describe_certificate, write_certificate
 from hip_mri.errors import DeploymentError
+from tests.processes import run_python
 
 
 def test_secrets_are_generated_once_and_private(tmp_path: Path) -> None:
@@ -49,14 +50,14 @@ def test_a_lost_secret_is_named(tmp_path: Path) -> None:
 
 
 def test_a_certificate_is_private_and_kept(tmp_path: Path) -> None:
-    assert main([str(tmp_path)]) == 0
+    assert run_python("-m", "deployments.dask_certificate", tmp_path).returncode == 0
     written = {file.name: file.read_text() for file in tmp_path.iterdir()}
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
     assert set(map(str, tmp_path.iterdir())) == set(describe_certificate(tmp_path).values())
     assert "PRIVATE KEY" in written["certificate.pem"]
     assert "PRIVATE KEY" not in written["authority.pem"]
 
-    main([str(tmp_path)])
+    write_certificate(tmp_path, keep=True)
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == written
     write_certificate(tmp_path)
     assert (tmp_path / "authority.pem").read_text() != written["authority.pem"]
