@@ -31,11 +31,10 @@ def report_lost_workers(client: Client, flow_run_id: str, task_names: Mapping[st
             lost = {*message["processing-tasks"], *message["lost-computed-tasks"]}
             repeated = describe_repeated(task_names[key] for key in lost if key in task_names)
             address = message["worker"]
-            logger.warning(
-                "Dask worker %s at %s ended. %s",
-                *(names.get(address, "without a name"), address, repeated),
-                extra={"flow_run_id": flow_run_id},  # by this Prefect's handler assigns a line
-            )
+            name = names.get(address, address)  # by default the name is the address
+            place = "" if name == address else f" at {address}"
+            # By the id Prefect's handler assigns the line to the flow run.
+            logger.warning("Dask worker %s%s ended. %s", name, place, repeated, extra={"flow_run_id": flow_run_id})
 
     client.subscribe_topic(TOPIC, report)
     try:
