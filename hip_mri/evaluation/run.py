@@ -62,12 +62,7 @@ class RunFacts:
     """Results of the earlier steps.
 
     Attributes:
-        config: Every setting.
-        weights: Weights of the backbone.
         ingest: Counts of the entries of the source.
-        groups: Result of grouping.
-        split: Result of splitting.
-        features: Engine, precision and the reason.
         trained: The whole network, its epochs, and the score of every image.
         folds_file: CSV of cross-validation; `None` where it was left out.
         neighbors_file: CSV of the leakage audit.

@@ -28,13 +28,7 @@ SYNTHETIC_NOTICE: Final = (
 
 @dataclass(frozen=True)
 class Caption:
-    """Caption of a figure.
-
-    Attributes:
-        title: Heading.
-        alternative: Description for readers who cannot see the figure.
-        text: How to read the figure; like the others a sentence of `RunReport`.
-    """
+    """Sentences of `RunReport`: title, description for readers who cannot see the figure, and how to read it."""
 
     title: str
     alternative: str

@@ -47,14 +47,7 @@ ON_IMAGE_TEXT: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class ContrastSample:
-    """One image before and after preprocessing.
-
-    Attributes:
-        image_id: Its pseudonym.
-        label: One of `LABELS`.
-        before: Gray levels 0-255 of the original, shape (height, width).
-        after: Gray levels 0-255 of the network's input, shape (image_size, image_size).
-    """
+    """One image before and after preprocessing, gray levels 0-255 of shape (height, width), and its label."""
 
     image_id: str
     label: str
@@ -64,14 +57,9 @@ class ContrastSample:
 
 @dataclass(frozen=True)
 class ExplainedCase:
-    """One image with its score and its heat map.
+    """One image, gray levels 0-255 of shape (height, width), with its score, its outcome and its heat map.
 
-    Attributes:
-        image_id: Its pseudonym.
-        outcome: Call compared with the label.
-        score: Probability of a lesion, 0-1.
-        image: Gray levels 0-255, shape (height, width).
-        heat: How much each region increased the score, 0-1, of the same shape; see `explain_images`.
+    The heat, 0-1, tells how much each region increased the score; see `explain_images`.
     """
 
     image_id: str
@@ -83,15 +71,7 @@ class ExplainedCase:
 
 @dataclass(frozen=True)
 class ClosePair:
-    """A test image and the most similar training image.
-
-    Attributes:
-        test_id: Pseudonym of the test image.
-        train_id: Pseudonym of the training image.
-        test_image: Gray levels 0-255, shape (height, width).
-        train_image: Gray levels 0-255, shape (height, width).
-        distance: Distance of their features.
-    """
+    """A test image and the most similar training image, gray levels 0-255, and the distance of their features."""
 
     test_id: str
     train_id: str
