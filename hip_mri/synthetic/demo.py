@@ -30,7 +30,7 @@ NUM_PATIENTS: Final = 290
 """The test split of 15 % then holds 42 patients, enough for a useful interval of the AUC."""
 LESION_FRACTION: Final = 0.4
 SLICE_DISTANCE: Final = 3.0  # mm
-# Centre x and y and its spread, mm: femoral head, neck, greater trochanter, roof of the acetabulum.
+# Center x and y and its spread, mm: femoral head, neck, greater trochanter, roof of the acetabulum.
 LESION_SITES: Final = ((-1, -3, 5.5), (24, 17, 3), (55, 18, 3), (0, -40, 3.5))
 RED_MARROW_SITES: Final = ((26, 19, 4), (40, 36, 4), (40, 70, 4), (-2, -46, 6), (8, -70, 6), (-30, -8, 4), (-28, 50, 4))
 

@@ -6,6 +6,7 @@ the angle of neck and shaft (about 130 degrees) follows Toogood et al., Clin Ort
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -18,6 +19,8 @@ HEAD_RADIUS: Final = 24.0  # mm
 SUPERSAMPLING: Final = 2  # finer than the image; averaging then gives the partial volume at borders
 
 Points = NDArray[np.float64]
+Shape = tuple[int, Points, float]
+"""Part, outline or path, and width of a path in mm; 0 fills the outline. Later shapes cover earlier ones."""
 
 Tissue = IntEnum(
     "Tissue",
@@ -41,7 +44,7 @@ def round_corners(corners: Points, num_steps: int = 5) -> Points:
     return (here + 0.5 * (linear * step + square * step**2 + cubic * step**3)).reshape(-1, corners.shape[1])
 
 
-# Tissue, relative growth per mm to the front, run of the fibres in degrees from the x axis, outline.
+# Tissue, relative growth per mm to the front, run of the fibers in degrees from the x axis, outline.
 SOFT_TISSUES: Final = (
     (Tissue.BOWEL, -0.01, 0, "-104 -112, -72 -118, -58 -98, -66 -78, -86 -72, -106 -82"),
     (Tissue.BOWEL, 0.02, 0, "-62 -74, -54 -68, -58 -54, -72 -52, -78 -60, -72 -72"),
@@ -68,7 +71,7 @@ SOFT_OUTLINES: Final = tuple(round_corners(parse_outline(outline)) for *_, outli
 
 # A part is a tissue or, from `len(Tissue)` on, an entry of `SOFT_TISSUES`. Tables for OpenCV have 256 entries.
 TISSUE_OF_PART: Final = np.resize(np.array([*Tissue, *(tissue for tissue, *_ in SOFT_TISSUES)], np.uint8), 256)
-FIBRE_DEGREES_OF_PART: Final = np.resize([0] * len(Tissue) + [degrees for _, _, degrees, _ in SOFT_TISSUES], 256)
+FIBER_DEGREES_OF_PART: Final = np.resize([0] * len(Tissue) + [degrees for _, _, degrees, _ in SOFT_TISSUES], 256)
 
 # Columns: x, y, drift of x and of y per mm to the front, thickness of the cortex in mm.
 FEMUR_BELOW_HEAD: Final = parse_outline(
@@ -145,95 +148,78 @@ def draw_body(generator: np.random.Generator, size: int) -> Body:
     )
 
 
-class Canvas:
-    """The shapes of one slice, from back to front."""
-
-    def __init__(self) -> None:
-        self._shapes: list[tuple[int, Points, float]] = []  # part, outline or path, width of a path
-
-    def fill(self, part: int, outline: Points) -> None:
-        self._shapes.append((part, outline, 0))
-
-    def fill_bone(self, marrow: Tissue, outline: Points, cortex: Points | float) -> None:
-        self.fill(Tissue.CORTEX, outline)
-        self.fill(marrow, shrink_outline(outline, cortex))
-
-    def stroke(self, tissue: Tissue, path: Points, width: float) -> None:
-        self._shapes.append((tissue, path, width))
-
-    def paint(self, body: Body, z: float) -> NDArray[np.uint8]:
-        """Paint the shapes; see `paint_slice`."""
-        parts = np.full((body.size * SUPERSAMPLING, body.size * SUPERSAMPLING), Tissue.AIR, np.uint8)
-        points = body.place(np.concatenate([outline for _, outline, _ in self._shapes]), z) * SUPERSAMPLING - 0.5
-        ends = np.cumsum([len(outline) for _, outline, _ in self._shapes])
-        placed = np.split(np.round(points * 2**4).astype(np.int32), ends[:-1])
-        for (part, _, width), corners in zip(self._shapes, placed, strict=True):
-            if width:
-                num_pixels = max(1, round(width * SUPERSAMPLING / body.pixel_spacing))
-                cv2.polylines(parts, [corners], False, int(part), num_pixels, shift=4)
-            else:
-                cv2.fillPoly(parts, [corners], int(part), shift=4)
-        return parts
-
-
 def paint_slice(body: Body, z: float) -> NDArray[np.uint8]:
     """Paint the coronal slice at `z` mm, at most 16 mm before or behind the center of the femoral head.
 
     Returns:
         The part of each pixel, uint8, shape (size * SUPERSAMPLING, size * SUPERSAMPLING). `TISSUE_OF_PART` gives the
-        tissue of a part, `FIBRE_DEGREES_OF_PART` the direction of a muscle's fibres.
+        tissue of a part, `FIBER_DEGREES_OF_PART` the direction of a muscle's fibers.
     """
-    canvas = Canvas()
-    _paint_soft_tissues(canvas, body, z)
     head_radius = float(np.sqrt(HEAD_RADIUS**2 - z**2))
-    _paint_pelvis(canvas, head_radius + body.joint_space, z)
-    _paint_joint(canvas, body, head_radius)
-    _paint_femur(canvas, body.femur_degrees, head_radius, z)
-    return canvas.paint(body, z)
+    shapes = [
+        *_outline_soft_tissues(body, z),
+        *_outline_pelvis(head_radius + body.joint_space, z),
+        *_outline_joint(body, head_radius),
+        *_outline_femur(body.femur_degrees, head_radius, z),
+    ]
+    parts = np.full((body.size * SUPERSAMPLING, body.size * SUPERSAMPLING), Tissue.AIR, np.uint8)
+    points = body.place(np.concatenate([points for _, points, _ in shapes]), z) * SUPERSAMPLING - 0.5
+    ends = np.cumsum([len(points) for _, points, _ in shapes])
+    placed = np.split(np.round(points * 2**4).astype(np.int32), ends[:-1])
+    for (part, _, width), corners in zip(shapes, placed, strict=True):
+        if width:
+            num_pixels = max(1, round(width * SUPERSAMPLING / body.pixel_spacing))
+            cv2.polylines(parts, [corners], False, int(part), num_pixels, shift=4)
+        else:
+            cv2.fillPoly(parts, [corners], int(part), shift=4)
+    return parts
 
 
-def _paint_soft_tissues(canvas: Canvas, body: Body, z: float) -> None:
+def _outline_soft_tissues(body: Body, z: float) -> Iterator[Shape]:
     skin = round_corners(BODY_SKIN + (BODY_SKIN[:, :1] > 0) * [body.fat_thickness, 0])
-    canvas.fill(Tissue.SKIN, skin)
-    canvas.fill(Tissue.FAT, shrink_outline(skin, 1.8))
-    canvas.stroke(Tissue.TENDON, FASCIA_LATA, 0.9)
+    yield Tissue.SKIN, skin, 0
+    yield Tissue.FAT, shrink_outline(skin, 1.8), 0
+    yield Tissue.TENDON, FASCIA_LATA, 0.9
     for part, ((_, growth, _, _), outline) in enumerate(zip(SOFT_TISSUES, SOFT_OUTLINES, strict=True), len(Tissue)):
-        canvas.fill(part, resize_outline(outline, body.muscle_bulk * (1 + growth * z)))
+        yield part, resize_outline(outline, body.muscle_bulk * (1 + growth * z)), 0
     for x, y, half_x, half_y, width in VESSELS:
-        course = np.array([[x - half_x, y - half_y], [x, y + 0.5], [x + half_x, y + half_y]])
-        canvas.stroke(Tissue.VESSEL, course, width)
+        yield Tissue.VESSEL, np.array([[x - half_x, y - half_y], [x, y + 0.5], [x + half_x, y + half_y]]), width
 
 
-def _paint_pelvis(canvas: Canvas, socket_radius: float, z: float) -> None:
+def _outline_bone(marrow: Tissue, outline: Points, cortex: Points | float) -> list[Shape]:
+    return [(Tissue.CORTEX, outline, 0), (marrow, shrink_outline(outline, cortex), 0)]
+
+
+def _outline_pelvis(socket_radius: float, z: float) -> Iterator[Shape]:
     outline, cortex = _close_around_head(PELVIS_BESIDE_SOCKET, draw_arc(socket_radius, -54, -218), z)
-    canvas.fill_bone(Tissue.PELVIS_MARROW, outline, cortex)
+    yield from _outline_bone(Tissue.PELVIS_MARROW, outline, cortex)
     for outline, size in ((ISCHIUM, 0.75 - 0.035 * z), (PUBIS, 0.55 + 0.04 * z)):
         if size > 0.4:
-            canvas.fill_bone(Tissue.PELVIS_MARROW, resize_outline(outline, min(size, 1.1)), 1.3)
+            yield from _outline_bone(Tissue.PELVIS_MARROW, resize_outline(outline, min(size, 1.1)), 1.3)
 
 
-def _paint_joint(canvas: Canvas, body: Body, head_radius: float) -> None:
+def _outline_joint(body: Body, head_radius: float) -> Iterator[Shape]:
     gap, slack = body.joint_space, 0.7 * body.effusion
     above_neck = [[18, -30], [22 + slack, -18], [26 + slack, -5], [36, 10]]
     capsule = round_corners(np.array([*above_neck, [13, 33], [3, 26 + slack], [-12, 23 + slack], [-26, 24]]))
-    canvas.fill(Tissue.TENDON, capsule)
-    canvas.fill(Tissue.SYNOVIUM, shrink_outline(capsule, 1.3))
+    yield Tissue.TENDON, capsule, 0
+    yield Tissue.SYNOVIUM, shrink_outline(capsule, 1.3), 0
     for first_degrees, last_degrees in ((-44, 2), (76, 132)):
-        canvas.stroke(Tissue.FLUID, draw_arc(head_radius + 0.9, first_degrees, last_degrees), 1 + body.effusion)
-    canvas.fill(Tissue.CARTILAGE, draw_arc(head_radius + gap, 140, 306))
-    canvas.fill(
-        Tissue.FAT, np.concatenate([draw_arc(head_radius + gap + 1, 150, 208), draw_arc(head_radius, 208, 150)])
-    )
-    canvas.fill(Tissue.CARTILAGE, draw_arc(head_radius + gap * 0.4, 0, 360))
-    canvas.stroke(Tissue.FLUID, draw_arc(head_radius + gap * 0.5, 212, 308), 0.4)
-    canvas.fill(Tissue.TENDON, np.concatenate([draw_arc(head_radius + gap * 0.6, 300, 316), [[24, -27], [18, -30]]]))
+        yield Tissue.FLUID, draw_arc(head_radius + 0.9, first_degrees, last_degrees), 1 + body.effusion
+    yield Tissue.CARTILAGE, draw_arc(head_radius + gap, 140, 306), 0
+    fossa = np.concatenate([draw_arc(head_radius + gap + 1, 150, 208), draw_arc(head_radius, 208, 150)])
+    yield Tissue.FAT, fossa, 0
+    yield Tissue.CARTILAGE, draw_arc(head_radius + gap * 0.4, 0, 360), 0
+    yield Tissue.FLUID, draw_arc(head_radius + gap * 0.5, 212, 308), 0.4
+    labrum = np.concatenate([draw_arc(head_radius + gap * 0.6, 300, 316), [[24, -27], [18, -30]]])
+    yield Tissue.TENDON, labrum, 0
 
 
-def _paint_femur(canvas: Canvas, femur_degrees: float, head_radius: float, z: float) -> None:
+def _outline_femur(femur_degrees: float, head_radius: float, z: float) -> Iterator[Shape]:
     outline, cortex = _close_around_head(FEMUR_BELOW_HEAD, draw_arc(head_radius, 82, 352), z)
-    canvas.fill_bone(Tissue.FEMUR_MARROW, rotate(outline, femur_degrees), cortex)
+    yield from _outline_bone(Tissue.FEMUR_MARROW, rotate(outline, femur_degrees), cortex)
     scar_of_physis = draw_arc(head_radius * 1.25, 165, 268) + np.array([18, 16])
-    canvas.stroke(Tissue.TENDON, rotate(scar_of_physis[1:-1], femur_degrees), 0.4)
+    yield Tissue.TENDON, rotate(scar_of_physis[1:-1], femur_degrees), 0.4
 
 
 def _close_around_head(bone: Points, arc: Points, z: float) -> tuple[Points, Points]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.synthetic.phantom import (
-    FIBRE_DEGREES_OF_PART,
+    FIBER_DEGREES_OF_PART,
     SUPERSAMPLING,
     TISSUE_OF_PART,
     Body,
@@ -27,12 +27,12 @@ TEXTURE_GRAINS: Final = {  # along rows and columns, pixels of about 0.73 mm
     "fine": (1.85, 1.85),
     "mottle": (3, 3),
     "trabeculae": (6.8, 1.3),
-    "fibres": (1.4, 19),
+    "fibers": (1.4, 19),
     "septa": (16, 6.2),
     "shim": (120, 120),
     "thermal": (1.07, 1.07),
 }
-TEXTURES: Final[tuple[str, ...]] = ("coarse", "medium", "mottle", "fibres", "septa", "shim", "marrow", "thermal")
+TEXTURES: Final[tuple[str, ...]] = ("coarse", "medium", "mottle", "fibers", "septa", "shim", "marrow", "thermal")
 
 _TEXTURED: Final = ([Tissue.FAT], [Tissue.MUSCLE], [Tissue.BOWEL], [Tissue.FEMUR_MARROW, Tissue.PELVIS_MARROW])
 TEXTURED_PARTS: Final = (
@@ -184,10 +184,10 @@ class Scanner:
         signal = self._shrink(cv2.LUT(parts, self._tissues[TISSUE_OF_PART]))
         filled = self._shrink(cv2.LUT(parts, TEXTURED_PARTS).view(np.uint8).reshape(*parts.shape, 4))
         fat, muscle, bowel, marrow = (np.float32(1 / 255) * fraction for fraction in cv2.split(filled))
-        fibres = self._turn_fibres(noise["fibres"], parts)
-        streaks = np.clip(fibres - 1.5 + 0.7 * self._fat_in_muscle * noise["coarse"], 0, 1)
+        fibers = self._turn_fibers(noise["fibers"], parts)
+        streaks = np.clip(fibers - 1.5 + 0.7 * self._fat_in_muscle * noise["coarse"], 0, 1)
         streaks *= 0.25 + self._fat_in_muscle
-        signal += muscle * (streaks * (self._tissues[Tissue.FAT] - signal) + 0.12 * fibres * signal)
+        signal += muscle * (streaks * (self._tissues[Tissue.FAT] - signal) + 0.12 * fibers * signal)
         signal += 0.25 * fat * np.exp(-((noise["septa"] / 0.2) ** 2)) * (0.25 - signal)
         fat_grain = 0.05 * noise["coarse"] + 0.03 * noise["medium"]
         signal *= 1 + marrow * noise["marrow"] + fat * fat_grain + 0.35 * bowel * noise["medium"]
@@ -199,9 +199,9 @@ class Scanner:
         size = (self._body.size, self._body.size)
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
-    def _turn_fibres(self, noise: FloatImage, parts: NDArray[np.uint8]) -> FloatImage:
-        """Turn the texture at each pixel about the middle of the image into the run of the part's fibres."""
-        turns = np.deg2rad(FIBRE_DEGREES_OF_PART)
+    def _turn_fibers(self, noise: FloatImage, parts: NDArray[np.uint8]) -> FloatImage:
+        """Turn the texture at each pixel about the middle of the image into the run of the part's fibers."""
+        turns = np.deg2rad(FIBER_DEGREES_OF_PART)
         if self._body.is_mirrored:
             turns = np.pi - turns
         parts = np.ascontiguousarray(parts[::SUPERSAMPLING, ::SUPERSAMPLING])
