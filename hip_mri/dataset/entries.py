@@ -18,7 +18,7 @@ from hip_mri.dataset.tables import read_table, write_table
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.reading import DECODING_RECIPE
-from hip_mri.images.sandbox import NUM_ASKING, Sandbox
+from hip_mri.images.sandbox import NUM_THREADS_PER_CORE, Sandbox
 from hip_mri.sources.source import Entry, Labeling, Source, open_source
 from hip_mri.storage import digest, write_small_file
 from hip_mri.workspace import Workspace
@@ -107,7 +107,10 @@ def read_delivery(
         unread = [named[place] for place in np.setdiff1d(np.arange(len(source.entries)), known.index)]
         parts, num_known = [known], known.index.nunique()
         on_progress(done := num_known, len(source.entries))
-        with Sandbox(options) as sandbox, Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading") as parallel:
+        with (
+            Sandbox(options) as sandbox,
+            Parallel(n_jobs=num_threads * NUM_THREADS_PER_CORE, backend="threading") as parallel,
+        ):
             remaining = iter(unread)
             while batch := list(islice(remaining, ENTRIES_PER_BATCH)):
                 read = parallel(delayed(_read)(source, *pair, workspace, sandbox) for pair in batch)

@@ -9,11 +9,12 @@ from hip_mri.errors import ImageError
 
 
 def equalize_contrast(image: NDArray[np.uint8], clip_limit: float = 2.0, num_tiles: int = 8) -> NDArray[np.uint8]:
-    """Stretch gray levels tile by tile, so that faint structure shows.
+    """Equalize the contrast tile by tile (CLAHE), so that low-contrast structures become visible.
 
     Args:
         image: Gray levels 0-255, shape (height, width).
-        clip_limit: Highest bin of a tile's histogram, in multiples of the mean bin; more brings contrast and noise.
+        clip_limit: Maximum bin of a tile's histogram, in multiples of the mean bin; higher values increase contrast and
+            noise.
         num_tiles: Tiles along each axis.
 
     Returns:
@@ -34,7 +35,7 @@ def preprocess_image(image: NDArray[np.uint8], settings: PreprocessingSettings) 
 
     Args:
         image: Gray levels 0-255, shape (height, width).
-        settings: What to do.
+        settings: Parameters of CLAHE and size.
 
     Returns:
         Gray levels 0-255, shape (image_size, image_size).

@@ -1,4 +1,4 @@
-"""Recognizes files that are given by mistake by their first bytes: archives, web pages, Git LFS pointers."""
+"""Recognizes files by their first bytes: images, and archives, web pages and Git LFS pointers given by mistake."""
 
 import contextlib
 import zlib
@@ -25,17 +25,25 @@ _ARCHIVES: Final = (
     (b"\xfd7zXZ\0", "an xz file"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
 )
-_GZIP: Final = b"\x1f\x8b"
+_NUM_BYTES_DECOMPRESSED: Final = 1024
 _TAR_MARK: Final = slice(257, 262)
 """Position of `ustar` in a tar archive. Source: POSIX.1-1988, IEEE Std 1003.1."""
 
 _PAGE_STARTS: Final = (b"<!doctype html", b"<html", b"<head")
-_PICTURES: Final = (
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"II*\0", "a TIFF image"),
-    (b"MM\0*", "a TIFF image"),
-)
+_FORMATS: Final = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "BMP": (b"BM",),
+    "WebP": (b"RIFF",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+}
+"""First bytes of image formats; WebP has its name after the next four. TIFF includes BigTIFF."""
+
+DICOM_PREFIX: Final = b"DICM"
+DICOM_PREAMBLE_BYTES: Final = 128
+"""Bytes before the prefix of a DICOM file. They are neither stored nor executed."""
 
 
 def is_lfs_pointer(start: bytes) -> bool:
@@ -63,20 +71,28 @@ def name_archive(start: bytes) -> str:
             return kind
     if start[_TAR_MARK] == b"ustar":
         return "a tar archive"
-    if start.startswith(_GZIP) and _unpack_start(start)[_TAR_MARK] == b"ustar":
+    if is_gzip(start) and decompress_start(start)[_TAR_MARK] == b"ustar":
         return "a tar archive in a gzip file"
     return ""
 
 
-def name_picture(start: bytes) -> str:
-    """Return the kind of image that a file begins like; empty if none."""
-    if start[128:132] == b"DICM":
-        return "a DICOM image"
-    return next((kind for beginning, kind in _PICTURES if start.startswith(beginning)), "")
+def find_format(start: bytes) -> str | None:
+    """Return the format of an image file with a signature: DICOM or one of `_FORMATS`; `None` for others."""
+    if start.startswith(DICOM_PREFIX, DICOM_PREAMBLE_BYTES):
+        return "DICOM"
+    found = next((name for name, signatures in _FORMATS.items() if start.startswith(signatures)), None)
+    return None if found == "WebP" and start[8:12] != b"WEBP" else found
 
 
-def _unpack_start(start: bytes) -> bytes:
-    """First 512 bytes inside a gzip file, which include the signature of a tar archive."""
+def is_gzip(start: bytes) -> bool:
+    """Whether a file begins like a gzip file."""
+    return start.startswith(b"\x1f\x8b")
+
+
+def decompress_start(start: bytes) -> bytes:
+    """Decompress the first 1,024 bytes of a gzip file; return them unchanged for another file."""
+    if not is_gzip(start):
+        return start[:_NUM_BYTES_DECOMPRESSED]
     with contextlib.suppress(zlib.error):
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start[:NUM_BYTES_NEEDED], 512)
+        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(start[: 2**16], _NUM_BYTES_DECOMPRESSED)
     return b""

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from hip_mri.errors import ImageError
 
 MIN_SIDE: Final = 8
-"""Shortest side of a usable image, in pixels; thumbnails and markers are smaller, slices ten times larger."""
+"""Minimum side of a usable image, in pixels; thumbnails and markers are smaller, slices ten times larger."""
 
 MAX_ASPECT: Final = 10
-"""Longest side of a usable image, in multiples of the shortest; color bars and rulers are longer."""
+"""Maximum ratio of the longer to the shorter side; that of color bars and rulers is higher."""
 
 MIN_VARIED_FRACTION: Final = 0.001
 """Fraction of the pixels that must differ from the most frequent gray levels, or the image counts as blank."""
 
 NUM_SIMILAR_LEVELS: Final = 5
-"""Neighboring gray levels that count as one; lossy compression spreads one level over so many."""
+"""Neighboring gray levels that count as one, because lossy compression spreads one level over several."""
 
 PERCENTILES: Final = (1, 99)
-"""Percentiles behind the robust range; see `find_range`."""
+"""Percentiles of the robust range; see `find_range`."""
 
 _MAX_SAMPLE_SIZE: Final = 2**21
 """Maximum number of values from which percentiles are computed; of more, every n-th is used."""
@@ -119,8 +119,8 @@ def turn_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8
 
     Args:
         image: Shape (height, width).
-        orientation: As EXIF numbers it: 1 unchanged, 2 mirrored, 3 turned by 180°, 4 upside down, 5 transposed,
-            6 turned clockwise by 90°, 7 transposed along the other diagonal, 8 turned counterclockwise by 90°.
+        orientation: Value of EXIF: 1 unchanged, 2 mirrored, 3 rotated by 180°, 4 flipped vertically, 5 transposed,
+            6 rotated clockwise by 90°, 7 transposed along the other diagonal, 8 rotated counterclockwise by 90°.
     """
     if orientation in (5, 6, 7, 8):
         image = image.T

@@ -15,7 +15,7 @@ NUM_LEVELS: Final = 256
 PERCENTILES: Final = (1, 5, 25, 50, 75, 95, 99)
 
 BORDER_FRACTION: Final = 0.02
-"""Width of the border whose gray level is measured, as a fraction of the shorter side."""
+"""Width of the border, as a fraction of the shorter side."""
 
 
 class Statistic(NamedTuple):

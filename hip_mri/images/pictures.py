@@ -1,5 +1,8 @@
 """Results of decoding, and the limits that decoders enforce."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 from hip_mri.errors import ImageError
 
 MAX_NUM_PIXELS: Final = 50_000_000
-"""Maximum size of an image, in pixels; the largest medical images, mammograms, have half of it."""
+"""Maximum size of an image, in pixels, twice that of mammograms, the largest medical images."""
 
 MAX_NUM_STACK_PIXELS: Final = 2**27
 """Maximum number of pixels decoded from one file with several slices: 512 slices of 512 x 512 pixels."""
@@ -76,6 +79,22 @@ class EncodedPicture(SliceFacts):
     content: bytes
 
 
+@contextlib.contextmanager
+def explain_decoder_errors(what: str, reason: str = "undecodable") -> Iterator[None]:
+    """Convert all errors of a decoding library to `ImageError`: it raises errors of many kinds for damaged content.
+
+    Warnings are suppressed, because they quote the content, which can identify patients.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(reason, f"{what} cannot be decoded; it is damaged or truncated") from error
+
+
 def select_slices(num_slices: int, options: ReadingOptions) -> range:
     """Select slices of a file.
 
@@ -83,7 +102,7 @@ def select_slices(num_slices: int, options: ReadingOptions) -> range:
         Their numbers, from 0.
 
     Raises:
-        ImageError: They are more than `max_slices`.
+        ImageError: More than `max_slices` are selected.
     """
     if options.slices == "middle":
         selected = range(num_slices // 2, num_slices // 2 + 1)
@@ -92,13 +111,13 @@ def select_slices(num_slices: int, options: ReadingOptions) -> range:
     if len(selected) > options.max_slices:
         raise ImageError(
             "too_many_slices",
-            f"{len(selected):,} of the {num_slices:,} slices of the file would be taken, above {options.max_slices:,}",
+            f"{len(selected):,} of the {num_slices:,} slices of the file are selected, above {options.max_slices:,}",
         )
     return selected
 
 
 def check_size(width: int, height: int) -> None:
-    """Check the size of a picture before memory is taken for it; `ImageError` if it is empty or too large."""
+    """Check the size of an image before memory is allocated; `ImageError` if it is empty or too large."""
     if width <= 0 or height <= 0:
         raise ImageError("damaged", f"the image has {width} x {height} pixels")
     if width * height > MAX_NUM_PIXELS:
@@ -106,7 +125,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_stack_size(width: int, height: int, num_slices: int) -> None:
-    """Check the size of the slices that are taken of one file; `ImageError` if a slice or their sum is too large."""
+    """Check the size of the selected slices of a file; `ImageError` if a slice or their sum is too large."""
     check_size(width, height)
     if width * height * num_slices > MAX_NUM_STACK_PIXELS:
         raise ImageError(

@@ -12,7 +12,7 @@ file can be stored. Unusable files are quarantined with one of these reasons:
     truncated                    the file ends early, or has too few data for its size
     damaged                      a header that is damaged, or parts that contradict each other
     several_pictures             an animation
-    no_picture                   a DICOM file without pixels, such as a DICOMDIR or a segmentation; half a NIfTI pair
+    no_picture                   a DICOM file without an image, such as a DICOMDIR; the header file of a NIfTI pair
     burned_in_text               DICOM that declares text in its pixels; see `--data.accept-burned-in-text`
     secondary_capture            a DICOM secondary capture or screen save; see `--data.accept-burned-in-text`
     too_many_pixels              more than `pictures.MAX_NUM_PIXELS`, or than `MAX_NUM_STACK_PIXELS` in all slices
@@ -21,32 +21,27 @@ file can be stored. Unusable files are quarantined with one of these reasons:
     extreme_aspect               one side more than `gray_levels.MAX_ASPECT` times as long as the other
     unsupported_transfer_syntax  DICOM with an unsupported compression method, such as video
     unsupported_color            unsupported samples or colors
-    undecodable                  the decoder rejects the pixels
+    undecodable                  the decoder rejects the content
     not_finite                   pixels that are not a number or infinite
     transparent                  every pixel is fully transparent
     blank                        one gray level, or fewer than one pixel in a thousand that differs
     not_gray                     no gray levels where they are needed
     decoder_crashed              the decoder process ended, twice
-    decoder_hung                 the decoder did not respond in time, twice
-    out_of_memory                the decoder asked for more memory than one image may take
-    too_large                    a file of more than `entries.MAX_NUM_BYTES`, or one that decompresses to too much
+    decoder_hung                 the decoder did not respond within the time limit, twice
+    out_of_memory                the decoder needed more than the maximum memory for one image
+    too_large                    a file that has or decompresses to more than the maximum number of bytes
     damaged_entry                the checksum or the compressed data of the zip file's entry are wrong
     nested_archive               a zip file inside the source, which is never opened
-    unreadable_file              the disk or the permissions of the file forbid it
+    unreadable_file              the disk fails, or the permissions do not allow reading
     contradictory_label          the image is in both class folders
-    unencodable                  OpenCV cannot write the picture
+    unencodable                  OpenCV cannot encode the image
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hip_mri.errors import ImageError
-from hip_mri.images.file_kinds import is_lfs_pointer
+from hip_mri.images.file_kinds import LFS_ADVICE, find_format, is_lfs_pointer
 from hip_mri.images.formats import dicom, dicom_parsing, nifti, raster, tiff
 from hip_mri.images.gray_levels import check_usable
 from hip_mri.images.pictures import Picture, ReadingOptions
@@ -63,13 +58,13 @@ def read_pictures(content: bytes, options: ReadingOptions = ReadingOptions()) ->
 
     Args:
         content: Bytes of a file of one of the formats of `SUPPORTED`.
-        options: Which slices are taken of a file that holds several, and more.
+        options: Which slices of a file with several are read, and whether burned-in text is accepted.
 
     Returns:
-        At least one picture. Of several, those that cannot be used have a `reason`.
+        At least one picture. Unusable slices of a file with several have a `reason`.
 
     Raises:
-        ImageError: With one of the reasons above, if nothing of the file can be used.
+        ImageError: With one of the reasons above, if no picture of the file can be used.
     """
     pictures = _decode(content, options)
     checked, errors = [], []
@@ -89,21 +84,14 @@ def _decode(content: bytes, options: ReadingOptions) -> list[Picture]:
     if not content:
         raise ImageError("empty_file", "the file has no content")
     if is_lfs_pointer(content):
-        raise ImageError("git_lfs_pointer", "the file is a pointer of Git LFS; `git lfs pull` fetches the image itself")
-    if content.startswith(tiff.SIGNATURES) and content[dicom_parsing.PREFIX_PLACE :][:4] != dicom_parsing.PREFIX:
+        raise ImageError("git_lfs_pointer", f"the file is a Git LFS pointer, not the image itself. {LFS_ADVICE}")
+    kind = find_format(content)
+    if kind == "TIFF":
         return tiff.read_tiff(content, options)
     if nifti.is_nifti(content):
         return nifti.read_nifti(content, options)
     if dicom_parsing.is_dicom(content):
         return dicom.read_dicom(content, options)
-    read = _find_raster_reader(content)
-    if read is None:
+    if kind is None:
         raise ImageError("not_an_image", f"the content is none of {SUPPORTED}")
-    return [Picture(read(content))]
-
-
-def _find_raster_reader(content: bytes) -> Callable[[bytes], NDArray[np.uint8]] | None:
-    for name, signatures in raster.FORMATS.items():
-        if content.startswith(signatures) and (name != "WebP" or content[8:12] == b"WEBP"):
-            return partial(raster.read_raster, name=name)
-    return None
+    return [Picture(raster.read_raster(content, kind))]

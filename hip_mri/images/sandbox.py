@@ -1,10 +1,11 @@
 """Decodes images in separate processes, so that a crash of a decoder costs one image and not the run.
 
-A decoder that meets a malicious or broken file can crash, hang or take all memory. Each thread that reads sends its
-files, one by one, to a decoder process that lives as long as the sandbox; when it ends, the file at fault is known.
+A malicious or damaged file can crash, block or exhaust a decoder. Each reading thread sends its files one by one to a
+decoder process, which runs until the sandbox is closed. If a process ends early, the file that caused it is known.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -21,12 +22,12 @@ import numpy as np
 
 from hip_mri.errors import DeploymentError, ImageError
 from hip_mri.images.pictures import EncodedPicture, Picture, ReadingOptions, SliceFacts
-from hip_mri.images.sandbox_worker import ANSWER, QUESTION, READY, receive
+from hip_mri.images.sandbox_worker import READY, REQUEST, RESPONSE, receive
 
 TIMEOUT_SECONDS: Final = 60.0
-"""Longest time for one image; the largest one that is allowed takes a few seconds, a slice a thousandth of them."""
+"""Maximum time for one image; the largest one that is allowed takes a few seconds, a slice a thousandth of that."""
 
-NUM_ASKING: Final = 2
+NUM_THREADS_PER_CORE: Final = 2
 """Threads to start for each core: while one waits for its decoder, another uses the core. With one, reading 24,000
 images took a quarter longer than without separate processes; with two, no longer."""
 
@@ -36,7 +37,7 @@ NUM_TRIES: Final = 2
 WORKER: Final = (sys.executable, "-P", "-m", "hip_mri.images.sandbox_worker")
 
 START_TIMEOUT_SECONDS: Final = 120.0
-"""Longest time for a process to start: half a second, or much more if memory is short."""
+"""Maximum time for a process to start: usually half a second, but much more if memory is short."""
 
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR", "LANG", "LC_ALL")
 
@@ -46,8 +47,8 @@ _TUNING: Final = {
 }
 """One thread for each process; and glibc reuses the memory of one image for the next."""
 
-_MAX_NUM_ANSWER_BYTES: Final = 2**30
-"""Maximum size of an answer; a longer one comes from a compromised or damaged process."""
+_MAX_RESPONSE_BYTES: Final = 2**30
+"""Maximum size of a response; a longer one comes from a compromised or damaged process."""
 
 _FACTS: Final = tuple(field.name for field in fields(SliceFacts))
 
@@ -55,12 +56,12 @@ _FACTS: Final = tuple(field.name for field in fields(SliceFacts))
 class Sandbox:
     """Decodes image files in separate processes. A context manager; threads may share it.
 
-    Processes are started as threads need them, and stay until the block ends.
+    Processes are started when threads need them and run until the block ends.
 
     Args:
         options: How files are read.
-        timeout_seconds: Longest time for one file.
-        command: The program that decodes; it gets the options as its last argument.
+        timeout_seconds: Maximum time for one file.
+        command: Command of the decoder process; the options are appended as its last argument.
     """
 
     def __init__(
@@ -84,37 +85,38 @@ class Sandbox:
     def encode(self, content: bytes) -> list[EncodedPicture]:
         """Decode an image file and return its pictures in the form in which they are stored; see `read`."""
         return [
-            EncodedPicture(str(answer["sha256"]), blob, **facts) for answer, facts, blob in self._ask(content, False)
+            EncodedPicture(str(picture["sha256"]), blob, **facts)
+            for picture, facts, blob in self._decode(content, False)
         ]
 
     def read(self, content: bytes) -> list[Picture]:
-        """Decode an image file; see `reading.read_pictures`. A process that ends over it is replaced once.
+        """Decode an image file; see `reading.read_pictures`. If the process ends, another one tries again once.
 
         Raises:
-            ImageError: The file cannot be used, or the decoder crashes, hangs or runs out of memory over it.
-            DeploymentError: No decoder starts.
+            ImageError: The file cannot be used, or it crashes, blocks or exhausts the decoder.
+            DeploymentError: No decoder process starts.
         """
         return [
-            Picture(np.frombuffer(blob, np.uint8).reshape(answer["shape"]), **facts)
-            for answer, facts, blob in self._ask(content, True)
+            Picture(np.frombuffer(blob, np.uint8).reshape(picture["shape"]), **facts)
+            for picture, facts, blob in self._decode(content, True)
         ]
 
-    def _ask(self, content: bytes, wants_levels: bool) -> "list[_Answer]":
+    def _decode(self, content: bytes, wants_levels: bool) -> "list[_Decoded]":
         for tries_left in reversed(range(NUM_TRIES)):
             with self._borrow() as process:
                 try:
-                    return process.ask(content, wants_levels, self._timeout_seconds)
+                    return process.decode(content, wants_levels, self._timeout_seconds)
                 except TimeoutError as error:
                     if not tries_left:
                         raise ImageError("decoder_hung", "the decoder did not respond in time") from error
                 except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
                     if not tries_left:
-                        raise ImageError("decoder_crashed", "the decoder process ended over the image") from error
+                        raise ImageError("decoder_crashed", "the decoder process ended during the image") from error
         raise AssertionError
 
     @contextlib.contextmanager
     def _borrow(self) -> "Iterator[_Process]":
-        """A process that no other thread uses; it comes back if it can go on."""
+        """Provide a process that no other thread uses; it is kept if it is still usable."""
         try:
             process = self._idle.get_nowait()
         except queue.Empty:
@@ -122,7 +124,7 @@ class Sandbox:
         try:
             yield process
         finally:
-            if process.is_sound:
+            if process.is_usable:
                 self._idle.put(process)
             else:
                 process.end()
@@ -147,27 +149,28 @@ class _Process:
         except (OSError, EOFError) as error:
             self.end()
             raise DeploymentError(
-                f"the program that decodes images does not start ({error or 'it ends at once'}). See that memory is "
+                f"the program that decodes images does not start ({error or 'it ends at once'}). Check that memory is "
                 f"free and that '{' '.join(command)}' runs, then start again."
             ) from error
-        self.is_sound = True
+        self.is_usable = True
 
-    def ask(self, content: bytes, wants_levels: bool, timeout_seconds: float) -> "list[_Answer]":
-        """Send a file and wait for the answer; unsound unless a whole answer came."""
-        self.is_sound = False
+    def decode(self, content: bytes, wants_levels: bool, timeout_seconds: float) -> "list[_Decoded]":
+        """Send a file and receive the response; the process is usable only after a complete response."""
+        self.is_usable = False
         deadline = time.monotonic() + timeout_seconds
         self._connection.settimeout(timeout_seconds)
-        self._connection.sendall(QUESTION.pack(len(content), wants_levels) + content)
-        lengths = ANSWER.unpack(receive(self._connection, ANSWER.size, deadline))
-        if sum(lengths) > _MAX_NUM_ANSWER_BYTES:
+        self._connection.sendall(REQUEST.pack(len(content), wants_levels) + content)
+        lengths = RESPONSE.unpack(receive(self._connection, RESPONSE.size, deadline))
+        if sum(lengths) > _MAX_RESPONSE_BYTES:
             raise ValueError
         text, blobs = (receive(self._connection, length, deadline) for length in lengths)
-        answer = json.loads(text)
-        found = [] if "reason" in answer else _divide(answer["pictures"], blobs)
-        self.is_sound = True
-        if "reason" in answer:
-            raise ImageError(str(answer["reason"]), str(answer["message"]))
-        return found
+        response = json.loads(text)
+        error = ImageError(str(response["reason"]), str(response["message"])) if "reason" in response else None
+        decoded = [] if error else _divide(response["pictures"], blobs)
+        self.is_usable = True
+        if error:
+            raise error
+        return decoded
 
     def end(self) -> None:
         """Kill the process."""
@@ -177,20 +180,17 @@ class _Process:
             self._process.wait()
 
 
-_Answer = tuple[Mapping[str, Any], dict[str, Any], bytes]
+_Decoded = tuple[Mapping[str, Any], dict[str, Any], bytes]
 """All properties of an image, those of `SliceFacts`, and its bytes."""
 
 
-def _divide(pictures: Sequence[Mapping[str, Any]], blobs: bytes) -> list[_Answer]:
+def _divide(pictures: Sequence[Mapping[str, Any]], blobs: bytes) -> list[_Decoded]:
     """Assign the bytes to the images."""
-    found, start = [], 0
-    for picture in pictures:
-        end = start + int(picture["num_bytes"])
-        found.append((picture, {name: picture[name] for name in _FACTS}, blobs[start:end]))
-        start = end
-    if start != len(blobs):
+    ends = list(itertools.accumulate(int(picture["num_bytes"]) for picture in pictures))
+    if (ends or [0])[-1] != len(blobs):
         raise ValueError
-    return found
+    facts = [{name: picture[name] for name in _FACTS} for picture in pictures]
+    return list(zip(pictures, facts, (blobs[a:b] for a, b in itertools.pairwise([0, *ends])), strict=True))
 
 
 def _select_environment(environment: Mapping[str, str]) -> dict[str, str]:

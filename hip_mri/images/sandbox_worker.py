@@ -1,8 +1,8 @@
 """Process that decodes images for the sandbox: `python -m hip_mri.images.sandbox_worker OPTIONS`.
 
-`OPTIONS` are the `ReadingOptions` as JSON. The process uses the socket that is its standard input: it sends `READY`,
-then for each question an answer. A question is `QUESTION`, then an image file. An answer is `ANSWER`, then a JSON
-object, then for each picture its PNG file or its gray levels. Nothing that it sends is ever executed or unpickled.
+`OPTIONS` are the `ReadingOptions` as JSON. The standard input of the process is a socket. It sends `READY`, and then
+a response to each request. A request is `REQUEST` and an image file. A response is `RESPONSE`, a JSON object, and
+the PNG file or the gray levels of each picture. Responses are never executed or unpickled.
 """
 
 import contextlib
@@ -24,33 +24,33 @@ from hip_mri.images.pictures import Picture, ReadingOptions
 from hip_mri.images.png import encode_png, hash_pixels
 from hip_mri.images.reading import read_pictures
 
-QUESTION: Final = struct.Struct(">Q?")
+REQUEST: Final = struct.Struct(">Q?")
 """Bytes of the file, and whether gray levels are wanted instead of PNG files."""
 
 READY: Final = b"+"
-"""First byte that the process sends: it has started."""
+"""First byte that the process sends, when it has started."""
 
-ANSWER: Final = struct.Struct(">QQ")
+RESPONSE: Final = struct.Struct(">QQ")
 """Bytes of the JSON object, and of all pictures together."""
 
-MAX_NUM_MEMORY_BYTES: Final = 2 * 2**30
-"""Memory that one image may take, in addition to what the process has when it starts."""
+MAX_MEMORY_BYTES: Final = 2 * 2**30
+"""Maximum memory for one image, in addition to the memory of the process at its start."""
 
 MAX_SECONDS: Final = 300.0
-"""Maximum time for one image. Much longer than the parent waits: it ends a hanging decoder whose parent was killed,
-because that does not notice the closed connection."""
+"""Maximum time for one image, much longer than the timeout of the parent. It ends a blocked decoder whose parent was
+killed, because that decoder does not notice the closed connection."""
 
 
 def receive(connection: socket.socket, num_bytes: int, deadline: float | None = None) -> bytes:
     """Receive a number of bytes.
 
     Args:
-        connection: Where they come from.
-        num_bytes: How many.
-        deadline: On the clock of `time.monotonic`, in seconds; without it, the wait is endless.
+        connection: The socket.
+        num_bytes: Number of bytes.
+        deadline: Value of `time.monotonic`, in seconds; `None` waits without a limit.
 
     Raises:
-        EOFError: The other side ends before.
+        EOFError: The other process closed the connection before.
         TimeoutError: The deadline has passed.
     """
     buffer = bytearray(num_bytes)
@@ -68,24 +68,24 @@ def receive(connection: socket.socket, num_bytes: int, deadline: float | None = 
 def serve(
     connection: socket.socket, read: Callable[[bytes], Sequence[Picture]], max_seconds: float = MAX_SECONDS
 ) -> None:
-    """Answer questions until the other side closes the connection.
+    """Answer requests until the other process closes the connection.
 
     Args:
-        connection: Where they come from.
+        connection: The socket.
         read: Reads an image file.
-        max_seconds: After this time for one image the system ends the process.
+        max_seconds: Time for one image after which the operating system ends the process.
     """
     with contextlib.suppress(EOFError, ConnectionError):
         connection.sendall(READY)
         while True:
-            num_bytes, wants_levels = QUESTION.unpack(receive(connection, QUESTION.size))
+            num_bytes, wants_levels = REQUEST.unpack(receive(connection, REQUEST.size))
             content = receive(connection, num_bytes)
             signal.setitimer(signal.ITIMER_REAL, max_seconds)
             facts, blobs = _answer(content, wants_levels, read)
             signal.setitimer(signal.ITIMER_REAL, 0)
             text = json.dumps(facts).encode()
-            # One call: each further one would wake the other side before the rest has come.
-            connection.sendall(b"".join([ANSWER.pack(len(text), sum(map(len, blobs))), text, *blobs]))
+            # One call: each further one would wake the other process before the rest has arrived.
+            connection.sendall(b"".join([RESPONSE.pack(len(text), sum(map(len, blobs))), text, *blobs]))
 
 
 def _answer(
@@ -97,7 +97,7 @@ def _answer(
     except ImageError as error:
         return {"reason": error.reason, "message": str(error)}, []
     except MemoryError:
-        return {"reason": "out_of_memory", "message": "the image takes too much memory to decode"}, []
+        return {"reason": "out_of_memory", "message": "decoding the image needs too much memory"}, []
     facts = [_describe(picture, len(blob)) for picture, blob in zip(pictures, blobs, strict=True)]
     return {"pictures": facts}, blobs
 
@@ -107,13 +107,13 @@ def _describe(picture: Picture, num_bytes: int) -> dict[str, Any]:
     return facts | {"sha256": hash_pixels(picture.levels), "shape": picture.levels.shape, "num_bytes": num_bytes}
 
 
-def limit_resources(num_memory_bytes: int = MAX_NUM_MEMORY_BYTES) -> None:
-    """Limit the memory of this process, write no core files, and leave Ctrl-C to the process that asks.
+def limit_resources(num_memory_bytes: int = MAX_MEMORY_BYTES) -> None:
+    """Limit the memory of this process, disable core files, and ignore Ctrl-C, which the parent handles.
 
-    The alarm of `serve` must end the process by itself: a handler in Python would wait for the decoder, and the process
-    can be started with the alarm ignored.
+    The alarm of `serve` must end the process without a Python handler, which would wait for the decoder. The process
+    can be started with the alarm ignored or blocked.
     """
-    cv2.setNumThreads(1)  # one decoder for each thread that asks keeps the cores busy
+    cv2.setNumThreads(1)  # there are enough decoder processes to use all cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
@@ -125,7 +125,7 @@ def limit_resources(num_memory_bytes: int = MAX_NUM_MEMORY_BYTES) -> None:
 
 
 def main() -> None:
-    """Read the options and answer questions."""
+    """Read the options and answer requests."""
     options = ReadingOptions(**json.loads(sys.argv[1]))
     limit_resources()
     serve(socket.socket(fileno=0), lambda content: read_pictures(content, options))

@@ -24,7 +24,7 @@ from hip_mri.dataset.preprocessing import write_preprocessed
 from hip_mri.errors import ImageError, SourceError
 from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.png import hash_pixels
-from hip_mri.images.sandbox import NUM_ASKING, Sandbox
+from hip_mri.images.sandbox import NUM_THREADS_PER_CORE, Sandbox
 from hip_mri.sources.source import Entry, Source, open_unlabeled
 from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
 from hip_mri.storage import flush_file_system, write_bytes
@@ -80,7 +80,7 @@ def ingest_inputs(
     """
     cv2.setNumThreads(1)  # the images are processed in parallel already
     rows: list[dict[str, Any]] = []
-    parallel = Parallel(n_jobs=num_threads * NUM_ASKING, backend="threading", return_as="generator")
+    parallel = Parallel(n_jobs=num_threads * NUM_THREADS_PER_CORE, backend="threading", return_as="generator")
     with (
         open_unlabeled(source_file, limits, own_folder=workspace.root) as source,
         Sandbox(make_reading_options(image_settings)) as sandbox,

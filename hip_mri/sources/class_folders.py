@@ -24,7 +24,7 @@ NEEDED: Final = (
 NEEDED_WITHOUT_LABELS: Final = "Needed are images, in folders of any kind, in a zip file, or a single one."
 
 _HIDDEN: Final = (
-    "Names of other folders are not shown, since they can identify patients: look at them in the source. "
+    "Names of other folders are not shown, because they can identify patients. "
     "--data.class-names maps other names of the classes, and a table can give labels instead of folders."
 )
 
@@ -90,7 +90,7 @@ def _select(names: Sequence[str], what: str, needed: str) -> list[str]:
         ignored = (
             f"; {num_ignored:,} hidden or system files, or files in hidden, system or thumbnail folders, are ignored"
         )
-        raise SourceError(f"source: it holds no {what}{ignored if num_ignored else ''}. {needed}")
+        raise SourceError(f"source: it contains no {what}{ignored if num_ignored else ''}. {needed}")
     if num_ignored:
         logger.info(
             "%d hidden or system files, or files in hidden, system or thumbnail folders or workspaces, are ignored",
@@ -149,8 +149,8 @@ def _find_depth(names: Sequence[str], parts: Mapping[str, tuple[str, ...]], clas
     num_above = sum(name.lower().endswith(_PICTURE_SUFFIXES) for name in names if name.rpartition("/")[0] in above)
     if num_above:
         raise SourceError(
-            f"source: a folder named like a class holds class folders and {num_above:,} images beside them. Move these "
-            "images into the class folders, and give the outer folder another name."
+            f"source: a folder with the name of a class contains class folders and {num_above:,} other images. Move "
+            "these images into the class folders, and rename the outer folder."
         )
     return inner[0]
 
@@ -172,9 +172,9 @@ def _check_one_class(
     ]
     if contradictory:
         raise SourceError(
-            f"source: {sum(num_files[folder] for folder in contradictory):,} files lie in folders of both classes, "
-            f"such as {LABELS[1]} inside {LABELS[0]}, so their class is ambiguous. Give each path one class: rename "
-            "the outer or the inner folders."
+            f"source: {sum(num_files[folder] for folder in contradictory):,} files are in folders of both classes, "
+            f"such as {LABELS[1]} inside {LABELS[0]}. Rename the outer or the inner folders, so that each path "
+            "contains one class."
         )
 
 
@@ -190,9 +190,7 @@ def _advise(names: Sequence[str]) -> str:
     num_archives = sum(name.lower().endswith(_ARCHIVE_SUFFIXES) for name in names)
     if 2 * num_archives < len(names):
         return NEEDED
-    return (
-        f"{num_archives:,} of its {len(names):,} files are archives: unpack them first, and give the folder. {NEEDED}"
-    )
+    return f"{num_archives:,} of its {len(names):,} files are archives: unpack them, and give the folder. {NEEDED}"
 
 
 def _describe_folders(paths: Collection[tuple[str, ...]]) -> str:
@@ -207,7 +205,7 @@ def _describe_folders(paths: Collection[tuple[str, ...]]) -> str:
 
 
 def _show_folders(names: Collection[str], class_names: ClassNames) -> str:
-    """Names of class folders, and the number of others."""
+    """Names of class folders, and the number of other folders."""
     shown = sorted(filter(class_names.find_label, names))
     num_others = len(names) - len(shown)
     others = [f"{num_others} of {'another name' if num_others == 1 else 'other names'}"] if num_others else []

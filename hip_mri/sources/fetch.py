@@ -1,4 +1,4 @@
-"""Downloads a remote source or draws the demo; local files stay where they are."""
+"""Downloads a remote source or draws the demo; local sources are used in place."""
 
 import contextlib
 import logging
@@ -11,7 +11,6 @@ from typing import Any, Final
 from hip_mri.addresses import find_scheme, show_place, strip_credentials
 from hip_mri.config import SourceLimits
 from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
-from hip_mri.proxies import find_proxy
 from hip_mri.sources.class_folders import NEEDED
 from hip_mri.sources.references import SECRET, resolve_reference
 from hip_mri.sources.remote.downloads import (
@@ -19,6 +18,7 @@ from hip_mri.sources.remote.downloads import (
     changed_error,
     continue_part,
     copy_ranges,
+    explain_proxy_failure,
     remove_old_parts,
 )
 from hip_mri.sources.remote.google_drive import download_from_drive, explain_drive_failure, find_drive_id, is_unchanged
@@ -88,7 +88,7 @@ def fetch_source(
     Raises:
         SourceError: The source does not exist, cannot be read, has another SHA-256, leads to a private address,
             exceeds a limit, or changed between two attempts.
-        ArchiveError: The downloaded file is not a zip file, or one that cannot be trusted; it is not kept.
+        ArchiveError: The downloaded file is no zip file, or is rejected; it is deleted.
         FetchError: The network failed; trying again can help.
         DiskError: The disk is full, read-only or broken.
         WorkspaceError: The folder cannot be written.
@@ -209,13 +209,13 @@ def _receive(file: Path, explain: Callable[[Exception], SourceError], limits: So
     Args:
         file: The file to write.
         explain: Converts an error of the block to one with advice.
-        limits: Limits of the zip file. One that exceeds them is kept, since they can be raised; opening it raises.
+        limits: Limits of the zip file. A file that exceeds them is kept, because they can be raised.
 
     Yields:
         The path that the block writes to.
     """
     with replace_file(file) as temporary:
-        temporary.touch()  # a folder that cannot be written fails here, not as an error of the network
+        temporary.touch()  # a folder that is not writable fails here, not as a network error
         with _explained(explain):
             yield temporary
         with contextlib.suppress(LimitError), open_archive(temporary, "the downloaded file", limits, NEEDED):
@@ -229,37 +229,35 @@ def _explained(explain: Callable[[Exception], SourceError]) -> Iterator[None]:
         yield
     except HipMriError:
         raise
-    except Exception as error:  # the network errors of the storages have no common base
+    except Exception as error:  # network errors of the storages have no common base class
         if is_unrecoverable(error):
             raise
         raise explain(error) from None  # its text can contain the whole address, and tracebacks reach logs
 
 
 def _explain_failure(shown: str, error: Exception) -> SourceError:
-    status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp and of gcsfs
-    if "Proxy" in type(error).__name__ and (proxy := find_proxy(shown)):  # of aiohttp, botocore and requests
-        found = f"status {status}" if status else type(error).__name__
-        return FetchError(
-            f"source: {shown} could not be fetched through the proxy that {proxy.variable} names ({found}). See that "
-            "this proxy runs and allows the address, or fetch the file by hand and give it."
-        )
+    status = getattr(error, "status", None) or getattr(error, "code", None)  # of aiohttp and gcsfs
+    if failure := explain_proxy_failure(error, shown, shown):
+        return failure
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return SourceError(f"source: there is nothing at {shown}. Check the address.")
+        return SourceError(f"source: {shown} does not exist. Check the address.")
     if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden"):
         return SourceError(
-            f"source: access to {shown} is refused. Set the credentials of the storage in the environment, "
-            "as its command line tool takes them, or give an address that is open to you."
+            f"source: access to {shown} is denied. Set the credentials of the storage in the environment, as for its "
+            "command line tool, or give an address that needs none."
         )
     found = type(error).__name__ + (f", status {status}" if status else "")  # its text can contain the query
     return FetchError(
         f"source: {shown} could not be fetched ({found}). "
-        "Check address and network, or fetch it by hand and give the file."
+        "Check address and network, or download the file manually and give its path."
     )
 
 
 def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
     if path.is_dir():
-        raise SourceError("source_sha256: the source is a folder, which has no SHA-256. Give a zip file, or leave it.")
+        raise SourceError(
+            "source_sha256: the source is a folder, which has no SHA-256. Give a zip file, or omit the setting."
+        )
     with explain_unreadable(SHOWN):
         if not path.is_file():
             raise SourceError("source: it is a pipe or a device. Give the path of a zip file.")
@@ -269,5 +267,5 @@ def _check_sha256(path: Path, expected: str, *, is_fetched: bool) -> None:
             path.unlink(missing_ok=True)
         raise SourceError(
             f"source_sha256: the file has the SHA-256 {found}, expected is {expected}. "
-            "The file is another version or damaged: fetch it again, or correct the setting."
+            "The file is another version or damaged: download it again, or correct the setting."
         )

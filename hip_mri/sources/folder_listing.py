@@ -1,9 +1,9 @@
-"""Lists the files of a folder; links that lead out of it, pipes and devices are rejected."""
+"""Lists the files of a folder; links out of it, pipes and devices are rejected."""
 
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,10 @@ from hip_mri.sources.entry_names import MAX_LEVELS
 from hip_mri.sources.ignored_files import is_ignored_folder
 
 _FAULTS: Final = {
-    "link": "links that lead out of it, to folders or nowhere (find all links with `find . -type l`)",
-    "special": "pipes, sockets or devices (find them with `find . ! -type f ! -type d ! -type l`)",
-    "folder": "folders with the name of a file",
-    "gone": "files that disappeared during the listing, or that cannot be accessed",
+    "link": "links to folders, to missing files or out of the folder (`find . -type l` lists all links)",
+    "special": "pipes, sockets or devices (see `find . ! -type f ! -type d ! -type l`)",
+    "folder": "folders with the name of a table",
+    "gone": "files that were removed during the listing, or that cannot be accessed",
     "deep": f"files or folders below more than {MAX_LEVELS - 1} others (see `find . -mindepth {MAX_LEVELS + 1}`)",
 }
 
@@ -67,7 +67,8 @@ def list_folder(folder: Path, limits: SourceLimits, skipped: SkippedFolders | No
 def list_near_top(folder: Path, is_wanted: Callable[[str], bool], limits: SourceLimits) -> dict[str, os.stat_result]:
     """List files with certain names at the top of a folder, or one folder below.
 
-    Two levels are fast to list, while `list_folder` reads the size of all images.
+    Two levels are fast to list, while `list_folder` reads the size of all images. Folders that cannot be read are
+    skipped: `list_folder` reports them.
 
     Args:
         folder: The folder.
@@ -78,17 +79,13 @@ def list_near_top(folder: Path, is_wanted: Callable[[str], bool], limits: Source
         As `list_folder`.
 
     Raises:
-        SourceError: As `list_folder`, or a folder has such a name.
+        SourceError: A limit is exceeded, or such a name is that of a folder, a pipe, a device or a link that leads out
+            of the folder.
     """
-    unreadable: list[OSError] = []
     found: list[Path] = []
-    skipped = SkippedFolders()
-    for place, folders, files in os.walk(folder, onerror=unreadable.append):
-        skipped.remove_from(folders, place)
-        found += [Path(place, name) for name in sorted([*folders, *files]) if is_wanted(name)]
-        if Path(place) != folder:
-            folders.clear()
-    _check_readable(unreadable)
+    for place, folders, files in os.walk(folder):
+        found += [Path(place, name) for name in (*folders, *files) if is_wanted(name)]
+        folders[:] = [name for name in folders if Path(place) == folder and not is_ignored_folder(name)]
     return _check_files(found, folder, limits)
 
 
@@ -111,7 +108,7 @@ def _check_files(paths: Iterable[Path], folder: Path, limits: SourceLimits) -> d
         _check_limits(len(files), num_bytes, limits)
     if faults:
         found = "; ".join(f"{count} {_FAULTS[fault]}" for fault, count in sorted(faults.items()))
-        raise SourceError(f"source: the folder holds {found}. Replace them by the files themselves, or remove them.")
+        raise SourceError(f"source: the folder contains {found}. Replace them by regular files, or remove them.")
     return files
 
 
@@ -119,14 +116,10 @@ def _walk(folder: Path, skipped: SkippedFolders) -> Iterator[Path]:
     """Paths of `_descend`; `SourceError` if a folder cannot be read."""
     unreadable: list[OSError] = []
     yield from _descend(folder, unreadable.append, skipped)
-    _check_readable(unreadable)
-
-
-def _check_readable(unreadable: Sequence[OSError]) -> None:
     if unreadable:
         raise SourceError(
             f"source: {len(unreadable)} of its folders cannot be read ({unreadable[0].strerror}). "
-            "Grant yourself the right to read them, or remove them from the source."
+            "Change their permissions, or remove them from the source."
         )
 
 
@@ -163,11 +156,11 @@ def _read_status(path: Path, root: Path, folder: Path) -> os.stat_result | str:
 def _check_limits(num_files: int, num_bytes: int, limits: SourceLimits) -> None:
     if num_files > limits.max_entries:
         raise LimitError(
-            f"source: the folder holds more than {limits.max_entries:,} files. "
+            f"source: the folder contains more than {limits.max_entries:,} files. "
             "Divide it, or allow more with --limits.max-entries."
         )
     if num_bytes > limits.max_bytes:
         raise LimitError(
-            f"source: the folder holds more than {limits.max_bytes:,} bytes. "
+            f"source: the folder contains more than {limits.max_bytes:,} bytes. "
             "Divide it, or allow more with --limits.max-bytes."
         )

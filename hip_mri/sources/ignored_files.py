@@ -19,7 +19,7 @@ _SYSTEM_FOLDERS: Final = frozenset(
         *("_thumb", "_thumbs", "_thumbnails", "thumbs", "thumbnails", "_vti_cnf"),  # picture viewers, web servers
     }
 )
-"""Folders that are ignored, in lower case, beside those whose names begin with a dot."""
+"""Ignored folders, in lower case, in addition to those whose names begin with a dot."""
 
 _SYSTEM_FILES: Final = re.compile(r"\._.*|(eh)?thumbs\.db|desktop\.ini|icon\r|~\$.*|picasa\.ini", re.IGNORECASE)
 _PICTURE_SUFFIX: Final = re.compile(
@@ -64,7 +64,7 @@ def select_data_files(names: Sequence[str]) -> list[str]:
 
 
 def is_below(name: str, folders: Iterable[str]) -> bool:
-    """Whether a path lies below one of the folders."""
+    """Whether a path is below one of the folders."""
     return any(name.startswith(f"{folder}/") for folder in folders)
 
 

@@ -40,13 +40,15 @@ def resolve_reference(source: str | None, read_secret: Callable[[str], str] | No
 def _read_environment(name: str) -> str:
     if not (value := os.environ.get(name, "").strip()):
         raise SourceError(
-            f"source: the environment has no variable {name}, which {ENVIRONMENT}{name} names. Set it to a path or an "
-            "address where the flow runs: in this shell, or in that of the worker."
+            f"source: {ENVIRONMENT}{name} refers to an environment variable that is not set. Set {name} to a path or "
+            "an address in the environment of the process that runs the flow."
         )
     return value
 
 
 def _check_resolved(source: str) -> str:
     if source.startswith((ENVIRONMENT, SECRET)):
-        raise SourceError("source: the reference leads to another reference. Write a path or an address there.")
+        raise SourceError(
+            "source: the reference refers to another reference. Replace the latter by a path or an address."
+        )
     return source

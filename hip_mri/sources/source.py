@@ -133,7 +133,7 @@ def open_source(
     Raises:
         SourceError: There is no such file, class folders are missing, unknown or empty, or a folder cannot be read or
             contains links out of it, pipes or devices.
-        ArchiveError: The file is not a zip file, or one that cannot be trusted.
+        ArchiveError: The file is no zip file, or is rejected.
     """
     read_names = partial(
         label_names, class_names=labeling.class_names, table=labeling.table, needs_all_classes=needs_all_classes
@@ -159,7 +159,7 @@ def open_unlabeled(
     Raises:
         SourceError: There is no such file, there are no files in it, or a folder cannot be read or contains links out
             of it, pipes or devices.
-        ArchiveError: The zip file cannot be trusted.
+        ArchiveError: The zip file is rejected.
     """
     if path.is_file() and not _is_archive(path):
         files = {path.name: path.stat()}
@@ -173,7 +173,7 @@ def open_unlabeled(
 def _open(
     path: Path, limits: SourceLimits, read_names: NameReader, own_folder: Path | None, needed: str
 ) -> Iterator[Source]:
-    """Open a folder or a zip file; `needed` is what the user can give instead, for messages."""
+    """Open a folder or a zip file; `needed` describes valid sources, for messages."""
     if path.is_dir():
         yield _open_folder(path, limits, read_names, own_folder)
     elif path.is_file():
@@ -191,7 +191,7 @@ def _open_folder(path: Path, limits: SourceLimits, read_names: NameReader, own_f
     own = Path(os.path.realpath(own_folder)) if own_folder else None
     if own and own == Path(os.path.realpath(path)):
         raise SourceError(
-            "source: it is the workspace itself, which holds other images than those of the source. Give another "
+            "source: it is the workspace itself, which contains other images than those of the source. Give another "
             "folder with --workspace."
         )
     skipped = SkippedFolders(own)
@@ -207,16 +207,17 @@ def _list_files(folder: Path, files: Mapping[str, os.stat_result], read_names: N
         name: (status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}")
         for name, status in files.items()
     }
-    return Source(described, read_names, partial(_read_file, folder))
+    return Source(described, read_names, lambda entry: read_file(folder / entry.name, entry.num_bytes))
 
 
-def _read_file(folder: Path, entry: Entry) -> bytes:
+def read_file(file: Path, num_bytes: int) -> bytes:
+    """Read a file of a listed size; `ImageError` if it cannot be read or its size has changed."""
     try:
-        with (folder / entry.name).open("rb") as stream:
-            content = stream.read(entry.num_bytes + 1)
+        with file.open("rb") as stream:
+            content = stream.read(num_bytes + 1)
     except OSError as error:
         raise ImageError("unreadable_file", f"the file cannot be read ({error.strerror})") from error
-    if len(content) != entry.num_bytes:
+    if len(content) != num_bytes:
         raise ImageError("unreadable_file", "the file has changed since the folder was listed")
     return content
 
@@ -237,4 +238,4 @@ def is_marked_synthetic(path: Path, limits: SourceLimits = SourceLimits()) -> bo
             upper = [name for name in archive.entries if name.count("/") <= 1]  # deeper ones may be part of the data
             return any(name.rpartition("/")[2] == SYNTHETIC_MARK for name in upper)
     except SourceError:
-        return False  # a single image, or a file that its reader rejects
+        return False  # a single image, or an invalid zip file

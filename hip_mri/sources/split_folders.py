@@ -69,7 +69,7 @@ def find_given_splits(names: Sequence[str]) -> list[str]:
     num_covered = sum(counts[folder] for folder, splits in found.items() if splits)
     if num_covered < _MIN_COVERAGE * len(names):
         logger.warning(
-            "Folders named for %s hold %d of %d files, and do not define splits",
+            "Folders named for %s contain %d of %d files, and do not define splits",
             " and ".join(_sort(given)),
             num_covered,
             len(names),
@@ -78,8 +78,8 @@ def find_given_splits(names: Sequence[str]) -> list[str]:
     num_contradictory = sum(counts[folder] for folder, splits in found.items() if len(splits) > 1)
     if num_contradictory:
         raise SourceError(
-            f"source: {num_contradictory:,} files lie in folders of two splits, such as test inside train. Let each "
-            "path name one of train, val and test, or draw a new split with --data.given-split ignore."
+            f"source: {num_contradictory:,} files are in folders of two splits, such as test inside train. Rename "
+            "folders so that each path contains one split, or draw a new split with --data.given-split ignore."
         )
     others = choose_open_split(given)
     in_train = others if given != set(SPLITS) and "train" in given else "train"

@@ -63,7 +63,7 @@ def ingest(side: str, file: Path, folder: Path) -> dict[str, float]:
     """Take the file into a new workspace; seconds by the clock, and of the processors, those of all processes."""
     if side == SIDES[0]:
         entries.Sandbox = DirectReader
-        entries.NUM_ASKING = 1
+        entries.NUM_THREADS_PER_CORE = 1
     cv2.setNumThreads(1)
     workspace = Workspace(folder)
     workspace.prepare()

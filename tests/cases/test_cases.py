@@ -124,7 +124,7 @@ def test_layouts_hold_the_images_of_the_control(name, tmp_path):
     [
         ("deflate64_explorer.zip", "method Deflate"),
         ("split.zip", "one part of several"),
-        ("zip_per_patient.zip", "unpack them first"),
+        ("zip_per_patient.zip", "unpack them"),
     ],
 )
 def test_archives_that_cannot_be_read_say_what_to_do(name, cure, tmp_path):

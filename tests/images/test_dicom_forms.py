@@ -9,6 +9,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 
 from hip_mri.errors import ImageError
+from hip_mri.images.formats import dicom_parsing
 from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.png import hash_pixels
 from hip_mri.images.reading import read_pictures
@@ -58,9 +59,10 @@ def test_every_early_end_of_a_compressed_file_is_refused(name):
         assert find_reason(content[:length])
 
 
-def test_a_deflated_bomb_is_refused():
-    bomb = write_deflated(np.zeros((32, 24), np.uint16), PixelData=bytes(2**28 + 2**20))
-    assert len(bomb) < 2**20
+def test_a_deflated_bomb_is_rejected(monkeypatch):
+    monkeypatch.setattr(dicom_parsing, "MAX_INFLATED_BYTES", 2**22)
+    bomb = write_deflated(np.zeros((32, 24), np.uint16), PixelData=bytes(2**22))
+    assert len(bomb) < 2**16
     assert find_reason(bomb) == "too_large"
 
 

@@ -73,7 +73,7 @@ def test_aspect_is_width_over_height():
     "image", [np.zeros((4, 4)), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8)], ids=str
 )
 def test_other_arrays_are_refused(image):
-    with pytest.raises(ImageError, match="gray levels of type uint8 are needed, received"):
+    with pytest.raises(ImageError, match="uint8 are needed"):
         compute_statistics(image)
 
 

@@ -234,7 +234,7 @@ def test_impossible_sizes_are_refused_before_memory_is_taken(width, height, reas
 
 def test_too_many_pixels_are_not_even_given_to_the_decoder(monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("was decoded"))
-    with pytest.raises(ImageError, match=r"^the image has 40000 x 40000 pixels, above 50,000,000$"):
+    with pytest.raises(ImageError, match="40000 x 40000 pixels, above 50,000,000"):
         decode_gray(write_png(40_000, 40_000, zlib.compress(bytes(100))))
 
 
@@ -344,7 +344,7 @@ def test_blank_pages_are_named_and_the_others_used(draw):
 
 def test_too_many_slices_are_refused(draw):
     content = write_pages(*(draw(seed) for seed in range(5)))
-    with pytest.raises(ImageError, match=r"5 of the 5 slices.*above 4") as caught:
+    with pytest.raises(ImageError, match=r"5 of the 5 .*above 4") as caught:
         read_pictures(content, ReadingOptions(max_slices=4))
     assert caught.value.reason == "too_many_slices"
     assert len(read_pictures(content, ReadingOptions(max_slices=4, slices="every:2"))) == 3

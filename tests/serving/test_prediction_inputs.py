@@ -97,9 +97,7 @@ def test_a_source_without_any_image_is_refused(spread, workspace, tmp_path):
     assert str(workspace.quarantine_file) in str(caught.value)
     assert workspace.quarantine_file.read_text().count("not_an_image") == 2
     assert not workspace.manifest_file.exists()
-    with pytest.raises(
-        SourceError, match=r"it holds no files; 1 hidden .* ignored\. Needed are images, in folders of any kind"
-    ):
+    with pytest.raises(SourceError, match=r"it contains no files; 1 hidden .* ignored\. Needed are images"):
         ingest_inputs(spread({".DS_Store": b"x"}, "litter"), workspace, SMALL, num_threads=1)
     with pytest.raises(SourceError, match="no file or folder"):
         ingest_inputs(tmp_path / "nothing", workspace, SMALL, num_threads=1)

@@ -41,7 +41,7 @@ def test_other_names_are_mapped_in_either_unicode_form(form):
     known = ClassNames({"Gesunde Hüfte": "normal", "läsion": "osseous_lesion"})
     names = [unicodedata.normalize(form, name) for name in ("gesunde_hüfte/1.png", "Läsionen/2.png", "Läsion/2.png")]
     assert label(*(names[0], names[2]), class_names=known) == {names[0]: "normal", names[2]: "osseous_lesion"}
-    with pytest.raises(SourceError, match="unknown: 1 of another name"):
+    with pytest.raises(SourceError, match="unknown: 1 "):
         label(*names, class_names=known)
 
 
@@ -80,12 +80,12 @@ def test_a_wrapper_named_like_a_class_is_none(wrapper, needs_all_classes):
     ],
 )
 def test_a_path_that_names_both_classes_never_becomes_either(names):
-    with pytest.raises(SourceError, match="files lie in folders of both classes"):
+    with pytest.raises(SourceError, match="folders of both classes"):
         label(*names, needs_all_classes=False)
 
 
 def test_images_beside_class_folders_in_such_a_wrapper_are_told():
-    with pytest.raises(SourceError, match="and 2 images beside them"):
+    with pytest.raises(SourceError, match="2 other images"):
         label("normal/1.png", "normal/2.dcm", "normal/notes.txt", "normal/normal/3.png", "normal/osseous_lesion/4.png")
 
 
@@ -106,5 +106,5 @@ def test_a_patient_may_have_one_class_alone():
 
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz", "7z", "rar", "tgz"])
 def test_an_archive_of_archives_is_told(suffix):
-    with pytest.raises(SourceError, match="2 of its 3 files are archives: unpack them first"):
+    with pytest.raises(SourceError, match="2 of its 3 files are archives"):
         label(f"a.{suffix}", f"b.{suffix}", "readme.txt")

@@ -128,7 +128,7 @@ def test_fault_33_a_redirect_to_a_private_address_is_refused_behind_a_proxy_too(
 @pytest.mark.parametrize("address", ["https://images.hospital.invalid/hip.zip", DRIVE_ID], ids=["https", "drive"])
 def test_a_proxy_that_refuses_is_named(address, status, proxy, tmp_path) -> None:
     proxy.refuses = status
-    with pytest.raises(FetchError, match="through the proxy that HTTPS_PROXY names"):
+    with pytest.raises(FetchError, match="HTTPS_PROXY"):
         fetch_source(address, None, tmp_path)
     host = "drive.google.com" if address == DRIVE_ID else "images.hospital.invalid"
     assert ("CONNECT", f"{host}:443") in proxy.requests
@@ -138,14 +138,14 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(proxy, tmp_path
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("HTTP_PROXY", f"http://anna:7f3a9c@127.0.0.1:{port}")
-    with pytest.raises(FetchError, match="through the proxy that HTTP_PROXY names") as told:
+    with pytest.raises(FetchError, match="HTTP_PROXY") as told:
         fetch_source(ADDRESS, None, tmp_path)
     assert "7f3a9c" not in str(told.value)
 
 
 def test_a_socks_proxy_is_named(proxy, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
-    with pytest.raises(SourceError, match="HTTP_PROXY names, which is not an HTTP proxy"):
+    with pytest.raises(SourceError, match="HTTP_PROXY, which is not an HTTP proxy"):
         fetch_source(ADDRESS, None, tmp_path)
 
 
@@ -159,6 +159,6 @@ def test_googles_storage_is_told_to_read_the_environment(address, is_told, tmp_p
         raise FileNotFoundError
 
     monkeypatch.setattr("fsspec.url_to_fs", open_storage)
-    with pytest.raises(SourceError, match="there is nothing"):
+    with pytest.raises(SourceError, match="does not exist"):
         fetch_source(address, None, tmp_path)
     assert given == ({"session_kwargs": {"trust_env": True}} if is_told else {})

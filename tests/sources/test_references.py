@@ -24,7 +24,7 @@ def test_the_environment_is_asked(monkeypatch):
 def test_a_variable_that_is_not_set_is_told(monkeypatch, value):
     monkeypatch.delenv("HIP_SOURCE", raising=False) if value is None else monkeypatch.setenv("HIP_SOURCE", value)
     for look_up in (resolve_reference, check_source):
-        with pytest.raises(SourceError, match=r"^source: the environment has no variable HIP_SOURCE, which env:HIP_S"):
+        with pytest.raises(SourceError, match="env:HIP_SOURCE"):
             look_up("env:HIP_SOURCE")
 
 
@@ -36,5 +36,5 @@ def test_a_secret_is_asked_for_by_its_name_where_it_can_be():
 
 def test_a_reference_to_a_reference_is_refused(monkeypatch):
     monkeypatch.setenv("HIP_SOURCE", "secret:hip-source")
-    with pytest.raises(SourceError, match="the reference leads to another reference"):
+    with pytest.raises(SourceError, match="another reference"):
         resolve_reference("env:HIP_SOURCE")

@@ -112,7 +112,7 @@ def test_plain_folders_with_the_name_of_a_split_are_told(caplog):
 
 
 def test_a_path_in_two_splits_is_refused():
-    with pytest.raises(SourceError, match=r"1 files lie in folders of two splits.*--data\.given-split ignore"):
+    with pytest.raises(SourceError, match=r"1 files .*--data\.given-split ignore"):
         find_given_splits(["train/normal/1.png", "train/test/normal/2.png", "val/normal/3.png"])
 
 
@@ -164,7 +164,7 @@ def test_a_setting_draws_anew(presplit, pack, workspace):
 
 def test_a_split_that_was_drawn_before_is_not_overturned_in_silence(presplit, pack, workspace):
     _, _, before = take_in(pack(presplit), workspace, given_split="ignore")
-    with pytest.raises(SplitError, match=r"moves [0-9]+ images to another split.*--data\.given-split ignore"):
+    with pytest.raises(SplitError, match=r"[0-9]+ images .*--data\.given-split ignore"):
         take_in(pack(presplit), workspace)
     _, _, after = take_in(pack(presplit), workspace, given_split="ignore")
     assert after["split"].equals(before["split"])
@@ -220,7 +220,7 @@ def test_a_lacking_part_is_drawn_from_training_and_told(presplit, pack, workspac
 def test_table_and_folders_that_contradict_each_other_are_refused(presplit, pack, workspace):
     name = next(name for name in presplit if "/test/" in name)
     table = {"patients.csv": f"source_name,patient_id,split\n{name},x,train\n".encode()}
-    with pytest.raises(SplitError, match="1 images have another split in the table of patients"):
+    with pytest.raises(SplitError, match="1 images have another split"):
         take_in(pack(presplit | table), workspace)
     take_in(pack(presplit | table), workspace, given_split="ignore")
 

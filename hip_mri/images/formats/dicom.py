@@ -1,14 +1,13 @@
 """Reads the images of DICOM files, their patient and their series.
 
-Files are read where every viewer reads them: with any preamble or none, without file meta information, with elements
-missing that have one sensible default, and with padding behind the pixels. An element without content counts as
-missing: what makes files anonymous often empties elements.
+Files that viewers accept are read: with any preamble or none, without file meta information, with missing elements that
+have one sensible default, and with padding after the pixels. An element without content counts as missing, because
+anonymization often empties elements.
 
 Source: DICOM PS3.3 2024e, C.7.6.3 (pixels) and C.7.6.16 (functional groups); PS3.5, 8 (encoding of pixels); PS3.10, 7.
 """
 
 import re
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +16,8 @@ import numpy as np
 from hip_mri.errors import ImageError
 from hip_mri.images.formats.dicom_display import Frame, show_frames
 from hip_mri.images.formats.dicom_frames import check_pixels, read_frame
-from hip_mri.images.formats.dicom_parsing import parse_dicom
-from hip_mri.images.formats.dicom_values import get_numbers
-from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, select_slices
+from hip_mri.images.formats.dicom_parsing import get_numbers, parse_dicom
+from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, explain_decoder_errors, select_slices
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -33,14 +31,14 @@ _GROUPED: Final = (
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "ImagePositionPatient", "ImageOrientationPatient"),
 )
-"""Elements that a file of several frames can state for each frame."""
+"""Elements that a multi-frame file can contain for each frame."""
 
 _PLACEHOLDER: Final = re.compile(
     r"|0+|x+|n/?a|none|unknown|patient|removed|de-?identified|test"
     r"|anon(ym(e|ous|i[sz]ed?|isiert|is[eé]e?|i[sz]ado)?)?([ _^-]patient)?",
     re.IGNORECASE,
 )
-"""Placeholders of a removed identity, which must not tie all images to one patient. Values that distinguish patients
+"""Placeholders of a removed identity, which must not assign all images to one patient. Values that distinguish patients
 are not matched: `ANON0017` is a pseudonym."""
 
 
@@ -50,24 +48,18 @@ def read_dicom(content: bytes, options: ReadingOptions) -> list[Picture]:
     For the rule by which values become gray levels, see `dicom_display.show_frames`. Overlays are not drawn.
 
     Args:
-        content: Bytes of a DICOM file, or of a data set that stands alone.
-        options: Which frames are taken, and whether pictures with text in their pixels are.
+        content: Bytes of a DICOM file, or of a data set without preamble and file meta information.
+        options: Which frames are read, and whether burned-in text is accepted.
 
     Returns:
         One picture per frame, with PatientID and SeriesInstanceUID; empty if missing or a placeholder.
 
     Raises:
-        ImageError: The file holds no picture, or one with text in its pixels, its pixels are fewer than it says, or it
-            is encoded in a way that is not supported.
+        ImageError: The file contains no image, burned-in text or too few pixels, or its encoding
+            is not supported.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values, and values can name people
-        try:
-            return _read(parse_dicom(content), options)
-        except (ImageError, MemoryError):
-            raise
-        except Exception as error:  # whatever pydicom raises over wrong content is the content's fault
-            raise ImageError("undecodable", "the DICOM file cannot be decoded; it is damaged or ends early") from error
+    with explain_decoder_errors("the DICOM file"):
+        return _read(parse_dicom(content), options)
 
 
 def _read(dataset: "Dataset", options: ReadingOptions) -> list[Picture]:
@@ -89,10 +81,10 @@ def _read(dataset: "Dataset", options: ReadingOptions) -> list[Picture]:
 
 
 def _check_content(dataset: "Dataset", options: ReadingOptions) -> None:
-    """Check that the file holds an image of a patient, not text, a mask or a copy of a screen."""
+    """Check that the file contains an image of a patient, not text, a mask or a copy of a screen."""
     sop_class = str(dataset.get("SOPClassUID") or "")
     if sop_class == _SEGMENTATION:
-        raise ImageError("no_picture", "the DICOM file holds a segmentation, not an image")
+        raise ImageError("no_picture", "the DICOM file contains a segmentation, not an image")
     if options.accept_burned_in_text:
         return
     if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES":
@@ -123,7 +115,7 @@ def _gather(dataset: "Dataset", number: int) -> "Dataset":
             if name in place:
                 try:
                     found[name] = place[name]
-                except (ValueError, TypeError):  # not quite a number; see `dicom_values`
+                except (ValueError, TypeError):  # not quite a number; see `get_numbers`
                     found[name] = place.get_item(name)
                 break
     return found

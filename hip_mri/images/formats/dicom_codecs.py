@@ -42,7 +42,7 @@ def is_available(syntax: str) -> bool:
 
 
 def decode_frame(content: bytes, runner: "DecodeRunner") -> bytearray:
-    """Decompress a frame; what it turns out to be is set in the options of pydicom's runner."""
+    """Decompress a frame, and set its actual depth and colors in the options of pydicom's runner."""
     values = _decompress(content, runner)
     runner.set_option("bits_allocated", values.dtype.itemsize * 8)
     if runner.samples_per_pixel > 1:
@@ -55,7 +55,7 @@ def _decompress(content: bytes, runner: "DecodeRunner") -> "NDArray":
     if syntax in _JPEG_LS:
         return imagecodecs.jpegls_decode(content)
     if syntax in _JPEG_2000:
-        if colors in ("YBR_ICT", "YBR_RCT"):  # the decoder undoes these
+        if colors in ("YBR_ICT", "YBR_RCT"):  # the decoder converts these
             runner.set_option("photometric_interpretation", "RGB")
         return imagecodecs.jpeg2k_decode(content)
     if runner.samples_per_pixel == 1:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
-from hip_mri.images.formats.dicom_values import get_number, get_numbers
+from hip_mri.images.formats.dicom_parsing import get_number, get_numbers
 from hip_mri.images.gray_levels import convert_to_gray, scale_to_levels
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Frame:
     Attributes:
         stored: Values of the stored bits, shape (height, width), or (height, width, 3) in the order red, green, blue.
         whole: The same with all allocated bits.
-        elements: What says how it is shown.
+        elements: Elements that define how it is displayed.
     """
 
     stored: NDArray
@@ -34,25 +34,25 @@ class Frame:
 
 
 def show_frames(frames: Sequence[Frame]) -> list[NDArray[np.uint8]]:
-    """Show the frames of one file.
+    """Convert the frames of one file to gray levels.
 
     Stored values become those of the modality (rescale or LUT), then those that are shown: by the VOI LUT, or by the
     first window with a positive width, which goes from black to white. Without these, values of 8 bits without a sign
     are gray levels already, unless a rescale changes them; all others are scaled by `gray_levels.find_range`, with one
-    range for all frames of the file. MONOCHROME1 is inverted. Padding of a gray picture is black whatever its value,
-    and no part of that range. Color becomes luma.
+    range for all frames of the file. MONOCHROME1 is inverted. Padding of a gray image is black and excluded
+    from that range. Color becomes luma.
 
     Returns:
         Gray levels 0-255, shape (height, width) each.
 
     Raises:
-        ImageError: A frame is nothing but padding, or values are not finite.
+        ImageError: All pixels are padding, or values are not finite.
     """
     if frames[0].stored.ndim == 3:
         return [convert_to_gray(frame.stored[..., ::-1]) for frame in frames]  # blue first
     padding = [_find_padding(frame) for frame in frames]
     if all(is_padding.all() for is_padding in padding):
-        raise ImageError("blank", "the picture of the DICOM file is nothing but padding")
+        raise ImageError("blank", "all pixels of the DICOM file are padding")
     shown: list[NDArray[np.uint8]] = []
     unscaled: list[NDArray] = []
     for frame, is_padding in zip(frames, padding, strict=True):
@@ -68,7 +68,7 @@ def show_frames(frames: Sequence[Frame]) -> list[NDArray[np.uint8]]:
 
 
 def _place(levels: NDArray[np.uint8], is_padding: NDArray[np.bool_], frame: Frame) -> NDArray[np.uint8]:
-    """Put the levels of what is no padding into their places; padding is black."""
+    """Insert the gray levels into the frame; padding is black."""
     picture = np.zeros(is_padding.shape, np.uint8)
     picture[~is_padding] = 255 - levels if frame.elements.PhotometricInterpretation == "MONOCHROME1" else levels
     return picture
@@ -102,9 +102,9 @@ def _apply_voi(values: NDArray, elements: "Dataset") -> NDArray[np.uint8] | None
 
 
 def _apply_window(values: NDArray[np.float64], center: float, width: float, function: str) -> NDArray[np.uint8]:
-    """Show what a window holds. Source: PS3.3, C.11.2.1.2 and C.11.2.1.3.
+    """Apply a window. Source: PS3.3, C.11.2.1.2 and C.11.2.1.3.
 
-    LINEAR asks for a width of at least 1; a smaller one, as of maps of physical units, is read as LINEAR_EXACT.
+    LINEAR requires a width of at least 1; with a smaller one, as in maps of physical units, LINEAR_EXACT is applied.
     """
     if function == "SIGMOID":
         fractions = 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
@@ -116,7 +116,7 @@ def _apply_window(values: NDArray[np.float64], center: float, width: float, func
 
 
 def _find_padding(frame: Frame) -> NDArray[np.bool_]:
-    """Pixels that only fill the rectangle around the picture: those of one value or of a range, both ends included."""
+    """Find padding: pixels of one value, or of a range with both ends included."""
     stored, whole = frame.stored, frame.whole
     limits = [get_number(frame.elements, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if limits[0] is None or stored.dtype.kind not in "iu":

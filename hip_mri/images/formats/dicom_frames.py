@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
-from hip_mri.images.formats.dicom_parsing import NATIVE_SYNTAXES, PIXEL_ELEMENTS
-from hip_mri.images.formats.dicom_values import get_number
+from hip_mri.images.formats.dicom_parsing import NATIVE_SYNTAXES, PIXEL_ELEMENTS, get_number
 from hip_mri.images.pictures import check_stack_size
 
 if TYPE_CHECKING:
@@ -28,10 +27,10 @@ _DEPTHS: Final = (8, 16, 32, 64)
 
 
 def check_pixels(dataset: "Dataset") -> int:
-    """Fill in missing elements that have one sensible default, and check the rest; the number of frames."""
+    """Add missing elements that have one sensible default, check the others, and return the number of frames."""
     found = [name for name in PIXEL_ELEMENTS if dataset.get(name)]
     if not found:
-        raise ImageError("no_picture", "the DICOM file holds no pixels: no element PixelData (7FE0,0010)")
+        raise ImageError("no_picture", "the DICOM file contains no pixels: no element PixelData (7FE0,0010)")
     height, width = (_get_count(dataset, name) for name in ("Rows", "Columns"))
     check_stack_size(width, height, 1)
     num_frames = _get_count(dataset, "NumberOfFrames", 1)
@@ -66,7 +65,7 @@ def _get_count(dataset: "Dataset", name: str, default: int | None = None) -> int
 
 
 def _check_length(dataset: "Dataset", element: str, num_frames: int) -> None:
-    """Check that native pixels are as many as the file says; a surplus below a frame is padding (PS3.5 8.1.1)."""
+    """Check the number of native pixels; a surplus of less than a frame is padding (PS3.5 8.1.1)."""
     from pydicom.uid import UID  # noqa: PLC0415 - see above
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -120,7 +119,7 @@ def read_frame(dataset: "Dataset", number: int) -> tuple[NDArray, NDArray]:
 
 
 def _keep_stored_bits(whole: NDArray, num_bits: int, shift: int) -> NDArray:
-    """Values of the stored bits: shifted down where they are the upper ones, others cut off, the sign extended."""
+    """Values of the stored bits: shifted down if they are the upper ones, without other bits, sign-extended."""
     num_unused = whole.dtype.itemsize * 8 - num_bits
     if not num_unused:
         return whole

@@ -12,35 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
+from hip_mri.images.file_kinds import decompress_start, is_gzip
 from hip_mri.images.gray_levels import convert_stack
-from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, select_slices
+from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, explain_decoder_errors, select_slices
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
 
-GZIP: Final = b"\x1f\x8b"
-
 MAX_INFLATED_BYTES: Final = 2**30
 """Largest volume that is decompressed, in bytes."""
 
-_HEADER_BYTES: Final = 1024
 _COLORS: Final = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _COLORS_AND_ALPHA: Final = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
 
 
 def is_nifti(content: bytes) -> bool:
     """Whether bytes begin like a NIfTI file, compressed by gzip or not."""
-    return _find_version(_peek(content)) is not None
-
-
-def _peek(content: bytes) -> bytes:
-    """First bytes of the header, decompressed."""
-    if not content.startswith(GZIP):
-        return content[:_HEADER_BYTES]
-    try:
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(content[:65536], _HEADER_BYTES)
-    except zlib.error:
-        return b""
+    return _find_version(decompress_start(content)) is not None
 
 
 def _find_version(head: bytes) -> int | None:
@@ -50,16 +38,16 @@ def _find_version(head: bytes) -> int | None:
 
 
 def read_nifti(content: bytes, options: ReadingOptions) -> list[Picture]:
-    """Take a volume apart into its slices.
+    """Read the slices of a volume.
 
-    The slices lie across the axis that the header names as that of the slices, else across the axis with the largest
-    distance between voxels, else across the third; later axes (time, diffusion direction) follow one another. Rows and
-    columns are turned as radiologists look at them. Values are scaled to gray levels by one range for the whole file:
-    that of the header (`cal_min`, `cal_max`), else `gray_levels.find_range` of the slices that are taken.
+    Slices are perpendicular to the slice axis of the header, else to the axis with the largest distance between voxels,
+    else to the third axis; later axes (time, diffusion direction) are concatenated. Rows and columns are oriented as in
+    radiology. Values are scaled to gray levels by one range for the whole file: that of the header (`cal_min`,
+    `cal_max`), else `gray_levels.find_range` of the selected slices.
 
     Args:
         content: Bytes of a `.nii` or `.nii.gz` file.
-        options: Which slices are taken.
+        options: Which slices are read.
 
     Returns:
         One picture per slice.
@@ -69,14 +57,14 @@ def read_nifti(content: bytes, options: ReadingOptions) -> list[Picture]:
     """
     import nibabel  # noqa: PLC0415 - a third of a second
 
-    is_first_version = _find_version(_peek(content)) == 1
+    is_first_version = _find_version(decompress_start(content)) == 1
     image_class = nibabel.Nifti1Image if is_first_version else nibabel.Nifti2Image
-    content = _decompress(content) if content.startswith(GZIP) else content
+    content = _decompress(content) if is_gzip(content) else content
     if content[344:347] == b"ni1" or content[4:7] == b"ni2":
         raise ImageError(
             "no_picture", "the file is the header of a NIfTI pair (.hdr and .img); convert the pair to one .nii file"
         )
-    try:
+    with explain_decoder_errors("the NIfTI file"):
         header = image_class.header_class.from_fileobj(io.BytesIO(content))
         _check_header(header, content)
         image = image_class.from_bytes(content)
@@ -87,10 +75,6 @@ def read_nifti(content: bytes, options: ReadingOptions) -> list[Picture]:
         height, width = (shape[other] for other in range(3) if other != axis)
         check_stack_size(width, height, len(selected))
         slices = _cut(image, shape, axis, selected)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # whatever nibabel raises over wrong content is the content's fault
-        raise ImageError("undecodable", "the NIfTI file cannot be decoded; its header or data are damaged") from error
     distance = float(image.header.get_zooms()[axis]) if axis < len(image.shape) else 0.0
     return [
         Picture(levels, slice=number, num_slices=num_slices, position=number % shape[axis] * distance)
@@ -103,7 +87,7 @@ def _decompress(content: bytes) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             inflated = stream.read(MAX_INFLATED_BYTES + 1)
     except EOFError as error:
-        raise ImageError("truncated", "the compressed NIfTI file ends early") from error
+        raise ImageError("truncated", "the compressed NIfTI file is truncated") from error
     except (OSError, zlib.error) as error:
         raise ImageError("damaged", "the compressed NIfTI file is damaged") from error
     if len(inflated) > MAX_INFLATED_BYTES:
@@ -114,7 +98,7 @@ def _decompress(content: bytes) -> bytes:
 def _check_header(header: "object", content: bytes) -> None:
     shape, dtype = header.get_data_shape(), header.get_data_dtype()  # type: ignore[attr-defined]
     if not shape or min(shape) < 1:
-        raise ImageError("damaged", "the NIfTI file holds a volume without voxels")
+        raise ImageError("damaged", "the NIfTI file contains a volume without voxels")
     if dtype not in (_COLORS, _COLORS_AND_ALPHA) and dtype.kind not in "iuf":
         raise ImageError("unsupported_color", f"voxels of the NIfTI type {dtype} are not supported")
     num_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -133,11 +117,11 @@ def _find_slice_axis(image: "Nifti1Image") -> int:
 
 
 def _cut(image: "Nifti1Image", shape: tuple[int, ...], axis: int, selected: range) -> list[NDArray]:
-    """Values of slices as they are looked at: rows from above, or from the front; columns from the patient's right."""
+    """Values of slices in radiological orientation: rows from above or the front, columns from the patient's right."""
     from nibabel.orientations import io_orientation  # noqa: PLC0415 - see above
 
     volume = np.asanyarray(image.dataobj).reshape(shape)
-    axes = io_orientation(image.affine)  # which axis of the patient each axis of the file follows, and in which sense
+    axes = io_orientation(image.affine)  # axis of the patient and direction of each axis of the file
     volumes = volume.reshape(*shape[:3], -1)
     slices = []
     for number in selected:

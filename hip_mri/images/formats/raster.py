@@ -2,7 +2,6 @@
 
 import io
 import struct
-import warnings
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,35 +12,25 @@ from PIL import ExifTags, Image
 
 from hip_mri.errors import ImageError
 from hip_mri.images.gray_levels import convert_to_gray, turn_upright
-from hip_mri.images.pictures import MAX_NUM_PIXELS, check_size
-
-FORMATS: Final = {
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "JPEG": (b"\xff\xd8\xff",),
-    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
-    "BMP": (b"BM",),
-    "WebP": (b"RIFF",),
-    "GIF": (b"GIF87a", b"GIF89a"),
-}
-"""First bytes of each format; WebP has its name behind the next four."""
+from hip_mri.images.pictures import MAX_NUM_PIXELS, check_size, explain_decoder_errors
 
 _SCAN: Final = b"\xff\xda"
 _END: Final = b"\xff\xd9"
 _SIZE: Final = struct.Struct(">II")
 _HEADER_CHUNKS: Final = {b"IHDR", b"eXIf"}
 _BLOCK_PIXELS: Final = 64
-"""Pixels of a block of coefficients in JPEG, which takes a bit at the very least."""
+"""Pixels of a block of coefficients in JPEG, which takes at least one bit."""
 
 
 def read_raster(content: bytes, name: str) -> NDArray[np.uint8]:
     """Read the one picture of a file.
 
     Args:
-        content: Bytes of a file of one of `FORMATS`.
+        content: Bytes of the file.
         name: Its format.
 
     Returns:
-        Gray levels 0-255, shape (height, width), turned as EXIF says.
+        Gray levels 0-255, shape (height, width), with the orientation of EXIF applied.
 
     Raises:
         ImageError: The file is damaged, too large, an animation, or of a kind that is not supported.
@@ -52,7 +41,7 @@ def read_raster(content: bytes, name: str) -> NDArray[np.uint8]:
         _check_jpeg_end(content, size)
     decoded = _decode(content)
     if decoded.shape[1::-1] != size:
-        raise ImageError("damaged", f"the file announces {size[0]} x {size[1]} pixels and holds others")
+        raise ImageError("damaged", f"the header says {size[0]} x {size[1]} pixels, which the file does not contain")
     return turn_upright(convert_to_gray(decoded), orientation)
 
 
@@ -60,24 +49,20 @@ def _read_header(content: bytes, name: str) -> tuple[tuple[int, int], int]:
     """Width and height, and orientation as EXIF numbers it."""
     if name == "PNG":
         return _read_png_header(content)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote the file, and texts in it can name people
-            with Image.open(io.BytesIO(content), formats=[name.upper().replace(" ", "")]) as image:
-                # A JPEG file of several pictures ("MPO") has the main one first and previews behind it.
-                if image.format != "MPO" and getattr(image, "is_animated", False):
-                    raise ImageError("several_pictures", "the file is an animation")
-                return image.size, _read_orientation(image.info.get("exif", b""))
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_many_pixels", f"the image has more than {MAX_NUM_PIXELS:,} pixels") from error
-    except Exception as error:  # whatever Pillow raises over wrong content is the content's fault
-        if isinstance(error, ImageError | MemoryError):
-            raise
-        raise ImageError("damaged", "the header of the file is damaged or of an unknown kind") from error
+    with explain_decoder_errors("the header of the file", "damaged"):
+        try:
+            image = Image.open(io.BytesIO(content), formats=[name.upper().replace(" ", "")])
+        except Image.DecompressionBombError as error:
+            raise ImageError("too_many_pixels", f"the image has more than {MAX_NUM_PIXELS:,} pixels") from error
+        with image:
+            # A JPEG file of several pictures ("MPO") starts with the main picture, and previews follow.
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                raise ImageError("several_pictures", "the file is an animation")
+            return image.size, _read_orientation(image.info.get("exif", b""))
 
 
 def _read_png_header(content: bytes) -> tuple[tuple[int, int], int]:
-    """As `_read_header`; Pillow refuses files for damaged texts and color profiles, which make no pixels."""
+    """As `_read_header`, without Pillow, which rejects files for damaged texts and color profiles."""
     chunks = dict(_list_chunks(content))
     if b"acTL" in chunks:
         raise ImageError("several_pictures", "the file is an animation")
@@ -107,10 +92,10 @@ def _read_orientation(exif: bytes) -> int:
 
 
 def _check_jpeg_end(content: bytes, size: tuple[int, int]) -> None:
-    """Check that pixels end where they should: decoders fill with gray what is missing."""
+    """Check that a JPEG file is complete: decoders fill missing pixels with gray."""
     end = content.rfind(_END)
     if not 0 <= content.rfind(_SCAN) < end:
-        raise ImageError("truncated", "the JPEG file ends early")
+        raise ImageError("truncated", "the JPEG file is truncated")
     start = content.find(_SCAN) + len(_SCAN)
     start += int.from_bytes(content[start : start + 2], "big")
     if (end - start) * 8 < size[0] * size[1] / _BLOCK_PIXELS:
@@ -125,5 +110,5 @@ def _decode(content: bytes) -> NDArray:
             raise MemoryError from error
         image = None
     if image is None:
-        raise ImageError("undecodable", "the decoder refuses the content; it is damaged or ends early")
+        raise ImageError("undecodable", "the decoder rejects the content; it is damaged or truncated")
     return image

@@ -14,24 +14,21 @@ from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, s
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""First bytes of TIFF and BigTIFF, in either order of bytes."""
-
 _MAX_NUM_PAGES: Final = 100_000
 _PALETTE, _SEPARATED, _WHITE_IS_ZERO = 3, 5, 0
 _PHOTOMETRICS: Final = {_WHITE_IS_ZERO, 1, 2, _PALETTE, _SEPARATED, 6}
-"""White is zero, black is zero, RGB, palette, CMYK and YCbCr; the last comes as RGB out of JPEG."""
+"""White is zero, black is zero, RGB, palette, CMYK and YCbCr; JPEG decoders return the last as RGB."""
 _ORIENTATION: Final = 274
 
 
 def read_tiff(content: bytes, options: ReadingOptions) -> list[Picture]:
-    """Read the pages of a TIFF file, thumbnails and masks left out.
+    """Read the pages of a TIFF file except thumbnails and masks.
 
-    Pages of equal shape and type are scaled by one range, as slices of one volume; others each by its own.
+    Pages of equal shape and type are scaled by one range, as slices of one volume; other pages separately.
 
     Args:
         content: Bytes of a TIFF file.
-        options: Which pages are taken.
+        options: Which pages are read.
 
     Returns:
         One picture per page.
@@ -57,8 +54,8 @@ def read_tiff(content: bytes, options: ReadingOptions) -> list[Picture]:
         raise
     except TiffFileError as error:
         raise ImageError("damaged", "the TIFF file has no directory of pages, or a damaged one") from error
-    except Exception as error:  # whatever tifffile raises over wrong content is the content's fault
-        raise ImageError("undecodable", "the TIFF file cannot be decoded; it is damaged or ends early") from error
+    except Exception as error:  # tifffile raises many kinds of errors for damaged content
+        raise ImageError("undecodable", "the TIFF file cannot be decoded; it is damaged or truncated") from error
     levels = _convert(decoded, is_inverted)
     return [
         Picture(turn_upright(image, orientation), slice=number, num_slices=len(pages))
@@ -79,7 +76,7 @@ def _list_pages(pages: "object") -> "list[TiffPage]":
 
 
 def _check_page(page: "TiffPage", content: bytes) -> None:
-    """Check what the directory says of a page before anything is decoded."""
+    """Check the directory entry of a page before it is decoded."""
     if page.photometric not in _PHOTOMETRICS or page.samplesperpixel > 5:
         raise ImageError("unsupported_color", f"the TIFF file has colors of kind {page.photometric}")
     if page.dtype is None or page.dtype.kind not in "buif":
@@ -88,7 +85,7 @@ def _check_page(page: "TiffPage", content: bytes) -> None:
         raise ImageError("unsupported_color", "the TIFF file holds volumes in its pages; write one slice to a page")
     places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if not places or any(not size or offset + size > len(content) for offset, size in places):
-        raise ImageError("truncated", "pixels of the TIFF file lie outside the file, or are missing")
+        raise ImageError("truncated", "pixels of the TIFF file are missing or outside the file")
     if sum(size for _, size in places) > len(content):
         raise ImageError("damaged", "parts of the TIFF file overlap")
 
@@ -102,7 +99,7 @@ def _decode_page(page: "TiffPage") -> NDArray:
         raise ImageError("unsupported_color", "the TIFF file arranges its pixels in a way that is not supported")
     if page.photometric == _PALETTE:
         colors = np.asarray(page.colormap)
-        shift = 8 if colors.max() > 255 else 0  # 16 bits each, of which some programs use the lower 8
+        shift = 8 if colors.max() > 255 else 0  # 16 bits each; some programs use only the lower 8
         return (colors >> shift).astype(np.uint8)[::-1, values].transpose(1, 2, 0)
     if page.photometric == _SEPARATED:
         return _mix_inks(values)
@@ -114,7 +111,7 @@ def _decode_page(page: "TiffPage") -> NDArray:
 
 
 def _mix_inks(inks: NDArray) -> NDArray[np.uint8]:
-    """Colors, blue first, that inks leave of white: what neither a color's ink nor black takes away."""
+    """Convert CMYK to blue, green, red: white minus the ink of the color and minus black."""
     if inks.ndim != 3 or inks.shape[2] < 4 or inks.dtype != np.uint8:
         raise ImageError("unsupported_color", "the TIFF file has inks of a kind that is not supported")
     left = 255 - inks[..., :4].astype(np.uint16)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from hip_mri.config import SourceLimits
-from hip_mri.errors import LimitError, SourceError
+from hip_mri.errors import FetchError, LimitError, SourceError
+from hip_mri.proxies import find_proxy
 from hip_mri.storage import digest, explain_write_errors
 
 ProgressReport = Callable[[int, int], None]
 """Called with the bytes downloaded and the total, 0 if unknown."""
 
 _RANGE_BYTES: Final = 32 * 2**20
-"""Bytes that are requested of cloud storage at a time, and lost at most with a connection."""
+"""Bytes per request to cloud storage, and the maximum that is lost with a connection."""
 
 _PART_NAME: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.part")
 
@@ -37,7 +38,7 @@ def limit_progress(on_progress: ProgressReport, shown: str, limits: SourceLimits
     def report(done: int, total: int | None) -> None:  # `gdown` reports `None` for an unknown total
         if max(done, total or 0) > limits.max_bytes:
             raise LimitError(
-                f"source: {shown} holds more than {limits.max_bytes:,} bytes. "
+                f"source: {shown} has more than {limits.max_bytes:,} bytes. "
                 "Check the address, or allow more with --limits.max-bytes."
             )
         if time.monotonic() > end:
@@ -51,13 +52,33 @@ def too_slow_error(shown: str, limits: SourceLimits) -> LimitError:
     """Return the error for a download that exceeds the time limit."""
     return LimitError(
         f"source: the download of {shown} took more than {limits.fetch_timeout_seconds:g} seconds. "
-        "Check the address, download it by hand and give the file, or allow more with --limits.fetch-timeout-seconds."
+        "Check the address, download it manually and give its path, or allow more with --limits.fetch-timeout-seconds."
     )
 
 
 def changed_error(shown: str) -> SourceError:
     """Return the error for a file that changed during its download."""
-    return SourceError(f"source: the file at {shown} changed during the download. Start again to download it anew.")
+    return SourceError(
+        f"source: the file at {shown} changed during the download. Run again to download the new version."
+    )
+
+
+def explain_proxy_failure(error: Exception, shown: str, address: str) -> FetchError | None:
+    """Convert an error of a proxy to one with advice; `None` for other errors.
+
+    Args:
+        error: An error of aiohttp, botocore or requests.
+        shown: Name of the source for messages.
+        address: Address of its host.
+    """
+    if "Proxy" not in type(error).__name__ or not (proxy := find_proxy(address)):
+        return None
+    status = getattr(error, "status", None)
+    return FetchError(
+        f"source: {shown} could not be fetched through the proxy of {proxy.variable} ({type(error).__name__}"
+        f"{f', status {status}' if status else ''}). Check that this proxy runs and allows the address, or download "
+        "the file manually and give its path."
+    )
 
 
 def remove_old_parts(sources_folder: Path) -> None:

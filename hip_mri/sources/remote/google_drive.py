@@ -12,8 +12,7 @@ from typing import BinaryIO, Final
 
 from hip_mri.config import SourceLimits
 from hip_mri.errors import FetchError, HipMriError
-from hip_mri.proxies import find_proxy
-from hip_mri.sources.remote.downloads import ProgressReport, limit_progress
+from hip_mri.sources.remote.downloads import ProgressReport, explain_proxy_failure, limit_progress
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +28,8 @@ _HEAD_BYTES: Final = 2**16
 """Bytes that are compared; `gdown` downloads chunks of half a megabyte, so a comparison costs one chunk."""
 
 
-class _HeadComplete(Exception):  # noqa: N818 - ends a download, and is no error
-    """Enough of a file was downloaded to compare it."""
+class _HeadComplete(Exception):  # noqa: N818 - ends a download without an error
+    """Enough bytes of a file were downloaded for the comparison."""
 
 
 def find_drive_id(source: str) -> str | None:
@@ -58,7 +57,7 @@ def download_from_drive(drive_id: str, stream: BinaryIO, limits: SourceLimits, o
 def is_unchanged(drive_id: str, file: Path, limits: SourceLimits) -> bool:
     """Whether a downloaded file is still that on Google Drive, by size and first bytes.
 
-    If Drive does not answer, as for a day after its quota is used up, the file counts as unchanged, with a warning.
+    If Drive does not respond, for example because its quota is exhausted, the file counts as unchanged, with a warning.
 
     Args:
         drive_id: Id of the file on Drive.
@@ -72,9 +71,9 @@ def is_unchanged(drive_id: str, file: Path, limits: SourceLimits) -> bool:
         head, size = _read_head(drive_id, limits)
     except HipMriError:
         raise
-    except Exception as error:  # the errors of `gdown` have no common base
+    except Exception as error:  # errors of `gdown` have no common base class
         logger.warning(
-            "Google Drive does not report whether the file has changed (%s): the downloaded one is used",
+            "Google Drive does not report whether the file has changed (%s); the previous download is used",
             type(error).__name__,
         )
         return True
@@ -103,13 +102,7 @@ def _read_head(drive_id: str, limits: SourceLimits) -> tuple[bytes, int]:
 
 def explain_drive_failure(error: Exception) -> FetchError:
     """Convert an error of a download to one with advice."""
-    if "Proxy" in type(error).__name__ and (proxy := find_proxy("https://drive.google.com")):
-        return FetchError(
-            f"source: {SHOWN} could not be fetched through the proxy that {proxy.variable} names "
-            f"({type(error).__name__}). See that this proxy runs and allows drive.google.com, or fetch the file by "
-            "hand and give it."
-        )
-    return FetchError(
+    return explain_proxy_failure(error, SHOWN, "https://drive.google.com") or FetchError(
         f"source: {SHOWN} could not be fetched ({type(error).__name__}). Share it with 'anyone "
-        "with the link', wait where Google's quota is used up, or fetch it by hand and give the file."
+        "with the link', wait if Google's quota is exhausted, or download it manually and give its path."
     )

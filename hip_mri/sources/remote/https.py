@@ -165,7 +165,7 @@ def _read_properties(response: aiohttp.ClientResponse) -> RemoteFile:
 
 @contextlib.asynccontextmanager
 async def _open_session(address: Address, limits: SourceLimits) -> AsyncIterator[aiohttp.ClientSession]:
-    """Open a session whose block is ended at the time limit."""
+    """Open a session; at the time limit its block is canceled."""
     connector = aiohttp.TCPConnector(resolver=_CheckedResolver(address))
     stall = limits.stall_timeout_seconds
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
@@ -179,7 +179,9 @@ async def _open_session(address: Address, limits: SourceLimits) -> AsyncIterator
             raise too_slow_error(address.shown, limits) from None
         raise
     except ValueError:  # of aiohttp and yarl; their messages contain the address
-        raise SourceError(f"source: {address.shown} is or leads to an invalid address. Check the address.") from None
+        raise SourceError(
+            f"source: {address.shown} is or redirects to an invalid address. Check the address."
+        ) from None
 
 
 @contextlib.asynccontextmanager
@@ -207,10 +209,10 @@ def _check_redirect(url: URL, address: Address) -> None:
     """Raise `SourceError` if a redirect leads to another scheme or to a private IP address."""
     if not str(url).startswith(address.schemes):
         raise SourceError(
-            f"source: {address.shown} leads to an address like {url.scheme}://, which is not followed. "
+            f"source: {address.shown} redirects to an address like {url.scheme}://, which is rejected. "
             "Give the address of the file itself."
         )
-    with contextlib.suppress(ValueError):  # a name, which `_CheckedResolver` checks
+    with contextlib.suppress(ValueError):  # a name, checked by `_CheckedResolver`
         _check_public(ipaddress.ip_address(url.host or ""), url.host or "", url.port, address)
 
 
@@ -221,8 +223,8 @@ def _find_usable_proxy(url: URL, address: Address) -> str | None:
         return None
     if not proxy.address.lower().startswith(("http://", "https://")):
         raise SourceError(
-            f"source: {address.shown} is reached through the proxy that {proxy.variable} names, which is not an HTTP "
-            f"proxy. Set {proxy.variable} to http://HOST:PORT, or fetch the file by hand and give it."
+            f"source: {address.shown} needs the proxy of {proxy.variable}, which is not an HTTP proxy. "
+            f"Set {proxy.variable} to http://HOST:PORT, or download the file manually and give its path."
         )
     return proxy.address
 
@@ -241,8 +243,8 @@ async def _check_proxied_name(url: URL, address: Address) -> None:
 def _check_public(place: IPAddress, host: str, port: int | None, address: Address) -> None:
     if (host, port) != (address.url.host, address.url.port) and not _is_public(place):
         raise SourceError(
-            f"source: {address.shown} leads to a private address, which is not followed. "
-            "Give the address of the file itself, if it is one of your own network."
+            f"source: {address.shown} redirects to a private address, which is rejected. "
+            "If the file is on your own network, give its address."
         )
 
 
@@ -278,5 +280,5 @@ class _CheckedResolver(aiohttp.ThreadedResolver):
 
 
 def _parse(address: str) -> URL:
-    """Parse an address without changing its escapes, which a signature covers; escape it if it contains none."""
+    """Parse an address; its escapes are not changed, because signatures include them. Other addresses are escaped."""
     return URL(address, encoded=address.isascii() and " " not in address)

@@ -36,17 +36,17 @@ def label_by_table(
     if matched[SOURCE_NAME].isna().all():
         if not any(map(class_names.find_label, {part for name in names for part in name.split("/")[:-1]})):
             raise explain_no_match(table)
-        logger.warning("The table has a label for none of %d files; class folders are used", len(names))
+        logger.warning("The table has no label for any of %d files; class folders are used", len(names))
         return None
     labels = _map_values(names, matched["label"].fillna(""), class_names)
     _check_folders(labels, class_names)
     if len(labels) < len(names):
         logger.warning(
-            "The table has no label for %d of %d files; they are left out", len(names) - len(labels), len(names)
+            "The table has no label for %d of %d files; they are excluded", len(names) - len(labels), len(names)
         )
     num_unmatched = len(table.rows) - matched[SOURCE_NAME].nunique()
     if num_unmatched:
-        logger.warning("%d of %d rows of the table name no file of the source", num_unmatched, len(table.rows))
+        logger.warning("%d of %d rows of the table match no file of the source", num_unmatched, len(table.rows))
     missing = [label for label in LABELS if label not in set(labels.values())]
     if missing and (needs_all_classes or not labels):
         raise SourceError(
@@ -62,9 +62,9 @@ def _map_values(names: Sequence[str], values: pd.Series, class_names: ClassNames
     unknown = [value for value, label in label_of.items() if label is None]
     if unknown:
         raise SourceError(
-            f"source: the column label of the table has {len(unknown)} values that name no class, for "
+            f"source: the column label of the table has {len(unknown)} values that are no class, for "
             f"{int(values.isin(unknown).sum()):,} files. Write {' or '.join(LABELS)}, map other values with "
-            "--data.class-names, or leave the field empty: a file without label is left out."
+            "--data.class-names, or leave the field empty to exclude the file."
         )
     return {name: str(label_of[value]) for name, value in zip(names, values, strict=True) if value}
 
@@ -77,6 +77,6 @@ def _check_folders(labels: dict[str, str], class_names: ClassNames) -> None:
         num_contradictory += bool(named) and label not in named
     if num_contradictory:
         raise SourceError(
-            f"source: the table gives {num_contradictory:,} files another label than their class folder has. Correct "
-            "the table, or move the files out of class folders."
+            f"source: {num_contradictory:,} files have another label in the table than their class folder. Correct the "
+            "table, or move the files out of class folders."
         )

@@ -63,7 +63,7 @@ def read_patient_file(file: Path) -> PatientTable:
         raise SettingsError(
             f"data.patients_file: the file cannot be read ({reason}). Give the path of a CSV file with "
             f"{NEEDED_COLUMNS}."
-        ) from None  # the error contains the path, which should not reach logs
+        ) from None  # its cause contains the path, which should not reach logs
     return parse_patient_table(content, "data.patients_file")
 
 
@@ -88,7 +88,7 @@ def parse_patient_table(content: bytes, name: str) -> PatientTable:
             f"line must have {NEEDED_COLUMNS}, and may have columns for subgroups."
         )
     if len(set(columns)) < len(columns):
-        raise SettingsError(f"{name} has two columns of one name. Give each column a name of its own.")
+        raise SettingsError(f"{name} has two columns with the same name. Rename one of them.")
     rows = pd.DataFrame(lines[1:], columns=columns, dtype="str")
     rows[SOURCE_NAME] = rows[SOURCE_NAME].map(_normalize_path).astype("str")
     for column in FACTS:
@@ -143,7 +143,7 @@ def _read_splits(values: pd.Series, name: str) -> pd.Series:
 def _check(rows: pd.DataFrame, name: str) -> None:
     nameless = int((rows[SOURCE_NAME] == "").sum())
     if nameless:
-        raise SettingsError(f"{name} has {nameless} lines without source_name. Fill them in or remove the lines.")
+        raise SettingsError(f"{name} has {nameless} lines without source_name. Add the names, or remove the lines.")
     distinct = rows[[SOURCE_NAME, *FACTS]].drop_duplicates()
     repeated = sorted({line + 2 for line in distinct.index[distinct[SOURCE_NAME].duplicated()]})
     if repeated:
@@ -211,8 +211,8 @@ def find_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
         place = np.where(is_new, found, place)
     if num_ambiguous:
         raise SettingsError(
-            f"data.patients_file: {num_ambiguous} of its names fit several files of the source, in different folders. "
-            "Write the whole path in the source."
+            f"data.patients_file: {num_ambiguous} of its names match several files of the source, in different "
+            "folders. Write the full path in the source."
         )
     if num_contradictory:
         raise SettingsError(
@@ -237,7 +237,7 @@ def match_rows(table: PatientTable, source_names: pd.Series) -> pd.DataFrame:
         raise explain_no_match(table)
     num_unmatched = len(table.rows) - matched[SOURCE_NAME].nunique()
     if num_unmatched:
-        logger.warning("%d of %d rows of the table of patients name no usable file", num_unmatched, len(table.rows))
+        logger.warning("%d of %d rows of the table of patients match no usable file", num_unmatched, len(table.rows))
     if not is_found.all():
         logger.warning("The table of patients has no row for %d of %d files", (~is_found).sum(), len(is_found))
     return matched.fillna("")
@@ -267,26 +267,20 @@ def find_in_names(source_names: pd.Series, pattern: str, class_names: ClassNames
         SettingsError: The pattern has no group, or is found in no name.
     """
     expression = re.compile(pattern)
-    group: str | int = "patient" if "patient" in expression.groupindex else 1
+    column = expression.groupindex.get("patient", 1) - 1
     known = class_names or ClassNames()
-    below = [_cut_class_folder(name, known) for name in source_names]
-    places = [[_find_group(expression, group, name) for name in names] for names in (below, source_names)]
-    found = max(places, key=lambda ids: sum(map(bool, ids)))
-    ids = pd.Series(found, index=source_names.index, dtype="str")
+    below = source_names.map(lambda name: _cut_class_folder(name, known))
+    places = [names.astype("str").str.extract(expression).iloc[:, column].fillna("") for names in (below, source_names)]
+    ids = max(places, key=lambda ids: (ids != "").sum()).astype("str")
     num_found = int((ids != "").sum())
     if num_found and num_found < len(ids):
-        logger.warning("The pattern of patients is found in %d of %d file names", num_found, len(ids))
+        logger.warning("data.patient_pattern matches %d of %d file names", num_found, len(ids))
     if not num_found:
         raise SettingsError(
-            f"data.patient_pattern: it is found in none of the {len(ids)} file names and paths of the source. "
-            "Try it on one of them, and mark the patient's part by brackets."
+            f"data.patient_pattern: it matches none of the {len(ids)} file names and paths of the source. "
+            "Test it with one of them, and put the part of the patient in parentheses."
         )
     return ids
-
-
-def _find_group(expression: re.Pattern[str], group: str | int, name: str) -> str:
-    match = expression.search(name)
-    return (match.group(group) or "") if match else ""
 
 
 def _cut_class_folder(source_name: str, class_names: ClassNames) -> str:

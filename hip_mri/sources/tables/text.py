@@ -46,7 +46,7 @@ def read_lines(content: bytes, name: str) -> list[list[str]]:
         )
         lines = [[compose_accents(field.strip()) for field in line] for line in reader]
     except csv.Error as error:
-        raise SettingsError(f"{name} is no CSV file ({error}). {_ADVICE}") from error
+        raise SettingsError(f"{name} is no valid CSV file ({error}). {_ADVICE}") from error
     return _drop_empty(lines, name)
 
 

@@ -51,8 +51,8 @@ class Archive:
             is_intact or len(content) > max_size or zlib.crc32(content) == entry.checksum
         ):
             raise ArchiveError(
-                f"source: entry {entry.position} of {self._file.name} unpacks to another size than the {entry.size:,} "
-                "bytes in its directory. Pack the folders again."
+                f"source: entry {entry.position} of {self._file.name} decompresses to another size than the "
+                f"{entry.size:,} bytes in its directory. Pack the folders again."
             )
         raise self._count_damage(name)
 
@@ -63,8 +63,8 @@ class Archive:
             num_damaged = len(self._damaged)
         if num_damaged > max(1, _MAX_DAMAGED_FRACTION * len(self.entries)):
             raise ArchiveError(
-                f"source: {self._file.name} is damaged: {num_damaged:,} of its {len(self.entries):,} files could "
-                "not be unpacked so far, more than one in a hundred. Download it again, or pack the folders again."
+                f"source: {self._file.name} is damaged: {num_damaged:,} of its {len(self.entries):,} files, more than "
+                "one in a hundred, could not be extracted. Download it again, or pack the folders again."
             )
         return ImageError("damaged_entry", "the entry's checksum or compressed data are wrong")
 
@@ -86,10 +86,10 @@ def open_archive(path: Path, name: str, limits: SourceLimits, needed: str) -> It
         path: The file.
         name: Name for messages.
         limits: Maximum size and number of entries.
-        needed: What the user can give instead, for messages.
+        needed: Description of valid sources, for messages.
 
     Raises:
-        ArchiveError: The file is no zip file, or cannot be trusted.
+        ArchiveError: The file is no zip file, or is rejected.
         LimitError: The zip file exceeds a limit.
     """
     with explain_unreadable(name):

@@ -1,21 +1,21 @@
 """Reads the directory of a zip file with `zipfile` and checks every entry before any is extracted.
 
 `zipfile` accepts more than can be trusted: it cuts names at a NUL, keeps the last of two entries with one name, finds
-archives inside other files, and on some Python versions does not notice that entries overlap. Messages refer to entries
+archives inside other files, and on some Python versions does not detect overlapping entries. Messages refer to entries
 by their position in the directory, counted from 1, because names can identify patients.
 """
 
 import stat
 import zipfile
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from hip_mri.config import SourceLimits
 from hip_mri.errors import ArchiveError, LimitError
-from hip_mri.sources.entry_names import decode_name, find_path_fault, normalize_path, read_unicode_path
+from hip_mri.sources.entry_names import decode_name, find_path_fault, fold_name, normalize_path, read_unicode_path
 from hip_mri.sources.zip_files.end_record import DirectoryPlace, OpenFile, explain_unreadable
 from hip_mri.sources.zip_files.faults import METHOD, ZipFaults
 from hip_mri.sources.zip_files.local_headers import ENCRYPTED, UTF8, find_data, split_extra
-from hip_mri.sources.zip_files.name_clashes import find_clashes
 
 SMALL_ENTRY_BYTES: Final = 2**20
 """Size up to which an entry may have any compression ratio: a blank image has a high one and is harmless."""
@@ -59,13 +59,13 @@ def read_directory(file: OpenFile, place: DirectoryPlace, limits: SourceLimits) 
         limits: Maximum size and number of entries.
 
     Raises:
-        ArchiveError: An entry cannot be trusted. All offenders are listed: entries with faults of their own first, else
-            names that clash, else entries that are not where the directory says.
+        ArchiveError: An entry is rejected. All offenders are listed: entries with faults of their own first, else
+            names that clash, else entries with wrong positions.
         LimitError: The zip file exceeds a limit.
     """
     if place.num_entries > limits.max_entries or place.num_bytes > 1024 * limits.max_entries:
         raise LimitError(
-            f"source: {file.name} holds {place.num_entries:,} entries, above {limits.max_entries:,}. "
+            f"source: {file.name} has {place.num_entries:,} entries, above {limits.max_entries:,}. "
             "Divide it, or allow more with --limits.max-entries."
         )
     faults = ZipFaults(file.name)
@@ -115,12 +115,12 @@ def _parse(file: OpenFile, place: DirectoryPlace) -> tuple[list[zipfile.ZipInfo]
 def _check_total(file: OpenFile, total: int, limits: SourceLimits) -> None:
     if total > limits.max_bytes:
         raise LimitError(
-            f"source: {file.name} would unpack to more than {limits.max_bytes:,} bytes. "
+            f"source: {file.name} decompresses to more than {limits.max_bytes:,} bytes. "
             "Divide it, or allow more with --limits.max-bytes."
         )
     if total > max(SMALL_ENTRY_BYTES, limits.max_compression_ratio * file.num_bytes):
         raise LimitError(
-            f"source: {file.name} would unpack to more than {limits.max_compression_ratio:g} times its size. "
+            f"source: {file.name} decompresses to more than {limits.max_compression_ratio:g} times its size. "
             "Pack the folders again, or allow more with --limits.max-compression-ratio."
         )
 
@@ -160,3 +160,38 @@ def _find_packing_fault(info: zipfile.ZipInfo) -> str | None:
     if info.compress_type == zipfile.ZIP_STORED:
         return "wrong_size" if info.file_size != info.compress_size else None
     return "too_loose" if info.compress_size > 2 * info.file_size + _MAX_OVERHEAD_BYTES else None
+
+
+def find_clashes(names: Sequence[str], max_folders: int, faults: ZipFaults) -> None:
+    """Find names that are equal on some system, files that are also folders, and too many folders."""
+    first_of: dict[str, int] = {}
+    for at, name in enumerate(names):
+        first = first_of.setdefault(fold_name(name.removesuffix("/")), at)
+        if first != at:
+            faults.add(_classify_clash(names[first], name), at + 1)
+    folders = _hash_folders(names, max_folders, faults)
+    for folded, at in first_of.items():
+        if hash(folded) in folders and not names[at].endswith("/"):
+            faults.add("file_and_folder", at + 1)
+
+
+def _classify_clash(first: str, second: str) -> str:
+    if first.endswith("/") != second.endswith("/"):
+        return "file_and_folder"
+    return "duplicate" if first == second else "same_name_elsewhere"
+
+
+def _hash_folders(names: Sequence[str], max_folders: int, faults: ZipFaults) -> set[int]:
+    """Hashes of the folded paths of all folders, up to `max_folders`; the paths themselves would fill the memory."""
+    seen: set[int] = set()
+    folded: set[int] = set()
+    for position, name in enumerate(names, start=1):
+        folder = name.removesuffix("/").rpartition("/")[0]
+        while folder and hash(folder) not in seen:
+            if len(seen) == max_folders:
+                faults.add("too_many_folders", position)
+                return folded
+            seen.add(hash(folder))
+            folded.add(hash(fold_name(folder)))
+            folder = folder.rpartition("/")[0]
+    return folded

@@ -13,10 +13,10 @@ from hip_mri.errors import ArchiveError
 from hip_mri.images.file_kinds import (
     LFS_ADVICE,
     NUM_BYTES_NEEDED,
+    find_format,
     is_lfs_pointer,
     is_web_page,
     name_archive,
-    name_picture,
 )
 
 _END: Final = struct.Struct("<4s4H2LH")
@@ -42,7 +42,7 @@ def explain_unreadable(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArchiveError(
-            f"source: {name} cannot be read ({error.strerror}). Give a file on a working disk that you may read."
+            f"source: {name} cannot be read ({error.strerror}). Check its permissions and the disk."
         ) from None
 
 
@@ -93,7 +93,7 @@ def find_directory(file: OpenFile, needed: str) -> DirectoryPlace:
 
     Args:
         file: The zip file.
-        needed: What the user can give instead, for messages.
+        needed: Description of valid sources, for messages.
 
     Raises:
         ArchiveError: The file is no zip file, one part of several, or has bytes before or after the zip file.
@@ -140,15 +140,15 @@ def _describe_other_file(file: OpenFile, has_whole_end: bool, num_last: int) -> 
     """Describe a file without exactly one end record at its end, and the next step."""
     start = file.read(0, NUM_BYTES_NEEDED)
     if num_last:
-        what = "a zip file with two ends"
+        what = "a zip file with two end records"
     elif start.startswith(_FIRST_PART_START) or (_PART_SUFFIX.fullmatch(file.suffix) and not name_archive(start)):
         return _ONE_PART
     elif is_lfs_pointer(start):
         return f"a Git LFS pointer, not the file itself. {LFS_ADVICE}"
     elif kind := name_archive(start):
         return f"{kind}, not a zip file. Unpack it, and give the folder or a zip file."
-    elif kind := name_picture(start):
-        return f"{kind}, not a zip file. Give the folder that contains it, or a zip file."
+    elif kind := find_format(start):
+        return f"a {kind} image, not a zip file. Give the folder that contains it, or a zip file."
     elif has_whole_end:
         what = "a zip file with other bytes after its end"
     elif is_web_page(start):

@@ -17,37 +17,26 @@ _DESCRIPTIONS: Final = {
     "same_name_elsewhere": "names that differ only in case, in the encoding of accents or in trailing dots",
     "file_and_folder": "files with the name of a folder",
     "encrypted": "encrypted entries",
-    "unsupported_version": "entries that need a later version of the zip format, or that patch another file",
-    "wrong_size": "stored entries with two different sizes",
-    "too_tight": "entries that unpack to more than --limits.max-compression-ratio times their size",
-    "too_loose": "entries that are far larger packed than unpacked",
+    "unsupported_version": "entries that need a later version of the zip format, or with patch data",
+    "wrong_size": "uncompressed entries with two different sizes",
+    "too_tight": "entries that decompress to more than --limits.max-compression-ratio times their size",
+    "too_loose": "entries that are much larger compressed than uncompressed",
     "headers_differ": "entries that differ between the directory and their local header",
     "overlapping": "overlapping entries",
     "gap": "bytes of no entry before the entry, as in a zip file after or inside another file",
     "broken_record": "damaged records in the directory",
 }
 
-_METHODS: Final = {
-    1: "Shrink",
-    6: "Implode",
-    9: "Deflate64, which Windows Explorer uses for large files",
-    12: "bzip2",
-    14: "LZMA",
-    93: "Zstandard",
-    95: "XZ",
-    97: "WavPack",
-    98: "PPMd",
-}
+_METHODS: Final = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ"}
 """Source: PKWARE, APPNOTE.TXT 6.3.10, 4.4.5."""
 
 METHOD: Final = "method "
 """Prefix of the code for an unsupported compression method; its number follows."""
 
 _ADVICE: Final = {
-    "encrypted": "Unpack with the password, then give the folder.",
+    "encrypted": "Unpack it with the password, and give the folder.",
     "too_tight": "Pack the folders again, or allow more with --limits.max-compression-ratio.",
-    METHOD: "Unpack it and give the folder, or pack the folders again with the method Deflate (7-Zip: 'Compression "
-    "method: Deflate'; or `zip -r`).",
+    METHOD: "Unpack it and give the folder, or pack the folders again with the method Deflate, such as by `zip -r`.",
 }
 _DEFAULT_ADVICE: Final = "Pack the folders again, with plain names and without these entries."
 

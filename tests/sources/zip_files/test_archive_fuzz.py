@@ -24,7 +24,7 @@ def test_the_samples_are_sound(file, sample):
     assert check(SAMPLES[sample], file)
 
 
-@settings(max_examples=2500, deadline=None, database=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, database=None, derandomize=True)
 @given(sample=st.integers(0, len(SAMPLES) - 1), mutations=st.lists(MUTATIONS, min_size=1, max_size=4))
 def test_whatever_is_damaged_the_input_is_to_blame(file, sample, mutations):
     check(damage(sample, mutations), file)
