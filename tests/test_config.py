@@ -94,6 +94,9 @@ RELEASE_BOUNDS = [
     ("release.num_looks", (1, 10_000), (0, 10_001)),
     ("release.min_sensitivity", (0, 1), (-JUST, 1.001)),
     ("release.min_subgroup_sensitivity", (0, 1), (-JUST, 1.001)),
+    ("release.min_specificity", (0, 1), (-JUST, 1.001)),
+    ("release.min_first_auc", (0, 0.999), (-JUST, 1)),
+    ("release.min_groups_per_class", (5,), (4,)),
 ]
 RELEASE_CHOICES = {"release.rule": {"superior", "non_inferior"}, "release.spending": {"even", "falling"}}
 

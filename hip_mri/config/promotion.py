@@ -46,8 +46,18 @@ class ReleaseSettings(Settings):
     """Division of the error budget among comparisons: `even` over `num_looks`, or `falling` with the square of the
     comparison's number, which gives the first comparisons most and has no last one."""
 
+    min_groups_per_class: int = Field(default=10, ge=5)
+    """Minimum number of groups (patients) with a lesion, and of groups with a normal image, in the test set. With fewer
+    the gate judges no model and promotes none."""
+
+    min_first_auc: float = Field(default=0.5, ge=0, lt=1)
+    """AUC that the lower limit of the 95% interval must exceed for the first champion, which is compared with none."""
+
     min_sensitivity: float = Field(default=0.8, ge=0, le=1)
     """Minimum sensitivity of a model on the test set at its own threshold."""
+
+    min_specificity: float = Field(default=0.5, ge=0, le=1)
+    """Minimum specificity of a model on the test set at its own threshold."""
 
     min_subgroup_sensitivity: float = Field(default=0.7, ge=0, le=1)
     """Minimum sensitivity within each subgroup that is large enough for metrics."""

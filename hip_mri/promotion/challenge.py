@@ -12,7 +12,7 @@ from hip_mri.config import ReleaseSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.evaluation.tables import read_attributes, read_table
 from hip_mri.promotion.error_budget import Comparison, record_comparison, record_outcome
-from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version
+from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version, refuse_few_groups
 from hip_mri.registry.champion import promote_over, read_champion
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
@@ -21,7 +21,7 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-ChallengeOutcome = Literal["promoted", "kept", "declined", "unanswered", "overtaken"]
+ChallengeOutcome = Literal["promoted", "kept", "unjudged", "declined", "unanswered", "overtaken"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
     Args:
         workspace: Where the run was made; its versions and ledger are written.
         run_folder: The finished run.
-        settings: Rule, error budget and required sensitivities of the gate.
+        settings: Rule, error budget and requirements of the gate.
         min_size: Groups with lesions below which a subgroup is not judged.
 
     Returns:
@@ -87,10 +87,12 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
     threshold, name = metrics["threshold"], metrics["grouping"]["attributes"]
     attributes = None if name is None else read_attributes(scores, workspace, name)
     measures, comparison = {"challenger": metrics["test"]}, None
-    if champion is None:
-        decision = judge_first_version(scores, settings, threshold, attributes, min_size)
-    elif champion.model_sha256 == challenger.model_sha256:
+    if champion is not None and champion.model_sha256 == challenger.model_sha256:
         decision = Decision(promote=False, reasons=("The model is identical to that of the champion.",))
+    elif too_few := refuse_few_groups(scores, settings):  # spends no error
+        decision = too_few
+    elif champion is None:
+        decision = judge_first_version(scores, settings, threshold, attributes, min_size)
     else:
         hashes = challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256
         comparison = record_comparison(workspace, *hashes, settings)
@@ -139,7 +141,7 @@ def _promote_if_allowed(workspace: Workspace, challenge: Challenge, answer: Answ
     if challenge.is_serving:
         return "promoted"
     if not challenge.decision.promote:
-        return "kept"
+        return "kept" if challenge.decision.is_judged else "unjudged"
     if not answer.promote:
         return "unanswered" if answer.promote is None else "declined"
     reason = answer.comment or challenge.decision.reasons[0]

@@ -32,6 +32,7 @@ HEADLINES: Final[Mapping[Outcome, str]] = {
     "stopped": "Stopped: the new images differ from the training images",
     "promoted": "The new model is the champion",
     "kept": "The champion stays",
+    "unjudged": "The test set has too few groups to judge the new model: nothing is promoted",
     "declined": "The champion stays: the new model was declined",
     "unanswered": "The champion stays: the request for approval timed out",
     "overtaken": "The champion stays: it has changed since the comparison",
@@ -73,7 +74,7 @@ class Retraining:
     def headline(self) -> str:
         """The outcome in one line."""
         if self.outcome == "kept" and self.challenge is not None and self.challenge.champion is None:
-            return "There is no champion yet: the new model misses a required sensitivity"
+            return "There is no champion yet: the new model misses a requirement"
         return HEADLINES[self.outcome]
 
 

@@ -181,7 +181,12 @@ def run_retraining(incoming: Path, workspace: Path) -> None:
         "data": {"val_fraction": 0.2, "test_fraction": 0.25, "patient_pattern": r"(hip\d+)\.png"},
         "training": {"epochs": 8, "batch_size": 16, "learning_rate": 1e-3},
         "retrain": {"min_new_images": 5},
-        "release": {"min_sensitivity": 0, "min_subgroup_sensitivity": 0},
+        "release": {
+            "min_sensitivity": 0,
+            "min_specificity": 0,
+            "min_subgroup_sensitivity": 0,
+            "min_groups_per_class": 5,
+        },
     }
     del config["source"]
     hip_retrain(RetrainConfig.model_validate(config))

@@ -1,4 +1,4 @@
-"""Compares the AUCs of two models on the same images: DeLong's test, and Obuchowski's for grouped images."""
+"""Standard error of the difference of two AUCs on the same images: DeLong's, and Obuchowski's for grouped images."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.metrics.confidence_intervals import NORMAL_QUANTILE, Interval
 from hip_mri.evaluation.metrics.validation import ValidatedScores, validate_scores
 
 Floats = NDArray[np.float64]
@@ -22,36 +21,36 @@ class AucComparison:
         second_auc: AUC of the second scores.
         difference: First minus second.
         standard_error: Standard error of the difference.
-        interval: 95% interval of the difference.
-        p_value: Two-sided, of the hypothesis that the AUCs are equal. 1 where the difference and its error are both 0;
-            `None` where only the error is 0, since the images then allow no estimate of the random variation.
+        degrees_of_freedom: Of the standard error, for Student's t distribution; at least 1.
+        num_rarer_groups: Groups with a lesion, or groups with a normal image, whichever are fewer.
     """
 
     first_auc: float
     second_auc: float
     difference: float
     standard_error: float
-    interval: Interval
-    p_value: float | None
+    degrees_of_freedom: float
+    num_rarer_groups: int
 
 
 def compare_auc(
     labels: ArrayLike, first_scores: ArrayLike, second_scores: ArrayLike, groups: ArrayLike | None = None
 ) -> AucComparison:
-    """Test whether two models differ in AUC.
+    """Estimate the difference of the AUCs of two models, and its standard error.
 
     Args:
         labels: True classes, 0 normal or 1 lesion, shape (num_images,).
         first_scores: Scores of one model, 0-1, shape (num_images,).
         second_scores: Scores of the other model, the same shape.
         groups: Numbers or names of groups of correlated images, shape (num_images,); `None` takes the images as
-            independent, which is DeLong's test.
+            independent, which is DeLong's method.
 
     Raises:
         EvaluationError: `validate_scores` raises it, or fewer than two groups have lesions, or normal images.
 
     Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988; computed as by Sun and Xu, IEEE Signal Processing
-    Letters 21, 2014; clustered as by Obuchowski, Biometrics 53, 1997.
+    Letters 21, 2014; clustered as by Obuchowski, Biometrics 53, 1997; degrees of freedom as by Satterthwaite,
+    Biometrics Bulletin 2, 1946.
     """
     first = validate_scores(labels, first_scores, groups)
     second = validate_scores(labels, second_scores, groups)
@@ -62,15 +61,14 @@ def compare_auc(
         )
     first_auc, first_placements = place_scores(first.labels, first.scores)
     second_auc, second_placements = place_scores(second.labels, second.scores)
-    difference = first_auc - second_auc
-    error = math.sqrt(compute_variance(first, first_placements - second_placements))
+    placements = first_placements - second_placements
     return AucComparison(
         first_auc=first_auc,
         second_auc=second_auc,
-        difference=difference,
-        standard_error=error,
-        interval=(difference - NORMAL_QUANTILE * error, difference + NORMAL_QUANTILE * error),
-        p_value=_compute_p_value(difference, error),
+        difference=first_auc - second_auc,
+        standard_error=math.sqrt(compute_variance(first, placements)),
+        degrees_of_freedom=_compute_degrees_of_freedom(first, placements),
+        num_rarer_groups=first.num_rarer_groups,
     )
 
 
@@ -102,12 +100,8 @@ def compute_variance(validated: ValidatedScores, placements: Floats) -> float:
     Returns:
         The variance, at least 0.
     """
-    sums, num_groups = [], validated.num_groups
-    for label in (1, 0):
-        is_member = validated.labels == label
-        deviations = np.where(is_member, placements - placements[is_member].mean(), 0) / is_member.sum()
-        sums.append(np.bincount(validated.groups, deviations, num_groups))
-    of_lesions, of_normals = sums
+    num_groups = validated.num_groups
+    of_lesions, of_normals = (_sum_deviations(validated, placements, label) for label in (1, 0))
     with_lesions, with_normals = validated.count_groups(1), validated.count_groups(0)
     variance = with_lesions / (with_lesions - 1) * (of_lesions**2).sum()
     variance += with_normals / (with_normals - 1) * (of_normals**2).sum()
@@ -115,7 +109,16 @@ def compute_variance(validated: ValidatedScores, placements: Floats) -> float:
     return max(float(variance), 0.0)
 
 
-def _compute_p_value(difference: float, error: float) -> float | None:
-    if error > 0:
-        return math.erfc(abs(difference) / error / math.sqrt(2))
-    return 1.0 if difference == 0 else None
+def _sum_deviations(validated: ValidatedScores, placements: Floats, label: int) -> Floats:
+    """Sum the deviations from the mean placement of a class, divided by its images, by group; shape (num_groups,)."""
+    is_member = validated.labels == label
+    deviations = np.where(is_member, placements - placements[is_member].mean(), 0) / is_member.sum()
+    return np.bincount(validated.groups, deviations, validated.num_groups)
+
+
+def _compute_degrees_of_freedom(validated: ValidatedScores, placements: Floats) -> float:
+    """Combine the degrees of freedom of both classes, one less than their groups, by their parts of the variance."""
+    freedom = np.array([validated.count_groups(label) - 1 for label in (1, 0)])
+    parts = np.array([(_sum_deviations(validated, placements, label) ** 2).sum() for label in (1, 0)])
+    parts *= (freedom + 1) / freedom
+    return float(parts.sum() ** 2 / (parts**2 / freedom).sum()) if parts.any() else 1.0
