@@ -12,8 +12,8 @@ from hip_mri.dataset import (
     identities,
     ingest,
     preprocessing,
-    quarantine,
     shards,
+    split_registry,
     text_search,
 )
 from hip_mri.dataset.deliveries import Delivery
@@ -46,7 +46,7 @@ def fetch_deliveries(
         return deliveries.fetch_deliveries(resolved, workspace, update, limits, class_names)
 
 
-lift_quarantine = task(**CALLED)(quarantine.lift_quarantine)
+lift_quarantine = task(**CALLED)(split_registry.lift_quarantine)
 
 check_patient_tables = task(**CALLED)(identities.check_patient_tables)
 

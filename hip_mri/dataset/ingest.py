@@ -16,7 +16,7 @@ from hip_mri.dataset.entries import Reading, check_stored, keep_entries, list_en
 from hip_mri.dataset.identities import read_patient_table
 from hip_mri.dataset.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.dataset.pseudonyms import resolve_pseudonyms, store_names
-from hip_mri.dataset.quarantine import apply_quarantine
+from hip_mri.dataset.split_registry import apply_quarantine
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.source import Labeling

@@ -15,8 +15,9 @@ import pandas as pd
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from hip_mri.dataset.row_store import StoredRows
 from hip_mri.grouping.candidates import Candidates, find_candidates
-from hip_mri.grouping.fingerprints import CROPS, THUMBNAIL_SIZE, Rows, Thumbnails, read_fingerprints
+from hip_mri.grouping.fingerprints import CROPS, THUMBNAIL_SIZE, StoredFingerprints, read_fingerprints
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -57,36 +58,30 @@ def find_similar_images(hashes: Sequence[str], workspace: Workspace, num_threads
         WorkspaceError: Some have no fingerprint.
     """
     stored = read_fingerprints(hashes, workspace)
-    pairs = pair_similar_images(stored.rows, stored.thumbnails, num_threads)
-    logger.info("Among %d images %d pairs of similar ones", len(stored.rows), len(pairs))
+    pairs = pair_similar_images(stored, num_threads)
+    logger.info("Among %d images %d pairs of similar ones", len(stored.sha256), len(pairs))
     return pairs.sort_values(["first", "second"], ignore_index=True)
 
 
-def pair_similar_images(rows: Rows, thumbnails: Thumbnails | NDArray[np.uint8], num_threads: int) -> pd.DataFrame:
-    """Pair the images whose hashes are near and whose thumbnails correlate once they are aligned.
-
-    Args:
-        rows: Fingerprints, sorted by SHA-256.
-        thumbnails: Their thumbnails, in the same order.
-        num_threads: Threads that share the work.
-    """
+def pair_similar_images(stored: StoredFingerprints, num_threads: int) -> pd.DataFrame:
+    """Pair the images whose hashes are near and whose thumbnails correlate once they are aligned."""
     cv2.setNumThreads(1)  # joblib's threads use all cores already
-    candidates = find_candidates(rows["hashes"], rows["mirrored_hash"], num_threads)
+    candidates = find_candidates(stored.hashes, stored.mirrored_hashes, num_threads)
     chunks = [slice(start, start + _PAIRS_AT_ONCE) for start in range(0, len(candidates), _PAIRS_AT_ONCE)]
     correlations = Parallel(n_jobs=num_threads, backend="threading")(
-        delayed(correlate_candidates)(thumbnails, candidates, chunk) for chunk in chunks
+        delayed(correlate_candidates)(stored.thumbnails, candidates, chunk) for chunk in chunks
     )
     correlation = np.concatenate([np.empty(0), *cast("list[NDArray[np.float64]]", correlations)])
     is_similar = correlation >= MIN_CORRELATION
     logger.debug("Confirmed %d of %d candidates", is_similar.sum(), len(candidates))
-    first, second = rows["sha256"][np.sort([candidates.query[is_similar], candidates.image[is_similar]], axis=0)]
-    columns = {"first": first.astype(str), "second": second.astype(str), "kind": "similar"}
-    pairs = pd.DataFrame(columns | {"correlation": correlation[is_similar]})
+    first, second = stored.sha256[np.sort([candidates.query[is_similar], candidates.image[is_similar]], axis=0)]
+    pairs = pd.DataFrame({"first": first, "second": second, "kind": "similar"}, dtype="str")
+    pairs = pairs.assign(correlation=correlation[is_similar])
     return pairs.sort_values("correlation", ascending=False).drop_duplicates(["first", "second"])
 
 
 def correlate_candidates(
-    thumbnails: Thumbnails | NDArray[np.uint8], candidates: Candidates, chunk: slice
+    thumbnails: NDArray[np.uint8] | StoredRows, candidates: Candidates, chunk: slice
 ) -> NDArray[np.float64]:
     """Correlate the thumbnails of some of the candidates, aligned; see `correlate_aligned`."""
     pairs = zip(

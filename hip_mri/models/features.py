@@ -9,14 +9,15 @@ import pandas as pd
 from hip_mri.config import FeatureSettings, PreprocessingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import name_set, read_images
+from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.shards import Shard, read_shard
+from hip_mri.errors import WorkspaceError
 from hip_mri.models.backbones.architectures import NUM_FEATURES
 from hip_mri.models.backbones.backbone import Backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice, choose_engine
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.keras_settings import describe_keras
 from hip_mri.models.rows import cut_positions
-from hip_mri.models.store import FeatureStore
 from hip_mri.storage import digest, require_room
 from hip_mri.workspace import Workspace
 
@@ -61,9 +62,9 @@ class FeatureSet:
             "preprocessed": name_set(self.preprocessing),
         }
 
-    def open_store(self, workspace: Workspace) -> FeatureStore:
+    def open_store(self, workspace: Workspace) -> RowStore:
         """Open the store of this set."""
-        return FeatureStore(workspace.features_folder / self.digest)
+        return RowStore(workspace.features_folder / self.digest)
 
 
 def choose_features(
@@ -120,6 +121,7 @@ def extract_features(shard: Shard, workspace: Workspace, features: FeatureSet, n
 
     Raises:
         DiskError: There is no room for the rows. Nothing was computed.
+        WorkspaceError: A value is not finite.
     """
     missing = find_missing_rows(shard, workspace, features)
     if missing.empty:
@@ -132,5 +134,8 @@ def extract_features(shard: Shard, workspace: Workspace, features: FeatureSet, n
         images = read_images(list(part["sha256"]), workspace, features.preprocessing, num_threads)
         mirrored = part["mirrored"]
         computed.append(engine.compute([np.fliplr(i) if m else i for i, m in zip(images, mirrored, strict=True)]))
-    features.open_store(workspace).add(missing, np.concatenate(computed))
+    rows = np.concatenate(computed)
+    if not np.isfinite(rows).all():
+        raise WorkspaceError("features: some values are not finite. The weights do not fit the architecture.")
+    features.open_store(workspace).add(missing, rows)
     return len(missing)

@@ -8,7 +8,7 @@ import pandas as pd
 from hip_mri.config import DriftSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_stored_image
-from hip_mri.dataset.quarantine import quarantine_images
+from hip_mri.dataset.split_registry import quarantine_images
 from hip_mri.models.features import FeatureSet
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
 from hip_mri.monitoring.shift import describe_stored_images, sample_one_per_group

@@ -5,7 +5,6 @@ that no copy is found by way of another. The figures justify `MIN_CORRELATION` a
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import time
@@ -18,7 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from hip_mri.grouping.candidates import find_candidates
-from hip_mri.grouping.fingerprints import fingerprint_image
+from hip_mri.grouping.fingerprints import StoredFingerprints, fingerprint_image
 from hip_mri.grouping.similarity import correlate_candidates, pair_similar_images
 from hip_mri.synthetic.demo import draw_demo
 from tests.grouping.copies import WAYS, plant_copy
@@ -35,7 +34,7 @@ def draw_rows(seed: int, every: int) -> tuple[list[np.ndarray], list[tuple[str, 
         if number % every == 0:
             made |= {way: plant_copy(drawn.pixels, way, seed * 1000 + number) for way in WAYS}
         for way, pixels in made.items():
-            rows.append(fingerprint_image(pixels, hashlib.sha256(f"{original}{way}".encode()).hexdigest()))
+            rows.append(fingerprint_image(pixels))
             kinds.append((f"{drawn.patient_id}-{seed}", original, way))
     return rows, kinds
 
@@ -44,8 +43,10 @@ def measure_way(rows: np.ndarray, images: pd.DataFrame, way: str, num_threads: i
     """Share of the copies of one way that are joined with their originals, and what is joined wrongly."""
     chosen = images["way"].isin(["", way]).to_numpy()
     rows, images = rows[chosen], images[chosen].reset_index(drop=True)
-    pairs = pair_similar_images(rows, rows["thumbnail"], num_threads)
-    ends = [np.searchsorted(rows["sha256"], pairs[name].to_numpy().astype("S64")) for name in ("first", "second")]
+    names = np.array([f"{place:09}" for place in range(len(rows))])
+    stored = StoredFingerprints(names, rows["hashes"], rows["mirrored_hash"], rows["thumbnail"])
+    pairs = pair_similar_images(stored, num_threads)
+    ends = [pairs[name].astype("int64").to_numpy() for name in ("first", "second")]
     graph = coo_matrix((np.ones(len(pairs)), ends), (len(rows), len(rows)))
     images["group"] = connected_components(graph, directed=False)[1]
     copies = images[images["way"] == way]
@@ -89,8 +90,6 @@ def main() -> None:
     rows = np.stack(list(itertools.chain.from_iterable(made for made, _ in drawn)))
     kinds = itertools.chain.from_iterable(kind for _, kind in drawn)
     images = pd.DataFrame(kinds, columns=["patient", "original", "way"])
-    order = np.argsort(rows["sha256"])
-    rows, images = rows[order], images.iloc[order].reset_index(drop=True)
     results: dict[str, Any] = {"images": len(rows), "drawing_seconds": round(time.perf_counter() - before)}
     results |= {way: measure_way(rows, images, way, given.threads) for way in WAYS}
     print(json.dumps(results | {"margin": measure_margin(rows, images, given.threads)}, indent=2))

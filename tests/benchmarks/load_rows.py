@@ -26,6 +26,7 @@ from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.entries import ENTRY_COLUMNS, keep_entries
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, read_manifest, write_manifest
 from hip_mri.dataset.pseudonyms import make_pseudonyms, store_names
+from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.evaluation.charts.figures import FigureData, draw_figures
 from hip_mri.evaluation.metrics.curves import bootstrap_curves
@@ -76,25 +77,23 @@ def make_entries(num_rows: int, workspace: Workspace) -> pd.DataFrame:
             "sha256": [hashlib.sha256(str(number).encode()).hexdigest() for number in range(num_rows)],
         }
     )
-    return entries.assign(num_bytes=1024, num_stored_bytes=1024, patient="", reason="").loc[:, list(ENTRY_COLUMNS)]
+    numbers = {"slice": 0, "num_slices": 1, "num_bytes": 1024, "num_stored_bytes": 1024, "position": np.nan}
+    return entries.assign(**numbers, decoding="", patient="", series="", reason="")[list(ENTRY_COLUMNS)]
 
 
 def make_fingerprints(folder: Path, hashes: pd.Series) -> None:
     """Fingerprints without likeness, in parts as shards write them; a few are nearly that of another image."""
     generator = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    sorted_hashes = np.sort(hashes.to_numpy().astype(ROW["sha256"]))
+    sorted_hashes = hashes.sort_values(ignore_index=True)
     for start in range(0, len(hashes), SHARD_SIZE):
-        names = sorted_hashes[start : start + SHARD_SIZE]
-        rows = np.frombuffer(generator.bytes(len(names) * ROW.itemsize), ROW).copy()
-        copies = generator.random(len(names)) < COPY_FRACTION
-        originals = generator.integers(len(names), size=int(copies.sum()))
+        keys = sorted_hashes[start : start + SHARD_SIZE].to_frame("sha256").assign(mirrored=False)
+        rows = np.frombuffer(generator.bytes(len(keys) * ROW.itemsize), ROW).copy()
+        copies = generator.random(len(keys)) < COPY_FRACTION
+        originals = generator.integers(len(keys), size=int(copies.sum()))
         for field in ("hashes", "mirrored_hash", "thumbnail"):
             rows[field][copies] = rows[field][originals]
         rows["hashes"][copies, 0, 0] ^= 1
-        rows["sha256"] = names
-        low, high = (names[at].decode()[:8] for at in (0, -1))
-        np.save(folder / f"{low}-{high}-{start:016x}.npy", rows)
+        RowStore(folder).add(keys, rows)
 
 
 def make_workspace(root: Path, num_rows: int) -> None:
@@ -219,7 +218,8 @@ def describe_rows(predictions: pd.DataFrame) -> dict[str, Any]:
 def show_batch(root: Path) -> None:
     """Write the sheet of a batch that holds every image."""
     predictions = pd.read_csv(root / "run" / PREDICTIONS_FILE)
-    table = predictions.assign(state="scored", reason="", distance=0.5, is_outside=predictions["score"] > 0.5)
+    table = predictions.assign(state="scored", reason="", distance=0.5, known_split="")
+    table["is_outside"] = table["score"] > 0.5
     names = ("images", "lesion", "normal", "outside", "unreadable", "copies", "ignored")
     facts = {
         "notices": [],
@@ -229,6 +229,7 @@ def show_batch(root: Path) -> None:
         "features": {"engine": "openvino", "precision": "float32", "reason": "there are none"},
         "preprocessing": {},
         "novelty": None,
+        "known": {"train": 0, "val": 0, "test": 0},
         "created": "2025-11-22T21:14:00+00:00",
     }
     write_sheet(root / "run" / "sheet.html", PredictionSheet(root / "run", facts, table, {}))

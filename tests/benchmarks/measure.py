@@ -24,9 +24,9 @@ from hip_mri.config import LABELS, PreprocessingSettings, RunnerSettings
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.preprocessing import preprocess_images
+from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.grouping.split import split_manifest
-from hip_mri.models.store import FeatureStore
 from hip_mri.synthetic.demo import draw_demo, write_demo_zip
 from hip_mri.workspace import Workspace
 
@@ -116,7 +116,7 @@ def fill_store(folder: Path, num_images: int, num_features: int = 2048, batch_si
     """Seconds and peak anonymous memory of writing, finding and reading plain features of so many images."""
     generator = np.random.default_rng(0)
     hashes = pd.Series([hashlib.sha256(str(number).encode()).hexdigest() for number in range(num_images)])
-    store, features = FeatureStore(folder), generator.random((2048, num_features), np.float32)
+    store, features = RowStore(folder), generator.random((2048, num_features), np.float32)
     by_range = hashes.sort_values(ignore_index=True)
 
     def write() -> None:

@@ -13,7 +13,7 @@ from hip_mri.dataset.deliveries import Delivery, fetch_deliveries, fetch_deliver
 from hip_mri.dataset.identities import check_patient_tables
 from hip_mri.dataset.ingest import IngestReport, ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest, resolve_pseudonyms
-from hip_mri.dataset.quarantine import lift_quarantine, quarantine_images
+from hip_mri.dataset.split_registry import lift_quarantine, quarantine_images
 from hip_mri.errors import ArchiveError, HipMriError, SourceError
 from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.split import split_manifest

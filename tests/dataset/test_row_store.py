@@ -1,14 +1,15 @@
-"""Features on disk: stored rows are found, and only those."""
+"""Rows on disk: stored rows are found, and only those."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from hip_mri.dataset.row_store import RowStore
 from hip_mri.errors import WorkspaceError
-from hip_mri.models.store import FeatureStore
 
 NUM_FEATURES = 5
 
@@ -25,7 +26,7 @@ def make_features(keys: pd.DataFrame) -> np.ndarray:
 
 
 def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
-    store, keys, mirrored = FeatureStore(tmp_path), make_keys(40), make_keys(40, mirrored=True)
+    store, keys, mirrored = RowStore(tmp_path), make_keys(40), make_keys(40, mirrored=True)
     for start in range(0, 40, 10):
         part = pd.concat([keys[start : start + 10], mirrored[start : start + 10]])
         store.add(part, make_features(part))
@@ -38,7 +39,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
 
 
 def test_missing_rows_are_those_not_added(tmp_path: Path) -> None:
-    store, keys = FeatureStore(tmp_path), make_keys(30)
+    store, keys = RowStore(tmp_path), make_keys(30)
     assert len(store.find_missing(keys)) == 30
     store.add(keys[:12], make_features(keys[:12]))
     missing = store.find_missing(pd.concat([keys, make_keys(3, mirrored=True)]))
@@ -48,7 +49,7 @@ def test_missing_rows_are_those_not_added(tmp_path: Path) -> None:
 
 def test_part_without_index_does_not_count(tmp_path: Path) -> None:
     """State after a kill between the two files."""
-    store, keys = FeatureStore(tmp_path), make_keys(4)
+    store, keys = RowStore(tmp_path), make_keys(4)
     store.add(keys, make_features(keys))
     next(tmp_path.glob("*.parquet")).unlink()
     assert len(store.find_missing(keys)) == 4
@@ -58,8 +59,29 @@ def test_part_without_index_does_not_count(tmp_path: Path) -> None:
     assert store.find_missing(keys).empty
 
 
-def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    keys = make_keys(2)
-    with pytest.raises(WorkspaceError, match="not finite"):
-        FeatureStore(tmp_path).add(keys, np.full((2, 3), np.nan, np.float32))
-    assert not list(tmp_path.iterdir())
+def test_one_field_of_rows_is_read(tmp_path: Path) -> None:
+    keys = make_keys(6)
+    values = np.zeros(6, [("number", np.int64), ("name", "S3")])
+    values["number"], values["name"] = np.arange(6), [b"n%d" % number for number in range(6)]
+    for part in (slice(0, 4), slice(4, 6)):
+        RowStore(tmp_path).add(keys[part], values[part])
+    rows = RowStore(tmp_path).select(keys["sha256"][::-1], mirrored=False)
+    np.testing.assert_array_equal(rows[:], values[::-1])
+    np.testing.assert_array_equal(replace(rows, field="number")[np.array([0, 5, 0])], [5, 0, 5])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+@pytest.mark.parametrize("damage", [b"", b"no array", b"\x93NUMPY\x01\x00", None])
+def test_a_damaged_part_is_missing(tmp_path: Path, suffix: str, damage: bytes | None) -> None:
+    store, keys = RowStore(tmp_path), make_keys(4)
+    store.add(keys, make_features(keys))
+    (part,) = tmp_path.glob(f"*{suffix}")
+    part.write_bytes(part.read_bytes()[:-1] if damage is None else damage)
+    assert len(store.find_missing(keys)) == 4
+
+
+def test_no_images_have_no_rows(tmp_path: Path) -> None:
+    store, keys = RowStore(tmp_path), make_keys(4)
+    store.add(keys, make_features(keys))
+    assert store.find_missing(keys[:0]).empty
+    assert len(store.select(keys["sha256"][:0], mirrored=False)) == 0
