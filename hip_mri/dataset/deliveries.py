@@ -25,7 +25,8 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-_SYNTHETIC: Final = "synthetic-"
+SYNTHETIC: Final = "synthetic-"
+"""Prefix of the name of a delivery that is marked as holding no patients."""
 
 _UNFINISHED: Final = (".part", ".tmp", ".crdownload", ".filepart")
 """Endings of files that other programs are still writing."""
@@ -51,12 +52,7 @@ class Delivery:
     @property
     def is_synthetic(self) -> bool:
         """Whether it is marked as holding no patients."""
-        return is_synthetic(self.name)
-
-
-def is_synthetic(name: str) -> bool:
-    """Whether a delivery of this name is marked as holding no patients."""
-    return name.startswith(_SYNTHETIC)
+        return self.name.startswith(SYNTHETIC)
 
 
 @contextlib.contextmanager
@@ -96,15 +92,7 @@ def fetch_delivery(
     on_progress: ProgressReport = lambda done, total: None,
     limits: SourceLimits = SourceLimits(),
 ) -> Delivery:
-    """Fetch one source; see `hip_mri.sources.fetch.fetch_source`.
-
-    Args:
-        source: Path, address, Drive link or id, or a reference to one; `None` draws the synthetic demo.
-        sha256: Expected SHA-256 of the file, or `None`.
-        workspace: Its `sources` folder keeps fetched files.
-        on_progress: Called with the bytes received.
-        limits: How much may be fetched, and how long that may take.
-    """
+    """Fetch one source, or a reference to one, to the `sources` folder; see `hip_mri.sources.fetch.fetch_source`."""
     source = resolve_reference(source)
     path = fetch_source(source, sha256, workspace.sources_folder, on_progress, limits)
     is_fetched = source is None or is_remote(source)
@@ -134,9 +122,6 @@ def fetch_deliveries(
 
     Returns:
         The deliveries, in the order of the sources and then by name; none where drop folders are empty.
-
-    Raises:
-        SourceError: See `fetch_source`.
     """
     fetched = [fetch_delivery(source, None, workspace, on_progress, limits) for source in sources]
     opened = [part for delivery in fetched for part in _open_drop_folder(delivery, workspace, ClassNames(class_names))]
@@ -184,5 +169,5 @@ def _describe(
     path: Path, origin: str, workspace: Workspace, limits: SourceLimits, *, is_fetched: bool = False
 ) -> Delivery:
     (pseudonym,) = make_pseudonyms([origin], workspace)
-    mark = _SYNTHETIC if is_marked_synthetic(path, limits) else ""
+    mark = SYNTHETIC if is_marked_synthetic(path, limits) else ""
     return Delivery(mark + pseudonym[:16], path, limits, is_fetched)

@@ -18,10 +18,6 @@ def export_folders(workspace: Workspace, settings: PreprocessingSettings) -> Pat
 
     The files are copies: what users do with them changes nothing that the pipeline reads.
 
-    Args:
-        workspace: Its manifest and preprocessed images are read.
-        settings: Which set of preprocessed images is exported.
-
     Returns:
         The folder `DATA`, accessible by its owner alone.
 

@@ -69,13 +69,7 @@ def check_patient_tables(
     *,
     keep_given_split: bool = True,
 ) -> None:
-    """Check the tables of patients before any image is read; see `identify_images`.
-
-    Args:
-        deliveries: Those of this run.
-        file: The user's table; without it, each delivery may hold one.
-        class_names: Other names of the classes, which are checked as well.
-        keep_given_split: Whether the table's splits count.
+    """Check the tables of patients and the class names before any image is read; see `identify_images`.
 
     Raises:
         SettingsError: A table cannot be used.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS, ImageSettings
-from hip_mri.dataset.deliveries import Delivery, delete_damaged, is_synthetic, name_delivery_in_errors
+from hip_mri.dataset.deliveries import SYNTHETIC, Delivery, delete_damaged, name_delivery_in_errors
 from hip_mri.dataset.entries import Reading, check_stored, keep_entries, list_entries, number_copies, read_delivery
 from hip_mri.dataset.identities import read_patient_table
 from hip_mri.dataset.manifest import read_manifest, write_manifest, write_quarantine
@@ -78,13 +78,9 @@ def ingest_images(
         patients_file: The user's table of patients; without it, each delivery may hold one. Its column `label`, where
             it has one, takes the place of class folders.
 
-    Returns:
-        The counts.
-
     Raises:
-        SourceError: A delivery as a whole cannot be used. Where that shows only after reading, because no file is a
-            usable image, images may have been stored, and `quarantine.csv` lists what was found; an earlier manifest
-            stays as it was.
+        SourceError: A delivery cannot be used, or no file is a usable image: then `quarantine.csv` lists what was
+            found, and an earlier manifest stays as it was.
         SplitError: A class has too few usable images; as above.
         SettingsError: The table cannot be used, or a class name stands for two classes.
         WorkspaceError: An image that earlier deliveries held is no longer stored.
@@ -149,7 +145,7 @@ def _report(manifest: pd.DataFrame, readings: Sequence[Reading]) -> IngestReport
         num_quarantined=counts["quarantined"],
         num_ignored=sum(reading.num_ignored for reading in readings),
         num_taken_over=sum(reading.num_taken_over for reading in readings),
-        is_synthetic=any(map(is_synthetic, manifest["delivery"].unique())),
+        is_synthetic=bool(manifest["delivery"].str.startswith(SYNTHETIC).any()),
     )
     counted = [(name.removeprefix("num_"), count) for name, count in asdict(report).items() if name.startswith("num_")]
     logger.info("Ingested: %s", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counted))

@@ -45,12 +45,6 @@ def name_set(settings: PreprocessingSettings) -> str:
 def preprocess_images(shard: Shard, workspace: Workspace, settings: PreprocessingSettings, num_threads: int) -> int:
     """Preprocess the images of a shard that are not there yet.
 
-    Args:
-        shard: Which images.
-        workspace: Images are read from its store and written to its set for these settings.
-        settings: What to do.
-        num_threads: Threads that share the images.
-
     Returns:
         Number of images that were written; the others were there.
 
@@ -81,11 +75,7 @@ def _is_missing(file: Path) -> bool:
 
 
 def read_stored_image(sha256: str, workspace: Workspace) -> NDArray[np.uint8]:
-    """Read a source image and check its pixels.
-
-    Args:
-        sha256: Hash of its pixels.
-        workspace: Its images are read.
+    """Read a source image by the hash of its pixels, and check them.
 
     Returns:
         Gray levels 0-255, shape (height, width).
@@ -124,8 +114,8 @@ def write_preprocessed(
     Args:
         levels: Gray levels 0-255, shape (image_size, image_size).
         sha256: Hash of the pixels of the source image.
-        workspace: Where it is written.
-        settings: How it was preprocessed.
+        workspace: Its set for these settings is written.
+        settings: How the image was preprocessed.
     """
     content, set_name = encode_png(levels), name_set(settings)
     check = _make_check(levels, sha256, set_name)
@@ -145,14 +135,9 @@ def read_images(
 ) -> list[NDArray[np.uint8]]:
     """Read preprocessed images; one that is missing, damaged or changed is made again.
 
-    Args:
-        hashes: SHA-256 of the source images.
-        workspace: Where they are stored.
-        settings: The settings of the set.
-        num_threads: Threads that decode.
-
     Returns:
-        Gray levels 0-255, shape (image_size, image_size) each, in the order of `hashes`.
+        Gray levels 0-255, shape (image_size, image_size) each, in the order of `hashes`, the SHA-256 of the source
+        images.
 
     Raises:
         WorkspaceError: An image must be made again and its source image is missing or damaged.

@@ -29,11 +29,7 @@ MAX_OPEN_PARTS: Final = 512
 
 @dataclass(frozen=True)
 class RowStore:
-    """Rows of one kind.
-
-    Attributes:
-        folder: Folder of the parts, which need not exist.
-    """
+    """Rows of one kind in a folder, which need not exist."""
 
     folder: Path
 

@@ -88,7 +88,7 @@ def find_candidates(hashes: NDArray[np.uint8], mirrored_hashes: NDArray[np.uint8
     for seed in range(NUM_ORDERS):
         buckets = _Buckets(queries, np.random.default_rng(seed).permutation(queries.shape[1] * 8))
         found = Parallel(n_jobs=num_threads, backend="threading")(
-            delayed(_match_crop)(buckets, hashes[:, crop], crop) for crop in range(num_crops)
+            delayed(buckets.match)(hashes[:, crop], crop) for crop in range(num_crops)
         )
         matches, crowded = zip(*cast("list[tuple[_Matches, int]]", found), strict=True)
         nearest, num_crowded = _keep_nearest(nearest, *matches), num_crowded + sum(crowded)
@@ -133,7 +133,7 @@ class _Buckets:
 
     def match(self, hashes: NDArray[np.uint8], crop: int) -> tuple[_Matches, int]:
         """Queries near the hashes of images, shape (images, 32), and the number of lookups that reached the limit."""
-        nearest, num_crowded = _NOTHING, 0
+        hashes, nearest, num_crowded = np.ascontiguousarray(hashes), _NOTHING, 0
         for band, keys in enumerate(self._cut_keys(hashes)):
             images = np.argsort(keys, kind="stable")  # neighboring lookups read neighboring memory
             found = [nearest]
@@ -177,10 +177,6 @@ class _Buckets:
         is_near = (distance <= MAX_DISTANCE) & (queries % self._num_images != images)
         pair = queries[is_near] << _IMAGE_BITS | images[is_near]
         return _Matches(pair, distance[is_near] * _MAX_NUM_CROPS + crop)
-
-
-def _match_crop(buckets: _Buckets, hashes: NDArray[np.uint8], crop: int) -> tuple[_Matches, int]:
-    return buckets.match(np.ascontiguousarray(hashes), crop)
 
 
 def _keep_nearest(*matches: _Matches) -> _Matches:

@@ -91,11 +91,6 @@ def fingerprint_image(image: NDArray[np.uint8]) -> NDArray[np.void]:
 def fingerprint_images(shard: Shard, workspace: Workspace, num_threads: int) -> int:
     """Compute and store the missing fingerprints of a shard's images.
 
-    Args:
-        shard: Which images.
-        workspace: Its images are read, its fingerprints are written.
-        num_threads: Threads that share the images.
-
     Returns:
         Number of fingerprints that were computed.
 
@@ -123,11 +118,7 @@ def list_fingerprinted(hashes: Sequence[str], workspace: Workspace) -> list[str]
 
 
 def read_fingerprints(hashes: Sequence[str], workspace: Workspace) -> StoredFingerprints:
-    """Read the fingerprints of images; thumbnails stay on disk, since few images have a likely copy.
-
-    Args:
-        hashes: SHA-256 of the source images, in any order.
-        workspace: Where they are stored.
+    """Read the fingerprints of images, by SHA-256; thumbnails stay on disk, since few images have a likely copy.
 
     Raises:
         WorkspaceError: Some are not stored.

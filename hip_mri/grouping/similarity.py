@@ -44,11 +44,6 @@ def find_similar_images(hashes: Sequence[str], workspace: Workspace, num_threads
     Found are re-encoded, scaled, horizontally mirrored or brighter copies, and ones cropped by up to 3 % per side.
     Neighboring slices of a patient may be among them.
 
-    Args:
-        hashes: SHA-256 of the source images, in any order.
-        workspace: Where their fingerprints are stored.
-        num_threads: Threads that share the work.
-
     Returns:
         Pairs that connect all copies, though not every pair of a large group, sorted; columns first and second (the
         SHA-256, first below second), kind (`similar`) and correlation (`MIN_CORRELATION` to 1). The same for the same

@@ -96,13 +96,8 @@ def plan_folds(
 ) -> FoldPlan | None:
     """Plan the cross-validation of the head on the training split.
 
-    Args:
-        workspace: Its manifest is read.
-        features: The set to train on.
-        hidden_units: Width of the head's dense layer.
-        settings: Settings of the training.
-        evaluation: Number of folds, reduced if a class has fewer groups, and number of repetitions of the grouped
-            folds with other seeds; folds by image run once.
+    The number of folds is reduced if a class has fewer groups. Grouped folds are repeated with other seeds; folds by
+    image run once.
 
     Returns:
         The plan; `None` if cross-validation is switched off or a class has a single group.
@@ -136,20 +131,15 @@ def plan_folds(
 def cross_validate_fold(fold: Fold, plan: FoldPlan, workspace: Workspace) -> Path:
     """Train a head on all folds but one and score that fold, unless its scores are stored.
 
-    Args:
-        fold: The fold to score.
-        plan: The plan that the fold belongs to.
-        workspace: Its manifest and features are read; its `folds` folder is written.
-
     Returns:
-        CSV with the columns of `FOLD_COLUMNS`.
+        CSV in the `folds` folder, with the columns of `FOLD_COLUMNS`.
     """
     file = plan.part_file(fold)
     if file.exists():
         return file
     images = _read_training_images(workspace)
     training = select_features(images, "train", workspace, plan.features, with_mirrored=plan.features.with_mirrored)
-    scores = score_fold(fold, training, images["group"].to_numpy(), plan.num_folds, plan.hidden_units, plan.settings)
+    scores = score_fold(fold, plan, training, images["group"].to_numpy())
     scores["image_id"] = images["image_id"].to_numpy()[scores["position"]]
     with replace_file(file) as temporary:
         scores[list(FOLD_COLUMNS)].to_csv(temporary, index=False)
@@ -157,14 +147,7 @@ def cross_validate_fold(fold: Fold, plan: FoldPlan, workspace: Workspace) -> Pat
 
 
 def join_folds(plan: FoldPlan) -> Path:
-    """Join the scores of all folds in one file.
-
-    Args:
-        plan: A plan whose folds are all scored.
-
-    Returns:
-        CSV with the columns of `FOLD_COLUMNS`.
-    """
+    """Join the scores of all folds, which must be stored, in one CSV with the columns of `FOLD_COLUMNS`."""
     if plan.folds:
         scores = pd.concat([pd.read_csv(plan.part_file(fold), dtype="str") for fold in plan.folds])
         with replace_file(plan.file) as temporary:
@@ -173,35 +156,25 @@ def join_folds(plan: FoldPlan) -> Path:
     return plan.file
 
 
-def score_fold(
-    fold: Fold,
-    training: TrainingImages,
-    groups: NDArray,
-    num_folds: int,
-    hidden_units: int,
-    settings: TrainingSettings,
-) -> pd.DataFrame:
+def score_fold(fold: Fold, plan: FoldPlan, training: TrainingImages, groups: NDArray) -> pd.DataFrame:
     """Train a head on the other folds and score the images of a fold.
 
     Args:
         fold: The fold to score.
+        plan: Number of folds and settings.
         training: Features and labels of all images.
         groups: Group of each image; not used by the scheme `by_image`.
-        num_folds: Number of folds.
-        hidden_units: Width of the head's dense layer.
-        settings: Settings of the training.
 
     Returns:
         Columns scheme, seed, fold, position (of the image), label and score; no rows if the other folds hold a single
         class, as can happen with very few groups.
     """
-    fit_on, scored = _split_folds(training.labels, groups, fold.scheme, num_folds, fold.seed)[fold.number]
+    fit_on, scored = _split_folds(training.labels, groups, fold, plan.num_folds)[fold.number]
     if len(np.unique(training.labels[fit_on])) < len(LABELS):
-        scored = scored[:0]
-        scores = np.empty(0, np.float32)
+        scored, scores = scored[:0], np.empty(0, np.float32)
     else:
-        head = _get_compiled_head(hidden_units, settings)
-        train_head(head, _select(training, fit_on), None, settings, fold.seed)
+        head = _get_compiled_head(plan.hidden_units, plan.settings)
+        train_head(head, _select(training, fit_on), None, plan.settings, fold.seed)
         blocks = iterate_blocks(SelectedRows(training.plain, scored), ROWS_PER_BLOCK)
         scores = np.concatenate([predict(head, block, batch_size=256) for block in blocks])
     columns = {"scheme": fold.scheme, "seed": fold.seed, "fold": fold.number, "position": scored}
@@ -226,14 +199,14 @@ def _read_training_images(workspace: Workspace) -> pd.DataFrame:
 
 
 def _split_folds(
-    labels: NDArray[np.int64], groups: NDArray, scheme: Scheme, num_folds: int, seed: int
+    labels: NDArray[np.int64], groups: NDArray, fold: Fold, num_folds: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Compute the positions of training and scored images for each fold."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # noqa: PLC0415 - a second to import
 
-    if scheme == "grouped":
-        return list(StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, groups))
-    return list(StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels))
+    if fold.scheme == "grouped":
+        return list(StratifiedGroupKFold(num_folds, shuffle=True, random_state=fold.seed).split(labels, labels, groups))
+    return list(StratifiedKFold(num_folds, shuffle=True, random_state=fold.seed).split(labels, labels))
 
 
 def _select(images: TrainingImages, positions: NDArray[np.int64]) -> TrainingImages:

@@ -113,8 +113,3 @@ def unfreeze(network: Model, from_block: str) -> None:
     for layer in network.layers:
         if layer.name.startswith(trainable):
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-
-
-def discard_checkpoint(checkpoint_folder: Path) -> None:
-    """Remove the checkpoint of a finished training."""
-    shutil.rmtree(checkpoint_folder, ignore_errors=True)

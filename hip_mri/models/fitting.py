@@ -1,5 +1,6 @@
 """Training loop, used for a head on features and for a whole network on images."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -83,11 +84,12 @@ def fit(
         TrainingError: The loss is not finite.
     """
     make_deterministic()
+    train = functools.partial(network.train_on_batch, class_weight=class_weight)
     for number in epochs:
-        loss, accuracy = _train_once(network, _draw_batches(training, batch_size, seed, number), class_weight)
+        loss, accuracy = _process(_draw_batches(training, batch_size, seed, number), train)
         val_loss = val_accuracy = math.nan
         if validation is not None:
-            val_loss, val_accuracy = _validate(network, _cut_batches(validation, batch_size))
+            val_loss, val_accuracy = _process(_cut_batches(validation, batch_size), network.test_on_batch)
         epoch = Epoch(number + 1, loss, accuracy, val_loss, val_accuracy)
         _check_finite(epoch, is_validated=validation is not None)
         if on_epoch(epoch):
@@ -148,21 +150,19 @@ def _cut_batches(images: TrainingImages, batch_size: int) -> Iterator[Batch]:
         yield images.plain[positions], _as_column(images.labels[positions])
 
 
-def _train_once(network: Model, batches: Iterator[Batch], class_weight: dict[int, float] | None) -> tuple[float, float]:
-    mean = _RunningMean()
+def _process(batches: Iterator[Batch], process: Callable[..., Mapping[str, float]]) -> tuple[float, float]:
+    """Process batches up to the first loss that is not finite; returns the mean loss and accuracy of the images."""
+    loss = accuracy = 0.0
+    num_images = 0
     for inputs, labels in _read_ahead(batches):
-        figures = network.train_on_batch(inputs, labels, class_weight=class_weight, return_dict=True)
-        mean.add(figures, len(labels))
-        if not math.isfinite(mean.loss):
+        figures = process(inputs, labels, return_dict=True)
+        num_images += len(labels)
+        fraction = len(labels) / num_images
+        loss += fraction * (float(figures["loss"]) - loss)
+        accuracy += fraction * (float(figures["accuracy"]) - accuracy)
+        if not math.isfinite(loss):
             break
-    return mean.loss, mean.accuracy
-
-
-def _validate(network: Model, batches: Iterator[Batch]) -> tuple[float, float]:
-    mean = _RunningMean()
-    for inputs, labels in _read_ahead(batches):
-        mean.add(network.test_on_batch(inputs, labels, return_dict=True), len(labels))
-    return mean.loss, mean.accuracy
+    return loss, accuracy
 
 
 def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -172,20 +172,6 @@ def _read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
         while (batch := following.result()) is not None:
             following = reader.submit(next, batches, None)
             yield batch
-
-
-class _RunningMean:
-    """Means over images, from the means over batches that Keras returns."""
-
-    def __init__(self) -> None:
-        self.loss = self.accuracy = 0.0
-        self._num_images = 0
-
-    def add(self, figures: Mapping[str, float], num_images: int) -> None:
-        self._num_images += num_images
-        fraction = num_images / self._num_images
-        self.loss += fraction * (float(figures["loss"]) - self.loss)
-        self.accuracy += fraction * (float(figures["accuracy"]) - self.accuracy)
 
 
 def _as_column(labels: NDArray[np.int64]) -> NDArray[np.float32]:

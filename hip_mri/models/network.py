@@ -1,6 +1,8 @@
 """Trains a head on stored features, optionally fine-tunes the network, and stores the trained model with its scores."""
 
+import functools
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from hip_mri.models.backbones.backbone import (
 )
 from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet
-from hip_mri.models.fine_tune import discard_checkpoint, fine_tune
+from hip_mri.models.fine_tune import fine_tune
 from hip_mri.models.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
 from hip_mri.models.head import build_network, compile_head, cut_network, join_network, train_head
 from hip_mri.models.keras_settings import Model, count_network_threads, describe_keras
@@ -116,9 +118,6 @@ def train_model(
         seed: Seed of every random choice.
         on_epoch: Called after each epoch.
 
-    Returns:
-        The trained model.
-
     Raises:
         TrainingError: The loss is not a finite number, or a score is not.
     """
@@ -136,7 +135,7 @@ def train_model(
     model = TrainedModel(workspace.models_folder / digest(identity)[:16], digest(identity), features)
     if is_as_recorded(model.folder, [MODEL_FILE, HEAD_NAME, HISTORY_FILE, PREDICTIONS_FILE]):
         logger.info("The model for these images, settings and seed is reused")
-        discard_checkpoint(model.checkpoint_folder)  # left by a run that was killed before its end
+        shutil.rmtree(model.checkpoint_folder, ignore_errors=True)  # left by a run that was killed before its end
         return _with_own_features(model, settings)
     if model.folder.exists():
         logger.warning("%s is not as it was written, or not recorded: the model is trained again", model.folder)
@@ -158,7 +157,7 @@ def train_model(
         write_json(fresh / "identity.json", identity | {"backbone": used.digest})
         scores.to_csv(unpublished.predictions_file, index=False)
         record_hashes(fresh)
-    discard_checkpoint(model.checkpoint_folder)
+    shutil.rmtree(model.checkpoint_folder, ignore_errors=True)
     return _with_own_features(model, settings)
 
 
@@ -224,27 +223,23 @@ def select_features(
     images: pd.DataFrame, split: str, workspace: Workspace, features: FeatureSet, *, with_mirrored: bool
 ) -> TrainingImages:
     """Select the stored features and the labels of one split, sorted by image id."""
-    store = features.open_store(workspace)
-    return _select_split(images, split, lambda hashes, mirrored: store.select(hashes, mirrored=mirrored), with_mirrored)
+    return _select_split(images, split, features.open_store(workspace).select, with_mirrored)
 
 
 def open_images(
     images: pd.DataFrame, split: str, workspace: Workspace, features: FeatureSet, *, with_mirrored: bool
 ) -> TrainingImages:
     """Select the preprocessed images and the labels of one split, sorted by image id."""
-
-    def open_rows(hashes: pd.Series, mirrored: bool) -> Rows:
-        return ImageRows(hashes, workspace, features.preprocessing, mirrored=mirrored)
-
+    open_rows = functools.partial(ImageRows, workspace=workspace, settings=features.preprocessing)
     return _select_split(images, split, open_rows, with_mirrored)
 
 
 def _select_split(
-    images: pd.DataFrame, split: str, open_rows: Callable[[pd.Series, bool], Rows], with_mirrored: bool
+    images: pd.DataFrame, split: str, open_rows: Callable[..., Rows], with_mirrored: bool
 ) -> TrainingImages:
     chosen = images[images["split"] == split].sort_values("image_id")
     return TrainingImages(
-        plain=open_rows(chosen["sha256"], False),
-        mirrored=open_rows(chosen["sha256"], True) if with_mirrored else None,
+        plain=open_rows(chosen["sha256"], mirrored=False),
+        mirrored=open_rows(chosen["sha256"], mirrored=True) if with_mirrored else None,
         labels=chosen["label"].map(LABELS.index).to_numpy(np.int64),
     )

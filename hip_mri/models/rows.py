@@ -23,7 +23,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class SelectedRows:
-    """Some of the rows, at the given positions and in their order."""
+    """Rows at some positions, in their order."""
 
     rows: Rows
     positions: NDArray[np.integer]

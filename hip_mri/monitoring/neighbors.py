@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.rows import Rows, cut_positions, iterate_blocks
+from hip_mri.models.scoring import ROWS_PER_BLOCK
 from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
 
 MAX_NUM_QUERIES: Final = 2000
 """Images of each kind whose nearest neighbor is searched. More add no information and take hours for a million."""
-
-ROWS_PER_BLOCK: Final = 4096
 
 NEIGHBOR_RECIPE: Final = 1
 """Version of the search; raised by changes that alter distances."""
@@ -42,9 +41,8 @@ def find_neighbors(workspace: Workspace, features: FeatureSet) -> Path:
     """
     images = select_ready(read_manifest(workspace.manifest_file)).sort_values("sha256", ignore_index=True)
     columns = ["image_id", "sha256", "group", "split"]
-    file = workspace.neighbors_folder / (
-        f"{digest([NEIGHBOR_RECIPE, features.digest, digest_table(images[columns])])[:16]}.csv"
-    )
+    identity = digest([NEIGHBOR_RECIPE, features.digest, digest_table(images[columns])])
+    file = workspace.neighbors_folder / f"{identity[:16]}.csv"
     if file.exists():
         return file
     train, test = (images[images["split"] == split].reset_index(drop=True) for split in ("train", "test"))

@@ -171,13 +171,8 @@ def _measure_shift(statistic: Statistic, reference: Floats, new: Floats, p_value
 def describe_stored_images(hashes: Sequence[str], workspace: Workspace, num_threads: int) -> NDArray[np.float64]:
     """Compute the statistics of stored source images.
 
-    Args:
-        hashes: SHA-256 of the source images.
-        workspace: Holds the images.
-        num_threads: Threads that decode images.
-
     Returns:
-        Shape (len(hashes), len(STATISTICS)), in the order of `hashes`.
+        Shape (len(hashes), len(STATISTICS)), in the order of `hashes`, the SHA-256 of the source images.
 
     Raises:
         WorkspaceError: A stored source image is missing or damaged.

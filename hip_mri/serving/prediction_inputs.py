@@ -72,9 +72,6 @@ def ingest_inputs(
         limits: Limits on the size of the source.
         image_settings: How image files are decoded.
 
-    Returns:
-        The counts.
-
     Raises:
         SourceError: The source as a whole cannot be used, or none of its files is an image.
     """

@@ -59,19 +59,11 @@ class PredictionSheet:
         scored = self.table[self.table["state"] == "scored"]
         return scored.sort_values(["score", "image_id"], ascending=[False, True]).head(max_rows).to_dict("records")
 
-    def list_outside(self, max_rows: int) -> list[dict[str, Any]]:
-        """List the rows of the images outside the training distribution, the largest distances first."""
-        outside = self.table[self.table["is_outside"].eq(True)]
-        return outside.sort_values(["distance", "image_id"], ascending=[False, True]).head(max_rows).to_dict("records")
-
-    def list_unreadable(self, max_rows: int) -> list[dict[str, Any]]:
-        """List the rows of the files without a usable image."""
-        return self.table[self.table["state"] == "unreadable"].head(max_rows).to_dict("records")
-
 
 def write_sheet(file: Path, sheet: PredictionSheet) -> None:
     """Write the sheet as one HTML file that loads nothing else."""
-    rows = sheet.list_scored(MAX_LISTED)
+    table, rows = sheet.table, sheet.list_scored(MAX_LISTED)
+    outside = table[table["is_outside"].eq(True)].sort_values(["distance", "image_id"], ascending=[False, True])
     by_id = {row["image_id"]: row for row in rows}
     cards = [
         (by_id[image_id], _encode_uri(picture), overlay and _encode_uri(overlay))
@@ -84,8 +76,8 @@ def write_sheet(file: Path, sheet: PredictionSheet) -> None:
         counts=sheet.facts["counts"],
         cards=cards,
         rows=rows,
-        outside=sheet.list_outside(MAX_LISTED),
-        unreadable=sheet.list_unreadable(MAX_UNREADABLE),
+        outside=outside.head(MAX_LISTED).to_dict("records"),
+        unreadable=table[table["state"] == "unreadable"].head(MAX_UNREADABLE).to_dict("records"),
         lesion=LABELS[1],
         uses=USES,
     )

@@ -53,11 +53,6 @@ SCORE_COLUMNS: Final = (
 def score_images(workspace: Workspace, model: ServedModel, network: SplitNetwork) -> pd.DataFrame:
     """Score a batch whose features are stored.
 
-    Args:
-        workspace: Its manifest and features are read.
-        model: The model.
-        network: Its network in two parts.
-
     Returns:
         The columns of `SCORE_COLUMNS`, one row per different image, sorted by image id.
 

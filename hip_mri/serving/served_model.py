@@ -51,9 +51,6 @@ def find_model(workspace: Workspace, model: str) -> ServedModel:
         workspace: Has the versions and the champion.
         model: `champion`, the number of a version, or the path of the folder of a run or a version.
 
-    Returns:
-        The model.
-
     Raises:
         ReleaseError: There is no such model, or one of its files was changed.
         SettingsError: The path begins with the home folder of a user who does not exist.
@@ -73,13 +70,7 @@ def find_model(workspace: Workspace, model: str) -> ServedModel:
 
 
 def load_served_model(folder: Path) -> ServedModel:
-    """Read the model of a run or a version.
-
-    Args:
-        folder: Folder of the run or version; it may have been copied to another machine.
-
-    Returns:
-        The model.
+    """Read the model of a run or a version from its folder, which may have been copied to another machine.
 
     Raises:
         ReleaseError: The folder is neither a run nor a version, or a file in it was changed.

@@ -82,9 +82,6 @@ def prepare_network(
         num_images: Images to score.
         workspace: The parts are stored in the `backbones` folder of its `serving` part.
 
-    Returns:
-        The two parts.
-
     Raises:
         WeightsError: The file was changed, or is not a network of this architecture.
     """

@@ -157,7 +157,8 @@ def test_missing_fingerprints_are_counted(filled, shard):
 
 
 def test_a_damaged_image_stops_the_shard_and_nothing_is_stored(filled, shard):
-    filled.image_file(read_shard(shard)["sha256"][2]).write_bytes(b"damaged")
-    with pytest.raises(WorkspaceError, match="damaged"):
+    sha256 = read_shard(shard)["sha256"][2]
+    filled.image_file(sha256).write_bytes(b"damaged")
+    with pytest.raises(WorkspaceError, match=sha256):
         fingerprint_images(shard, filled, 2)
     assert list_parts(filled) == []

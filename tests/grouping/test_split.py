@@ -195,7 +195,7 @@ def test_a_changed_test_set_is_noticed(workspace, drawn):
     splits.loc[splits["split"] == "test", "split"] = "train"
     splits.to_parquet(workspace.splits_file)
     for notice in (lock_test_set, lambda workspace: split_manifest(workspace, 0.2, 0.2, seed=1)):
-        with pytest.raises(WorkspaceError, match=r"test set .*test_set\.json"):
+        with pytest.raises(WorkspaceError, match=r"test_set\.json"):
             notice(workspace)
 
 
@@ -325,10 +325,10 @@ def test_ties_that_show_between_images_of_earlier_runs_are_refused(workspace, wr
     tie(workspace, *((sha256, "similar", "near") for sha256 in (first, fourth)))
     split_manifest(workspace, 0.15, 0.15, seed=1)
     tie(workspace, *((sha256, "similar", "torn") for sha256 in (first, second)))
-    with pytest.raises(SplitError, match=r"1 pairs .*two splits"):
+    with pytest.raises(SplitError, match="1 pairs"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
     tie(workspace, (first, "patient_id", "hash"), (second, "patient_pattern", "hash"))
-    with pytest.raises(SplitError, match=r"1 patients .*two splits") as caught:
+    with pytest.raises(SplitError, match="1 patients") as caught:
         split_manifest(workspace, 0.15, 0.15, seed=1)
     assert first[:16] in str(caught.value)
 
@@ -366,7 +366,7 @@ def test_the_table_cannot_add_to_a_locked_test_set(workspace, write_rows, drawn)
 def test_a_damaged_record_of_splits_is_an_error(workspace, write_rows):
     write_rows(workspace, 9, 9)
     Path(workspace.splits_file).write_bytes(b"PAR1")
-    with pytest.raises(WorkspaceError, match="backup"):
+    with pytest.raises(WorkspaceError, match=r"splits\.parquet"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,16 @@ from hip_mri.dataset.manifest import read_manifest
 from hip_mri.evaluation.metrics.results import summarize_folds
 from hip_mri.models import cross_validation
 from hip_mri.models.backbones.architectures import NUM_FEATURES
-from hip_mri.models.cross_validation import Fold, Scheme, cross_validate_fold, join_folds, plan_folds, score_fold
+from hip_mri.models.cross_validation import (
+    Fold,
+    FoldPlan,
+    Scheme,
+    cross_validate_fold,
+    join_folds,
+    plan_folds,
+    score_fold,
+)
+from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import TrainingImages
 
 SETTINGS = TrainingSettings(epochs=12, batch_size=32, learning_rate=1e-3)
@@ -28,24 +38,26 @@ def patients() -> tuple[TrainingImages, np.ndarray]:
     return TrainingImages(features.astype(np.float32), None, labels), groups
 
 
-def score_repetition(images, groups, scheme: Scheme, hidden_units: int, settings: TrainingSettings) -> pd.DataFrame:
+def plan_five(hidden_units: int, settings: TrainingSettings = SETTINGS) -> FoldPlan:
+    return FoldPlan(Path(), 5, (), cast("FeatureSet", None), hidden_units, settings)
+
+
+def score_repetition(images, groups, scheme: Scheme, plan: FoldPlan) -> pd.DataFrame:
     """Scores of all five folds of a scheme."""
-    return pd.concat(
-        [score_fold(Fold(scheme, 0, number), images, groups, 5, hidden_units, settings) for number in range(5)],
-        ignore_index=True,
-    )
+    scores = [score_fold(Fold(scheme, 0, number), plan, images, groups) for number in range(5)]
+    return pd.concat(scores, ignore_index=True)
 
 
 def test_no_group_is_scored_by_a_head_that_was_trained_on_it(patients) -> None:
     images, groups = patients
-    scores = score_repetition(images, groups, "grouped", 4, SETTINGS.model_copy(update={"epochs": 1}))
+    scores = score_repetition(images, groups, "grouped", plan_five(4, SETTINGS.model_copy(update={"epochs": 1})))
     assert sorted(scores["position"]) == list(range(240))
     assert (scores.groupby(groups[scores["position"]])["fold"].nunique() == 1).all()
 
 
 def test_random_labels_are_at_chance_with_grouped_folds_and_inflated_without(patients) -> None:
     images, groups = patients
-    parts = [score_repetition(images, groups, scheme, 32, SETTINGS) for scheme in ("grouped", "by_image")]
+    parts = [score_repetition(images, groups, scheme, plan_five(32)) for scheme in ("grouped", "by_image")]
     found = summarize_folds(pd.concat(parts))
     spread = found["grouped"]["standard_deviation"]
     assert abs(found["grouped"]["mean"] - 0.5) < 2.8 * spread / np.sqrt(5)  # Student's 97.5 % quantile, 4 degrees
@@ -56,11 +68,11 @@ def test_random_labels_are_at_chance_with_grouped_folds_and_inflated_without(pat
 def test_scores_do_not_depend_on_what_the_thread_trained_before(patients, monkeypatch) -> None:
     images, groups = patients
     fold = Fold("grouped", 1, 2)
-    first = score_fold(fold, images, groups, 5, 8, SETTINGS)
-    score_fold(Fold("by_image", 0, 0), images, groups, 5, 8, SETTINGS)
-    again = score_fold(fold, images, groups, 5, 8, SETTINGS)
+    first = score_fold(fold, plan_five(8), images, groups)
+    score_fold(Fold("by_image", 0, 0), plan_five(8), images, groups)
+    again = score_fold(fold, plan_five(8), images, groups)
     monkeypatch.setattr(cross_validation, "_compiled", SimpleNamespace())
-    untrained = score_fold(fold, images, groups, 5, 8, SETTINGS)
+    untrained = score_fold(fold, plan_five(8), images, groups)
     np.testing.assert_array_equal(again["score"], first["score"])
     np.testing.assert_array_equal(untrained["score"], first["score"])
 

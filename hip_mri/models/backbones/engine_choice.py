@@ -98,7 +98,7 @@ def choose_engine(
     """Choose engine and precision, once for a backbone and its training images.
 
     Args:
-        backbone: The backbone.
+        backbone: The backbone; its folder keeps the choice.
         engine: See `resolve_engine`.
         precision: `auto` uses bfloat16 if the hardware supports it and the deviation of the features of
             `NUM_CHECK_IMAGES` training images is at most `MAX_JPEG_FRACTION` times that caused by JPEG.

@@ -43,13 +43,7 @@ class FeatureEngine(ABC):
 
 
 def open_engine(backbone: Backbone, engine: Engine, precision: Precision) -> FeatureEngine:
-    """Load a backbone into an engine; it is cached for the next call.
-
-    Args:
-        backbone: The backbone.
-        engine: `keras` or `openvino`.
-        precision: Precision of the arithmetic; features are float32 in any case.
-    """
+    """Load a backbone into an engine; it is cached for the next call. Features are float32 in any precision."""
     with _opening:  # shards that start at the same time share one engine
         return _load_engine(backbone, engine, precision)
 
