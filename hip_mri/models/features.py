@@ -13,7 +13,7 @@ from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.shards import Shard, read_shard
 from hip_mri.errors import WorkspaceError
 from hip_mri.models.backbones.architectures import NUM_FEATURES
-from hip_mri.models.backbones.backbone import Backbone
+from hip_mri.models.backbones.backbone import BYTES_PER_NUMBER, Backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice, choose_engine
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.keras_settings import describe_keras
@@ -26,9 +26,6 @@ FEATURE_RECIPE: Final = 2
 
 ROWS_PER_CALL: Final = 256
 """Images that are decoded and held in memory at once, 50 KB each."""
-
-BYTES_PER_NUMBER: Final = 4
-"""Size of a feature in float32."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from hip_mri.models.keras_settings import Model, import_keras
 FIRST_HEAD_LAYER: Final = "hidden"
 """First layer of the head; the layers before it are the backbone."""
 
-
 PREFIX: Final = "hip_mri_"
 """Prefix of the name of a whole network; the rest is the name of its backbone."""
 
@@ -22,11 +21,8 @@ PREFIX: Final = "hip_mri_"
 def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -> Model:
     """Build the head, from features to the probability of a lesion.
 
-    Args:
-        hidden_units: Width of the dense layer.
-        seed: Seed of the initial weights. Each layer has an initializer with a seed of its own, since Keras' global
-            random state is shared between threads.
-        num_features: Width of the input.
+    The seed determines the initial weights. Each layer has an initializer with a seed of its own, since Keras' global
+    random state is shared between threads.
 
     Source of the initial weights: Glorot and Bengio, AISTATS 2010, the default of Keras.
     """

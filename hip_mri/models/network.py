@@ -15,7 +15,7 @@ from hip_mri.config import LABELS, TrainingSettings
 from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
 from hip_mri.hashes import is_as_recorded, record_hashes
 from hip_mri.models.backbones.backbone import (
-    BYTES_PER_PARAMETER,
+    BYTES_PER_NUMBER,
     load_backbone,
     load_own_backbone,
     open_backbone,
@@ -142,7 +142,7 @@ def train_model(
     network, history, scores = _train(
         images, workspace, features, hidden_units, settings, seed, model.checkpoint_folder, on_epoch
     )
-    require_room(model.folder, 2 * BYTES_PER_PARAMETER * network.count_params())
+    require_room(model.folder, 2 * BYTES_PER_NUMBER * network.count_params())
     with publish_folder(model.folder) as fresh:
         unpublished = replace(model, folder=fresh)
         network.save(unpublished.model_file)

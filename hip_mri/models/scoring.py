@@ -57,14 +57,7 @@ def predict(network: Model, inputs: NDArray[np.float32], batch_size: int = 32) -
 
 
 def score_rows(network: Model, rows: Rows, images: pd.DataFrame, block_size: int) -> pd.DataFrame:
-    """Score every image; see `tabulate_scores`.
-
-    Args:
-        network: A head with rows of features, or a whole network with rows of images.
-        rows: Inputs of the network, in the order of `images`.
-        images: Columns image_id, split and label.
-        block_size: Rows that are read at once.
-    """
+    """Score every image, of which `rows` are the features or the pixels, in the same order; see `tabulate_scores`."""
     return tabulate_scores(
         images, np.concatenate([predict(network, block) for block in iterate_blocks(rows, block_size)])
     )

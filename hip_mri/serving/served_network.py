@@ -15,7 +15,7 @@ from hip_mri.config import BackboneName, Engine, Precision, PreprocessingSetting
 from hip_mri.errors import WeightsError, WorkspaceError
 from hip_mri.hashes import HASHES, is_as_recorded, read_hashes, record_hashes
 from hip_mri.models.backbones.backbone import (
-    BYTES_PER_PARAMETER,
+    BYTES_PER_NUMBER,
     IDENTITY_NAME,
     PARTS,
     Backbone,
@@ -149,7 +149,7 @@ def _split(network: SavedNetwork, folder: Path) -> None:
     """Fill a folder that is about to be published with the parts."""
     logger.info("Splitting the network into backbone and head, once for this model")
     whole = _load(network)
-    require_room(folder, BYTES_PER_PARAMETER * whole.count_params())
+    require_room(folder, BYTES_PER_NUMBER * whole.count_params())
     backbone, head = cut_network(whole)
     head.save(folder / HEAD_NAME)
     is_standardized = any(layer.name == STANDARDIZE for layer in whole.layers)

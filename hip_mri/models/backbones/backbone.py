@@ -30,8 +30,8 @@ PARTS: Final = (WEIGHTS_NAME, IDENTITY_NAME)
 NUM_MAP_AXES: Final = 4
 """Dimensions of feature maps: images, height, width, channels."""
 
-BYTES_PER_PARAMETER: Final = 4
-"""Size of a parameter in float32."""
+BYTES_PER_NUMBER: Final = 4
+"""Size of a parameter or a feature in float32."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def prepare_backbone(
         else:
             _check_hash(weights.file, weights.sha256)
             _load_weights(network, weights.file)
-        require_room(folder, BYTES_PER_PARAMETER * network.count_params())
+        require_room(folder, BYTES_PER_NUMBER * network.count_params())
         with publish_folder(folder) as fresh:
             write_backbone(network, fresh, {**origin, "is_standardized": is_random})
     return open_backbone(folder)
