@@ -120,12 +120,18 @@ assert (keras.config.image_data_format(), keras.config.floatx()) == ("channels_f
             "",
             {"KERAS_BACKEND": "jax", "KERAS_NNX_ENABLED": "1", "KERAS_MAX_EPOCHS": "1", "TF_USE_LEGACY_KERAS": "1"},
         ),
-        (
+        pytest.param(
             lambda home: write_json_file(home, THEANO | {"nnx_enabled": True}),
             FAIL_TO_IMPORT,
             {"KERAS_BACKEND": "theano"},
+            marks=pytest.mark.system,
         ),
-        (lambda home: write_json_file(home, [1]), "", {"KERAS_BACKEND": "torch", "KERAS_MAX_EPOCHS": "many"}),
+        pytest.param(
+            lambda home: write_json_file(home, [1]),
+            "",
+            {"KERAS_BACKEND": "torch", "KERAS_MAX_EPOCHS": "many"},
+            marks=pytest.mark.system,
+        ),
         pytest.param(
             lambda home: (home / "keras.json").mkdir(), "", {"KERAS_BACKEND": "numpy"}, marks=pytest.mark.system
         ),

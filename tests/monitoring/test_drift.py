@@ -81,16 +81,17 @@ def choose(batch: Batch, patients: np.ndarray) -> Batch:
     return Batch(batch.statistics[chosen], batch.features[chosen], batch.groups[chosen])
 
 
-def test_at_most_one_alarm_in_a_hundred_batches_of_the_same_phantoms(pool):
+@pytest.mark.parametrize("num_batches", [50, pytest.param(200, marks=pytest.mark.system)])
+def test_at_most_one_alarm_in_a_hundred_batches_of_the_same_phantoms(num_batches, pool):
     alarms = []
-    for seed in range(200):
+    for seed in range(num_batches):
         generator = np.random.default_rng(seed)
         patients = generator.permutation(np.unique(pool.groups))
         num_new = generator.integers(10, 21)
         report = detect_drift(choose(pool, patients[num_new:]), choose(pool, patients[:num_new]), seed=seed)
         assert report.is_judged
         alarms += [report.reasons] if report.is_shifted else []
-    assert len(alarms) <= 2, alarms
+    assert len(alarms) <= max(1, num_batches // 100), alarms
 
 
 @pytest.mark.parametrize("way", STRONG)
