@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hip_mri.dataset.tables import load_array
 from hip_mri.errors import EvaluationError
-from hip_mri.evaluation.charts.sheets import MAX_CASES, Outcome
+from hip_mri.evaluation.charts.image_sheets import MAX_CASES, Outcome
 from hip_mri.models.backbones.backbone import Backbone, load_backbone
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.random_weights import STANDARDIZE

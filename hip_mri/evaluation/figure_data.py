@@ -11,7 +11,7 @@ from hip_mri.config import LABELS, PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_images, read_stored_image
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.figures import FigureData
-from hip_mri.evaluation.charts.sheets import ClosePair, ContrastSample, ExplainedCase
+from hip_mri.evaluation.charts.image_sheets import ClosePair, ContrastSample, ExplainedCase
 from hip_mri.evaluation.explain import ExplainImages, pick_cases
 from hip_mri.evaluation.metrics.curves import bootstrap_curves, compute_net_benefit
 from hip_mri.evaluation.metrics.recalibration import Platt

@@ -25,7 +25,7 @@ from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import write_documents
 from hip_mri.evaluation.report.run_report import RunReport
 from hip_mri.evaluation.report.settings import WITHHELD
-from hip_mri.evaluation.tables import describe_manifest, read_scores, read_table
+from hip_mri.evaluation.run_tables import describe_manifest, read_scores, read_table
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.split import SplitReport
 from hip_mri.hashes import record_hashes

@@ -16,7 +16,7 @@ import yaml
 from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceError
 from hip_mri.evaluation.metrics.results import evaluate
-from hip_mri.evaluation.tables import read_scores, read_table
+from hip_mri.evaluation.run_tables import read_scores, read_table
 from hip_mri.grouping.split import count_images
 from hip_mri.hashes import HASHES, compare_hashes
 from hip_mri.models.saved import list_foreign_settings

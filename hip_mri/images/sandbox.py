@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from hip_mri.errors import DeploymentError, ImageError
-from hip_mri.images.pictures import EncodedPicture, Picture, ReadingOptions, SliceFacts
+from hip_mri.images.decoding_results import EncodedPicture, Picture, ReadingOptions, SliceFacts
 from hip_mri.images.sandbox_worker import READY, REQUEST, RESPONSE, receive
 
 TIMEOUT_SECONDS: Final = 60.0

@@ -20,9 +20,9 @@ from typing import Any, Final
 import cv2
 
 from hip_mri.errors import ImageError
-from hip_mri.images.pictures import Picture, ReadingOptions
-from hip_mri.images.png import encode_png, hash_pixels
+from hip_mri.images.decoding_results import Picture, ReadingOptions
 from hip_mri.images.reading import read_pictures
+from hip_mri.images.stored_png import encode_png, hash_pixels
 
 REQUEST: Final = struct.Struct(">Q?")
 """Bytes of the file, and whether gray levels are wanted instead of PNG files."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hip_mri.config import ReleaseSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
-from hip_mri.evaluation.tables import read_attributes, read_table
+from hip_mri.evaluation.run_tables import read_attributes, read_table
 from hip_mri.promotion.error_budget import Comparison, record_comparison, record_outcome
 from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version, refuse_few_groups
 from hip_mri.registry.champion import promote_over, read_champion

@@ -22,7 +22,7 @@ from hip_mri.evaluation.metrics.split_metrics import measure_split
 from hip_mri.evaluation.metrics.subgroups import MIN_SUBGROUP_SIZE
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, validate_scores
 from hip_mri.promotion.error_budget import Comparison
-from hip_mri.promotion.permutation_test import NUM_SUBSETS, compare_by_permutation
+from hip_mri.promotion.permutation import NUM_SUBSETS, compare_by_permutation
 from hip_mri.promotion.requirements import Requirement, describe_requirements, measure_requirements
 
 CONCENTRATED_LOSS: Final = 0.1

@@ -8,7 +8,7 @@ import pandas as pd
 from hip_mri.config import LABELS
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.split_registry import HELD_OUT
-from hip_mri.evaluation.tables import read_table
+from hip_mri.evaluation.run_tables import read_table
 from hip_mri.registry.conclusions import list_unconcluded
 from hip_mri.registry.versions import Version, list_versions
 from hip_mri.run_files import MANIFEST_FILE

@@ -152,7 +152,7 @@ def tabulate_measures(challenge: Challenge) -> list[dict[str, Any]]:
 def _draw_pictures(workspace: Workspace, retraining: Retraining, folder: Path, margin: float) -> list[dict[str, Any]]:
     """Draw the pictures of the report; file, title and text of each."""
     from hip_mri.evaluation.charts.style import save_figure  # noqa: PLC0415 - see below
-    from hip_mri.evaluation.charts.versions import draw_comparison  # noqa: PLC0415 - loads matplotlib and scikit-learn
+    from hip_mri.evaluation.charts.version_comparison import draw_comparison  # noqa: PLC0415 - loads matplotlib and scikit-learn
 
     folder.mkdir()
     pictures, challenge = [], retraining.challenge

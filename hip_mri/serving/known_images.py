@@ -5,7 +5,7 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.evaluation.tables import read_table
+from hip_mri.evaluation.run_tables import read_table
 
 NOT_RECORDED: Final = "not_recorded"
 """Stands for the split of each image if the folder of the model has no `manifest.csv`."""

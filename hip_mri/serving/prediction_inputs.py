@@ -23,8 +23,8 @@ from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest, write_qua
 from hip_mri.dataset.preprocessing import write_preprocessed
 from hip_mri.errors import ImageError, SourceError
 from hip_mri.images.clahe_and_resizing import preprocess_image
-from hip_mri.images.png import hash_pixels
 from hip_mri.images.sandbox import NUM_THREADS_PER_CORE, Sandbox
+from hip_mri.images.stored_png import hash_pixels
 from hip_mri.sources.source import Entry, Source, open_unlabeled
 from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
 from hip_mri.storage import flush_file_system, write_bytes

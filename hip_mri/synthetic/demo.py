@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, SYNTHETIC_MARK
 from hip_mri.errors import SettingsError
-from hip_mri.images.png import encode_png
+from hip_mri.images.stored_png import encode_png
 from hip_mri.storage import replace_file
 from hip_mri.synthetic.phantom import draw_body
 from hip_mri.synthetic.scanner import FAT_SUPPRESSED, T1, Contrast, Patch, Scanner, Slice

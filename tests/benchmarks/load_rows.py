@@ -33,7 +33,7 @@ from hip_mri.evaluation.metrics.curves import bootstrap_curves
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import render_report
 from hip_mri.evaluation.report.run_report import RunReport
-from hip_mri.evaluation.tables import describe_manifest, read_scores
+from hip_mri.evaluation.run_tables import describe_manifest, read_scores
 from hip_mri.grouping.fingerprints import FINGERPRINT_RECIPE, ROW
 from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.similarity import find_similar_images

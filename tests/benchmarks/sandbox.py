@@ -22,9 +22,9 @@ import numpy as np
 from hip_mri.dataset import entries
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
-from hip_mri.images.pictures import EncodedPicture, ReadingOptions
-from hip_mri.images.png import encode_png, hash_pixels
+from hip_mri.images.decoding_results import EncodedPicture, ReadingOptions
 from hip_mri.images.reading import read_pictures
+from hip_mri.images.stored_png import encode_png, hash_pixels
 from hip_mri.synthetic.demo import draw_demo
 from hip_mri.workspace import Workspace
 

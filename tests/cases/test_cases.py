@@ -16,8 +16,8 @@ from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.errors import HipMriError, ImageError
 from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.split import split_manifest
-from hip_mri.images.png import hash_pixels
 from hip_mri.images.reading import read_pictures
+from hip_mri.images.stored_png import hash_pixels
 from hip_mri.sources.tables.patient_table import read_patient_file
 from hip_mri.workspace import Workspace
 

@@ -7,7 +7,7 @@ from hip_mri.dataset import entries as entries_module
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
-from hip_mri.images.pictures import ReadingOptions
+from hip_mri.images.decoding_results import ReadingOptions
 from hip_mri.images.sandbox import Sandbox
 from hip_mri.serving import prediction_inputs
 from tests.dataset.batches import read_batch

@@ -8,7 +8,7 @@ import pytest
 from hip_mri.dataset import entries
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
-from hip_mri.images.pictures import EncodedPicture
+from hip_mri.images.decoding_results import EncodedPicture
 from hip_mri.images.sandbox import Sandbox
 from hip_mri.workspace import Workspace
 from tests.benchmarks.load import write_zip

@@ -13,7 +13,7 @@ from hip_mri.dataset.preprocessing import find_missing, name_set, preprocess_ima
 from hip_mri.dataset.shards import read_shard
 from hip_mri.errors import ImageError, WorkspaceError
 from hip_mri.images.clahe_and_resizing import equalize_contrast, preprocess_image
-from hip_mri.images.png import decode_png
+from hip_mri.images.stored_png import decode_png
 from tests.images.image_files import decode_gray, hash_picture
 
 SETTINGS = PreprocessingSettings()

@@ -8,7 +8,7 @@ from hip_mri.dataset.preprocessing import name_set, preprocess_images, read_imag
 from hip_mri.dataset.shards import read_shard
 from hip_mri.errors import WorkspaceError
 from hip_mri.images.clahe_and_resizing import preprocess_image
-from hip_mri.images.png import decode_png, encode_png
+from hip_mri.images.stored_png import decode_png, encode_png
 
 SETTINGS = PreprocessingSettings(image_size=48)
 

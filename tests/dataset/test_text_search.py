@@ -6,7 +6,7 @@ import pandas as pd
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.text_search import TEXT_COLUMNS, find_images_with_text
 from hip_mri.images.burned_in_text import TextBox
-from hip_mri.images.png import hash_pixels
+from hip_mri.images.stored_png import hash_pixels
 
 
 class Finder:

@@ -10,7 +10,7 @@ import pytest
 from hip_mri.config import LABELS, EvaluationSettings
 from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
 from hip_mri.evaluation.charts.figures import FigureData, draw_figures
-from hip_mri.evaluation.charts.sheets import ContrastSample
+from hip_mri.evaluation.charts.image_sheets import ContrastSample
 from hip_mri.evaluation.metrics.results import Scores, evaluate
 from hip_mri.evaluation.report.run_report import RunReport
 

@@ -13,7 +13,7 @@ from hip_mri.dataset.shards import read_shard
 from hip_mri.errors import WorkspaceError
 from hip_mri.grouping.fingerprints import THUMBNAIL_SIZE, fingerprint_images
 from hip_mri.grouping.similarity import MIN_CORRELATION, correlate_aligned, find_similar_images
-from hip_mri.images.png import encode_png
+from hip_mri.images.stored_png import encode_png
 from hip_mri.synthetic.demo import draw_demo
 from hip_mri.workspace import Workspace
 from tests.grouping.copies import CROPPING, WAYS, plant_copy, store_images

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hip_mri.images.png import hash_pixels
 from hip_mri.images.reading import read_pictures
+from hip_mri.images.stored_png import hash_pixels
 
 
 def draw_noise(seed: int, height: int = 24, width: int = 20) -> NDArray[np.uint8]:

@@ -7,8 +7,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from hip_mri.errors import ImageError
-from hip_mri.images.png import encode_png
 from hip_mri.images.reading import read_pictures
+from hip_mri.images.stored_png import encode_png
 from tests.images.dicom_files import SYNTAXES, draw_levels, write_dataset, write_dicom, write_rle
 from tests.images.image_files import decode_gray
 

@@ -9,10 +9,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless
 
 from hip_mri.errors import ImageError
+from hip_mri.images.decoding_results import ReadingOptions
 from hip_mri.images.formats import dicom_parsing
-from hip_mri.images.pictures import ReadingOptions
-from hip_mri.images.png import hash_pixels
 from hip_mri.images.reading import read_pictures
+from hip_mri.images.stored_png import hash_pixels
 from tests.images.dicom_files import (
     compress_frames,
     compress_lossily,

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 
 from hip_mri.errors import ImageError
 from hip_mri.images import reading
-from hip_mri.images.png import decode_png, encode_png, hash_pixels
 from hip_mri.images.reading import read_pictures
+from hip_mri.images.stored_png import decode_png, encode_png, hash_pixels
 from tests.images.image_files import (
     decode_gray,
     draw_noise,

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
+from hip_mri.images.decoding_results import ReadingOptions
 from hip_mri.images.formats import nifti
-from hip_mri.images.pictures import ReadingOptions
 from hip_mri.images.reading import read_pictures
 from tests.images.image_files import draw_noise
 

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from hip_mri.config import ImageSettings
 from hip_mri.errors import ImageError
+from hip_mri.images.decoding_results import ReadingOptions
 from hip_mri.images.gray_levels import find_range
-from hip_mri.images.pictures import ReadingOptions
-from hip_mri.images.png import encode_png
 from hip_mri.images.reading import read_pictures
+from hip_mri.images.stored_png import encode_png
 from tests.images.image_files import decode_gray, insert_chunk
 
 quick = settings(max_examples=60, deadline=None, database=None)

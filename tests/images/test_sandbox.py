@@ -14,9 +14,9 @@ from PIL import Image
 
 from hip_mri.errors import DeploymentError, ImageError
 from hip_mri.images import sandbox as sandbox_module
-from hip_mri.images.pictures import ReadingOptions
-from hip_mri.images.png import decode_png, hash_pixels
+from hip_mri.images.decoding_results import ReadingOptions
 from hip_mri.images.sandbox import Sandbox
+from hip_mri.images.stored_png import decode_png, hash_pixels
 from tests.images.image_files import decode_gray, draw_noise, encode_image, write_crashing_png
 
 STAND_IN = """
@@ -95,7 +95,7 @@ def test_fault_51_a_decoder_that_breaks_costs_one_image(behavior, reason, reader
 UNCHECKED = """
 import socket, cv2, numpy as np
 from hip_mri.images.sandbox_worker import limit_resources, serve
-from hip_mri.images.pictures import Picture
+from hip_mri.images.decoding_results import Picture
 from hip_mri.errors import ImageError
 
 def read(content):

@@ -19,7 +19,7 @@ from hip_mri.promotion.gate import (
     measure_test_set,
     refuse_few_groups,
 )
-from hip_mri.promotion.permutation_test import compare_by_permutation
+from hip_mri.promotion.permutation import compare_by_permutation
 from tests.benchmarks.gate import (
     NUM_SUBSETS,
     count_accepted_losses,

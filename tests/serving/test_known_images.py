@@ -10,7 +10,7 @@ from PIL import Image
 from hip_mri.config import PreprocessingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.errors import WorkspaceError
-from hip_mri.evaluation.tables import describe_manifest
+from hip_mri.evaluation.run_tables import describe_manifest
 from hip_mri.serving.known_images import NOT_RECORDED, count_known, describe_known, find_known_splits
 from hip_mri.serving.prediction_inputs import ingest_inputs
 from hip_mri.workspace import Workspace

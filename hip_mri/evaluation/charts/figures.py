@@ -17,8 +17,7 @@ from hip_mri.evaluation.charts.captions import SPLIT_TITLES, name_group
 from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall, draw_roc
 from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_decision_curve, draw_score_histogram
 from hip_mri.evaluation.charts.flow_diagram import draw_flow
-from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbor_distances
-from hip_mri.evaluation.charts.sheets import (
+from hip_mri.evaluation.charts.image_sheets import (
     ClosePair,
     ContrastSample,
     ExplainedCase,
@@ -26,6 +25,7 @@ from hip_mri.evaluation.charts.sheets import (
     draw_contrast_samples,
     draw_explanations,
 )
+from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbor_distances
 from hip_mri.evaluation.charts.training import draw_learning_curves
 from hip_mri.evaluation.metrics.curves import CurveBands, DecisionCurve
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels

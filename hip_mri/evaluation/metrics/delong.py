@@ -113,7 +113,7 @@ def _sum_deviations(validated: ValidatedScores, placements: Floats, label: int) 
     """Sum the deviations from the mean placement of a class, divided by its images, by group; shape (num_groups,)."""
     is_member = validated.labels == label
     deviations = np.where(is_member, placements - placements[is_member].mean(), 0) / is_member.sum()
-    return np.bincount(validated.groups, deviations, validated.num_groups)
+    return np.bincount(validated.groups, deviations, validated.num_groups).astype(np.float64)
 
 
 def _compute_degrees_of_freedom(validated: ValidatedScores, placements: Floats) -> float:

@@ -14,10 +14,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from hip_mri.errors import ImageError
+from hip_mri.images.decoding_results import (
+    Picture,
+    ReadingOptions,
+    check_stack_size,
+    explain_decoder_errors,
+    select_slices,
+)
 from hip_mri.images.formats.dicom_display import Frame, show_frames
 from hip_mri.images.formats.dicom_frames import check_pixels, read_frame
 from hip_mri.images.formats.dicom_parsing import get_numbers, parse_dicom
-from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, explain_decoder_errors, select_slices
 
 if TYPE_CHECKING:
     from pydicom import Dataset

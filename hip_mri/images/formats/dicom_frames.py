@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
+from hip_mri.images.decoding_results import check_stack_size
 from hip_mri.images.formats.dicom_parsing import NATIVE_SYNTAXES, PIXEL_ELEMENTS, get_number
-from hip_mri.images.pictures import check_stack_size
 
 if TYPE_CHECKING:
     from pydicom import Dataset

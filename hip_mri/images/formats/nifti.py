@@ -12,9 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
+from hip_mri.images.decoding_results import (
+    Picture,
+    ReadingOptions,
+    check_stack_size,
+    explain_decoder_errors,
+    select_slices,
+)
 from hip_mri.images.file_kinds import decompress_start, is_gzip
 from hip_mri.images.gray_levels import convert_stack
-from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, explain_decoder_errors, select_slices
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image

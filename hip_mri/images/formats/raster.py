@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from hip_mri.errors import ImageError
+from hip_mri.images.decoding_results import MAX_NUM_PIXELS, check_size, explain_decoder_errors
 from hip_mri.images.gray_levels import convert_to_gray, turn_upright
-from hip_mri.images.pictures import MAX_NUM_PIXELS, check_size, explain_decoder_errors
 
 _SCAN: Final = b"\xff\xda"
 _END: Final = b"\xff\xd9"

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.errors import ImageError
+from hip_mri.images.decoding_results import Picture, ReadingOptions, check_stack_size, select_slices
 from hip_mri.images.gray_levels import convert_stack, turn_upright
-from hip_mri.images.pictures import Picture, ReadingOptions, check_stack_size, select_slices
 
 if TYPE_CHECKING:
     from tifffile import TiffPage

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hip_mri.evaluation.charts.curves import ScoredSplit
-from hip_mri.evaluation.charts.sheets import ClosePair, ExplainedCase, Outcome
+from hip_mri.evaluation.charts.image_sheets import ClosePair, ExplainedCase, Outcome
 from hip_mri.evaluation.metrics.curves import Band, CurveBands, DecisionCurve
 from hip_mri.evaluation.metrics.measures import measure_ranking
 

@@ -13,14 +13,14 @@ from hip_mri.evaluation.charts.calibration import bin_scores, draw_calibration
 from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall, draw_roc
 from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_decision_curve, draw_score_histogram
 from hip_mri.evaluation.charts.flow_diagram import draw_flow
-from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbor_distances
-from hip_mri.evaluation.charts.sheets import (
+from hip_mri.evaluation.charts.image_sheets import (
     ContrastSample,
     draw_close_pairs,
     draw_contrast_samples,
     draw_explanations,
     shorten_id,
 )
+from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbor_distances
 from hip_mri.evaluation.charts.training import draw_learning_curves
 from tests.evaluation.charts.material import (
     KINDS,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from hip_mri.errors import EvaluationError
-from hip_mri.promotion.permutation_test import compare_by_permutation
+from hip_mri.promotion.permutation import compare_by_permutation
 from tests.evaluation.metrics.studies import quick
 
 PAIRED = st.lists(
