@@ -15,7 +15,7 @@ file can be stored. Unusable files are quarantined with one of these reasons:
     no_picture                   a DICOM file without an image, such as a DICOMDIR; the header file of a NIfTI pair
     burned_in_text               DICOM that declares text in its pixels; see `--data.accept-burned-in-text`
     secondary_capture            a DICOM secondary capture or screen save; see `--data.accept-burned-in-text`
-    too_many_pixels              more than `decoding_results.MAX_NUM_PIXELS`, or than `MAX_NUM_STACK_PIXELS` in all slices
+    too_many_pixels              more than `decoding_results.MAX_NUM_PIXELS`, `MAX_NUM_STACK_PIXELS` in all slices
     too_many_slices              more slices than `--data.max-slices` allows; see `--data.slices`
     too_small                    a side shorter than `gray_levels.MIN_SIDE`
     extreme_aspect               one side more than `gray_levels.MAX_ASPECT` times as long as the other
