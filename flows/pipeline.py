@@ -5,10 +5,12 @@ from flows.cli.main import run_if_main
 run_if_main(__name__, "run")  # before Prefect is imported
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows.stages import compute_features, ingest, prepare_images, train_and_report
 from hip_mri.config import PipelineConfig
 from tasks.dataset import fetch_source
+from tasks.flow_runs import complete_with, name_flow_run
 from tasks.models import resolve_weights
 from tasks.progress import log_end
 from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
@@ -18,21 +20,21 @@ from tasks.workspace import hold_workspace
 
 @flow(
     name="hip-pipeline",
-    flow_run_name="hip-pipeline, seed {config.seed}",
     task_runner=ConfiguredTaskRunner(),
     on_completion=[log_end],
     persist_result=False,
 )
-def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
+def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> State[str]:
     """Fetch, check, split and preprocess the images, compute their features once, train, evaluate and report.
 
     Args:
         config: Every setting; without any the synthetic demo runs.
 
     Returns:
-        The folder of the finished run.
+        A state with the folder of the finished run.
     """
     with hold_workspace(config.workspace) as workspace:
+        name_flow_run(workspace.runs_folder)
         start_task_runner(config.runner, workspace)
         check_tracking(config.tracking)
         weights = resolve_weights(config.model.weights, config.model.backbone, fall_back_to_random=config.is_demo)
@@ -43,4 +45,4 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> str:
 
         images = prepare_images(config, workspace, delivered, ingested)
         features = compute_features(config, workspace, weights, images.shards)
-        return train_and_report(config, workspace, weights, images, features)
+        return complete_with(train_and_report(config, workspace, weights, images, features))

@@ -5,9 +5,11 @@ from flows.cli.main import run_if_main
 run_if_main(__name__, "predict")  # before Prefect is imported
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from hip_mri.config import PredictConfig
 from tasks.dataset import fetch_source, plan_shards
+from tasks.flow_runs import complete_with, name_flow_run
 from tasks.mapping import map_shards
 from tasks.models import extract_features
 from tasks.progress import log_end
@@ -18,21 +20,21 @@ from tasks.workspace import hold_serving
 
 @flow(
     name="hip-predict",
-    flow_run_name="hip-predict, {config.model}",
     task_runner=ConfiguredTaskRunner(),
     on_completion=[log_end],
     persist_result=False,
 )
-def hip_predict(config: PredictConfig = PredictConfig()) -> str:
+def hip_predict(config: PredictConfig = PredictConfig()) -> State[str]:
     """Check the model, read the images, compute their features, score them and publish the scores.
 
     Args:
         config: Every setting.
 
     Returns:
-        The folder with `predictions.csv`, `sheet.html`, `summary.json` and `names.csv`.
+        A state with the folder of `predictions.csv`, `sheet.html`, `summary.json` and `names.csv`.
     """
     with hold_serving(config.workspace) as workspace:
+        name_flow_run(workspace.predictions_folder)
         start_task_runner(config.runner, workspace)
         serving = workspace.serving
         model = find_model(workspace, config.model)
@@ -46,7 +48,7 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
             model.network, config.engine, config.precision, inputs.num_images, workspace
         ).result()
         map_shards(extract_features, shards, serving, network.features)
-        return publish_predictions.submit(
+        predictions_folder = publish_predictions.submit(
             workspace,
             model,
             network,
@@ -55,3 +57,4 @@ def hip_predict(config: PredictConfig = PredictConfig()) -> str:
             is_synthetic=delivery.is_synthetic,
             keep_images=config.keep_images,
         ).result()
+        return complete_with(predictions_folder)

@@ -11,6 +11,7 @@ from flows.stages import compute_features, ingest, prepare_images, train_and_rep
 from hip_mri.config import RetrainConfig
 from tasks.approval import ask_for_approval
 from tasks.dataset import fetch_deliveries, lift_quarantine
+from tasks.flow_runs import name_flow_run
 from tasks.models import resolve_weights
 from tasks.progress import log_end
 from tasks.promotion import (
@@ -29,7 +30,6 @@ from tasks.workspace import hold_workspace
 
 @flow(
     name="hip-retrain",
-    flow_run_name="hip-retrain of {config.workspace}",
     task_runner=ConfiguredTaskRunner(),
     on_completion=[log_end],
     persist_result=False,
@@ -62,6 +62,7 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
                 prepare_images(config, workspace, delivered, ingested)
             return report_nothing_new(new_images, retrain.min_new_images)
 
+        name_flow_run(workspace.runs_folder)
         images = prepare_images(config, workspace, delivered, ingested)
         features = compute_features(config, workspace, weights, images.shards)
         check = check_batch(workspace, features, config.drift, config.seed, config.runner.count_threads())

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 from pydantic.config import JsonDict
 
 _Local = TypeVar("_Local", str, Path)
@@ -67,6 +67,16 @@ def refuse_address(path: _Local) -> _Local:
     return path
 
 
+def _refuse(pattern: str, advice: str) -> JsonDict:
+    """Part of a JSON schema that refuses a text; see `hip_mri.config.base`, which removes the text from the message."""
+    return {"not": {"type": "string", "pattern": pattern, "$comment": advice}}
+
+
+def _require(pattern: str, advice: str) -> JsonDict:
+    """Part of a JSON schema that refuses all other texts, likewise."""
+    return {"not": {"type": "string", "not": {"pattern": pattern}, "$comment": advice}}
+
+
 def _check_secret(source: str) -> str:
     if re.search(_NAMELESS, source):
         raise ValueError(
@@ -86,11 +96,11 @@ SourceAddress = Annotated[
     str,
     AfterValidator(_check_secret),
     # Also in the schema, so that a Prefect server rejects it before storing it.
-    Field(json_schema_extra={"not": {"type": "string", "pattern": f"{_SECRET}|{_NAMELESS}"}}),
+    Field(json_schema_extra=_refuse(f"{_SECRET}|{_NAMELESS}", "env:NAME or secret:NAME in place of credentials")),
 ]
 """Address of a source of images, without credentials."""
 
-_NO_ADDRESS: Final[JsonDict] = {"not": {"type": "string", "pattern": f"^{_SCHEME.pattern}"}}
+_NO_ADDRESS: Final = _refuse(f"^{_SCHEME.pattern}", "a path on this machine in place of an address")
 
 LocalPath = Annotated[Path, AfterValidator(refuse_address), Field(json_schema_extra=_NO_ADDRESS)]
 """A path on this machine; the schema rejects addresses, which can contain a password."""
@@ -114,5 +124,18 @@ def _check_tracking(address: str) -> str:
     return address
 
 
-TrackingAddress = Annotated[str, AfterValidator(_check_tracking), Field(json_schema_extra={"pattern": _TRACKING})]
+TrackingAddress = Annotated[
+    str,
+    AfterValidator(_check_tracking),
+    Field(json_schema_extra=_require(_TRACKING, "http://HOST:PORT or sqlite:///FILE")),
+]
 """Address of an MLflow server or database file, without credentials."""
+
+_DASK: Final = r"^((tcp|tls)://[^\s@/?#]+:[0-9]+|env:[A-Za-z_][A-Za-z0-9_]*)$"
+
+DaskAddress = Annotated[
+    str,
+    StringConstraints(pattern=_DASK),
+    WithJsonSchema({"type": "string", **_require(_DASK, "tcp://HOST:PORT, tls://HOST:PORT or env:NAME")}),
+]
+"""Address of a Dask scheduler, without credentials, or the environment variable that holds it."""

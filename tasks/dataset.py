@@ -86,7 +86,7 @@ def find_images_with_text(workspace: Workspace, num_threads: int) -> int:
 plan_shards = task(**CALLED)(shards.plan_shards)
 
 preprocess_images = task(
-    task_run_name="preprocess shard {shard.name}",
+    task_run_name="preprocess_images {shard.name}",
     **cache_shards(lambda given: not preprocessing.find_missing(given["shard"], given["workspace"], given["settings"])),
 )(preprocessing.preprocess_images)
 

@@ -6,7 +6,7 @@ from hip_mri.grouping import fingerprints, groups, split
 from tasks.options import CALLED, cache_shards
 
 fingerprint_images = task(
-    task_run_name="fingerprint shard {shard.name}",
+    task_run_name="fingerprint_images {shard.name}",
     **cache_shards(lambda given: not fingerprints.find_unfingerprinted(given["shard"], given["workspace"])),
 )(fingerprints.fingerprint_images)
 

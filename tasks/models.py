@@ -25,7 +25,7 @@ prepare_backbone = task(**NETWORK)(backbone.prepare_backbone)
 choose_features = task(**NETWORK)(features.choose_features)
 
 extract_features = task(
-    task_run_name="features of shard {shard.name}",
+    task_run_name="extract_features {shard.name}",
     tags=[GPU_TAG],
     **cache_shards(
         lambda given: features.find_missing_rows(given["shard"], given["workspace"], given["features"]).empty
@@ -56,7 +56,9 @@ def train_model(
 
 plan_folds = task(**CALLED)(cross_validation.plan_folds)
 
-cross_validate_fold = task(task_run_name="cross-validate {fold.name}", **NETWORK)(cross_validation.cross_validate_fold)
+cross_validate_fold = task(task_run_name="cross_validate_fold {fold.name}", **NETWORK)(
+    cross_validation.cross_validate_fold
+)
 
 join_folds = task(**CALLED)(cross_validation.join_folds)
 

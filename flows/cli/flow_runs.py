@@ -45,6 +45,7 @@ def start_flow(flow: str, config: Settings, *, is_serving: bool = False) -> str:
         _check_sources(config)
         if isinstance(config, TrainingConfig):
             check_tracking(config.tracking)
+            _check_files(config)
         if folder := getattr(config, "workspace", None):
             workspace = Workspace.at(folder)
             (workspace.serving if is_serving else workspace).check_free()
@@ -128,6 +129,18 @@ def _check_sources(config: Settings) -> None:
             check_source(source)
         except SourceError as error:
             raise SourceError(f"{error} It was given as {source!r}.") from error
+
+
+def _check_files(config: TrainingConfig) -> None:
+    """Check the weights file and the table of patients, as the flow does later."""
+    from hip_mri.dataset.identities import check_patient_tables  # noqa: PLC0415 - loads pandas
+    from hip_mri.models.backbones.weights import find_weights_file  # noqa: PLC0415 - loads HDF5
+
+    data = config.data
+    find_weights_file(config.model.weights, config.model.backbone)
+    if data.patients_file:
+        keep_given_split = data.given_split == "keep"
+        check_patient_tables((), data.patients_file, data.class_names, keep_given_split=keep_given_split)
 
 
 def _load_keras() -> None:

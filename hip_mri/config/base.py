@@ -23,10 +23,39 @@ FORMER_NAMES: Final = {
 logger = logging.getLogger(__name__)
 
 
-def _accept_former_names(schema: dict[str, Any], settings: type["Settings"]) -> None:
-    """Let a Prefect server accept former names in a deployment's parameters; the form in its UI does not show them."""
+def _adapt_schema(schema: dict[str, Any], settings: type["Settings"]) -> None:
+    """Adapt the JSON schema of a group, by which a Prefect server checks parameters and its UI draws a form.
+
+    Former names are accepted, and the form does not show them.
+    """
+    for name, field in schema["properties"].items():
+        _flatten_optional(field)
+        for place in (field, field.get("items", {})):
+            if refused := place.pop("not", None):
+                condition = refused if place is field else {"contains": refused}
+                _refuse_silently(schema, name, condition, refused["$comment"])
     if names := [former for former, present in FORMER_NAMES.items() if present in settings.model_fields]:
         schema["patternProperties"] = {f"^({'|'.join(names)})$": {}}
+
+
+def _flatten_optional(field: dict[str, Any]) -> None:
+    """Make an optional setting one field that is empty by default, instead of a choice between two types.
+
+    A Prefect server accepts null for a setting without a default.
+    """
+    kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del field["anyOf"], field["default"]
+        field.update(kinds[0])
+
+
+def _refuse_silently(schema: dict[str, Any], name: str, refused: dict[str, Any], advice: str) -> None:
+    """Refuse a value, which can contain a password, with a message that contains only the advice.
+
+    Messages of JSON schema contain the value, except those of `dependentRequired`.
+    """
+    condition = {"if": {"properties": {name: refused}}, "then": {"dependentRequired": {name: [advice]}}}
+    schema.setdefault("dependentSchemas", {})[name] = condition
 
 
 class Settings(BaseModel):
@@ -38,7 +67,7 @@ class Settings(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
         hide_input_in_errors=True,
-        json_schema_extra=_accept_former_names,
+        json_schema_extra=_adapt_schema,
     )
 
     @model_validator(mode="before")

@@ -6,7 +6,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hip_mri.addresses import LocalName, LocalPath, SourceAddress
+from hip_mri.addresses import DaskAddress, LocalName, LocalPath, SourceAddress
 from hip_mri.config.base import Settings
 from hip_mri.config.data import DataSettings, ImageSettings, PreprocessingSettings, SourceLimits
 from hip_mri.config.promotion import DriftSettings, ReleaseSettings, RetrainSettings
@@ -32,9 +32,7 @@ class RunnerSettings(Settings):
     """Task runner: `local` processes shards in threads of one process; `dask` uses the workers of a Dask cluster, on
     one or several machines, which share the disk of the workspace. `dask` needs the extra `dask`."""
 
-    dask_address: str | None = Field(
-        default=DEFAULT_DASK_ADDRESS, pattern=r"^((tcp|tls)://[^\s@/?#]+:[0-9]+|env:[A-Za-z_][A-Za-z0-9_]*)$"
-    )
+    dask_address: DaskAddress | None = DEFAULT_DASK_ADDRESS
     """Scheduler of a running Dask cluster, such as `tcp://10.0.0.5:8786`. `env:NAME` reads it from an environment
     variable where the flow runs. If `DASK_SCHEDULER_ADDRESS` is not set, `dask` starts `num_workers` processes on that
     machine for the run."""

@@ -56,12 +56,11 @@ def _list_groups(group: Any, groups: Any, path: str = "") -> Iterator[tuple[str,
 
 
 def _describe_setting(name: str, setting: Any) -> str:
-    schema = setting.get("anyOf", [setting])[0]  # the other one is null
-    default = setting["default"]
+    default = setting.get("default")
     shown = "" if default is None else f"`{default if isinstance(default, str) else json.dumps(default)}`"
-    limits = ", ".join(f"{sign} {schema[limit]:,}" for limit, sign in LIMITS.items() if limit in schema)
+    limits = ", ".join(f"{sign} {setting[limit]:,}" for limit, sign in LIMITS.items() if limit in setting)
     meaning = " ".join(setting["description"].split()).replace("|", "\\|")
-    return f"| `{name}` | {_describe_type(schema)} | {shown} | {limits} | {meaning} |\n"
+    return f"| `{name}` | {_describe_type(setting)} | {shown} | {limits} | {meaning} |\n"
 
 
 def _describe_type(schema: Any) -> str:

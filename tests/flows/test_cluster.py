@@ -157,7 +157,7 @@ def test_fault_58_a_killed_worker_changes_nothing(spread: Finished, local: Path)
 def test_what_was_finished_is_not_done_again(spread: Finished) -> None:
     assert spread.trap.finished
     assert {file: file.stat().st_ino for file in spread.trap.finished} == spread.trap.finished
-    assert sum(task_run.name.startswith("preprocess shard") for task_run in spread.task_runs) == 8
+    assert sum(task_run.name.startswith("preprocess_images") for task_run in spread.task_runs) == 8
     unfinished = [run for run in spread.task_runs if run.state_name not in ("Completed", "Cached")]
     assert [(run.name, run.state) for run in unfinished] == []
 

@@ -80,16 +80,23 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
     choose_backend()
     if weights == "random":
         return Weights("random", backbone, None, "", RANDOM_NOTICE)
-    if weights != "imagenet":
-        file = resolve_path(weights, "model.weights")
-        _check_file(file, backbone)
-        sha256 = digest_file(file)
-        return Weights(sha256, backbone, file, sha256)
+    if given := find_weights_file(weights, backbone):
+        sha256 = digest_file(given)
+        return Weights(sha256, backbone, given, sha256)
     try:
         file = _download_imagenet(backbone)
     except OSError as error:
         return _replace_imagenet(error, backbone, fall_back_to_random)
     return Weights("imagenet", backbone, file, digest_file(file))
+
+
+def find_weights_file(weights: str, backbone: BackboneName) -> Path | None:
+    """Find and check the weights file of the user; `None` for `imagenet` and `random`. See `resolve_weights`."""
+    if weights in ("imagenet", "random"):
+        return None
+    file = resolve_path(weights, "model.weights")
+    _check_file(file, backbone)
+    return file
 
 
 def _replace_imagenet(error: OSError, backbone: BackboneName, fall_back_to_random: bool) -> Weights:
