@@ -217,6 +217,17 @@ def test_a_missing_source_is_an_error_at_once(capsys: pytest.CaptureFixture[str]
     assert len(output.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["run", "retrain"])
+@pytest.mark.parametrize("option", ["--data.patients-file", "--model.weights"])
+def test_a_missing_file_is_an_error_before_prefect_loads(command, option, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("flows.cli.flow_runs.run_flow", lambda *_, **__: pytest.fail("it was started"))
+    monkeypatch.chdir(tmp_path)
+    Path("incoming").mkdir()
+    assert run_command([command, "--workspace", "w", option, "/no/such.csv"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {option[2:].replace('-', '_')}: ")
+
+
 @pytest.mark.parametrize("columns", [60, 200])
 @pytest.mark.parametrize("command", FLOWS)
 def test_help_lists_every_setting_with_its_default_in_the_width_of_the_terminal(command: str, columns: int) -> None:

@@ -1,6 +1,7 @@
 """The whole flow, in this process, on small images."""
 
 import json
+import re
 import shutil
 import zipfile
 from collections import Counter
@@ -42,12 +43,15 @@ def configure(source: Path, workspace: Path, **settings: object) -> PipelineConf
 
 
 def run(config: PipelineConfig) -> tuple[Path, list[TaskRun]]:
-    """Run folder and task runs of a run."""
+    """Run folder and task runs of a run, after a check of what the list of runs in the UI shows."""
     state = hip_pipeline(config, return_state=True)
     folder = Path(state.result())
     with get_client(sync_client=True) as client:
-        only = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-        return folder, client.read_task_runs(flow_run_filter=only)
+        flow_run = client.read_flow_run(state.state_details.flow_run_id)
+        assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d runs/{folder.name}", flow_run.name)
+        assert flow_run.state is not None
+        assert flow_run.state.message == str(folder)
+        return folder, client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
 
 
 def list_upstream(task_runs: list[TaskRun]) -> dict[str, set[str]]:

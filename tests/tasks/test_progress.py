@@ -3,10 +3,11 @@
 import time
 
 import pytest
-from prefect import flow, task
+from prefect import flow, get_client, task
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from tasks.mapping import wait_for_all
-from tasks.progress import StepTimer
+from tasks.progress import StepTimer, show_progress
 
 ENDED: list[int] = []
 
@@ -29,6 +30,22 @@ def test_the_first_error_is_raised_after_all_task_runs_have_ended() -> None:
     with pytest.raises(ValueError, match="number 0"):
         map_numbers()
     assert sorted(ENDED) == [1, 2, 3]
+
+
+@flow
+def skip_step() -> None:
+    with show_progress("skipped_step", "bytes"):
+        pass
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_step_without_anything_to_do_ends_at_100_percent() -> None:
+    skip_step()
+    with get_client(sync_client=True) as client:
+        found = client.read_latest_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["skipped-step"]))
+        )
+    assert [artifact.data for artifact in found] == [100.0]
 
 
 def test_a_step_lasts_from_its_first_task_run_to_the_next_step() -> None:
