@@ -14,7 +14,6 @@ DIR/
 ├── prefect/ dask/    files of these programs
 """
 
-import argparse
 import os
 import pwd
 import socket
@@ -25,6 +24,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
+
+from pydantic_settings import CliSubCommand
 
 from deployments import PROJECT
 from deployments.dask_certificate import write_certificate
@@ -39,7 +40,9 @@ from deployments.supervision import (
     stop_processes,
 )
 from deployments.team import LOCK, PORTS, PROGRAMS, TeamSetup
-from hip_mri.errors import DeploymentError, HipMriError
+from flows.cli.commands import Command, Program
+from flows.cli.main import run_command
+from hip_mri.errors import DeploymentError
 from hip_mri.locks import hold_lock
 from hip_mri.storage import read_json
 
@@ -109,42 +112,88 @@ def describe_state(setup: TeamSetup) -> dict[str, str]:
     }
 
 
+class TeamCommand(Command):
+    """Base class of the commands."""
+
+    folder: Path
+    """Folder for database, secrets and logs, and for nothing else."""
+
+    def read_setup(self) -> TeamSetup:
+        """Read the set-up of the folder.
+
+        Raises:
+            DeploymentError: There is none.
+        """
+        setup = TeamSetup.read(self.folder.absolute())
+        if not setup.ports_file.exists():
+            raise DeploymentError(f"{setup.folder}: `up` was never called with this folder. Correct --folder.")
+        return setup
+
+
+class Up(TeamCommand):
+    """Start the programs that are not running. A second call starts those that have stopped."""
+
+    database_user: str = "postgres"
+    """User that runs PostgreSQL if root calls this."""
+
+    server_port: int | None = None
+    """Port of Prefect's API and UI, 4200 by default."""
+
+    database_port: int | None = None
+    """Port of PostgreSQL, 5433 by default."""
+
+    cpu_worker_port: int | None = None
+    """Port of the worker for machines without a GPU, 4201 by default."""
+
+    gpu_worker_port: int | None = None
+    """Port of the worker for machines with a GPU, 4202 by default."""
+
+    dask_port: int | None = None
+    """Port of Dask's scheduler, 8786 by default."""
+
+    dashboard_port: int | None = None
+    """Port of Dask's dashboard, 8787 by default."""
+
+    def execute(self) -> None:
+        ports = {name: getattr(self, f"{name}_port") for name in PORTS}
+        setup = TeamSetup.read(self.folder.absolute(), self.database_user, **ports)
+        bring_up(setup)
+        print(_describe_access(setup))
+
+
+class Down(TeamCommand):
+    """Stop the programs. Database, secrets and logs are kept."""
+
+    def execute(self) -> None:
+        print("Stopped:", ", ".join(take_down(self.read_setup().folder)) or "nothing was running")
+
+
+class Status(TeamCommand):
+    """Show the state of each program. Fails unless all are ready."""
+
+    def execute(self) -> None:
+        states = describe_state(self.read_setup())
+        print("\n".join(f"{name:16}{state}" for name, state in states.items()))
+        if not_ready := [name for name, state in states.items() if state != "ready"]:
+            raise DeploymentError(f"{self.folder}: not ready: {', '.join(not_ready)}. Call `up`, and see the logs.")
+
+
+class Native(Program):
+    """Start or stop a team's programs on this machine, or show their state.
+
+    Exit codes and messages are those of `hip-mri`.
+    """
+
+    program = "python -m deployments.native"
+
+    up: CliSubCommand[Up]
+    down: CliSubCommand[Down]
+    status: CliSubCommand[Status]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = vars(_make_parser().parse_args(arguments))
-    action, folder = given.pop("action"), given.pop("folder").absolute()
-    try:
-        setup = TeamSetup.read(folder, **given)
-        if action == "up":
-            bring_up(setup)
-            print(_describe_access(setup))
-            return 0
-        if not setup.ports_file.exists():
-            raise DeploymentError(f"{folder}: `up` was never called with this folder. Correct --folder.")
-        if action == "down":
-            print("Stopped:", ", ".join(take_down(folder)) or "nothing was running")
-            return 0
-        states = describe_state(setup)
-        print("\n".join(f"{name:16}{state}" for name, state in states.items()))
-        return int(set(states.values()) != {"ready"})
-    except HipMriError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m deployments.native",
-        description="Start or stop a team's programs on this machine, or show their state.",
-        epilog="A second `up` starts the programs that have stopped. `status` exits with 1 unless all are ready.",
-    )
-    parser.add_argument("action", choices=["up", "down", "status"])
-    parser.add_argument("--folder", type=Path, required=True, help="database, secrets and logs; for nothing else")
-    parser.add_argument("--database-user", default="postgres", help="runs PostgreSQL if root calls this (%(default)s)")
-    for name, port in PORTS.items():
-        option = f"--{name.replace('_', '-')}-port"
-        parser.add_argument(option, dest=name, type=int, metavar="PORT", help=f"default {port}")
-    return parser
+    return run_command(sys.argv[1:] if arguments is None else arguments, Native)
 
 
 def _lock(folder: Path) -> AbstractContextManager[None]:

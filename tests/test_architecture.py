@@ -138,6 +138,7 @@ DECISIONS = {
     "tasks.task_runners.dask_workers": ("distributed",),
     "tasks.progress": ("rich",),
     "deployments.dask_certificate": ("distributed",),
+    "deployments.native": ("pydantic_settings",),
     "deployments.register": ("yaml",),
     "deployments.supervision": ("psutil", "supervisor"),
     "deployments.team": ("httpx",),

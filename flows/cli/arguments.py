@@ -1,4 +1,4 @@
-"""Reads a command of `hip-mri` from the command line, and the settings of a flow also from a YAML file."""
+"""Reads a command of a program from the command line, and the settings of a flow also from a YAML file."""
 
 import argparse
 import logging
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource
 from pydantic_settings.exceptions import SettingsError as OptionError
 
-from flows.cli.commands import Command, CommandGroup, FlowCommand, HipMri
+from flows.cli.commands import Command, CommandGroup, FlowCommand, Program
 from hip_mri.config.base import FORMER_NAMES, list_settings
 from hip_mri.errors import SettingsError
 
@@ -25,13 +25,14 @@ MAX_USAGE_OPTIONS: Final = 6
 logger = logging.getLogger(__name__)
 
 
-def read_command(arguments: Sequence[str]) -> Command:
+def read_command(arguments: Sequence[str], program: type[Program]) -> Command:
     """Read a command and its options; those of a flow override its settings file, which overrides the defaults.
 
     Prints the help and exits if `--help` is among the arguments.
 
     Args:
         arguments: Such as `["run", "--training.epochs", "3"]`; dashes and underscores in option names are equivalent.
+        program: What was called.
 
     Returns:
         The command, ready to be executed.
@@ -43,14 +44,14 @@ def read_command(arguments: Sequence[str]) -> Command:
     words = [_rename_option(_use_dashes(word)) for word in arguments]
     try:
         source = CliSettingsSource(
-            HipMri, cli_parse_args=words, cli_prog_name="hip-mri", formatter_class=_HelpFormatter
+            program, cli_parse_args=words, cli_prog_name=program.program, formatter_class=_HelpFormatter
         )
     except OptionError as error:
         message = re.sub(r"^error parsing CLI: (argument \{.*?\}: )?", "", str(error))
-        hint = _suggest(message, words)
+        hint = _suggest(program, message, words)
         message = re.sub(r"\S*:/\S*", "...", message)  # addresses can contain passwords
-        raise SettingsError(f"{message}.{hint} See hip-mri --help for all commands and options.") from None
-    command, values = _select_command(HipMri, source())
+        raise SettingsError(f"{message}.{hint} See {program.program} --help for all commands and options.") from None
+    command, values = _select_command(program, source())
     if issubclass(command, FlowCommand) and (file := values.get("config")):
         values = _merge(_read_yaml(Path(file)), values)
     try:
@@ -118,9 +119,9 @@ def _list_members(group: type[CommandGroup]) -> Iterator[tuple[str, Any]]:
         yield field.alias or name, get_args(field.annotation)[0]  # the annotation is `Kind | None`
 
 
-def _suggest(message: str, words: Sequence[str]) -> str:
+def _suggest(program: type[Program], message: str, words: Sequence[str]) -> str:
     """Suggest the command or option that is most similar to the one that does not exist."""
-    group: type[BaseModel] = HipMri
+    group: type[BaseModel] = program
     for word in words:  # down to the command that was given
         members = dict(_list_members(group)) if issubclass(group, CommandGroup) else {}
         if word not in members:
@@ -132,7 +133,8 @@ def _suggest(message: str, words: Sequence[str]) -> str:
         known = [_use_dashes(f"--{name}") for name in list_settings(group)]
     for word in words:
         name = word.partition("=")[0]
-        if name in message and name not in known and (close := get_close_matches(name, known, n=1)):
+        is_unknown = name not in known and (name in message or name.startswith("--"))
+        if is_unknown and (close := get_close_matches(name, known, n=1)):
             return f" Did you mean {close[0]}?"
     return ""
 

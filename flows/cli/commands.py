@@ -31,6 +31,23 @@ class CommandGroup(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
+class Program(CommandGroup, BaseSettings):
+    """Base class of programs; the fields are their commands."""
+
+    model_config = SettingsConfigDict(
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_exit_on_error=False,
+        cli_enforce_required=True,
+        cli_use_class_docs_for_groups=True,
+        nested_model_default_partial_update=True,
+    )
+
+    program: ClassVar[str]
+    """How it is called."""
+
+
 class FlowCommand(Command):
     """Base class of commands that run a flow; the fields are its settings."""
 
@@ -304,22 +321,14 @@ class Demo(Command):
         print(write_demo_zip(self.file, self.seed, self.num_patients))
 
 
-class HipMri(CommandGroup, BaseSettings):
+class HipMri(Program):
     """Train, evaluate and use a classifier of hip MRI images.
 
     Exit codes: 0 done; 1 failed, after a line that begins with "error:"; 2 the command line or the settings file cannot
     be used; 129, 130 and 143 stopped by SIGHUP, Ctrl-C or SIGTERM.
     """
 
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_exit_on_error=False,
-        cli_enforce_required=True,
-        cli_use_class_docs_for_groups=True,
-        nested_model_default_partial_update=True,
-    )
+    program = "hip-mri"
 
     run: CliSubCommand[Run]
     predict: CliSubCommand[Predict]

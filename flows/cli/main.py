@@ -6,9 +6,12 @@ library, so that signals are handled before slow imports.
 
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from flows.runtime.stopping import end_process, watcher
+
+if TYPE_CHECKING:
+    from flows.cli.commands import Program
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -44,18 +47,19 @@ def run_if_main(module: str, command: str) -> None:
         main([command, *sys.argv[1:]])
 
 
-def run_command(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str], program: "type[Program] | None" = None) -> int:
     """Run a command; errors of the user and of the machine are printed in one line, others are raised.
 
     Args:
         arguments: Command and options, such as `["run", "--seed", "3"]`.
+        program: What was called; `hip-mri` by default.
 
     Returns:
         Exit code.
     """
     try:
         with watcher.end_in_order():
-            return _run(arguments)
+            return _run(arguments, program)
     except KeyboardInterrupt:
         watcher.print_stopped()
         return watcher.exit_code
@@ -66,14 +70,15 @@ def run_command(arguments: Sequence[str]) -> int:
         return watcher.exit_code
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], program: "type[Program] | None") -> int:
     # These imports take 0.2 s, and a signal in the meantime is handled.
     from flows.cli.arguments import read_command  # noqa: PLC0415
+    from flows.cli.commands import HipMri  # noqa: PLC0415
     from hip_mri.errors import HipMriError, SettingsError  # noqa: PLC0415
     from hip_mri.storage import is_unrecoverable  # noqa: PLC0415
 
     try:
-        command = read_command(arguments)
+        command = read_command(arguments, program or HipMri)
     except SettingsError as error:
         return _fail(str(error), USAGE)
     try:

@@ -410,6 +410,23 @@ def test_up_continues_where_an_interrupted_one_stopped(tmp_path: Path) -> None:
     setup.create_folder()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "up, down, status"),
+        (["stats", "--folder", "x"], "Did you mean status?"),
+        (["up", "--fodler", "x"], "Did you mean --folder?"),
+        (["up", "--folder", "x", "--server-port", "many"], "server_port"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_line_that_cannot_be_used_ends_with_exit_code_2(words, said, capsys) -> None:
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
 @pytest.mark.parametrize("action", ["down", "status"])
 def test_a_folder_without_a_setup_is_named(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([action, "--folder", str(tmp_path)]) == 1

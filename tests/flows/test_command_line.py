@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from flows.cli.arguments import read_command
-from flows.cli.commands import FlowCommand, Predict, Retrain, Run
+from flows.cli.commands import FlowCommand, HipMri, Predict, Retrain, Run
 from flows.cli.main import run_command
 from hip_mri.config import PipelineConfig, Settings
 from hip_mri.config.base import list_settings
@@ -26,7 +26,7 @@ FILES = {"run": "pipeline", "predict": "predict", "retrain": "retrain"}
 
 def read_settings(*words: str, command: str = "run"):
     """The settings that the flow of a command receives."""
-    read = read_command([command, *words])
+    read = read_command([command, *words], HipMri)
     assert isinstance(read, FlowCommand)
     return read.settings.model_validate(read.model_dump(exclude={"config"}))
 
@@ -314,7 +314,7 @@ def test_fault_56_and_57_a_disk_that_refuses_elsewhere_is_an_error_too(number, t
         (["run", "--trainin.epochs", "3"], "Did you mean --training.epochs?"),
         (["run", "--workspce=w"], "Did you mean --workspace?"),
         (["prune", "w", "--yse"], "Did you mean --yes?"),
-        (["models", "promote", "w", "1", "--raeson", "x"], "--reason"),
+        (["models", "promote", "w", "1", "--raeson", "x"], "Did you mean --reason?"),
         (["verify"], "RUN"),
         (["demo", "x.zip", "--seed", "-1"], "seed"),
     ],
