@@ -1,47 +1,5 @@
 """The paths of a workspace and its locks.
 
-workspace/
-├── DATA/<split>/<label>/<image id>.png   the images as the network sees them, copied from preprocessed/
-├── format.json                           version of the format of all these files
-├── manifest.parquet                      one row per image
-├── quarantine.csv                        what could not be used, and why
-├── text_in_images.csv                    images that were searched for text in their pixels, and what was found
-├── deliveries.json                       names of the deliveries that the manifest lists
-├── splits.parquet                        the split of each image, kept for later runs
-├── test_set.json                         hash of the test set, locked at its first use
-├── ties.parquet                          evidence that relates images: patients, series, nearly equal images
-├── entries/<delivery>.parquet            files of each delivery when it was read
-├── identities/<delivery>.parquet         keyed hashes of the patients of its images, and the user's columns
-├── identities/ignored_patients.json      hashes of patient ids that are placeholders, since all images had them
-├── attributes/<digest>.parquet           further columns of the user's table of patients, hashed
-├── pseudonyms.key                        key of the hashes that replace patient ids and names
-├── names.parquet                         the name behind each pseudonym, in one private file
-├── runs/0001/                            finished runs: metrics, predictions, model, figures, report
-├── retrainings/0001/                     reports of retrainings: new images, changes, decision and its reasons
-├── releases/                             what was released
-│   ├── versions/0001/                    registered models, each with its origin
-│   ├── champion.json                     the version that serves, and all earlier ones
-│   ├── audit.jsonl                       every decision on a version: who, how and why
-│   ├── comparisons/0004-over-0002/       what a decision on a challenger is based on
-│   ├── conclusions.json                  how each retraining ended
-│   └── ledger.json                       every comparison on the test set
-├── sources/                              fetched or drawn source files
-├── images/ab/<sha256>                    source images: gray levels as PNG, named by the hash of their pixels
-├── fingerprints/<recipe>/                hashes and thumbnails by which copies of an image are found, in shards
-├── preprocessed/<set>/ab/<sha256>.png    contrast-enhanced, resized; one set per settings
-├── backbones/<digest>/                   frozen networks, ready to run
-├── features/<set>/                       feature rows, in shards; one set per backbone and settings
-├── models/<digest>/                      trained networks
-├── folds/<digest>.csv                    scores of cross-validation
-├── drift/<digest>.png                    new images beside training images
-├── neighbours/<digest>.csv               nearest training images, by features
-├── novelty/<digest>.npz                  detectors of images unlike the training images
-├── explanations/<digest>.npy             class activation maps of the images that were explained
-├── predictions/0001/                     scores of new images: table, sheet, explanations, names
-├── serving/                              work in progress on new images, a workspace of its own; may be removed
-├── shards/<digest>.parquet               which images a task run handles
-└── cache/                                Prefect's records of finished task runs
-
 Folders that the pipeline creates are accessible by their owner alone (mode 0700).
 """
 
@@ -116,47 +74,47 @@ class Workspace:
 
     root: Path
 
-    format_file = _Below("format.json")
-    manifest_file = _Below("manifest.parquet")
-    quarantine_file = _Below("quarantine.csv")
-    text_file = _Below("text_in_images.csv")
-    deliveries_file = _Below("deliveries.json")
-    splits_file = _Below("splits.parquet")
-    test_set_file = _Below("test_set.json")
-    ties_file = _Below("ties.parquet")
-    pseudonym_key_file = _Below("pseudonyms.key")
-    names_file = _Below("names.parquet")
+    format_file = _Below("format.json")  # version of the format of all these files
+    manifest_file = _Below("manifest.parquet")  # one row per image
+    quarantine_file = _Below("quarantine.csv")  # what could not be used, and why
+    text_file = _Below("text_in_images.csv")  # result of the search for text in pixels
+    deliveries_file = _Below("deliveries.json")  # names of the deliveries that the manifest lists
+    splits_file = _Below("splits.parquet")  # the split of each image, kept for later runs
+    test_set_file = _Below("test_set.json")  # hash of the test set, locked at its first use
+    ties_file = _Below("ties.parquet")  # evidence that relates images: patients, series, nearly equal images
+    pseudonym_key_file = _Below("pseudonyms.key")  # key of the hashes that replace patient ids and names
+    names_file = _Below("names.parquet")  # the name behind each pseudonym, in one private file
     batch_names_file = _Below("names.csv")  # of a workspace that serves: names of the files that are being scored
-    entries_folder = _Below("entries")
-    identities_folder = _Below("identities")
-    ignored_patients_file = _Below("identities/ignored_patients.json")
-    attributes_folder = _Below("attributes")
-    data_folder = _Below("DATA")
-    runs_folder = _Below("runs")
-    retrainings_folder = _Below("retrainings")
+    entries_folder = _Below("entries")  # <delivery>.parquet: its files when it was read
+    identities_folder = _Below("identities")  # <delivery>.parquet: keyed hashes of patients, the user's columns
+    ignored_patients_file = _Below("identities/ignored_patients.json")  # hashes of placeholders, which all images had
+    attributes_folder = _Below("attributes")  # <digest>.parquet: hashed columns of the user's table of patients
+    data_folder = _Below("DATA")  # <split>/<label>/<image id>.png: copies from preprocessed/
+    runs_folder = _Below("runs")  # 0001/: metrics, predictions, model, figures, report
+    retrainings_folder = _Below("retrainings")  # 0001/: reports: new images, changes, decision and its reasons
     releases_folder = _Below("releases")
-    versions_folder = _Below("releases/versions")
-    champion_file = _Below("releases/champion.json")
-    audit_file = _Below("releases/audit.jsonl")
-    comparisons_folder = _Below("releases/comparisons")
-    conclusions_file = _Below("releases/conclusions.json")
-    ledger_file = _Below("releases/ledger.json")
-    sources_folder = _Below("sources")
-    images_folder = _Below("images")
-    fingerprints_folder = _Below("fingerprints")
-    preprocessed_folder = _Below("preprocessed")
-    backbones_folder = _Below("backbones")
-    features_folder = _Below("features")
-    models_folder = _Below("models")
-    folds_folder = _Below("folds")
-    drift_folder = _Below("drift")
-    neighbors_folder = _Below("neighbours")
-    novelty_folder = _Below("novelty")
-    explanations_folder = _Below("explanations")
-    predictions_folder = _Below("predictions")
-    shards_folder = _Below("shards")
-    cache_folder = _Below("cache")
-    _serving_folder = _Below("serving")
+    versions_folder = _Below("releases/versions")  # 0001/: registered models, each with its origin
+    champion_file = _Below("releases/champion.json")  # the version that serves, and all earlier ones
+    audit_file = _Below("releases/audit.jsonl")  # every decision on a version: who, how and why
+    comparisons_folder = _Below("releases/comparisons")  # 0004-over-0002/: what a decision on a challenger is based on
+    conclusions_file = _Below("releases/conclusions.json")  # how each retraining ended
+    ledger_file = _Below("releases/ledger.json")  # every comparison on the test set
+    sources_folder = _Below("sources")  # fetched or drawn source files
+    images_folder = _Below("images")  # ab/<sha256>: gray levels as PNG, named by the hash of their pixels
+    fingerprints_folder = _Below("fingerprints")  # <recipe>/: hashes and thumbnails that find copies
+    preprocessed_folder = _Below("preprocessed")  # <set>/ab/<sha256>.png: after CLAHE and resizing
+    backbones_folder = _Below("backbones")  # <digest>/: frozen networks, ready to run
+    features_folder = _Below("features")  # <set>/: feature rows, in shards; one set per backbone and settings
+    models_folder = _Below("models")  # <digest>/: trained networks
+    folds_folder = _Below("folds")  # <digest>.csv: scores of cross-validation
+    drift_folder = _Below("drift")  # <digest>.png: new images beside training images
+    neighbors_folder = _Below("neighbours")  # <digest>.csv: nearest training images, by features
+    novelty_folder = _Below("novelty")  # <digest>.npz: out-of-distribution detectors
+    explanations_folder = _Below("explanations")  # <digest>.npy: class activation maps
+    predictions_folder = _Below("predictions")  # 0001/: scores of new images: table, sheet, explanations, names
+    shards_folder = _Below("shards")  # <digest>.parquet: the images of a task run
+    cache_folder = _Below("cache")  # Prefect's records of finished task runs
+    _serving_folder = _Below("serving")  # work on new images, a workspace of its own; may be removed
     _lock_file = _Below(".lock")
 
     @classmethod

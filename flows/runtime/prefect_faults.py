@@ -21,6 +21,12 @@ ANSWER_TIMEOUT_SECONDS: Final = 8.0
 LOCKED_TIMEOUT_SECONDS: Final = 8.0
 """How long another process may keep the database locked; a working server holds it for less than one."""
 
+NOT_PREFECT: Final = (
+    "what answers there is not Prefect's API",
+    "Correct the address, which ends in /api, such as http://127.0.0.1:4200/api",
+)
+"""Problem and advice."""
+
 _CAUSES: Final = {
     r"Can't locate revision identified by '(?P<found>[^']*)'": (
         "its database was made by another version of Prefect, most likely a newer one (revision {found})",
@@ -121,63 +127,46 @@ def check_named_server(address: str) -> None:
             answer = client.request("GET", "/health" if is_cloud else "/admin/version").json()
             if is_cloud or isinstance(answer, str):
                 return
-            problem, advice = _explain_answer("another answer than a version")
+            problem, advice = NOT_PREFECT
     except httpx.HTTPStatusError as error:
         problem, advice = _explain_status(error.response.status_code)
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        problem = f"this is not an address that begins with http:// or https:// ({error})"
+        advice = "Correct it, such as http://127.0.0.1:4200/api"
     except httpx.TransportError as error:
-        problem, advice = _explain_transport(error, address)
-    except ValueError:
-        problem, advice = _explain_answer("no JSON")
-    except httpx.InvalidURL as error:
-        problem, advice = f"this is not an address ({error})", "Correct it, such as http://127.0.0.1:4200/api"
-    source, change = (
-        "the Prefect profile or a settings file",
-        "choose another profile, `prefect profile use ephemeral`,",
-    )
+        problem, advice = _explain_transport(str(error) or type(error).__name__, address)
+    except ValueError:  # no JSON
+        problem, advice = NOT_PREFECT
     if os.environ.get(API_URL):
         source, change = API_URL, f"unset {API_URL}"
+    else:
+        source = "the Prefect profile or a settings file"
+        change = "choose another profile, `prefect profile use ephemeral`,"
     raise DeploymentError(
         f"prefect: the server at {address}, which {source} names, cannot be used: {problem}. {advice}, or {change} to "
         "run with a server of the run's own."
     ) from None
 
 
-def _explain_answer(found: str) -> tuple[str, str]:
-    return (
-        f"what answers there is not Prefect's API ({found})",
-        "Correct the address, which ends in /api, such as http://127.0.0.1:4200/api",
-    )
-
-
 def _explain_status(status: int) -> tuple[str, str]:
-    """Problem and advice for an answer of the server that is an error."""
+    """Problem and advice for an answer that is an error."""
     if status in (401, 403):
-        return (
-            f"it refuses this user (status {status})",
-            "Set PREFECT_API_AUTH_STRING to what its administrator gave you (PREFECT_API_KEY for Prefect Cloud)",
-        )
+        advice = "Set PREFECT_API_AUTH_STRING to what its administrator gave you (PREFECT_API_KEY for Prefect Cloud)"
+        return f"it refuses this user (status {status})", advice
     if status == 407:
         return f"a proxy in front of it asks for a user and a password (status {status})", "Correct HTTPS_PROXY"
-    if status < 500:
-        return _explain_answer(f"status {status}")
-    return f"it reports an internal error (status {status})", "See its log and start it again"
+    if status >= 500:
+        return f"it reports an internal error (status {status})", "See its log and start it again"
+    problem, advice = NOT_PREFECT
+    return f"{problem} (status {status})", advice
 
 
-def _explain_transport(error: Exception, address: str) -> tuple[str, str]:
+def _explain_transport(cause: str, address: str) -> tuple[str, str]:
     """Problem and advice where no answer came."""
-    import httpx  # noqa: PLC0415 - loaded with Prefect
-
-    cause = str(error) or type(error).__name__
-    if isinstance(error, httpx.UnsupportedProtocol):
-        return "this is not an address that begins with http:// or https://", "Correct it, such as http://HOST:4200/api"
     if proxy := find_proxy(address):
-        return (
-            f"no answer comes through the proxy that {proxy.variable} names ({cause})",
-            f"Correct {proxy.variable}, add the server's name to NO_PROXY where it is reached directly",
-        )
+        advice = f"Correct {proxy.variable}, add the server's name to NO_PROXY where it is reached directly"
+        return f"no answer comes through the proxy that {proxy.variable} names ({cause})", advice
     if "CERTIFICATE_VERIFY_FAILED" in cause:
-        return (
-            f"its certificate is not trusted ({cause})",
-            "Set PREFECT_API_SSL_CERT_FILE to a file of the certificates that sign it",
-        )
+        advice = "Set PREFECT_API_SSL_CERT_FILE to a file of the certificates that sign it"
+        return f"its certificate is not trusted ({cause})", advice
     return f"no server answers ({cause})", "Start it with `prefect server start`, correct the address"

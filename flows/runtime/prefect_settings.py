@@ -56,7 +56,7 @@ def may_name_a_server(environment: Mapping[str, str], folder: Path) -> bool:
     """Whether a setting may name a server, or forbid one of the run's own, without loading Prefect.
 
     Prefect reads the environment, the files `.env`, `prefect.toml` and `pyproject.toml` in the current folder, and the
-    profiles in its home. A "no" is certain; a "yes" is not.
+    profiles in its home. `True` means that Prefect has to be asked.
     """
     if "prefect" in sys.modules:  # asking it costs nothing
         return True
