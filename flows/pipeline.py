@@ -10,12 +10,11 @@ from prefect.client.schemas.objects import State
 from flows.stages import compute_features, ingest, prepare_images, train_and_report
 from hip_mri.config import PipelineConfig
 from tasks.dataset import fetch_source
-from tasks.flow_runs import complete_with, name_flow_run
+from tasks.flow_runs import complete_with, hold_workspace, name_flow_run
 from tasks.models import resolve_weights
 from tasks.progress import log_end
 from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
 from tasks.tracking import check_tracking
-from tasks.workspace import hold_workspace
 
 
 @flow(

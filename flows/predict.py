@@ -9,13 +9,12 @@ from prefect.client.schemas.objects import State
 
 from hip_mri.config import PredictConfig
 from tasks.dataset import fetch_source, plan_shards
-from tasks.flow_runs import complete_with, name_flow_run
+from tasks.flow_runs import complete_with, hold_serving, name_flow_run
 from tasks.mapping import map_shards
 from tasks.models import extract_features
 from tasks.progress import log_end
 from tasks.serving import find_model, ingest_inputs, prepare_network, publish_predictions
 from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
-from tasks.workspace import hold_serving
 
 
 @flow(

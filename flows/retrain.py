@@ -11,7 +11,7 @@ from flows.stages import compute_features, ingest, prepare_images, train_and_rep
 from hip_mri.config import RetrainConfig
 from tasks.approval import ask_for_approval
 from tasks.dataset import fetch_deliveries, lift_quarantine
-from tasks.flow_runs import name_flow_run
+from tasks.flow_runs import hold_workspace, name_flow_run
 from tasks.models import resolve_weights
 from tasks.progress import log_end
 from tasks.promotion import (
@@ -25,7 +25,6 @@ from tasks.promotion import (
 )
 from tasks.task_runners.configured import ConfiguredTaskRunner, start_task_runner
 from tasks.tracking import check_tracking, track_champion
-from tasks.workspace import hold_workspace
 
 
 @flow(

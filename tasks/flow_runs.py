@@ -1,5 +1,7 @@
-"""Name and final state of a flow run, as the Prefect UI lists them."""
+"""The workspace, the name and the final state of a flow run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -10,6 +12,23 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from hip_mri.storage import find_next_folder
+from hip_mri.workspace import LOCK_TIMEOUT_SECONDS, Workspace
+
+
+@contextmanager
+def hold_workspace(folder: Path, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[Workspace]:
+    """Open a workspace that no other run trains in meanwhile."""
+    workspace = Workspace.at(folder)
+    with workspace.hold(timeout_seconds):
+        yield workspace
+
+
+@contextmanager
+def hold_serving(folder: Path) -> Iterator[Workspace]:
+    """Open a workspace in which no other run scores new images meanwhile; another run may train."""
+    workspace = Workspace.at(folder)
+    with workspace.hold_serving():
+        yield workspace
 
 
 def name_flow_run(parent: Path) -> None:
