@@ -45,7 +45,9 @@ def _flatten_optional(field: dict[str, Any]) -> None:
     """
     kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
     if len(kinds) == 1:
-        del field["anyOf"], field["default"]
+        del field["anyOf"]
+        if field["default"] is None:
+            del field["default"]
         field.update(kinds[0])
 
 

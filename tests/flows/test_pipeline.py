@@ -225,7 +225,7 @@ def test_fault_65_prefect_keeps_nothing_that_runs_when_loaded(finished: tuple[Pa
 def test_rerun_does_nothing_again_and_gives_the_same(finished: tuple[Path, PipelineConfig]) -> None:
     folder, config = finished
     again, task_runs = run(config)
-    assert {task_run.state_name for task_run in task_runs if "shard " in task_run.name} == {"Cached"}
+    assert {task_run.state_name for task_run in task_runs if " of " in task_run.name} == {"Cached"}
     assert (again / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
     assert again.name > folder.name
     check_graph(task_runs)
@@ -253,9 +253,9 @@ def test_deleted_outputs_are_found_and_made_again(finished: tuple[Path, Pipeline
 
     again, task_runs = run(config)
 
-    repeated = [run.name for run in task_runs if "shard " in run.name and run.state_name == "Completed"]
+    repeated = [run.name for run in task_runs if " of " in run.name and run.state_name == "Completed"]
     done = Counter(name.split()[0] for name in repeated)
-    assert done == {"preprocess": 1, "features": 1}
+    assert done == {"preprocess_images": 1, "extract_features": 1}
     assert victim.read_bytes() == content
     assert part.exists()
     assert shown.exists()
