@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from hip_mri.config import ImageSettings
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.pseudonyms import hash_identities, make_pseudonyms
-from hip_mri.dataset.tables import read_table, write_table
+from hip_mri.dataset.table_files import read_table, write_table
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
 from hip_mri.images.decoding_results import ReadingOptions
 from hip_mri.images.reading import DECODING_RECIPE

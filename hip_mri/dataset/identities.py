@@ -17,7 +17,7 @@ from hip_mri.dataset.deliveries import Delivery, delete_damaged, name_delivery_i
 from hip_mri.dataset.entries import list_entries
 from hip_mri.dataset.manifest import digest_table
 from hip_mri.dataset.pseudonyms import hash_identities, make_pseudonyms, resolve_pseudonyms, store_names
-from hip_mri.dataset.tables import read_table, write_table
+from hip_mri.dataset.table_files import read_table, write_table
 from hip_mri.errors import SplitError
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.split_folders import choose_open_split, find_given_splits

@@ -11,7 +11,7 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.dataset.tables import read_table, write_table
+from hip_mri.dataset.table_files import read_table, write_table
 from hip_mri.storage import replace_file
 
 MANIFEST_COLUMNS: Final = (

@@ -14,7 +14,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.dataset.manifest import read_manifest
-from hip_mri.dataset.tables import read_table, write_table
+from hip_mri.dataset.table_files import read_table, write_table
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import write_bytes
 from hip_mri.workspace import Workspace

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hip_mri.dataset.tables import UNREADABLE, load_array
+from hip_mri.dataset.table_files import UNREADABLE, load_array
 from hip_mri.errors import WorkspaceError
 from hip_mri.storage import digest, replace_file
 

@@ -12,7 +12,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.dataset.manifest import read_manifest, select_ready
-from hip_mri.dataset.tables import UNREADABLE, read_table, write_table
+from hip_mri.dataset.table_files import UNREADABLE, read_table, write_table
 from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 

@@ -6,7 +6,7 @@ from typing import Final
 import pandas as pd
 
 from hip_mri.dataset.pseudonyms import resolve_pseudonyms
-from hip_mri.dataset.tables import UNREADABLE
+from hip_mri.dataset.table_files import UNREADABLE
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.metrics.results import Scores
 from hip_mri.run_files import FOLDS_FILE, MANIFEST_FILE, NEIGHBORS_FILE, PREDICTIONS_FILE

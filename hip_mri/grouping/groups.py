@@ -21,7 +21,7 @@ from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.ingest import CONTRADICTORY_LABEL, check_class_sizes
 from hip_mri.dataset.manifest import read_manifest, write_manifest
 from hip_mri.dataset.split_registry import read_split_registry
-from hip_mri.dataset.tables import write_table
+from hip_mri.dataset.table_files import write_table
 from hip_mri.grouping.fingerprints import list_fingerprinted
 from hip_mri.grouping.similarity import find_similar_images
 from hip_mri.sources.split_folders import UNDECIDED

@@ -17,7 +17,7 @@ import pandas as pd
 from hip_mri.config import LABELS, SPLITS
 from hip_mri.dataset.manifest import read_manifest, select_ready, write_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, check_test_set, extend_split_registry, read_split_registry
-from hip_mri.dataset.tables import read_table
+from hip_mri.dataset.table_files import read_table
 from hip_mri.errors import SplitError, list_offenders
 from hip_mri.grouping.allocation import allocate_groups
 from hip_mri.grouping.given_split import GivenSplit, count_given_split, hold_out_divided_groups, merge_given_split

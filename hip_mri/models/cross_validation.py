@@ -22,7 +22,7 @@ from hip_mri.models.fitting import TrainingImages
 from hip_mri.models.head import compile_head, train_head
 from hip_mri.models.keras_settings import Model, count_network_threads, describe_keras
 from hip_mri.models.network import select_features
-from hip_mri.models.rows import SelectedRows, iterate_blocks
+from hip_mri.models.network_inputs import SelectedRows, iterate_blocks
 from hip_mri.models.scoring import ROWS_PER_BLOCK, predict
 from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace

@@ -17,7 +17,7 @@ from hip_mri.models.backbones.backbone import BYTES_PER_NUMBER, Backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice, choose_engine
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.keras_settings import describe_keras
-from hip_mri.models.rows import cut_positions
+from hip_mri.models.network_inputs import cut_positions
 from hip_mri.storage import digest, require_room
 from hip_mri.workspace import Workspace
 

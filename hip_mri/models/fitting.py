@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hip_mri.errors import TrainingError
 from hip_mri.models.keras_settings import Model, import_keras
-from hip_mri.models.rows import Rows, cut_positions
+from hip_mri.models.network_inputs import Rows, cut_positions
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from hip_mri.models.fine_tune import fine_tune
 from hip_mri.models.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
 from hip_mri.models.head import build_network, compile_head, cut_network, join_network, train_head
 from hip_mri.models.keras_settings import Model, count_network_threads, describe_keras
-from hip_mri.models.rows import ImageRows, Rows
+from hip_mri.models.network_inputs import ImageRows, Rows
 from hip_mri.models.scoring import ROWS_PER_BLOCK, SplitNetwork, score_rows
 from hip_mri.run_files import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE
 from hip_mri.storage import digest, publish_folder, require_room, write_json

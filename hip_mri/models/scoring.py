@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hip_mri.errors import TrainingError
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.keras_settings import Model, import_keras
-from hip_mri.models.rows import Rows, cut_positions, iterate_blocks
-from hip_mri.models.saved import load_head
+from hip_mri.models.loading import load_head
+from hip_mri.models.network_inputs import Rows, cut_positions, iterate_blocks
 
 ROWS_PER_BLOCK: Final = 4096
 """Feature rows that are scored at once, 8 KB each."""

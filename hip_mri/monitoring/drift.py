@@ -30,7 +30,7 @@ from scipy.stats import rankdata
 
 from hip_mri.config import DriftSettings
 from hip_mri.errors import EvaluationError
-from hip_mri.models.rows import Rows
+from hip_mri.models.network_inputs import Rows
 from hip_mri.monitoring.shift import Floats, StatisticShift, draw_relabelings, measure_shifts, sample_one_per_group
 
 MIN_NUM_GROUPS_BEYOND: Final = 3

@@ -32,7 +32,7 @@ from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE
 from hip_mri.models.features import ROWS_PER_CALL, FeatureSet
 from hip_mri.models.network import TrainedModel
-from hip_mri.models.rows import Rows, cut_positions, iterate_blocks
+from hip_mri.models.network_inputs import Rows, cut_positions, iterate_blocks
 from hip_mri.storage import digest, replace_file
 from hip_mri.workspace import Workspace
 

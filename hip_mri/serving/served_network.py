@@ -28,8 +28,8 @@ from hip_mri.models.backbones.export import has_export, link_export
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.head import PREFIX, cut_network
+from hip_mri.models.loading import load_network
 from hip_mri.models.network import HEAD_NAME, TUNED_BACKBONE
-from hip_mri.models.saved import load_network
 from hip_mri.models.scoring import SplitNetwork
 from hip_mri.registry.prune import SERVED_NETWORK
 from hip_mri.run_files import MODEL_FILE

@@ -30,7 +30,7 @@ import os, sys, time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pathlib import Path
 import keras
-from hip_mri.models.saved import load_network
+from hip_mri.models.loading import load_network
 file = Path(sys.argv[1])
 load_network(file), keras.models.load_model(file, compile=False)  # both import what they need
 for load in (load_network, lambda file: keras.models.load_model(file, compile=False)):

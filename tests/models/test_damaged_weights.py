@@ -16,7 +16,7 @@ from hip_mri.models.backbones import weights
 from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.hdf5_checks import count_parameters
 from hip_mri.models.head import build_head
-from hip_mri.models.saved import load_head
+from hip_mri.models.loading import load_head
 from tests.models.saved_files import change
 
 NUM_CHANGED_FILES = 100

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hip_mri.dataset.tables import load_array
+from hip_mri.dataset.table_files import load_array
 
 
 def test_an_error_of_the_interpreter_is_tried_again(tmp_path, monkeypatch):

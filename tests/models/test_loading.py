@@ -16,7 +16,7 @@ from hip_mri.errors import DiskError, TrainingError, WeightsError
 from hip_mri.models.backbones.hdf5_checks import check_numbers_only
 from hip_mri.models.backbones.weights import resolve_weights
 from hip_mri.models.head import build_head, build_network
-from hip_mri.models.saved import list_foreign_settings, load_head, load_network
+from hip_mri.models.loading import list_foreign_settings, load_head, load_network
 from hip_mri.models.scoring import predict, tabulate_scores
 from tests.models.saved_files import change, change_description
 
