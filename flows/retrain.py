@@ -9,7 +9,10 @@ from prefect.client.schemas.objects import State
 
 from flows.stages import compute_features, ingest, prepare_images, train_and_report
 from hip_mri.config import RetrainConfig
-from tasks.approval import ask_for_approval
+from hip_mri.promotion.comparison_records import ComparedRetraining
+from hip_mri.promotion.conclusion import Answer
+from hip_mri.workspace import Workspace
+from tasks.approval import ask_for_approval, find_suspended
 from tasks.dataset import fetch_deliveries, lift_quarantine
 from tasks.flow_runs import hold_workspace, name_flow_run
 from tasks.models import resolve_weights
@@ -18,6 +21,7 @@ from tasks.promotion import (
     challenge_champion,
     check_batch,
     conclude_retraining,
+    conclude_unanswered,
     find_new_images,
     refuse_batch,
     report_nothing_new,
@@ -46,18 +50,21 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         DriftError: The new images differ from those of training; they are quarantined.
     """
     model, retrain = config.model, config.retrain
+    if compared := find_suspended(config.workspace):
+        return end_retraining(config, compared)
     with hold_workspace(config.workspace) as workspace:
         start_task_runner(config.runner, workspace)
         check_tracking(config.tracking)
         weights = resolve_weights(model.weights, model.backbone, fall_back_to_random=False)
+        conclude_unanswered(workspace)
 
         delivered = fetch_deliveries(config.sources, workspace, config.limits, config.data.class_names)
         if retrain.accept_drift:
             lift_quarantine(workspace)
         ingested = ingest(config, workspace, delivered, keep_earlier=True)
         new_images = find_new_images(workspace)
-        if new_images.num_images < retrain.min_new_images:
-            if workspace.splits_file.exists():  # a retraining that waits for approval reads groups and splits
+        if new_images.num_waiting < retrain.min_new_images:
+            if workspace.splits_file.exists():  # the manifest stays grouped and split
                 prepare_images(config, workspace, delivered, ingested)
             return report_nothing_new(new_images, retrain.min_new_images)
 
@@ -69,11 +76,28 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
             refuse_batch(workspace, new_images, check)
 
         run = train_and_report(config, workspace, weights, images, features)
-        challenge = challenge_champion(workspace, run, config.release, config.evaluation)
-    answer = ask_for_approval(challenge, retrain)
+        compared = challenge_champion(workspace, run, new_images, check, config)
+        if not compared.needs_answer:
+            return conclude(config, workspace, compared)
+    return end_retraining(config, compared)
+
+
+def end_retraining(config: RetrainConfig, compared: ComparedRetraining) -> State[str]:
+    """Ask for approval, where it is needed, and conclude; a resumed flow run comes here at once."""
+    timeout_hours = config.retrain.approval_timeout_hours
+    answer = ask_for_approval(config.workspace, compared, timeout_hours) if compared.needs_answer else None
+    if isinstance(answer, State):
+        return answer
     # Another run may hold the workspace by now, and the answer must not be lost for it.
-    with hold_workspace(config.workspace, timeout_seconds=3600 * retrain.approval_timeout_hours) as workspace:
-        report = conclude_retraining(workspace, new_images, check, challenge, answer, config.release)
-        if config.tracking.mlflow_uri:
-            track_champion(workspace, config.tracking)
-        return report_outcome(report)
+    with hold_workspace(config.workspace, timeout_seconds=3600 * timeout_hours) as workspace:
+        return conclude(config, workspace, compared, answer)
+
+
+def conclude(
+    config: RetrainConfig, workspace: Workspace, compared: ComparedRetraining, answer: Answer | None = None
+) -> State[str]:
+    """Promote the new model or not, publish the report, and mark the champion in MLflow."""
+    report = conclude_retraining(workspace, compared, answer)
+    if config.tracking.mlflow_uri:
+        track_champion(workspace, config.tracking)
+    return report_outcome(report)

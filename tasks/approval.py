@@ -1,56 +1,81 @@
-"""Asks for manual approval of a model that has passed the gate."""
+"""Asks for manual approval of a model that has passed the gate; no process waits for the answer."""
 
 import logging
+import shlex
+from pathlib import Path
 from typing import Final
 
-from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import pause_flow_run
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
+from prefect.states import Completed
 from pydantic import Field
 
-from hip_mri.config import RetrainSettings
-from hip_mri.promotion.challenge import Answer, Challenge
-from hip_mri.promotion.retraining_report import describe_comparison
+from hip_mri.promotion.comparison_records import APPROVAL, ComparedRetraining, find_comparison_of_flow_run
+from hip_mri.promotion.conclusion import Answer
+from hip_mri.registry.audit import find_system_user
+from hip_mri.workspace import Workspace
 
 logger = logging.getLogger("hip_mri.tasks")
 
-POLL_INTERVAL_SECONDS: Final = 10
-"""How often the server is asked whether the flow run was resumed."""
+PAUSE_KEY: Final = "approval"
+"""Identifies the question when the flow run starts again from the top."""
+
+NOT_BLANK: Final = r"\S"
 
 
 class Approval(RunInput):
     """The form in the Prefect UI."""
 
     promote: bool = Field(default=False, description="Whether the new model becomes the champion.")
-    reason: str = Field(default="", description="Why; stored with the version.")
+    reason: str = Field(pattern=NOT_BLANK, description="Why. Stored with the version and in the audit log.")
+    name: str = Field(
+        pattern=NOT_BLANK, description="Your name. Prefect's open-source server does not know who answers."
+    )
 
 
-def ask_for_approval(challenge: Challenge, settings: RetrainSettings) -> Answer:
-    """Pause the flow run for manual approval, where the settings ask for it and the gate was passed.
+def find_suspended(workspace: Path) -> ComparedRetraining | None:
+    """Find the comparison that this flow run made before it was suspended; `None` at its first start."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return None
+    return find_comparison_of_flow_run(Workspace.at(workspace), str(context.flow_run.id))
 
-    The Prefect UI shows the comparison, and a form under `Resume`. The caller does not hold the workspace meanwhile.
+
+def find_starter() -> str:
+    """Name who started this flow run: Prefect's user, schedule or automation where it knows one, else the system's."""
+    context = FlowRunContext.get()
+    creator = context.flow_run.created_by if context and context.flow_run else None
+    name = creator and creator.display_value
+    return f"{name} (Prefect)" if name else find_system_user()
+
+
+def ask_for_approval(workspace: Path, compared: ComparedRetraining, timeout_hours: float) -> Answer | State[str]:
+    """Ask a person, in the Prefect UI if this flow run has a deployment.
+
+    Such a flow run is suspended: its process ends. When a person has filled in the form, a worker starts the flow run
+    again from the top, and the answer is returned here. Other flow runs end, and a person decides by a command.
 
     Args:
-        challenge: Decision of the gate.
-        settings: Whether to ask, and how long to wait.
+        workspace: Its folder.
+        compared: What the person decides on.
+        timeout_hours: Time to answer in the Prefect UI; Prefect then fails the flow run.
 
     Returns:
-        The answer; automatic approval if approval is not required, and no decision where no answer came in time.
+        The answer, or the final state of a flow run that ends without one.
     """
-    if settings.approval == "automatic" or challenge.is_serving or not challenge.decision.promote:
-        return Answer()
-    logger.info(
-        "Waiting up to %g hours for approval: Resume, on the page of this run in the Prefect UI",
-        settings.approval_timeout_hours,
-    )
-    form = Approval.with_initial_data(description=describe_comparison(challenge))
-    try:
-        given = pause_flow_run(
-            wait_for_input=form,
-            timeout=round(settings.approval_timeout_hours * 3600),
-            poll_interval=POLL_INTERVAL_SECONDS,
-        )
-    except FlowPauseTimeout:
-        return Answer(promote=None)
-    action = "promote" if given.promote else "keep the champion"
-    return Answer(given.promote, f"{action}: {given.reason}" if given.reason else action)
+    context = FlowRunContext.get()
+    flow_run = context and context.flow_run
+    version, description = compared.challenge.challenger.name, compared.folder / APPROVAL
+    command = f"hip-mri models approve {shlex.quote(str(workspace))} {version} --reason '...'"
+    question = f"Version {version} awaits approval. Read {description}"
+    if flow_run is None or flow_run.deployment_id is None or flow_run.parent_task_run_id is not None:
+        message = f"{question}, then: {command}, or decline instead of approve"
+        logger.info("%s", message)
+        return Completed(name="Awaiting approval", message=message, data=message)
+    logger.info("%s, or Resume on the page of this flow run in the Prefect UI; or: %s", question, command)
+    form = Approval.with_initial_data(description=description.read_text())
+    timeout_seconds = round(timeout_hours * 3600)
+    given = suspend_flow_run(wait_for_input=form, timeout=timeout_seconds, key=PAUSE_KEY)
+    return Answer(given.promote, given.reason, given.name)

@@ -97,6 +97,7 @@ DECISIONS = {
         "hip_mri.dataset.pseudonyms.look_up_names",
         "hip_mri.errors",
         "hip_mri.evaluation.verify",
+        "hip_mri.promotion",
         "hip_mri.registry",
         "hip_mri.synthetic.demo.write_demo_zip",
         "hip_mri.workspace.Workspace",
@@ -121,6 +122,11 @@ DECISIONS = {
     "flows.runtime.prefect_settings": ("hip_mri.addresses.strip_credentials", "hip_mri.errors", "pydantic"),
     "flows.runtime.server_process": ("uvicorn",),
     "flows.serve": ("hip_mri.addresses.strip_credentials", "hip_mri.errors", "httpx", "yaml"),
+    "flows.retrain": (
+        "hip_mri.promotion.comparison_records.ComparedRetraining",
+        "hip_mri.promotion.conclusion.Answer",
+        "hip_mri.workspace.Workspace",
+    ),
     "flows.stages": (
         "hip_mri.dataset.deliveries.Delivery",
         "hip_mri.grouping.groups.GroupReport",

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, Cli
 
 from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, Settings, TrackingSettings
 from hip_mri.errors import EvaluationError, ReleaseError, TrackingError, WorkspaceError, list_offenders
-from hip_mri.registry.audit import check_audit_log, read_decisions, verify_releases
+from hip_mri.registry.audit import check_audit_log, find_system_user, read_decisions, verify_releases
 from hip_mri.registry.champion import promote, read_champion, roll_back
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.tracking import check_tracking, track_champion, track_run
@@ -162,15 +162,18 @@ class WorkspaceCommand(Command):
 
 
 class ListModels(WorkspaceCommand):
-    """List all versions with their test AUC, and which one is the champion."""
+    """List all versions with their test AUC, which one is the champion, and which ones await approval."""
 
     def execute(self) -> None:
+        from hip_mri.promotion.comparison_records import find_waiting  # noqa: PLC0415 - loads pandas
+
         workspace = self.find_workspace()
         champion = read_champion(workspace)
+        waiting = [it.challenge.challenger for it in find_waiting(workspace)]
         for version in list_versions(workspace):
             auc = version.read_metrics()["test"]["auc"]
             shown = "not known" if auc is None else f"{auc:.3f}"
-            mark = "  champion" if champion and champion.number == version.number else ""
+            mark = "  champion" if version == champion else "  awaits approval" if version in waiting else ""
             print(f"{version.name}  run {version.run}  {version.registered_at}  test AUC {shown}{mark}")
 
 
@@ -226,6 +229,47 @@ class PromoteModel(WorkspaceCommand):
         mark_champion(workspace, self.tracking)
 
 
+class DecideOnModel(WorkspaceCommand):
+    """Base class of the answers to a retraining that awaits approval."""
+
+    version: CliPositionalArg[int]
+    """Number of the version, such as 0003."""
+
+    reason: str
+    """Reason, which is kept in the history."""
+
+    tracking: TrackingSettings = TrackingSettings()
+
+    def decide(self, *, promote: bool) -> None:
+        """End the retraining by the recorded comparison, and print the folder of its report."""
+        from hip_mri.promotion.comparison_records import find_waiting_version  # noqa: PLC0415 - loads pandas
+        from hip_mri.promotion.conclusion import Answer, conclude_retraining  # noqa: PLC0415
+
+        check_tracking(self.tracking)
+        workspace, user = self.find_workspace(), find_system_user()
+        with workspace.hold():
+            compared = find_waiting_version(workspace, self.version)
+            print(conclude_retraining(workspace, compared, Answer(promote, self.reason, user), user).folder)
+        mark_champion(workspace, self.tracking)
+
+
+class ApproveModel(DecideOnModel):
+    """Make a version that awaits approval the champion, if the champion is the one it was compared with.
+
+    A flow run that is suspended for the answer ends with this decision when it is resumed.
+    """
+
+    def execute(self) -> None:
+        self.decide(promote=True)
+
+
+class DeclineModel(DecideOnModel):
+    """Keep the champion instead of a version that awaits approval."""
+
+    def execute(self) -> None:
+        self.decide(promote=False)
+
+
 class RollBackModel(WorkspaceCommand):
     """Make the previous champion, or a given former one, the champion again."""
 
@@ -255,11 +299,13 @@ class TrackModel(WorkspaceCommand):
 
 
 class Models(CommandGroup):
-    """List, register, promote, roll back and track versions of the model."""
+    """List, register, approve, promote, roll back and track versions of the model."""
 
     list: CliSubCommand[ListModels]
     history: CliSubCommand[ShowHistory]
     register_run: CliSubCommand[RegisterModel] = Field(alias="register")  # `register` is a method of abstract classes
+    approve: CliSubCommand[ApproveModel]
+    decline: CliSubCommand[DeclineModel]
     promote: CliSubCommand[PromoteModel]
     rollback: CliSubCommand[RollBackModel]
     track: CliSubCommand[TrackModel]

@@ -6,14 +6,17 @@ from pathlib import Path
 import pandas as pd
 
 from hip_mri.config import DriftSettings
+from hip_mri.dataset.deliveries import is_synthetic
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_stored_image
 from hip_mri.dataset.split_registry import quarantine_images
+from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
 from hip_mri.models.features import FeatureSet
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
 from hip_mri.monitoring.shift import describe_stored_images, sample_one_per_group
-from hip_mri.promotion.new_images import find_latest_version, list_images, select_new
-from hip_mri.storage import digest
+from hip_mri.promotion.new_images import find_reference, list_images, select_new
+from hip_mri.run_files import MANIFEST_FILE
+from hip_mri.storage import digest, digest_file
 from hip_mri.workspace import Workspace
 
 NUM_EXAMPLES = 6
@@ -27,16 +30,18 @@ class BatchCheck:
     Attributes:
         report: The tests.
         picture_file: PNG with the statistics that differ most, and example images.
+        notices: Texts that every output shows.
     """
 
     report: DriftReport
     picture_file: Path
+    notices: tuple[str, ...] = ()
 
 
 def check_batch(
     workspace: Workspace, features: FeatureSet, settings: DriftSettings, seed: int, num_threads: int
 ) -> BatchCheck | None:
-    """Compare the images that are new to the latest version with its training images.
+    """Compare new images with the training images of the latest version or run.
 
     Args:
         workspace: Its manifest is split, and the features of all images are stored; the picture is written there.
@@ -46,17 +51,17 @@ def check_batch(
         num_threads: Threads that decode images.
 
     Returns:
-        The result; `None` where there is no version, or no new image.
+        The result; `None` where there is neither a version nor a run before, or no new image.
     """
     from hip_mri.evaluation.charts.style import save_figure  # noqa: PLC0415 - see below
     from hip_mri.monitoring.drift_chart import ChartBatch, draw_drift  # noqa: PLC0415 - loads matplotlib, half a second
 
-    latest = find_latest_version(workspace)
-    known = list_images(latest)
+    reference = find_reference(workspace)
+    known = list_images(reference and reference.folder)
     images = select_ready(read_manifest(workspace.manifest_file))
     training = images[images["sha256"].isin(known.loc[known["split"] == "train", "sha256"])]
-    new = select_new(images, latest)
-    if latest is None or training.empty or new.empty:
+    new = select_new(images, workspace)
+    if reference is None or training.empty or new.empty:
         return None
     batches, charted = [], []
     for side in (training, new):
@@ -74,13 +79,16 @@ def check_batch(
         num_reference_images=len(training),
         num_reference_groups=training["group"].nunique(),
     )
-    file = workspace.drift_folder / f"{digest([latest.model_sha256, sorted(new['sha256'])])[:16]}.png"
-    return BatchCheck(report, save_figure(draw_drift(report.shifts, charted[0], charted[1]), file))
+    of_new = collect_notices(is_synthetic=any(map(is_synthetic, new["delivery"].unique())), weights_notice="")
+    notices = tuple(dict.fromkeys((*reference.read_notices(), *of_new)))
+    key = digest_file(reference.folder / MANIFEST_FILE), notices, sorted(new["sha256"])
+    figure = draw_drift(report.shifts, charted[0], charted[1], summarize_notices(notices))
+    return BatchCheck(report, save_figure(figure, workspace.drift_folder / f"{digest(key)[:16]}.png"), notices)
 
 
 def refuse_batch(workspace: Workspace) -> int:
-    """Quarantine the images that are new to the latest version; returns their number."""
+    """Quarantine the new images; returns their number."""
     images = select_ready(read_manifest(workspace.manifest_file))
-    new = set(select_new(images, find_latest_version(workspace))["sha256"])
+    new = set(select_new(images, workspace)["sha256"])
     quarantine_images(new, workspace)
     return len(new)

@@ -1,19 +1,21 @@
-"""Registers a newly trained model as challenger, compares it with the champion, and promotes it if it passes."""
+"""Registers a newly trained model as challenger, and compares it with the champion."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from hip_mri.config import ReleaseSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.evaluation.metrics.split_metrics import measure_split
+from hip_mri.evaluation.metrics.validation import number_labels
 from hip_mri.evaluation.run_tables import read_attributes, read_table
-from hip_mri.promotion.error_budget import Comparison, record_comparison, record_outcome
+from hip_mri.promotion.error_budget import Comparison, read_comparisons, record_comparison
 from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version, refuse_few_groups
-from hip_mri.registry.champion import promote_over, read_champion
+from hip_mri.registry.champion import read_champion
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
 from hip_mri.run_files import PREDICTIONS_FILE
@@ -21,7 +23,25 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-ChallengeOutcome = Literal["promoted", "kept", "unjudged", "declined", "unanswered", "overtaken"]
+
+@dataclass(frozen=True)
+class LockedTestSet:
+    """The locked test images, as they are labeled at the comparison.
+
+    Attributes:
+        num_images: Number of images by label.
+        num_groups: Number of groups with such an image, by label.
+        is_patient_level: Whether groups are patients: the patient of every image is known.
+        num_looks: Number of comparisons on these images, this one included.
+        num_looks_left: Number of further comparisons that can promote a model; `None` where they become rarer without
+            a last one.
+    """
+
+    num_images: Mapping[str, int]
+    num_groups: Mapping[str, int]
+    is_patient_level: bool
+    num_looks: int
+    num_looks_left: int | None
 
 
 @dataclass(frozen=True)
@@ -32,7 +52,9 @@ class Challenge:
         challenger: The new version.
         champion: The version that it was compared with; `None` before the first champion.
         decision: Decision of the gate.
-        measures: Metrics on the locked test images at each version's own threshold, by `challenger` and `champion`.
+        measures: Metrics of `challenger` and `champion` on the test images with their present labels, each at its own
+            threshold.
+        test_set: The test images.
         notices: Texts that every output of the challenger must show.
         is_serving: Whether the challenger is champion already, since the run that promoted it was interrupted.
         comparison: The comparison on the test set; `None` where nothing was compared.
@@ -42,22 +64,10 @@ class Challenge:
     champion: Version | None
     decision: Decision
     measures: Mapping[str, Mapping[str, Any]]
+    test_set: LockedTestSet
     notices: tuple[str, ...] = ()
     is_serving: bool = False
     comparison: Comparison | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Manual approval of a challenger that has passed the gate.
-
-    Attributes:
-        promote: Whether it becomes champion; `None` if no answer came in time.
-        comment: What the person wrote.
-    """
-
-    promote: bool | None = True
-    comment: str = ""
 
 
 def challenge_champion(workspace: Workspace, run_folder: Path, settings: ReleaseSettings, min_size: int) -> Challenge:
@@ -99,10 +109,13 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
         champion_scores = read_test_scores(champion, workspace)
         decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, min_size)
     if champion is not None:
-        measures["champion"] = champion.read_metrics()["test"]
+        measures["champion"] = _measure(champion, workspace)
     for reason in decision.reasons:
         logger.info("Gate: %s", reason)
-    return Challenge(challenger, champion, decision, measures, tuple(metrics["notices"]), is_serving, comparison)
+    is_patient_level = metrics["grouping"]["is_patient_level"]
+    test_set = _describe_test_set(workspace, challenger, scores, settings, is_patient_level=is_patient_level)
+    notices = tuple(metrics["notices"])
+    return Challenge(challenger, champion, decision, measures, test_set, notices, is_serving, comparison)
 
 
 def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
@@ -117,35 +130,23 @@ def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
     return scores.merge(images, on="image_id", validate="one_to_one")
 
 
-def conclude_retraining(workspace: Workspace, challenge: Challenge, answer: Answer) -> ChallengeOutcome:
-    """Promote the challenger if the gate and the answer allow it, and record the outcome of the comparison.
-
-    Args:
-        workspace: Where versions and champion are kept.
-        challenge: The challenger and the decision of the gate.
-        answer: The manual approval, or the default where none is required.
-
-    Returns:
-        What became of the challenger; `overtaken` where the champion has changed since the comparison.
-
-    Raises:
-        ReleaseError: A file of the challenger was changed; the champion stays.
-    """
-    outcome = _promote_if_allowed(workspace, challenge, answer)
-    if challenge.comparison is not None:
-        record_outcome(workspace, challenge.comparison, is_promoted=outcome == "promoted")
-    return outcome
+def _measure(champion: Version, workspace: Workspace) -> dict[str, Any]:
+    """Measure the champion again, since labels may have been corrected after its own run."""
+    scores = read_test_scores(champion, workspace)
+    threshold = champion.read_metrics()["threshold"]
+    return measure_split(number_labels(scores), scores["score"], scores["group"], threshold)
 
 
-def _promote_if_allowed(workspace: Workspace, challenge: Challenge, answer: Answer) -> ChallengeOutcome:
-    if challenge.is_serving:
-        return "promoted"
-    if not challenge.decision.promote:
-        return "kept" if challenge.decision.is_judged else "unjudged"
-    if not answer.promote:
-        return "unanswered" if answer.promote is None else "declined"
-    reason = answer.comment or challenge.decision.reasons[0]
-    if not promote_over(workspace, challenge.champion, challenge.challenger, reason):
-        return "overtaken"
-    logger.info("Version %s is the champion", challenge.challenger.name)
-    return "promoted"
+def _describe_test_set(
+    workspace: Workspace,
+    challenger: Version,
+    scores: pd.DataFrame,
+    settings: ReleaseSettings,
+    *,
+    is_patient_level: bool,
+) -> LockedTestSet:
+    by_label = scores.groupby("label")["group"]
+    looks = [it for it in read_comparisons(workspace) if it.test_set_sha256 == challenger.test_set_sha256]
+    left = max(0, settings.num_looks - len(looks)) if settings.spending == "even" else None
+    num_images, num_groups = by_label.size().to_dict(), by_label.nunique().to_dict()
+    return LockedTestSet(num_images, num_groups, is_patient_level, len(looks), left)

@@ -1,9 +1,12 @@
-"""Counts the images that were added since the latest version was trained."""
+"""Finds the images that no version was trained, tuned or tested with."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import pandas as pd
+import yaml
 
 from hip_mri.config import LABELS
 from hip_mri.dataset.manifest import read_manifest, select_ready
@@ -11,72 +14,119 @@ from hip_mri.dataset.split_registry import HELD_OUT
 from hip_mri.evaluation.run_tables import read_table
 from hip_mri.registry.conclusions import list_unconcluded
 from hip_mri.registry.versions import Version, list_versions
-from hip_mri.run_files import MANIFEST_FILE
+from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE
+from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace
+
+COLUMNS = ("image_id", "sha256", "label", "split", "group", "patient")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What new images are compared with: the latest version; before the first version, the latest run of the pipeline.
+
+    Attributes:
+        name: Such as `version 0003` or `run 0001`.
+        folder: Holds its manifest and metrics.
+    """
+
+    name: str
+    folder: Path
+
+    @classmethod
+    def named(cls, name: str, workspace: Workspace) -> Self:
+        """The reference with a name."""
+        kind, _, number = name.partition(" ")
+        return cls(name, (workspace.runs_folder if kind == "run" else workspace.versions_folder) / number)
+
+    def read_notices(self) -> tuple[str, ...]:
+        """Read the texts that every output shows."""
+        return tuple(read_json(self.folder / METRICS_FILE).get("notices", ()))
 
 
 @dataclass(frozen=True)
 class NewImages:
-    """Counts of images that the latest version was not trained, tuned or tested with.
+    """Counts of new images.
 
     Attributes:
-        num_images: New images in use.
+        num_images: Images in use that are in no version; before the first version, those that are not in `since`.
         counts: The same by label.
         num_known: Images in use that are not new.
-        since: Name of the latest version; `None` before the first.
+        since: Name of the reference; `None` where there is none.
+        num_waiting: Images in use that are in no version, which decide whether a model is trained.
     """
 
     num_images: int
     counts: Mapping[str, int]
     num_known: int
     since: str | None
+    num_waiting: int
 
 
 def find_new_images(workspace: Workspace) -> NewImages:
-    """Count the images in use whose content is new to the latest version."""
+    """Count the images in use whose content is new."""
     images = select_ready(read_manifest(workspace.manifest_file))
-    latest = find_latest_version(workspace)
-    new = select_new(images, latest)
+    reference, new = find_reference(workspace), select_new(images, workspace)
     counts = new["label"].value_counts().reindex(list(LABELS), fill_value=0)
     return NewImages(
         num_images=len(new),
         counts={label: int(count) for label, count in counts.items()},
         num_known=len(images) - len(new),
-        since=latest.name if latest else None,
+        since=reference.name if reference else None,
+        num_waiting=len(new) if _list_concluded(workspace) else len(images),
     )
 
 
-def select_new(images: pd.DataFrame, latest: Version | None) -> pd.DataFrame:
-    """Select the rows of images whose content is new to the latest version.
+def select_new(images: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
+    """Select the rows of images whose content is in no version and not in the reference.
 
-    Images that it held out are not new: a delivered image is ready until the split holds it out again.
+    Images that were held out are not new: a delivered image is ready until the split holds it out again.
     """
-    return images[~images["sha256"].isin(list_images(latest, ("ready", HELD_OUT))["sha256"])]
+    reference = find_reference(workspace)
+    folders = {version.folder for version in _list_concluded(workspace)} | ({reference.folder} if reference else set())
+    known = {sha256 for folder in folders for sha256 in list_images(folder, ("ready", HELD_OUT))["sha256"]}
+    return images[~images["sha256"].isin(known)]
 
 
-def find_latest_version(workspace: Workspace) -> Version | None:
-    """Find the version with the highest number, champion or not; `None` before the first.
+def find_reference(workspace: Workspace) -> Reference | None:
+    """Find what new images are compared with; `None` before the first version and the first run of the pipeline.
 
-    A challenger whose retraining was interrupted does not count: otherwise its images would not be new to the next
-    retraining, which has to finish with it.
+    The latest version is that of the latest run: an older run can be registered later.
     """
-    unconcluded = list_unconcluded(workspace)
-    versions = [version for version in list_versions(workspace) if version not in unconcluded]
-    return versions[-1] if versions else None
+    if versions := _list_concluded(workspace):
+        latest = max(versions, key=lambda version: (version.run, version.number))
+        return Reference.named(f"version {latest.name}", workspace)
+    runs = [file.parent for file in workspace.runs_folder.glob(f"[0-9]*/{METRICS_FILE}")]
+    latest_run = max(filter(_is_of_pipeline, runs), key=lambda folder: folder.name, default=None)
+    return Reference.named(f"run {latest_run.name}", workspace) if latest_run else None
 
 
-def list_images(version: Version | None, states: Collection[str] = ("ready",)) -> pd.DataFrame:
-    """List the images of a version; by default those that it was trained, tuned or tested with.
+def list_images(folder: Path | None, states: Collection[str] = ("ready",)) -> pd.DataFrame:
+    """List the images of a version or run; by default those that it was trained, tuned or tested with.
 
     Args:
-        version: The version; none has no images.
-        states: States of the images in the manifest of the version.
+        folder: Of the version or run; none has no images.
+        states: States of the images in its manifest.
 
     Returns:
         Columns image_id, sha256, label, split, group and patient, as text.
     """
-    columns = ["image_id", "sha256", "label", "split", "group", "patient"]
-    if version is None:
-        return pd.DataFrame(columns=columns, dtype="str")
-    listed = read_table(version.folder / MANIFEST_FILE)
-    return listed.loc[listed["state"].isin(states), columns]
+    if folder is None:
+        return pd.DataFrame(columns=list(COLUMNS), dtype="str")
+    listed = read_table(folder / MANIFEST_FILE)
+    return listed.loc[listed["state"].isin(states), list(COLUMNS)]
+
+
+def _list_concluded(workspace: Workspace) -> list[Version]:
+    """List the versions without challengers whose retraining has not ended.
+
+    The images of these are new to the next retraining, which has to finish with them.
+    """
+    unconcluded = list_unconcluded(workspace)
+    return [version for version in list_versions(workspace) if version not in unconcluded]
+
+
+def _is_of_pipeline(run: Path) -> bool:
+    """Whether a run was made by the pipeline; that of an interrupted retraining does not make its images known."""
+    settings = yaml.safe_load((run / CONFIG_FILE).read_text())
+    return isinstance(settings, dict) and "source" in settings

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,21 +13,20 @@ from hip_mri.config import LABELS, SPLITS
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.evaluation.charts.captions import SPLIT_TITLES
 from hip_mri.evaluation.metrics.table import METRICS
-from hip_mri.evaluation.metrics.validation import number_labels
 from hip_mri.evaluation.report.embedding import encode_data_uri, read_picture, shrink_png
 from hip_mri.evaluation.report.templates import load_templates
 from hip_mri.promotion.batch_check import BatchCheck
-from hip_mri.promotion.challenge import Challenge, ChallengeOutcome, read_test_scores
-from hip_mri.promotion.new_images import NewImages, list_images
-from hip_mri.registry.conclusions import record_conclusion
-from hip_mri.registry.versions import read_version
+from hip_mri.promotion.challenge import Challenge
+from hip_mri.promotion.comparison_records import COMPARISON_PICTURE, DRIFT_PICTURE, ComparedRetraining
+from hip_mri.promotion.new_images import NewImages, Reference, list_images
+from hip_mri.registry.audit import Verdict
 from hip_mri.run_files import REPORT_FILE
 from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["stopped"] | ChallengeOutcome
+Outcome = Literal["stopped", "promoted", "kept", "unjudged", "declined", "unanswered", "overtaken"]
 
 HEADLINES: Final[Mapping[Outcome, str]] = {
     "stopped": "Stopped: the new images differ from the training images",
@@ -36,6 +36,13 @@ HEADLINES: Final[Mapping[Outcome, str]] = {
     "declined": "The champion stays: the new model was declined",
     "unanswered": "The champion stays: the request for approval timed out",
     "overtaken": "The champion stays: it has changed since the comparison",
+}
+
+HEADLINES_WITHOUT_CHAMPION: Final[Mapping[Outcome, str]] = {
+    "kept": "There is no champion yet: the new model misses a requirement",
+    "declined": "There is no champion yet: the new model was declined",
+    "unanswered": "There is no champion yet: the request for approval timed out",
+    "overtaken": "Another version became the champion since the comparison",
 }
 
 COMPARED_METRICS: Final = ("auc", "average_precision", "sensitivity", "specificity", "brier")
@@ -58,24 +65,32 @@ class Retraining:
         outcome: How it ended.
         new_images: Counts of the new images.
         check: Comparison of the new images with the training images; `None` where it was not made.
-        challenge: The challenger and the decision of the gate; `None` where nothing was trained.
-        answer: What the person wrote who approved or declined.
-        notices: Texts that every output must show.
+        compared: The challenger and the decision of the gate; `None` where nothing was trained.
+        verdict: Who approved or declined, and why; `None` where nobody was asked.
     """
 
     outcome: Outcome
     new_images: NewImages
     check: BatchCheck | None = None
-    challenge: Challenge | None = None
-    answer: str = ""
-    notices: tuple[str, ...] = ()
+    compared: ComparedRetraining | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def challenge(self) -> Challenge | None:
+        """The challenger and the decision of the gate."""
+        return self.compared and self.compared.challenge
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Texts that every output shows."""
+        of_batch = self.check.notices if self.check else ()
+        return self.challenge.notices if self.challenge else of_batch
 
     @property
     def headline(self) -> str:
         """The outcome in one line."""
-        if self.outcome == "kept" and self.challenge is not None and self.challenge.champion is None:
-            return "There is no champion yet: the new model misses a requirement"
-        return HEADLINES[self.outcome]
+        has_champion = self.challenge is None or self.challenge.champion is not None
+        return (HEADLINES if has_champion else HEADLINES | HEADLINES_WITHOUT_CHAMPION)[self.outcome]
 
 
 @dataclass(frozen=True)
@@ -95,13 +110,12 @@ class PublishedRetraining:
     markdown: str = field(repr=False)
 
 
-def publish_retraining(workspace: Workspace, retraining: Retraining, margin: float = 0.0) -> PublishedRetraining:
-    """Write the report of a retraining, then record that the retraining has ended.
+def publish_retraining(workspace: Workspace, retraining: Retraining) -> PublishedRetraining:
+    """Write the report of a retraining.
 
     Args:
         workspace: The report gets the next number in its `retrainings`.
         retraining: What is reported.
-        margin: Non-inferiority margin of the AUC, for the picture.
 
     Returns:
         The folder and the summary.
@@ -109,32 +123,38 @@ def publish_retraining(workspace: Workspace, retraining: Retraining, margin: flo
     Raises:
         WorkspaceError: The disk is full or not writable.
     """
-    folder = find_next_folder(workspace.retrainings_folder)
-    challenge = retraining.challenge
+    folder, challenge = find_next_folder(workspace.retrainings_folder), retraining.challenge
     facts = {
         "name": folder.name,
+        "created": datetime.now(UTC).date().isoformat(),
         "retraining": retraining,
-        "challenge": challenge,
-        "rows": tabulate_measures(challenge) if challenge else [],
-        "label_titles": {label: label.replace("_", " ") for label in LABELS},
-        "split_titles": SPLIT_TITLES,
-        **_compare_splits(workspace, retraining),
+        **_collect_facts(workspace, retraining.new_images, challenge),
     }
     with publish_folder(folder) as fresh:
-        pictures = _draw_pictures(workspace, retraining, fresh / "figures", margin)
+        pictures = _copy_pictures(retraining, fresh / "figures")
         write_json(fresh / "retraining.json", _describe(retraining, facts))
         page = _render("retraining.html.jinja", facts, pictures, read_picture)
         write_bytes(fresh / REPORT_FILE, page.encode())
         markdown = _render("retraining.md.jinja", facts, pictures, lambda file: shrink_png(file, MAX_PICTURE_BYTES))
-    if challenge is not None:
-        record_conclusion(workspace, challenge.challenger, retraining.outcome, challenge.decision.reasons)
     logger.info("Retraining %s: %s", folder.name, retraining.headline)
     return PublishedRetraining(retraining.outcome, retraining.headline, folder, markdown)
 
 
-def describe_comparison(challenge: Challenge) -> str:
-    """Describe the comparison as Markdown, for manual approval."""
-    return _TEMPLATES.get_template("approval.md.jinja").render(challenge=challenge, rows=tabulate_measures(challenge))
+def describe_comparison(workspace: Workspace, compared: ComparedRetraining) -> str:
+    """Describe a comparison as Markdown, for manual approval."""
+    facts = _collect_facts(workspace, compared.new_images, compared.challenge)
+    return _TEMPLATES.get_template("approval.md.jinja").render(facts, compared=compared)
+
+
+def _collect_facts(workspace: Workspace, new_images: NewImages, challenge: Challenge | None) -> dict[str, Any]:
+    """Collect what several templates show."""
+    return {
+        "challenge": challenge,
+        "rows": tabulate_measures(challenge) if challenge else [],
+        "label_titles": {label: label.replace("_", " ") for label in LABELS},
+        "split_titles": SPLIT_TITLES,
+        **_compare_splits(workspace, new_images, challenge),
+    }
 
 
 def tabulate_measures(challenge: Challenge) -> list[dict[str, Any]]:
@@ -149,50 +169,49 @@ def tabulate_measures(challenge: Challenge) -> list[dict[str, Any]]:
     return rows
 
 
-def _draw_pictures(workspace: Workspace, retraining: Retraining, folder: Path, margin: float) -> list[dict[str, Any]]:
-    """Draw the pictures of the report; file, title and text of each."""
-    from hip_mri.evaluation.charts.style import save_figure  # noqa: PLC0415 - see below
-    from hip_mri.evaluation.charts.version_comparison import draw_comparison  # noqa: PLC0415 - loads matplotlib and scikit-learn
-
+def _copy_pictures(retraining: Retraining, folder: Path) -> list[dict[str, Any]]:
+    """Copy the pictures of the report; file, title and text of each."""
     folder.mkdir()
-    pictures, challenge = [], retraining.challenge
-    if challenge is not None and challenge.champion is not None and challenge.decision.interval is not None:
-        challenger, champion = (
-            read_test_scores(version, workspace).sort_values("image_id")
-            for version in (challenge.challenger, challenge.champion)
-        )
-        figure = draw_comparison(
-            number_labels(challenger),
-            champion["score"].to_numpy(),
-            challenger["score"].to_numpy(),
-            challenge.decision.interval,
-            margin,
-        )
-        text = "Both models on the locked test images; the limits hold at the error of this comparison."
-        file = save_figure(figure, folder / "comparison.png")
-        pictures.append({"file": file, "title": "Champion and challenger", "text": text})
-    if retraining.check is not None:
-        file = folder / "drift.png"
-        link_or_copy(retraining.check.picture_file, file)
-        text = "Statistics of the source images, those that differ most first, and examples of both sides."
-        pictures.append({"file": file, "title": "New images and training images", "text": text})
-    return pictures
+    compared, check = retraining.compared, retraining.check
+    pictures = [
+        (
+            compared and compared.folder / COMPARISON_PICTURE,
+            "Champion and challenger",
+            "Both models on the locked test images; the limits hold at the error of this comparison.",
+        ),
+        (
+            check and check.picture_file,
+            "New images and training images",
+            "Statistics of the source images, those that differ most first, and examples of both sides.",
+        ),
+    ]
+    copied = []
+    for name, (original, title, text) in zip((COMPARISON_PICTURE, DRIFT_PICTURE), pictures, strict=True):
+        if original is not None and original.exists():
+            link_or_copy(original, folder / name)
+            copied.append({"file": folder / name, "title": title, "text": text})
+    return copied
 
 
-def _compare_splits(workspace: Workspace, retraining: Retraining) -> dict[str, Any]:
-    """Count images per split in the previous version and now, images that changed their split, and new patients.
+def _compare_splits(workspace: Workspace, new_images: NewImages, challenge: Challenge | None) -> dict[str, Any]:
+    """Count images per split before and now, images that changed their split, and new patients.
 
     "Now" is what the challenger was trained on: another run may have changed the manifest while this one waited for
     approval.
     """
-    since, challenge = retraining.new_images.since, retraining.challenge
-    known = list_images(read_version(workspace, int(since)) if since else None)
-    is_trained = challenge is not None
-    images = list_images(challenge.challenger) if is_trained else select_ready(read_manifest(workspace.manifest_file))
+    known = list_images(Reference.named(new_images.since, workspace).folder if new_images.since else None)
+    images = (
+        list_images(challenge.challenger.folder) if challenge else select_ready(read_manifest(workspace.manifest_file))
+    )
     split = images.set_index("sha256")["split"]
     kept = known[known["sha256"].isin(split.index)]
     counts = [
-        {"split": name, "before": int((known["split"] == name).sum()), "now": int((images["split"] == name).sum())}
+        {
+            "split": name,
+            "before": int((known["split"] == name).sum()),
+            "now": int((images["split"] == name).sum()),
+            "lesions": int(((images["split"] == name) & (images["label"] == LABELS[1])).sum()),
+        }
         for name in SPLITS
     ]
     return {
@@ -218,6 +237,8 @@ def _describe(retraining: Retraining, facts: Mapping[str, Any]) -> dict[str, Any
     decision = asdict(challenge.decision) if challenge else {}
     return {
         "outcome": retraining.outcome,
+        "created": facts["created"],
+        "notices": list(retraining.notices),
         "arrivals": asdict(retraining.new_images),
         "splits": facts["splits"],
         "num_moved": facts["num_moved"],
@@ -233,7 +254,7 @@ def _describe(retraining: Retraining, facts: Mapping[str, Any]) -> dict[str, Any
         "challenger": challenge and challenge.challenger.name,
         "champion": challenge and challenge.champion and challenge.champion.name,
         "decision": {DECISION_KEYS.get(name, name): value for name, value in decision.items()} or None,
-        "answer": retraining.answer,
+        "answer": retraining.verdict and asdict(retraining.verdict),
     }
 
 

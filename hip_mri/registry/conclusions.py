@@ -10,7 +10,9 @@ from hip_mri.storage import read_json, write_json
 from hip_mri.workspace import Workspace
 
 
-def record_conclusion(workspace: Workspace, version: Version, outcome: str, reasons: Sequence[str]) -> None:
+def record_conclusion(
+    workspace: Workspace, version: Version, outcome: str, reasons: Sequence[str], report: str = ""
+) -> None:
     """Record that the retraining that registered a version has ended; the last thing that a retraining does.
 
     Args:
@@ -18,12 +20,19 @@ def record_conclusion(workspace: Workspace, version: Version, outcome: str, reas
         version: The challenger.
         outcome: How it ended, such as `promoted`.
         reasons: Why, as sentences.
+        report: Name of the folder of its report.
     """
     with workspace.hold_releases():
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        conclusion = {"version": version.name, "outcome": outcome, "reasons": list(reasons), "concluded_at": now}
+        conclusion = {"version": version.name, "outcome": outcome, "reasons": list(reasons), "report": report}
+        conclusion |= {"concluded_at": now}
         earlier = [it for it in _read_conclusions(workspace) if it["version"] != version.name]
         write_json(workspace.conclusions_file, [*earlier, conclusion])
+
+
+def find_conclusion(workspace: Workspace, version: Version) -> dict[str, Any] | None:
+    """Find how the retraining that registered a version has ended; `None` if it has not."""
+    return next((it for it in _read_conclusions(workspace) if it["version"] == version.name), None)
 
 
 def list_unconcluded(workspace: Workspace) -> list[Version]:

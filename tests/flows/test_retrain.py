@@ -244,7 +244,7 @@ def test_fault_74_rolling_back_serves_the_former_bytes(months: list[Month], clin
     shutil.copytree(clinic.workspace.releases_folder, tmp_path / "releases")
     workspace = Workspace(tmp_path)
     content = (workspace.versions_folder / "0001" / "model.keras").read_bytes()
-    champion = roll_back(workspace)
+    champion = roll_back(workspace, reason="worse")
     assert read_champion(workspace) == champion
     assert champion.model_file.read_bytes() == content
     assert [change.action for change in read_history(workspace)] == ["promotion", "promotion", "rollback"]

@@ -1,92 +1,99 @@
-"""Manual approval in the Prefect UI."""
+"""Manual approval: a flow run with a deployment is suspended, another one ends with the command to answer by."""
 
-import threading
-import time
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStateName
-from prefect.context import FlowRunContext
+from prefect.client.schemas.objects import State
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
 from prefect.flow_runs import resume_flow_run
+from prefect.runtime import flow_run
+from prefect.states import Pending
 
-from hip_mri.config import RetrainSettings
-from hip_mri.promotion.challenge import Answer, Challenge
-from hip_mri.promotion.gate import Decision
-from hip_mri.registry.versions import Version
-from tasks import approval
-from tasks.approval import ask_for_approval
+from hip_mri.promotion.comparison_records import store_comparison
+from hip_mri.promotion.conclusion import Answer
+from hip_mri.registry.versions import read_version
+from hip_mri.workspace import Workspace
+from tasks.approval import ask_for_approval, find_suspended
+from tests.promotion.challenges import make_compared
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-MEASURES = {
-    "auc": 0.9,
-    "average_precision": 0.8,
-    "brier": 0.1,
-    "at_threshold": {"sensitivity": 0.85, "specificity": 0.8},
-    "intervals": {"auc": [0.85, 0.94], "at_threshold": {}},
-}
+DESCRIPTION = "# What a person reads"
+ANSWERS: list[Answer | State[str]] = []
 
 
-def make_challenge(*, promote: bool = True) -> Challenge:
-    versions = [Version(number, Path(), f"000{number}", None, {}, "0" * 64, "2026") for number in (1, 2)]
-    decision = Decision(promote=promote, reasons=("AUC 0.900 against 0.850.", "It is shown to be better."))
-    return Challenge(versions[1], versions[0], decision, {"challenger": MEASURES, "champion": MEASURES})
-
-
-ANSWERS: list[Answer] = []
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as connected:
+        yield connected
 
 
 @flow
-def decide(seconds: float) -> None:
-    settings = RetrainSettings(approval="person", approval_timeout_hours=seconds / 3600)
-    ANSWERS[:] = [ask_for_approval(make_challenge(), settings)]
+def decide(root: str) -> None:
+    """Ask as a retraining does."""
+    workspace = Workspace(Path(root))
+    compared = find_suspended(workspace.root)
+    if compared is None:  # at the first start
+        challenger, champion = (read_version(workspace, number) for number in (2, 1))
+        made = make_compared(challenger, champion, flow_runs=(str(flow_run.id),))
+        compared = store_comparison(workspace, made, DESCRIPTION)
+    ANSWERS.append(ask_for_approval(workspace.root, compared, timeout_hours=1))
 
 
-def wait_for_pause(client: SyncPrefectClient, known: set[UUID]) -> UUID:
-    paused = FlowRunFilter.model_validate({"state": {"name": FlowRunFilterStateName(any_=["Paused"])}})
-    for _ in range(120):
-        runs = [run for run in client.read_flow_runs(flow_run_filter=paused) if run.id not in known]
-        if runs:
-            return runs[0].id
-        time.sleep(0.25)
-    raise AssertionError("the flow run did not pause")
+def create_run(client: SyncPrefectClient, workspace: Workspace) -> UUID:
+    deployment = client.create_deployment(client.create_flow(decide), "of a test")
+    run = client.create_flow_run_from_deployment(deployment, parameters={"root": str(workspace.root)})
+    return run.id
 
 
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        (
-            {"promote": True, "reason": "the scanner's new sequence"},
-            Answer(True, "promote: the scanner's new sequence"),
-        ),
-        ({"promote": False}, Answer(False, "keep the champion")),
-    ],
-)
-def test_the_answer_of_a_person_is_taken(said, expected, monkeypatch):
-    monkeypatch.setattr(approval, "POLL_INTERVAL_SECONDS", 0.5)
-    asked = threading.Thread(target=decide, args=(120.0,))
-    with get_client(sync_client=True) as client:
-        asked.start()
-        run = wait_for_pause(client, set())
-        keyset = client.read_flow_run(run).state.state_details.run_input_keyset
-        description = client.read_flow_run_input(run, keyset["description"]) if keyset else ""
+def start(client: SyncPrefectClient, run: UUID) -> State:
+    """Start a flow run in this process as a worker does, and return the state that it leaves."""
+    parameters = client.read_flow_run(run).parameters
+    client.set_flow_run_state(run, Pending())
+    with contextlib.suppress(Pause):
+        run_flow(decide, flow_run=client.read_flow_run(run), parameters=parameters)
+    state = client.read_flow_run(run).state
+    assert state is not None
+    return state
+
+
+@pytest.mark.parametrize("promote", [True, False])
+def test_a_suspended_flow_run_that_is_resumed_gets_the_answer(promote, workspace, versions, client):
+    ANSWERS.clear()
+    run = create_run(client, workspace)
+    state = start(client, run)
+    assert state.name == "Suspended"
+    assert ANSWERS == []
+    keyset = state.state_details.run_input_keyset
+    assert keyset is not None
+    assert DESCRIPTION in client.read_flow_run_input(run, keyset["description"])
+    resume_flow_run(run, run_input={"promote": promote, "reason": "the scanner is new", "name": "Ada"})
+    assert start(client, run).name == "Completed"
+    assert [Answer(promote, "the scanner is new", "Ada")] == ANSWERS
+
+
+@pytest.mark.parametrize("said", [{"promote": True, "reason": " ", "name": "Ada"}, {"promote": True, "reason": "good"}])
+def test_an_answer_without_reason_or_name_is_refused_and_the_run_goes_on_waiting(said, workspace, versions, client):
+    run = create_run(client, workspace)
+    start(client, run)
+    with pytest.raises(RuntimeError, match=r"reason|name"):
         resume_flow_run(run, run_input=said)
-    asked.join(timeout=60)
-    assert [expected] == ANSWERS
-    assert "version 0002" in description
-    assert "| AUC | 0.900 | 0.900 |" in description
+    state = client.read_flow_run(run).state
+    assert state is not None
+    assert state.name == "Suspended"
 
 
-def test_without_an_answer_the_champion_stays(monkeypatch):
-    monkeypatch.setattr(approval, "POLL_INTERVAL_SECONDS", 0.5)
-    decide(2.0)
-    assert [Answer(promote=None)] == ANSWERS
-
-
-def test_no_approval_is_requested_without_need():
-    assert FlowRunContext.get() is None  # to pause would fail here
-    assert ask_for_approval(make_challenge(), RetrainSettings()) == Answer()
-    assert ask_for_approval(make_challenge(promote=False), RetrainSettings(approval="person")) == Answer()
+def test_without_a_deployment_the_run_ends_with_the_command_to_answer_by(workspace, versions):
+    ANSWERS.clear()
+    decide(str(workspace.root))
+    (state,) = ANSWERS
+    assert isinstance(state, State)
+    assert state.name == "Awaiting approval"
+    assert f"hip-mri models approve {workspace.root} 0002 --reason" in str(state.message)
+    assert "approval.md" in str(state.message)

@@ -1,0 +1,95 @@
+"""Ends a retraining: promotes the challenger or not, records the decision, and publishes the report."""
+
+import logging
+from dataclasses import dataclass
+
+from hip_mri.promotion.challenge import Challenge
+from hip_mri.promotion.comparison_records import ComparedRetraining, find_expired
+from hip_mri.promotion.error_budget import record_outcome
+from hip_mri.promotion.retraining_report import (
+    HEADLINES,
+    Outcome,
+    PublishedRetraining,
+    Retraining,
+    publish_retraining,
+)
+from hip_mri.registry.audit import Verdict, find_system_user
+from hip_mri.registry.champion import promote_over, read_champion, reject
+from hip_mri.registry.conclusions import find_conclusion, record_conclusion
+from hip_mri.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Manual approval of a challenger that has passed the gate.
+
+    Attributes:
+        promote: Whether it becomes champion; `None` if no answer came in time.
+        reason: What the person wrote.
+        decided_by: Name of the person.
+    """
+
+    promote: bool | None
+    reason: str
+    decided_by: str
+
+
+def conclude_retraining(
+    workspace: Workspace, compared: ComparedRetraining, answer: Answer | None, started_by: str
+) -> PublishedRetraining:
+    """Promote the challenger if the gate and the answer allow it, and publish the report.
+
+    Repeated after an interruption, it ends the same. If the retraining has ended before, only its report is returned.
+
+    Args:
+        workspace: Where versions and champion are kept; locked by the caller.
+        compared: The comparison.
+        answer: The manual approval; `None` where none is required.
+        started_by: Who started the retraining; decides where no answer is required.
+
+    Raises:
+        ReleaseError: A file of the challenger was changed, or the reason is empty; the champion stays.
+    """
+    challenge = compared.challenge
+    if (conclusion := find_conclusion(workspace, challenge.challenger)) is not None:
+        outcome, folder = conclusion["outcome"], workspace.retrainings_folder / conclusion["report"]
+        return PublishedRetraining(outcome, f"Decided before: {HEADLINES[outcome]}", folder, "")
+    verdict = Verdict(" ".join(challenge.decision.reasons), "by the gate", started_by)
+    if answer is not None:
+        verdict = Verdict(answer.reason, "by approval", answer.decided_by)
+    outcome = _decide(workspace, challenge, answer, verdict)
+    if challenge.comparison is not None:
+        record_outcome(workspace, challenge.comparison, is_promoted=outcome == "promoted")
+    retraining = Retraining(outcome, compared.new_images, compared.check, compared, answer and verdict)
+    report = publish_retraining(workspace, retraining)
+    record_conclusion(workspace, challenge.challenger, outcome, challenge.decision.reasons, report.folder.name)
+    return report
+
+
+def conclude_unanswered(workspace: Workspace) -> list[PublishedRetraining]:
+    """End the retrainings for whose challengers no answer came in time."""
+    return [
+        conclude_retraining(
+            workspace, expired, Answer(None, f"no answer until {expired.expires_at}", "nobody"), find_system_user()
+        )
+        for expired in find_expired(workspace)
+    ]
+
+
+def _decide(workspace: Workspace, challenge: Challenge, answer: Answer | None, verdict: Verdict) -> Outcome:
+    challenger = challenge.challenger
+    if read_champion(workspace) == challenger:  # an interrupted process has promoted it
+        return "promoted"
+    if not challenge.decision.promote or (answer is not None and not answer.promote):
+        reject(workspace, challenger, verdict)
+        if answer is None:
+            return "kept" if challenge.decision.is_judged else "unjudged"
+        return "unanswered" if answer.promote is None else "declined"
+    if not promote_over(workspace, challenge.champion, challenger, verdict):
+        reason = f"The champion has changed since the comparison. {verdict.reason}"
+        reject(workspace, challenger, Verdict(reason, verdict.method, verdict.decided_by))
+        return "overtaken"
+    logger.info("Version %s is the champion, %s (%s)", challenger.name, verdict.method, verdict.decided_by)
+    return "promoted"
