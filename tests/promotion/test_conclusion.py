@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def store(workspace: Workspace, compared: ComparedRetraining) -> ComparedRetrain
 def test_a_comparison_is_read_as_it_was_stored_also_when_the_workspace_was_moved(workspace, versions, tmp_path):
     compared = make_compared(versions[1], versions[0], flow_runs=("run-1",))
     stored = store(workspace, compared)
-    assert replace(stored, folder=None) == compared
+    assert replace(stored, folder=Path()) == compared
     moved = Workspace(shutil.copytree(workspace.root, tmp_path / "moved"))
     found = find_comparison_of_flow_run(moved, "run-1")
     assert found is not None
