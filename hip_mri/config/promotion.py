@@ -74,8 +74,8 @@ class RetrainSettings(Settings):
     quarantined."""
 
     approval: Literal["automatic", "person"] = "automatic"
-    """How a model that has passed the gate is promoted: `automatic`, or by a `person`: the run is suspended, and the Prefect
-    UI shows the comparison and a form; without a deployment it ends, and `hip-mri models approve` answers."""
+    """How a model that has passed the gate is promoted: `automatic`, or by a `person`: the run is suspended, and the
+    Prefect UI shows the comparison and a form; without a deployment it ends, and `hip-mri models approve` answers."""
 
     approval_timeout_hours: float = Field(default=72, gt=0, le=24 * 90)
     """Time to answer in the Prefect UI. Without an answer the champion stays."""
