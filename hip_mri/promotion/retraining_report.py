@@ -176,7 +176,7 @@ def _copy_pictures(retraining: Retraining, folder: Path) -> list[dict[str, Any]]
     pictures = [
         (
             compared and compared.folder / COMPARISON_PICTURE,
-            "Champion and challenger",
+            "ROC curves and difference of AUC",
             "Both models on the locked test images; the limits hold at the error of this comparison.",
         ),
         (
