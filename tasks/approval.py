@@ -3,7 +3,7 @@
 import logging
 import shlex
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
@@ -28,7 +28,7 @@ NOT_BLANK: Final = r"\S"
 class Approval(RunInput):
     """The form in the Prefect UI."""
 
-    promote: bool = Field(default=False, description="Whether the new model becomes the champion.")
+    decision: Literal["promote", "decline"] = Field(description="Whether the new model becomes the champion.")
     reason: str = Field(pattern=NOT_BLANK, description="Why. Stored with the version and in the audit log.")
     name: str = Field(
         pattern=NOT_BLANK, description="Your name. Prefect's open-source server does not know who answers."
@@ -78,4 +78,4 @@ def ask_for_approval(workspace: Path, compared: ComparedRetraining, timeout_hour
     form = Approval.with_initial_data(description=description.read_text())
     timeout_seconds = round(timeout_hours * 3600)
     given = suspend_flow_run(wait_for_input=form, timeout=timeout_seconds, key=PAUSE_KEY)
-    return Answer(given.promote, given.reason, given.name)
+    return Answer(given.decision == "promote", given.reason, given.name)

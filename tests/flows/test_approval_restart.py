@@ -17,7 +17,7 @@ from tests.flows.servers import PREFECT, make_prefect, wait_for
 from tests.flows.test_retrain import GOOD, deliver
 
 WORKER = [PREFECT, "worker", "start", "--pool", "hip-mri"]
-ANSWER = {"promote": True, "reason": "reviewed the figures", "name": "Ada"}
+ANSWER = {"decision": "promote", "reason": "reviewed the figures", "name": "Ada"}
 
 
 @pytest.mark.system

@@ -63,8 +63,8 @@ def start(client: SyncPrefectClient, run: UUID) -> State:
     return state
 
 
-@pytest.mark.parametrize("promote", [True, False])
-def test_a_suspended_flow_run_that_is_resumed_gets_the_answer(promote, workspace, versions, client):
+@pytest.mark.parametrize("decision", ["promote", "decline"])
+def test_a_suspended_flow_run_that_is_resumed_gets_the_answer(decision, workspace, versions, client):
     ANSWERS.clear()
     run = create_run(client, workspace)
     state = start(client, run)
@@ -73,12 +73,14 @@ def test_a_suspended_flow_run_that_is_resumed_gets_the_answer(promote, workspace
     keyset = state.state_details.run_input_keyset
     assert keyset is not None
     assert DESCRIPTION in client.read_flow_run_input(run, keyset["description"])
-    resume_flow_run(run, run_input={"promote": promote, "reason": "the scanner is new", "name": "Ada"})
+    resume_flow_run(run, run_input={"decision": decision, "reason": "the scanner is new", "name": "Ada"})
     assert start(client, run).name == "Completed"
-    assert [Answer(promote, "the scanner is new", "Ada")] == ANSWERS
+    assert [Answer(decision == "promote", "the scanner is new", "Ada")] == ANSWERS
 
 
-@pytest.mark.parametrize("said", [{"promote": True, "reason": " ", "name": "Ada"}, {"promote": True, "reason": "good"}])
+@pytest.mark.parametrize(
+    "said", [{"decision": "promote", "reason": " ", "name": "Ada"}, {"decision": "promote", "reason": "good"}]
+)
 def test_an_answer_without_reason_or_name_is_refused_and_the_run_goes_on_waiting(said, workspace, versions, client):
     run = create_run(client, workspace)
     start(client, run)
