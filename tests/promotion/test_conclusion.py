@@ -61,7 +61,12 @@ def test_a_comparison_is_read_as_it_was_stored_also_when_the_workspace_was_moved
 def test_a_person_reads_what_the_decision_depends_on(workspace, versions):
     text = describe_comparison(workspace, make_compared(versions[1], versions[0]))
     for fact in (
-        *("SYNTHETIC DATA", "0.900 (0.850–0.940)", "0.850 (0.850–0.940)", "40 images of 30 patients"),
+        *(
+            "SYNTHETIC DATA",
+            "0.900 (0.850\N{EN DASH}0.940)",
+            "0.850 (0.850\N{EN DASH}0.940)",
+            "40 images of 30 patients",
+        ),
         *("18 images of 12 patients", "comparison 3", "can promote a model: 21", "3 images are new since version 0001"),
         versions[1].model_sha256[:16],
     ):
