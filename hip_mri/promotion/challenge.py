@@ -10,11 +10,9 @@ import pandas as pd
 
 from hip_mri.config import ReleaseSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
-from hip_mri.evaluation.metrics.split_metrics import measure_split
-from hip_mri.evaluation.metrics.validation import number_labels
 from hip_mri.evaluation.run_tables import read_attributes, read_table
 from hip_mri.promotion.error_budget import Comparison, read_comparisons, record_comparison
-from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version, refuse_few_groups
+from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version, measure_test_set, refuse_few_groups
 from hip_mri.registry.champion import read_champion
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
@@ -109,7 +107,9 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
         champion_scores = read_test_scores(champion, workspace)
         decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, min_size)
     if champion is not None:
-        measures["champion"] = _measure(champion, workspace)
+        # Measured again, since labels may have been corrected after its own run.
+        champion_threshold = champion.read_metrics()["threshold"]
+        measures["champion"] = measure_test_set(read_test_scores(champion, workspace), champion_threshold)
     for reason in decision.reasons:
         logger.info("Gate: %s", reason)
     is_patient_level = metrics["grouping"]["is_patient_level"]
@@ -128,13 +128,6 @@ def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
     scores = scores.loc[scores["split"] == "test", ["image_id", "score"]]
     images = select_ready(read_manifest(workspace.manifest_file))[["image_id", "sha256", "label", "group"]]
     return scores.merge(images, on="image_id", validate="one_to_one")
-
-
-def _measure(champion: Version, workspace: Workspace) -> dict[str, Any]:
-    """Measure the champion again, since labels may have been corrected after its own run."""
-    scores = read_test_scores(champion, workspace)
-    threshold = champion.read_metrics()["threshold"]
-    return measure_split(number_labels(scores), scores["score"], scores["group"], threshold)
 
 
 def _describe_test_set(

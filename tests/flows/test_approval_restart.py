@@ -33,7 +33,7 @@ def test_the_compared_model_is_promoted_after_server_and_worker_were_killed(tmp_
         "training": GOOD,
         "evaluation": {"num_resamples": 200, "cross_validation_seeds": 0},
         "retrain": {"min_new_images": 5, "approval": "person"},
-        "release": {"min_sensitivity": 0, "min_subgroup_sensitivity": 0},
+        "release": {"min_sensitivity": 0, "min_specificity": 0, "min_subgroup_sensitivity": 0},
     }
     prefect = make_prefect(tmp_path / "prefect")
 
