@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from hip_mri.config import DriftSettings
-from hip_mri.dataset.deliveries import is_synthetic
+from hip_mri.dataset.deliveries import SYNTHETIC
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_stored_image
 from hip_mri.dataset.split_registry import quarantine_images
@@ -79,7 +79,7 @@ def check_batch(
         num_reference_images=len(training),
         num_reference_groups=training["group"].nunique(),
     )
-    of_new = collect_notices(is_synthetic=any(map(is_synthetic, new["delivery"].unique())), weights_notice="")
+    of_new = collect_notices(is_synthetic=bool(new["delivery"].str.startswith(SYNTHETIC).any()), weights_notice="")
     notices = tuple(dict.fromkeys((*reference.read_notices(), *of_new)))
     key = digest_file(reference.folder / MANIFEST_FILE), notices, sorted(new["sha256"])
     figure = draw_drift(report.shifts, charted[0], charted[1], summarize_notices(notices))
