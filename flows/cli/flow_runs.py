@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 from uuid import UUID
 
+from flows.runtime.interrupts import watcher
 from flows.runtime.native_stderr import filter_native_stderr
 from flows.runtime.network_checks import prepare_network
 from flows.runtime.prefect_server import PrefectServer, open_server
 from flows.runtime.prefect_settings import load_prefect
-from flows.runtime.stopping import watcher
 from hip_mri.config import Settings, TrainingConfig
 from hip_mri.errors import DeploymentError, SettingsError, SourceError
 from hip_mri.models.keras_settings import choose_backend, import_keras

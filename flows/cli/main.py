@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from flows.runtime.stopping import end_process, watcher
+from flows.runtime.interrupts import end_process, watcher
 
 if TYPE_CHECKING:
     from flows.cli.commands import Program

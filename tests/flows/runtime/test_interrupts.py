@@ -24,7 +24,7 @@ STOPPED = "Stopped. "
 
 PROGRAM = """
 import os, subprocess, sys, time
-from flows.runtime.stopping import end_process, watcher
+from flows.runtime.interrupts import end_process, watcher
 
 watcher.start()
 child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -144,7 +144,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path) -> None:
 @pytest.mark.parametrize("flow", ["pipeline", "predict", "retrain"])
 def test_each_flow_is_stopped_while_it_loads(flow: str, tmp_path: Path) -> None:
     process = start([f"flows/{flow}.py", "--workspace", str(tmp_path / "workspace")], make_environment(tmp_path))
-    time.sleep(0.2)
+    time.sleep(0.6)
     check_stop(process)
     assert find_marked(tmp_path) == {}
 
