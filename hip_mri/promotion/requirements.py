@@ -93,10 +93,12 @@ def describe_requirements(requirements: tuple[Requirement, ...]) -> list[str]:
 
 
 def _format(requirement: Requirement) -> str:
+    assert requirement.value is not None
     images = "lesions" if requirement.metric == "sensitivity" else "normal images"
+    num_correct = round(requirement.value * requirement.num_images)
     limits = requirement.interval
-    interval = "" if limits is None else f" (95% interval {limits[0]:.3f} to {limits[1]:.3f})"
-    return f"{requirement.value:.3f}{interval} of {requirement.num_images} {images}"
+    interval = "" if limits is None else f", 95% interval {limits[0]:.3f} to {limits[1]:.3f}"
+    return f"{num_correct} of {requirement.num_images} {images} ({requirement.value:.3f}{interval})"
 
 
 def _require(
