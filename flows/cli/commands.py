@@ -339,7 +339,7 @@ class Prune(WorkspaceCommand):
     """Remove the files."""
 
     def execute(self) -> None:
-        from hip_mri.registry.prune import plan_pruning, prune  # noqa: PLC0415 - loads NumPy
+        from hip_mri.registry.prune_caches import plan_pruning, prune  # noqa: PLC0415 - loads NumPy
 
         workspace = self.find_workspace()
         removals = prune(workspace) if self.yes else plan_pruning(workspace)

@@ -31,7 +31,7 @@ from hip_mri.models.head import PREFIX, cut_network
 from hip_mri.models.loading import load_network
 from hip_mri.models.network import HEAD_NAME, TUNED_BACKBONE
 from hip_mri.models.scoring import SplitNetwork
-from hip_mri.registry.prune import SERVED_NETWORK
+from hip_mri.registry.prune_caches import SERVED_NETWORK
 from hip_mri.run_files import MODEL_FILE
 from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, require_room, write_json
 from hip_mri.workspace import Workspace

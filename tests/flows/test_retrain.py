@@ -25,7 +25,7 @@ from hip_mri.evaluation import verify
 from hip_mri.promotion.error_budget import read_comparisons
 from hip_mri.registry import tracking
 from hip_mri.registry.champion import read_champion, read_history, roll_back
-from hip_mri.registry.prune import prune
+from hip_mri.registry.prune_caches import prune
 from hip_mri.registry.versions import list_versions
 from hip_mri.workspace import Workspace
 from tests.conftest import draw_image
