@@ -34,7 +34,8 @@ def find_known_splits(hashes: pd.Series, manifest_file: Path | None) -> pd.Serie
     if manifest_file is None:
         return pd.Series(NOT_RECORDED, hashes.index)
     manifest = read_table(manifest_file)
-    splits = dict(zip(manifest["sha256"], manifest["split"], strict=True))
+    used = manifest[manifest["split"] != ""]  # a duplicate has the hash of the image that is used, and no split
+    splits = dict(zip(used["sha256"], used["split"], strict=True))
     return pd.Series([splits.get(sha256, "") for sha256 in hashes], hashes.index, dtype="str")
 
 

@@ -41,6 +41,12 @@ def test_images_without_a_split_are_not_known(manifest):
     assert set(find_known_splits(table["sha256"], file)) == {""}
 
 
+def test_an_image_that_occurred_twice_in_the_source_is_known(manifest):
+    table, file = manifest
+    pd.concat([table, table.assign(state="duplicate", split="")]).to_csv(file, index=False)
+    assert list(find_known_splits(table["sha256"], file)) == list(table["split"])
+
+
 def test_copies_are_known_in_every_lossless_format(manifest, entries, encode, spread, tmp_path):
     table, file = manifest
     picture = Image.open(io.BytesIO(entries["normal/n0.png"]))
