@@ -72,7 +72,7 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         images = prepare_images(config, workspace, delivered, ingested)
         features = compute_features(config, workspace, weights, images.shards)
         check = check_batch(workspace, features, config.drift, config.seed, config.runner.count_threads())
-        if check is not None and check.report.is_shifted and not retrain.accept_drift:
+        if check is not None and check.report.is_shifted and not (retrain.accept_drift or check.is_accepted):
             refuse_batch(workspace, new_images, check)
 
         run = train_and_report(config, workspace, weights, images, features)

@@ -14,7 +14,7 @@ from hip_mri.evaluation.charts.captions import collect_notices, summarize_notice
 from hip_mri.models.features import FeatureSet
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
 from hip_mri.monitoring.shift import describe_stored_images, sample_one_per_group
-from hip_mri.promotion.new_images import find_reference, list_images, select_new
+from hip_mri.promotion.new_images import find_reference, list_images, select_new, select_unused
 from hip_mri.run_files import MANIFEST_FILE
 from hip_mri.storage import digest, digest_file
 from hip_mri.workspace import Workspace
@@ -31,17 +31,21 @@ class BatchCheck:
         report: The tests.
         picture_file: PNG with the statistics that differ most, and example images.
         notices: Texts that every output shows.
+        is_accepted: Whether a challenger whose retraining has not ended was trained with all of these images.
     """
 
     report: DriftReport
     picture_file: Path
     notices: tuple[str, ...] = ()
+    is_accepted: bool = False
 
 
 def check_batch(
     workspace: Workspace, features: FeatureSet, settings: DriftSettings, seed: int, num_threads: int
 ) -> BatchCheck | None:
     """Compare new images with the training images of the latest version or run.
+
+    Images of a challenger whose retraining has not ended were checked before; they are left out unless all are its own.
 
     Args:
         workspace: Its manifest is split, and the features of all images are stored; the picture is written there.
@@ -60,7 +64,8 @@ def check_batch(
     known = list_images(reference and reference.folder)
     images = select_ready(read_manifest(workspace.manifest_file))
     training = images[images["sha256"].isin(known.loc[known["split"] == "train", "sha256"])]
-    new = select_new(images, workspace)
+    unused = select_unused(images, workspace)
+    new = select_new(images, workspace) if unused.empty else unused
     if reference is None or training.empty or new.empty:
         return None
     batches, charted = [], []
@@ -83,12 +88,13 @@ def check_batch(
     notices = tuple(dict.fromkeys((*reference.read_notices(), *of_new)))
     key = digest_file(reference.folder / MANIFEST_FILE), notices, sorted(new["sha256"])
     figure = draw_drift(report.shifts, charted[0], charted[1], summarize_notices(notices))
-    return BatchCheck(report, save_figure(figure, workspace.drift_folder / f"{digest(key)[:16]}.png"), notices)
+    picture_file = save_figure(figure, workspace.drift_folder / f"{digest(key)[:16]}.png")
+    return BatchCheck(report, picture_file, notices, is_accepted=unused.empty)
 
 
 def refuse_batch(workspace: Workspace) -> int:
-    """Quarantine the new images; returns their number."""
+    """Quarantine the new images that no challenger was trained with; returns their number."""
     images = select_ready(read_manifest(workspace.manifest_file))
-    new = set(select_new(images, workspace)["sha256"])
-    quarantine_images(new, workspace)
-    return len(new)
+    unused = set(select_unused(images, workspace)["sha256"])
+    quarantine_images(unused, workspace)
+    return len(unused)

@@ -1,6 +1,6 @@
 """Finds the images that no version was trained, tuned or tested with."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -84,8 +84,12 @@ def select_new(images: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
     """
     reference = find_reference(workspace)
     folders = {version.folder for version in _list_concluded(workspace)} | ({reference.folder} if reference else set())
-    known = {sha256 for folder in folders for sha256 in list_images(folder, ("ready", HELD_OUT))["sha256"]}
-    return images[~images["sha256"].isin(known)]
+    return _drop_images(images, folders)
+
+
+def select_unused(images: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
+    """Select the rows of new images that are in no challenger either whose retraining has not ended."""
+    return _drop_images(select_new(images, workspace), [version.folder for version in list_unconcluded(workspace)])
 
 
 def find_reference(workspace: Workspace) -> Reference | None:
@@ -115,6 +119,12 @@ def list_images(folder: Path | None, states: Collection[str] = ("ready",)) -> pd
         return pd.DataFrame(columns=list(COLUMNS), dtype="str")
     listed = read_table(folder / MANIFEST_FILE)
     return listed.loc[listed["state"].isin(states), list(COLUMNS)]
+
+
+def _drop_images(images: pd.DataFrame, folders: Iterable[Path]) -> pd.DataFrame:
+    """Drop the rows of images that versions or runs used or held out."""
+    known = {sha256 for folder in folders for sha256 in list_images(folder, ("ready", HELD_OUT))["sha256"]}
+    return images[~images["sha256"].isin(known)]
 
 
 def _list_concluded(workspace: Workspace) -> list[Version]:

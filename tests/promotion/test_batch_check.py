@@ -7,18 +7,21 @@ import pytest
 
 from hip_mri.config import DriftSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
-from hip_mri.promotion import batch_check
+from hip_mri.evaluation.run_tables import describe_manifest
+from hip_mri.promotion import batch_check, new_images
 from hip_mri.promotion.batch_check import check_batch
+from hip_mri.promotion.new_images import Reference
+from hip_mri.storage import write_json
 
 
 @pytest.fixture
-def images(trained_workspace, monkeypatch) -> pd.DataFrame:
+def images(trained_workspace, monkeypatch, tmp_path) -> pd.DataFrame:
     """Images in use; the latest version knows those of train and val, and test images are new."""
     images = select_ready(read_manifest(trained_workspace[0].manifest_file))
-    known = images[images["split"] != "test"]
-    monkeypatch.setattr(batch_check, "find_latest_version", lambda _: SimpleNamespace(model_sha256="0" * 64))
-    monkeypatch.setattr(batch_check, "list_images", lambda _: known)
-    monkeypatch.setattr(batch_check, "select_new", lambda rows, _: rows[~rows["sha256"].isin(known["sha256"])])
+    describe_manifest(images[images["split"] != "test"]).to_csv(tmp_path / "manifest.csv", index=False)
+    write_json(tmp_path / "metrics.json", {})
+    for module in (batch_check, new_images):
+        monkeypatch.setattr(module, "find_reference", lambda _: Reference("version 0001", tmp_path))
     return images
 
 
@@ -36,9 +39,24 @@ def test_all_images_and_groups_of_both_sides_are_counted(images, trained_workspa
 
 
 @pytest.mark.parametrize("missing", ["new images", "version"])
-def test_without_new_images_or_a_version_there_is_no_check(images, trained_workspace, monkeypatch, missing):
+def test_without_new_images_or_a_version_there_is_no_check(images, trained_workspace, monkeypatch, missing, tmp_path):
     if missing == "version":
-        monkeypatch.setattr(batch_check, "find_latest_version", lambda _: None)
+        monkeypatch.setattr(batch_check, "find_reference", lambda _: None)
     else:
-        monkeypatch.setattr(batch_check, "select_new", lambda rows, _: rows[:0])
-    assert check_batch(*trained_workspace, DriftSettings(), seed=0, num_threads=1) is None
+        describe_manifest(images).to_csv(tmp_path / "manifest.csv", index=False)
+    assert check_batch(trained_workspace[0], trained_workspace[1], DriftSettings(), seed=0, num_threads=1) is None
+
+
+@pytest.mark.parametrize("num_checked", [5, 0])
+def test_images_of_an_unconcluded_challenger_are_not_checked_with_others(
+    images, trained_workspace, monkeypatch, num_checked, tmp_path
+):
+    new = images[images["split"] == "test"]
+    challenger = tmp_path / "challenger"
+    challenger.mkdir()
+    describe_manifest(new.iloc[num_checked:]).to_csv(challenger / "manifest.csv", index=False)
+    monkeypatch.setattr(new_images, "list_unconcluded", lambda _: [SimpleNamespace(folder=challenger)])
+    found = check_batch(trained_workspace[0], trained_workspace[1], DriftSettings(), seed=0, num_threads=1)
+    assert found is not None
+    assert found.report.num_images == (num_checked or len(new))  # its own retraining is repeated with the same check
+    assert found.is_accepted == (num_checked == 0)

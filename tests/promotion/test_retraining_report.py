@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest
+from hip_mri.dataset.manifest import MANIFEST_COLUMNS, read_manifest, write_manifest
 from hip_mri.promotion.batch_check import refuse_batch
 from hip_mri.promotion.comparison_records import ComparedRetraining, store_comparison
 from hip_mri.promotion.conclusion import conclude_retraining
@@ -78,6 +78,17 @@ def test_images_that_the_latest_version_held_out_are_not_new(workspace, write_ru
     write_images(workspace, list_rows(["train", "train", "val", "test", "", ""]))  # delivered again, not split yet
     assert find_new_images(workspace).num_images == 1
     assert refuse_batch(workspace) == 1
+
+
+def test_images_of_a_challenger_that_awaits_approval_are_not_quarantined(workspace, write_run) -> None:
+    splits = ["train", "train", "val", "test"]
+    publish(workspace, register(workspace, write_run, list_rows(splits)), None)
+    register(workspace, write_run, list_rows([*splits, "train", "val"]))
+    write_images(workspace, list_rows([*splits, "train", "val", "train"]))
+    assert find_new_images(workspace).num_images == 3
+    assert refuse_batch(workspace) == 1
+    manifest = read_manifest(workspace.manifest_file)
+    assert list(manifest["state"]) == [*["ready"] * 6, "quarantined"]
 
 
 def test_after_a_run_of_the_pipeline_only_what_it_lacks_is_new_and_all_images_wait(workspace, write_run) -> None:
