@@ -143,8 +143,10 @@ def test_a_signal_that_the_parent_ignores_stays_ignored(tmp_path) -> None:
 
 @pytest.mark.parametrize("flow", ["pipeline", "predict", "retrain"])
 def test_each_flow_is_stopped_while_it_loads(flow: str, tmp_path: Path) -> None:
-    process = start([f"flows/{flow}.py", "--workspace", str(tmp_path / "workspace")], make_environment(tmp_path))
-    time.sleep(0.6)
+    sources = ["--sources", str(tmp_path)] if flow == "retrain" else []  # a missing source ends it before
+    arguments = [f"flows/{flow}.py", "--workspace", str(tmp_path / "workspace"), *sources]
+    process = start(arguments, make_environment(tmp_path))
+    time.sleep(0.4)
     check_stop(process)
     assert find_marked(tmp_path) == {}
 
