@@ -1,7 +1,6 @@
 """Fixtures of several packages: a small source of images and a workspace."""
 
 import atexit
-import gc
 import io
 import os
 import shutil
@@ -81,15 +80,19 @@ def write_source(file: Path, num_normal: int = 30, num_lesion: int = 20, seed: i
 def _forget_networks() -> Iterator[None]:
     """Networks and engines that the library keeps in memory go with the module, or a worker grows to gigabytes."""
     yield
-    for module, name in (
-        ("hip_mri.models.backbones.backbone", "load_backbone"),
-        ("hip_mri.models.backbones.engines", "_load_engine"),
-    ):
-        if module in sys.modules:
-            getattr(sys.modules[module], name).cache_clear()
-    if "keras" in sys.modules:
-        sys.modules["keras"].backend.clear_session()
-    gc.collect()
+    caches = [
+        getattr(sys.modules[module], name)
+        for module, name in (
+            ("hip_mri.models.backbones.backbone", "load_backbone"),
+            ("hip_mri.models.backbones.engines", "_load_engine"),
+        )
+        if module in sys.modules
+    ]
+    if any(cache.cache_info().currsize for cache in caches):  # a collection takes seconds, so it is not done in vain
+        for cache in caches:
+            cache.cache_clear()
+        if "keras" in sys.modules:
+            sys.modules["keras"].backend.clear_session()  # collects
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,9 @@ from tests.small_models import SMALL
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_refused(prepared, backbone, shards, monkeypatch, value):
-    features = FeatureSet(backbone, SMALL, EngineChoice("keras", "bfloat16", "a set of no other test"), with_mirrored=False)
+    features = FeatureSet(
+        backbone, SMALL, EngineChoice("keras", "bfloat16", "a set of no other test"), with_mirrored=False
+    )
     computed = SimpleNamespace(compute=lambda images: np.full((len(images), 3), value, np.float32))
     monkeypatch.setattr(module, "open_engine", lambda *_: computed)
     with pytest.raises(WorkspaceError, match="not finite"):
