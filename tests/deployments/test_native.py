@@ -247,7 +247,6 @@ def test_an_event_starts_the_retraining(team: Team, source_zip: Path, tmp_path: 
 
     small = {name: group for name, group in SMALL.items() if name != "source"}
     config = small | {"sources": [str(source_zip)], "workspace": str(tmp_path / "workspace"), "seed": 7}
-    config |= {"release": {"min_sensitivity": 0}}
     with SyncPrefectClient(team.credentials["PREFECT_API_URL"], auth_string=team.login) as client:
         deployment = client.read_deployment_by_name("hip-retrain/scheduled")
         assert [schedule.active for schedule in deployment.schedules] == [False]
@@ -260,9 +259,7 @@ def test_an_event_starts_the_retraining(team: Team, source_zip: Path, tmp_path: 
             if runs and runs[0].state is not None and runs[0].state.is_final():
                 break
             time.sleep(1)
-    assert [(run.state_name, run.state.message) for run in runs if run.state] == [
-        ("Promoted", "The new model is the champion")
-    ]
+    assert [run.state_name for run in runs] == ["Unjudged"]  # the few patients of the source
     assert (tmp_path / "workspace" / "retrainings" / "0001" / "report.html").exists()
 
 
