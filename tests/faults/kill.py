@@ -182,6 +182,7 @@ def run_retraining(incoming: Path, workspace: Path) -> None:
         "training": {"epochs": 8, "batch_size": 16, "learning_rate": 1e-3},
         "retrain": {"min_new_images": 5},
         "release": {
+            "min_first_auc": 0,
             "min_sensitivity": 0,
             "min_specificity": 0,
             "min_subgroup_sensitivity": 0,
