@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,22 @@ import pandas as pd
 from hip_mri.config import ReleaseSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.evaluation.run_tables import read_attributes, read_table
-from hip_mri.promotion.error_budget import Comparison, read_comparisons, record_comparison
-from hip_mri.promotion.gate import Decision, compare_versions, judge_first_version, measure_test_set, refuse_few_groups
-from hip_mri.registry.champion import read_champion
+from hip_mri.promotion.error_budget import (
+    Comparison,
+    count_looks_left,
+    plan_comparison,
+    read_comparisons,
+    record_comparison,
+)
+from hip_mri.promotion.gate import (
+    Decision,
+    compare_versions,
+    judge_first_version,
+    measure_test_set,
+    refuse_few_groups,
+    refuse_small_error,
+)
+from hip_mri.registry.champion import read_champion, read_history
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
 from hip_mri.run_files import PREDICTIONS_FILE
@@ -89,12 +103,12 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
     champion = read_champion(workspace)
     is_serving = champion == challenger
     if is_serving:
-        champion = None if challenger.parent is None else read_version(workspace, challenger.parent)
+        champion = _find_replaced(workspace, challenger)
     metrics = challenger.read_metrics()
     scores = read_test_scores(challenger, workspace)
     threshold, name = metrics["threshold"], metrics["grouping"]["attributes"]
     attributes = None if name is None else read_attributes(scores, workspace, name)
-    measures, comparison = {"challenger": metrics["test"]}, None
+    comparison = refused = None
     if champion is not None and champion.model_sha256 == challenger.model_sha256:
         decision = Decision(promote=False, reasons=("The model is identical to that of the champion.",))
     elif too_few := refuse_few_groups(scores, settings):  # spends no error
@@ -103,19 +117,36 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
         decision = judge_first_version(scores, settings, threshold, attributes, min_size)
     else:
         hashes = challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256
-        comparison = record_comparison(workspace, *hashes, settings)
-        champion_scores = read_test_scores(champion, workspace)
-        decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, min_size)
+        refused = refuse_small_error(scores, plan_comparison(workspace, *hashes, settings))
+        if refused is not None:
+            decision = refused
+        else:
+            comparison = record_comparison(workspace, *hashes, settings)
+            champion_scores = read_test_scores(champion, workspace)
+            decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, min_size)
+    # Measured again, since labels may have been corrected after the runs.
+    measures = {"challenger": measure_test_set(scores, threshold)}
     if champion is not None:
-        # Measured again, since labels may have been corrected after its own run.
         champion_threshold = champion.read_metrics()["threshold"]
         measures["champion"] = measure_test_set(read_test_scores(champion, workspace), champion_threshold)
     for reason in decision.reasons:
         logger.info("Gate: %s", reason)
     is_patient_level = metrics["grouping"]["is_patient_level"]
     test_set = _describe_test_set(workspace, challenger, scores, settings, is_patient_level=is_patient_level)
+    if refused is not None:
+        test_set = replace(test_set, num_looks_left=0)
     notices = tuple(metrics["notices"])
     return Challenge(challenger, champion, decision, measures, test_set, notices, is_serving, comparison)
+
+
+def _find_replaced(workspace: Workspace, version: Version) -> Version | None:
+    """Find which champion a version replaced at its last promotion, which need not be its parent; `None` for none."""
+    replaced = [
+        former.version
+        for former, change in pairwise(read_history(workspace))
+        if (change.action, change.version) == ("promotion", version.number)
+    ]
+    return read_version(workspace, replaced[-1]) if replaced else None
 
 
 def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
@@ -140,6 +171,6 @@ def _describe_test_set(
 ) -> LockedTestSet:
     by_label = scores.groupby("label")["group"]
     looks = [it for it in read_comparisons(workspace) if it.test_set_sha256 == challenger.test_set_sha256]
-    left = max(0, settings.num_looks - len(looks)) if settings.spending == "even" else None
+    left = count_looks_left(looks, settings)
     num_images, num_groups = by_label.size().to_dict(), by_label.nunique().to_dict()
     return LockedTestSet(num_images, num_groups, is_patient_level, len(looks), left)

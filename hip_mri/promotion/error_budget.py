@@ -7,14 +7,18 @@ Source: Dunn, "Multiple comparisons among means", Journal of the American Statis
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from hip_mri.config import ReleaseSettings
 from hip_mri.errors import ReleaseError
 from hip_mri.storage import read_json, write_json
 from hip_mri.workspace import Workspace
+
+ROUNDING: Final = 1e-9
+"""Smaller parts of a comparison's error are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,51 @@ def record_comparison(
     """
     with workspace.hold_releases():
         comparisons = read_comparisons(workspace)
-        earlier = [it for it in comparisons if it.test_set_sha256 == test_set_sha256]
-        for comparison in earlier:
-            if (comparison.champion_sha256, comparison.challenger_sha256) == (champion_sha256, challenger_sha256):
-                return comparison
-        left = max(0.0, settings.error_budget - math.fsum(it.alpha for it in earlier))
-        number = len(earlier) + 1
-        comparison = Comparison(
-            number=number,
-            alpha=min(find_alpha(number, settings), left),
-            test_set_sha256=test_set_sha256,
-            champion_sha256=champion_sha256,
-            challenger_sha256=challenger_sha256,
-            looked_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        _write(workspace, [*comparisons, comparison])
+        comparison = plan_comparison(workspace, test_set_sha256, champion_sha256, challenger_sha256, settings)
+        if comparison not in comparisons:
+            _write(workspace, [*comparisons, comparison])
         return comparison
+
+
+def plan_comparison(
+    workspace: Workspace,
+    test_set_sha256: str,
+    champion_sha256: str,
+    challenger_sha256: str,
+    settings: ReleaseSettings,
+) -> Comparison:
+    """Find a comparison that was recorded, or return what `record_comparison` would record; writes nothing."""
+    earlier = [it for it in read_comparisons(workspace) if it.test_set_sha256 == test_set_sha256]
+    for comparison in earlier:
+        if (comparison.champion_sha256, comparison.challenger_sha256) == (champion_sha256, challenger_sha256):
+            return comparison
+    number = len(earlier) + 1
+    return Comparison(
+        number=number,
+        alpha=min(find_alpha(number, settings), _find_rest(earlier, settings)),
+        test_set_sha256=test_set_sha256,
+        champion_sha256=champion_sha256,
+        challenger_sha256=challenger_sha256,
+        looked_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def count_looks_left(earlier: Sequence[Comparison], settings: ReleaseSettings) -> int | None:
+    """Count the further comparisons on a test set that get a part of its error budget; `None` with `falling`.
+
+    Args:
+        earlier: The comparisons on this test set.
+        settings: How the budget is divided; earlier comparisons may have been made with others.
+    """
+    if settings.spending == "falling":
+        return None
+    parts = _find_rest(earlier, settings) / find_alpha(1, settings)
+    return max(0, min(settings.num_looks - len(earlier), math.ceil(parts - ROUNDING)))
+
+
+def _find_rest(earlier: Sequence[Comparison], settings: ReleaseSettings) -> float:
+    """Compute the part of the error budget of a test set that is not spent."""
+    return max(0.0, settings.error_budget - math.fsum(it.alpha for it in earlier))
 
 
 def record_outcome(workspace: Workspace, comparison: Comparison, *, is_promoted: bool) -> None:

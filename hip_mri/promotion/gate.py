@@ -22,7 +22,7 @@ from hip_mri.evaluation.metrics.split_metrics import measure_split
 from hip_mri.evaluation.metrics.subgroups import MIN_SUBGROUP_SIZE
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, validate_scores
 from hip_mri.promotion.error_budget import Comparison
-from hip_mri.promotion.permutation import NUM_SUBSETS, compare_by_permutation
+from hip_mri.promotion.permutation import NUM_SUBSETS, compare_by_permutation, find_min_p_value
 from hip_mri.promotion.requirements import Requirement, describe_requirements, measure_requirements
 
 CONCENTRATED_LOSS: Final = 0.1
@@ -57,7 +57,7 @@ class Decision:
     Attributes:
         promote: Whether the challenger passes.
         reasons: Why, as sentences; includes those against it.
-        is_judged: Whether the test set has enough groups for a decision.
+        is_judged: Whether the test set has enough groups, and enough error left, for a decision.
         requirements: Every required sensitivity and specificity, those in all test images first.
         difference: AUC of the challenger minus that of the champion; `None`, like all below, where they were not
             compared.
@@ -111,6 +111,24 @@ def refuse_few_groups(scores: pd.DataFrame, settings: ReleaseSettings) -> Decisi
         f"Cannot be judged: {validated.count_groups(1)} groups of test images have lesions and "
         f"{validated.count_groups(0)} have normal images, but {needed} of each are needed "
         "(release.min_groups_per_class)."
+    )
+    return Decision(promote=False, reasons=(reason,), is_judged=False)
+
+
+def refuse_small_error(scores: pd.DataFrame, comparison: Comparison) -> Decision | None:
+    """Decide not to compare models where no p-value is as small as the error; `None` where one can be.
+
+    Args:
+        scores: See `measure_test_set`.
+        comparison: The next one, which is not recorded yet.
+    """
+    smallest = find_min_p_value(number_labels(scores), scores["group"])
+    if comparison.alpha == 0 or comparison.alpha >= smallest:  # a budget that is spent is another reason
+        return None
+    reason = (
+        f"Cannot be judged: the error of comparison {comparison.number} is {100 * comparison.alpha:.3g} %, but with "
+        f"{scores['group'].nunique()} groups of test images no p-value is below {100 * smallest:.3g} %. Start a "
+        "workspace with new test images, of more groups."
     )
     return Decision(promote=False, reasons=(reason,), is_judged=False)
 

@@ -78,6 +78,18 @@ def compare_by_permutation(
     return interval, float(np.searchsorted(lower, ROUNDING, side="right") / len(lower))
 
 
+def find_min_p_value(labels: ArrayLike, groups: ArrayLike, num_subsets: int = NUM_SUBSETS) -> float:
+    """Compute the smallest p-value that any two models can have: that of one which is as much better in every group.
+
+    Args:
+        labels: See `compare_by_permutation`.
+        groups: See `compare_by_permutation`.
+        num_subsets: See `compare_by_permutation`.
+    """
+    perfect = np.asarray(labels, np.float64)
+    return compare_by_permutation(labels, perfect, np.full(len(perfect), 0.5), groups, 0.0, num_subsets)[1]
+
+
 def _compute_contributions(is_lesion: NDArray[np.bool_], first: Floats, second: Floats) -> Floats:
     """Compute the contribution of each image to the difference of the AUCs; they sum to it.
 

@@ -32,7 +32,7 @@ HEADLINES: Final[Mapping[Outcome, str]] = {
     "stopped": "Stopped: the new images differ from the training images",
     "promoted": "The new model is the champion",
     "kept": "The champion stays",
-    "unjudged": "The test set has too few groups to judge the new model: nothing is promoted",
+    "unjudged": "The new model cannot be judged on this test set: nothing is promoted",
     "declined": "The champion stays: the new model was declined",
     "unanswered": "The champion stays: the request for approval timed out",
     "overtaken": "The champion stays: it has changed since the comparison",

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from hip_mri.config import ReleaseSettings
 from hip_mri.errors import ReleaseError
-from hip_mri.promotion.error_budget import find_alpha, read_comparisons, record_comparison, record_outcome
+from hip_mri.promotion.error_budget import (
+    count_looks_left,
+    find_alpha,
+    read_comparisons,
+    record_comparison,
+    record_outcome,
+)
 from hip_mri.storage import write_json
 from tests.small_runs import TEST_SET
 
@@ -79,6 +85,19 @@ def test_other_settings_cannot_overdraw_what_is_left(workspace):
     assert math.fsum(later) <= 0.0125 + 1e-12
     (tight,) = compare(workspace, 1, ReleaseSettings(error_budget=0.01), first=300)
     assert tight.alpha == 0
+
+
+@pytest.mark.parametrize(("before", "given", "left"), [
+    (ReleaseSettings(num_looks=24), ReleaseSettings(num_looks=24), 21),
+    (ReleaseSettings(spending="falling"), ReleaseSettings(num_looks=24), 5),  # 17 % are left: four parts and a smaller
+    (ReleaseSettings(num_looks=3), ReleaseSettings(num_looks=24), 0),
+    (ReleaseSettings(num_looks=24), ReleaseSettings(num_looks=2), 0),
+    (ReleaseSettings(num_looks=24), ReleaseSettings(spending="falling"), None),
+])  # fmt: skip
+def test_comparisons_that_are_left_share_what_earlier_ones_left(workspace, before, given, left):
+    assert count_looks_left(compare(workspace, 3, before), given) == left
+    later = [it.alpha for it in compare(workspace, 30, given, first=3)]
+    assert left is None or sum(alpha > 1e-9 for alpha in later) == left
 
 
 def test_an_outcome_is_noted_and_costs_nothing(workspace):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from hip_mri.errors import EvaluationError
-from hip_mri.promotion.permutation import compare_by_permutation
+from hip_mri.promotion.permutation import compare_by_permutation, find_min_p_value
 from tests.evaluation.metrics.studies import quick
 
 PAIRED = st.lists(
@@ -130,6 +130,19 @@ def test_few_groups_reject_no_more_than_nominal(correlation):
     generator = np.random.default_rng(7)
     p_values = [compare_by_permutation(*draw_study(generator, 5, 5, correlation), 0.05)[1] for _ in range(400)]
     assert sum(value <= 0.05 for value in p_values) < 37
+
+
+@quick
+@given(PAIRED)
+def test_no_p_value_is_below_the_smallest(rows):
+    labels, first, second, groups = unpack(rows)
+    assert find_min_p_value(labels, groups) <= compare_by_permutation(labels, first, second, groups, 0.05)[1]
+
+
+def test_the_smallest_p_value_is_that_of_no_exchange():
+    labels = np.repeat([1, 0], 4)
+    assert find_min_p_value(labels, np.arange(8)) == 1 / 2**8
+    assert find_min_p_value(np.repeat([1, 0], 20), np.arange(40), 999) == 1 / 1000
 
 
 def test_too_few_groups_are_refused():
