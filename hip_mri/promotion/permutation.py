@@ -27,7 +27,10 @@ NUM_SUBSETS: Final = 1 << 18
 """Default number of random subsets: the standard error of a p-value of 0.002 is then 4% of it."""
 
 CHUNK_SIZE: Final = 1 << 13
-"""Subsets that are held in memory at a time."""
+"""Subsets that are drawn at a time, with one bit for each group."""
+
+MAX_BYTES: Final = 1 << 26
+"""Memory for the subsets that are multiplied at a time; the result does not depend on it."""
 
 ROUNDING: Final = 1e-12
 """Contributions are sums of fractions; smaller differences between them are rounding errors."""
@@ -151,7 +154,11 @@ def _draw_subsets(num_groups: int, num_subsets: int) -> Iterator[Floats]:
         return
     yield np.zeros((1, num_groups))
     generator = np.random.default_rng(0)
+    step = max(MAX_BYTES // (8 * num_groups) // 8, 1) * 8  # of eight subsets each, which are whole bytes
     for first in range(0, num_subsets, CHUNK_SIZE):
         size = min(CHUNK_SIZE, num_subsets - first)
         drawn = np.frombuffer(generator.bytes(size * num_groups // 8 + 1), np.uint8)
-        yield np.unpackbits(drawn, count=size * num_groups).reshape(size, num_groups).astype(np.float64)
+        for start in range(0, size, step):
+            count = min(step, size - start)
+            bits = np.unpackbits(drawn[start * num_groups // 8 :], count=count * num_groups)
+            yield bits.reshape(count, num_groups).astype(np.float64)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from hip_mri.errors import EvaluationError
+from hip_mri.promotion import permutation
 from hip_mri.promotion.permutation import compare_by_permutation, find_min_p_value
 from tests.evaluation.metrics.studies import quick
 
@@ -122,6 +124,19 @@ def test_random_subsets_agree_with_all_of_them():
     every, some = compare_by_permutation(*study, 0.05, 1 << 15), compare_by_permutation(*study, 0.05, (1 << 15) - 1)
     assert some[1] == pytest.approx(every[1], abs=0.01)
     assert some[0] == pytest.approx(every[0], abs=0.02)
+
+
+def test_the_result_does_not_depend_on_the_memory_that_is_used(monkeypatch):
+    study, num_subsets = draw_study(np.random.default_rng(3), 151, 150, 0.5, size=1, gain=0.1), 10_003
+    expected = compare_by_permutation(*study, 0.05, num_subsets)
+    monkeypatch.setattr(permutation, "MAX_BYTES", 1 << 16)
+    tracemalloc.start()
+    found = compare_by_permutation(*study, 0.05, num_subsets)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found[0] == pytest.approx(expected[0], abs=1e-12)
+    assert found[1] == expected[1]
+    assert peak < 301 * 10_003 * 8 / 4  # a quarter of all subsets
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
