@@ -6,6 +6,7 @@ that any model which is no better is ever promoted stays within the budget, what
 Source: Dunn, "Multiple comparisons among means", Journal of the American Statistical Association 56, 1961.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from hip_mri.config import ReleaseSettings
-from hip_mri.errors import ReleaseError
+from hip_mri.errors import ReleaseError, WorkspaceError, list_offenders
 from hip_mri.storage import read_json, write_json
 from hip_mri.workspace import Workspace
 
@@ -65,7 +66,7 @@ def record_comparison(
         The comparison, with the error that it may spend.
 
     Raises:
-        ReleaseError: The ledger has other content.
+        ReleaseError: The ledger has other content, or lacks a stored comparison.
         WorkspaceError: It cannot be read or written.
     """
     with workspace.hold_releases():
@@ -84,7 +85,9 @@ def plan_comparison(
     settings: ReleaseSettings,
 ) -> Comparison:
     """Find a comparison that was recorded, or return what `record_comparison` would record; writes nothing."""
-    earlier = [it for it in read_comparisons(workspace) if it.test_set_sha256 == test_set_sha256]
+    comparisons = read_comparisons(workspace)
+    _check_complete(workspace, comparisons)
+    earlier = [it for it in comparisons if it.test_set_sha256 == test_set_sha256]
     for comparison in earlier:
         if (comparison.champion_sha256, comparison.challenger_sha256) == (champion_sha256, challenger_sha256):
             return comparison
@@ -157,6 +160,23 @@ def read_comparisons(workspace: Workspace) -> list[Comparison]:
             f"release: {workspace.ledger_file} is not a list of comparisons. Restore it from a backup: without it the "
             "error budget that was spent on the test set is not known."
         ) from error
+
+
+def _check_complete(workspace: Workspace, comparisons: Sequence[Comparison]) -> None:
+    """Check that the ledger has all stored comparisons: without one, its error would be spent twice."""
+    known = {(it.test_set_sha256, it.number) for it in comparisons}
+    missing = []
+    for file in sorted(workspace.comparisons_folder.glob("[0-9]*/comparison.json")):
+        with contextlib.suppress(WorkspaceError, KeyError, TypeError):  # a record that is damaged says nothing
+            made = read_json(file)["challenge"]["comparison"]
+            if made is not None and (made["test_set_sha256"], made["number"]) not in known:
+                missing.append(file.parent.name)
+    if missing:
+        raise ReleaseError(
+            f"release: {workspace.ledger_file} is missing or older than {len(missing)} comparisons in "
+            f"{workspace.comparisons_folder}: {list_offenders(missing)}. Restore it from a backup: without it the "
+            "error budget that was spent on the test set is not known."
+        )
 
 
 def _write(workspace: Workspace, comparisons: list[Comparison]) -> None:

@@ -1,14 +1,20 @@
 """A challenger is compared with the champion on present labels, where the error that is left can show a difference."""
 
+import json
+
 import numpy as np
 import pytest
 
 from hip_mri.config import LABELS, ReleaseSettings
+from hip_mri.errors import ReleaseError
 from hip_mri.hashes import hash_files
 from hip_mri.promotion.challenge import challenge_champion
+from hip_mri.promotion.comparison_records import ComparedRetraining, store_comparison
 from hip_mri.promotion.error_budget import read_comparisons, record_comparison
+from hip_mri.promotion.new_images import NewImages
 from hip_mri.registry.audit import Verdict
 from hip_mri.registry.champion import promote, promote_over, roll_back
+from hip_mri.registry.conclusions import record_conclusion
 from hip_mri.registry.registration import register_version
 from hip_mri.storage import write_json
 from tests.promotion.test_retraining_report import list_rows, write_images
@@ -78,3 +84,20 @@ def test_both_models_are_measured_on_present_labels(workspace, write_scored_run)
     write_images(workspace, images)
     measures = challenge_champion(workspace, run, SETTINGS, min_size=20).measures
     assert measures["challenger"]["auc"] == measures["champion"]["auc"] < 1
+
+
+@pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "older"])
+def test_an_error_that_was_spent_is_not_forgotten_with_the_ledger(workspace, write_scored_run, is_missing):
+    promote(workspace, register_version(workspace, write_scored_run(0.1)), "first")
+    counts = NewImages(0, {}, 0, None, 0)
+    for quality in (0.2, 0.3):
+        made = challenge_champion(workspace, write_scored_run(quality), SETTINGS, min_size=20)
+        store_comparison(workspace, ComparedRetraining(counts, None, made, 0.02), "")
+        record_conclusion(workspace, made.challenger, "kept", ["not better"])
+    (ledger,) = json.loads(workspace.ledger_file.read_text()).values()
+    if is_missing:
+        workspace.ledger_file.unlink()
+    else:
+        write_json(workspace.ledger_file, {TEST_SET: ledger[:1]})
+    with pytest.raises(ReleaseError, match=r"ledger\.json .* 0003-over-0001\."):
+        challenge_champion(workspace, write_scored_run(0.4), SETTINGS, min_size=20)
