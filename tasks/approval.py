@@ -12,15 +12,13 @@ from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import Field
 
+from hip_mri.errors import ReleaseError
 from hip_mri.promotion.comparison_records import APPROVAL, ComparedRetraining, find_comparison_of_flow_run
 from hip_mri.promotion.conclusion import Answer
 from hip_mri.registry.audit import find_system_user
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger("hip_mri.tasks")
-
-PAUSE_KEY: Final = "approval"
-"""Identifies the question when the flow run starts again from the top."""
 
 NOT_BLANK: Final = r"\S"
 
@@ -36,11 +34,24 @@ class Approval(RunInput):
 
 
 def find_suspended(workspace: Path) -> ComparedRetraining | None:
-    """Find the comparison that this flow run made before it was suspended; `None` at its first start."""
+    """Find the comparison that this flow run made before it was suspended; `None` at its first start.
+
+    Raises:
+        ReleaseError: The flow run was suspended, but its comparison is missing or cannot be read. It must not train
+            again, since the answer applies to the model of that comparison.
+    """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return None
-    return find_comparison_of_flow_run(Workspace.at(workspace), str(context.flow_run.id))
+    at = Workspace.at(workspace)
+    compared = find_comparison_of_flow_run(at, str(context.flow_run.id))
+    if compared is None and context.flow_run.empirical_policy.pause_keys:
+        raise ReleaseError(
+            f"release: this flow run was suspended for approval, but {at.comparisons_folder} has no readable "
+            "comparison of it; warnings above name those that cannot be read. Restore the folder from a backup and "
+            "retry this flow run, or start the retraining again as a new flow run."
+        )
+    return compared
 
 
 def find_starter() -> str:
@@ -77,5 +88,7 @@ def ask_for_approval(workspace: Path, compared: ComparedRetraining, timeout_hour
     logger.info("%s, or Resume on the page of this flow run in the Prefect UI; or: %s", question, command)
     form = Approval.with_initial_data(description=description.read_text())
     timeout_seconds = round(timeout_hours * 3600)
-    given = suspend_flow_run(wait_for_input=form, timeout=timeout_seconds, key=PAUSE_KEY)
+    # Prefect returns an earlier answer to the same key, so that the key names what the answer is about.
+    key = f"approval-{compared.folder.name}-{compared.challenge.challenger.model_sha256}"
+    given = suspend_flow_run(wait_for_input=form, timeout=timeout_seconds, key=key)
     return Answer(given.decision == "promote", given.reason, given.name)

@@ -1,6 +1,7 @@
 """Manual approval: a flow run with a deployment is suspended, another one ends with the command to answer by."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -15,6 +16,7 @@ from prefect.flow_runs import resume_flow_run
 from prefect.runtime import flow_run
 from prefect.states import Pending
 
+from hip_mri.errors import ReleaseError
 from hip_mri.promotion.comparison_records import store_comparison
 from hip_mri.promotion.conclusion import Answer
 from hip_mri.registry.versions import read_version
@@ -76,6 +78,28 @@ def test_a_suspended_flow_run_that_is_resumed_gets_the_answer(decision, workspac
     resume_flow_run(run, run_input={"decision": decision, "reason": "the scanner is new", "name": "Ada"})
     assert start(client, run).name == "Completed"
     assert [Answer(decision == "promote", "the scanner is new", "Ada")] == ANSWERS
+
+
+def test_a_resumed_flow_run_without_its_comparison_fails(workspace, versions, client):
+    ANSWERS.clear()
+    run = create_run(client, workspace)
+    start(client, run)
+    resume_flow_run(run, run_input={"decision": "promote", "reason": "good", "name": "Ada"})
+    shutil.rmtree(workspace.comparisons_folder)
+    with pytest.raises(ReleaseError, match="comparisons"):
+        start(client, run)
+    assert ANSWERS == []
+
+
+def test_an_answer_applies_only_to_the_model_that_was_reviewed(workspace, versions, client):
+    run = create_run(client, workspace)
+    start(client, run)
+    resume_flow_run(run, run_input={"decision": "promote", "reason": "good", "name": "Ada"})
+    record = next(workspace.comparisons_folder.glob("*/comparison.json"))
+    other = make_compared(*(read_version(workspace, number) for number in (3, 1)), flow_runs=(str(run),))
+    store_comparison(workspace, other, DESCRIPTION)
+    shutil.rmtree(record.parent)
+    assert start(client, run).name == "Suspended"
 
 
 @pytest.mark.parametrize(
