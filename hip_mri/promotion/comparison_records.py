@@ -5,7 +5,6 @@ comparison is read from `releases/comparisons`, so the decision applies to exact
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +43,7 @@ class ComparedRetraining:
         margin: Non-inferiority margin of the AUC, for the picture.
         expires_at: Time in UTC until when an answer is awaited, in ISO 8601; `None` if nobody is asked.
         flow_runs: Ids of the flow runs that made this comparison.
+        stored_at: Time in UTC when it was stored last, in ISO 8601; orders the comparisons of a challenger.
         folder: Where it is stored, once it is.
     """
 
@@ -53,6 +53,7 @@ class ComparedRetraining:
     margin: float
     expires_at: str | None = None
     flow_runs: tuple[str, ...] = ()
+    stored_at: str = ""
     folder: Path = Path()
 
     @property
@@ -65,7 +66,7 @@ _ADAPTER: Final = TypeAdapter(ComparedRetraining)
 
 
 def store_comparison(workspace: Workspace, retraining: ComparedRetraining, description: str) -> ComparedRetraining:
-    """Store a comparison with its pictures; the same comparison again replaces it.
+    """Store a comparison with its pictures; the same comparison again replaces it, also a damaged record.
 
     Args:
         workspace: The comparison gets a folder in its `releases/comparisons`, named by challenger and champion.
@@ -79,8 +80,9 @@ def store_comparison(workspace: Workspace, retraining: ComparedRetraining, descr
     over = f"over-{challenge.champion.name}" if challenge.champion else "first"
     folder = workspace.comparisons_folder / f"{challenge.challenger.name}-{over}"
     with workspace.hold_releases():
-        earlier = read_comparison(workspace, folder).flow_runs if (folder / RECORD).exists() else ()
-        stored = replace(retraining, flow_runs=tuple(dict.fromkeys((*earlier, *retraining.flow_runs))))
+        earlier = (run for it in _read_all(workspace) if it.folder == folder for run in it.flow_runs)
+        flow_runs = tuple(dict.fromkeys((*earlier, *retraining.flow_runs)))
+        stored = replace(retraining, flow_runs=flow_runs, stored_at=datetime.now(UTC).isoformat())
         with publish_folder(folder) as fresh:
             _draw_comparison(workspace, stored, fresh / COMPARISON_PICTURE)
             if stored.check is not None:
@@ -147,13 +149,15 @@ def find_expired(workspace: Workspace) -> list[ComparedRetraining]:
     return [it for it in find_waiting(workspace) if it.expires_at is not None and it.expires_at < now]
 
 
-def _read_all(workspace: Workspace) -> Iterator[ComparedRetraining]:
+def _read_all(workspace: Workspace) -> list[ComparedRetraining]:
     """Read all comparisons, the latest last; those with a version that is missing or was changed are left out."""
-    for file in sorted(workspace.comparisons_folder.glob(f"[0-9]*/{RECORD}")):
+    found = []
+    for file in workspace.comparisons_folder.glob(f"[0-9]*/{RECORD}"):
         try:
-            yield read_comparison(workspace, file.parent)
+            found.append(read_comparison(workspace, file.parent))
         except ReleaseError as error:
             logger.warning("%s", error)
+    return sorted(found, key=lambda it: (it.stored_at, it.folder.name))
 
 
 def _find_again(workspace: Workspace, compared: Version) -> Version:

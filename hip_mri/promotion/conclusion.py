@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+from hip_mri.errors import ReleaseError
 from hip_mri.promotion.challenge import Challenge
 from hip_mri.promotion.comparison_records import ComparedRetraining, find_expired
 from hip_mri.promotion.error_budget import record_outcome
@@ -13,9 +14,10 @@ from hip_mri.promotion.retraining_report import (
     Retraining,
     publish_retraining,
 )
-from hip_mri.registry.audit import Verdict, find_system_user
+from hip_mri.registry.audit import BYPASS, Verdict, find_system_user, read_decisions
 from hip_mri.registry.champion import promote_over, read_champion, reject
 from hip_mri.registry.conclusions import find_conclusion, record_conclusion
+from hip_mri.registry.versions import Version
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,8 @@ def conclude_retraining(
         started_by: Who started the retraining; decides where no answer is required.
 
     Raises:
-        ReleaseError: A file of the challenger was changed, or the reason is empty; the champion stays.
+        ReleaseError: A file of the challenger was changed, the reason is empty, or a version is declined that was
+            promoted by hand; the champion stays.
     """
     challenge = compared.challenge
     if (conclusion := find_conclusion(workspace, challenge.challenger)) is not None:
@@ -59,7 +62,7 @@ def conclude_retraining(
     verdict = Verdict(" ".join(challenge.decision.reasons), "by the gate", started_by)
     if answer is not None:
         verdict = Verdict(answer.reason, "by approval", answer.decided_by)
-    outcome = _decide(workspace, challenge, answer, verdict)
+    outcome, verdict = _decide(workspace, challenge, answer, verdict)
     if challenge.comparison is not None:
         record_outcome(workspace, challenge.comparison, is_promoted=outcome == "promoted")
     retraining = Retraining(outcome, compared.new_images, compared.check, compared, answer and verdict)
@@ -78,18 +81,34 @@ def conclude_unanswered(workspace: Workspace) -> list[PublishedRetraining]:
     ]
 
 
-def _decide(workspace: Workspace, challenge: Challenge, answer: Answer | None, verdict: Verdict) -> Outcome:
+def _decide(
+    workspace: Workspace, challenge: Challenge, answer: Answer | None, verdict: Verdict
+) -> tuple[Outcome, Verdict]:
+    """Decide on the challenger; returns the outcome, and the verdict that led to it."""
     challenger = challenge.challenger
-    if read_champion(workspace) == challenger:  # an interrupted process has promoted it
-        return "promoted"
+    if (earlier := _find_promotion(workspace, challenger)) is not None:
+        if answer is not None and answer.promote is False and earlier.method == BYPASS:
+            raise ReleaseError(
+                f"release: version {challenger.name} was promoted by hand and is the champion, so that it cannot be "
+                "declined. Give it up with `hip-mri models rollback`."
+            )
+        return "promoted", earlier
     if not challenge.decision.promote or (answer is not None and not answer.promote):
         reject(workspace, challenger, verdict)
         if answer is None:
-            return "kept" if challenge.decision.is_judged else "unjudged"
-        return "unanswered" if answer.promote is None else "declined"
+            return ("kept" if challenge.decision.is_judged else "unjudged"), verdict
+        return ("unanswered" if answer.promote is None else "declined"), verdict
     if not promote_over(workspace, challenge.champion, challenger, verdict):
         reason = f"The champion has changed since the comparison. {verdict.reason}"
         reject(workspace, challenger, Verdict(reason, verdict.method, verdict.decided_by))
-        return "overtaken"
+        return "overtaken", verdict
     logger.info("Version %s is the champion, %s (%s)", challenger.name, verdict.method, verdict.decided_by)
-    return "promoted"
+    return "promoted", verdict
+
+
+def _find_promotion(workspace: Workspace, challenger: Version) -> Verdict | None:
+    """Find the promotion by an interrupted process, also if it was rolled back, or the one by hand that is in force."""
+    is_champion = read_champion(workspace) == challenger
+    promotions = (it for it in read_decisions(workspace) if (it.action, it.version) == ("promotion", challenger.number))
+    verdicts = [Verdict(it.reason, it.decided_how, it.decided_by) for it in promotions]
+    return next((it for it in reversed(verdicts) if is_champion or it.method != BYPASS), None)

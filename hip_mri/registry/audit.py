@@ -21,7 +21,10 @@ from hip_mri.storage import read_json, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 Action = Literal["promotion", "rollback", "rejection"]
-Method = Literal["by the gate", "by approval", "by hand", "by hand, bypassing the gate"]
+Method = Literal["by the gate", "by approval", "by hand", "by hand, bypassing the gate", "not recorded"]
+
+BYPASS: Final = "by hand, bypassing the gate"
+"""How a version is promoted without a retraining."""
 
 FIRST: Final = "0" * 64
 """Takes the place of the SHA-256 of the line before the first."""
@@ -78,7 +81,7 @@ class ReleaseDecision:
     model_sha256: str
     reason: str
     decided_by: str
-    decided_how: str
+    decided_how: Method
     decided_at: str
     previous_sha256: str
 

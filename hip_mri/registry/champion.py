@@ -8,7 +8,7 @@ champion copies no model.
 from collections.abc import Sequence
 
 from hip_mri.errors import ReleaseError, list_offenders
-from hip_mri.registry.audit import ReleaseDecision, Verdict, add_decision, read_decisions, read_record
+from hip_mri.registry.audit import BYPASS, ReleaseDecision, Verdict, add_decision, read_decisions, read_record
 from hip_mri.registry.versions import Version, check_version, name_version, read_version
 from hip_mri.workspace import Workspace
 
@@ -56,7 +56,7 @@ def promote(workspace: Workspace, version: Version, reason: str) -> Version:
     with workspace.hold_releases():
         history = read_history(workspace)
         if not history or history[-1].version != version.number:
-            add_decision(workspace, "promotion", version, Verdict(reason, "by hand, bypassing the gate"))
+            add_decision(workspace, "promotion", version, Verdict(reason, BYPASS))
     return version
 
 

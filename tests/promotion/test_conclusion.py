@@ -19,7 +19,7 @@ from hip_mri.promotion.comparison_records import (
 from hip_mri.promotion.conclusion import Answer, conclude_retraining, conclude_unanswered
 from hip_mri.promotion.retraining_report import describe_comparison
 from hip_mri.registry.audit import check_audit_log, read_decisions
-from hip_mri.registry.champion import promote, read_champion
+from hip_mri.registry.champion import promote, read_champion, roll_back
 from hip_mri.registry.registration import register_version
 from hip_mri.workspace import Workspace
 from tests.promotion.challenges import make_compared
@@ -49,7 +49,7 @@ def store(workspace: Workspace, compared: ComparedRetraining) -> ComparedRetrain
 def test_a_comparison_is_read_as_it_was_stored_also_when_the_workspace_was_moved(workspace, versions, tmp_path):
     compared = make_compared(versions[1], versions[0], flow_runs=("run-1",))
     stored = store(workspace, compared)
-    assert replace(stored, folder=Path()) == compared
+    assert replace(stored, stored_at="", folder=Path()) == compared
     moved = Workspace(shutil.copytree(workspace.root, tmp_path / "moved"))
     found = find_comparison_of_flow_run(moved, "run-1")
     assert found is not None
@@ -151,3 +151,52 @@ def test_the_same_comparison_by_two_flow_runs_is_found_by_both(workspace, versio
         store(workspace, make_compared(versions[1], versions[0], flow_runs=(flow_run,)))
     assert find_comparison_of_flow_run(workspace, "run-1") == find_comparison_of_flow_run(workspace, "run-2")
     assert len(find_waiting(workspace)) == 1
+
+
+def test_the_latest_comparison_of_a_challenger_awaits_the_answer(workspace, versions):
+    promote(workspace, versions[1], "second")
+    store(workspace, make_compared(versions[2], versions[1], expires_at="2026-01-01T00:00:00+00:00"))
+    roll_back(workspace, 1, reason="worse")
+    latest = store(workspace, make_compared(versions[2], versions[0]))  # its folder sorts before that of the first
+    assert conclude_unanswered(workspace) == []
+    assert find_waiting_version(workspace, 3) == latest
+    assert conclude_retraining(workspace, latest, YES, "").outcome == "promoted"
+
+
+def test_a_repeated_comparison_replaces_a_damaged_record(workspace, versions):
+    compared = make_compared(versions[1], versions[0])
+    (store(workspace, compared).folder / "comparison.json").write_text("{")
+    assert store(workspace, compared) == find_waiting_version(workspace, 2)
+
+
+def test_a_rollback_stays_when_an_interrupted_retraining_is_repeated(workspace, versions, monkeypatch):
+    promote(workspace, versions[1], "second")
+    compared = store(workspace, make_compared(versions[2], versions[1]))
+    with monkeypatch.context() as killing:
+        killing.setattr("hip_mri.promotion.conclusion.publish_retraining", _die)
+        with pytest.raises(SystemError):
+            conclude_retraining(workspace, compared, YES, "")
+    roll_back(workspace, 2, reason="worse")
+    report = conclude_retraining(workspace, compared, NO, "")
+    assert report.outcome == "promoted"
+    assert read_champion(workspace) == versions[1]
+    assert len(read_decisions(workspace)) == 4
+    answer = json.loads((report.folder / "retraining.json").read_text())["answer"]
+    assert (answer["decided_by"], answer["reason"]) == ("Ada", "reviewed")
+
+
+def test_a_version_that_was_promoted_by_hand_cannot_be_declined(workspace, versions):
+    compared = store(workspace, make_compared(versions[1], versions[0]))
+    promote(workspace, versions[1], "urgent")
+    with pytest.raises(ReleaseError, match=r"0002 .*rollback"):
+        conclude_retraining(workspace, compared, NO, "")
+    report = conclude_retraining(workspace, compared, Answer(None, "no answer", "nobody"), "")
+    answer = json.loads((report.folder / "retraining.json").read_text())["answer"]
+    assert (report.outcome, answer["method"], answer["reason"]) == ("promoted", "by hand, bypassing the gate", "urgent")
+
+
+def test_a_version_can_be_declined_after_it_was_promoted_by_hand_and_rolled_back(workspace, versions):
+    compared = store(workspace, make_compared(versions[1], versions[0]))
+    promote(workspace, versions[1], "urgent")
+    roll_back(workspace, 1, reason="worse")
+    assert conclude_retraining(workspace, compared, NO, "").outcome == "declined"
