@@ -4,8 +4,11 @@ import logging
 import shlex
 from pathlib import Path
 from typing import Final, Literal
+from uuid import UUID
 
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
@@ -52,6 +55,17 @@ def find_suspended(workspace: Path) -> ComparedRetraining | None:
             "retry this flow run, or start the retraining again as a new flow run."
         )
     return compared
+
+
+def is_resumed(compared: ComparedRetraining) -> bool:
+    """Whether a flow run that asked for approval was resumed with an answer and has yet to apply it."""
+    runs = FlowRunFilterId(any_=[UUID(run) for run in compared.flow_runs])
+    states = FlowRunFilterStateType(any_=[StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING])
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=runs, state=FlowRunFilterState(type=states)), limit=1
+        )
+    return bool(found)
 
 
 def find_starter() -> str:

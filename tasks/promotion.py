@@ -21,7 +21,7 @@ from hip_mri.promotion.conclusion import Answer
 from hip_mri.promotion.new_images import NewImages
 from hip_mri.promotion.retraining_report import PublishedRetraining, Retraining
 from hip_mri.workspace import Workspace
-from tasks.approval import find_starter
+from tasks.approval import find_starter, is_resumed
 from tasks.options import CALLED
 
 logger = logging.getLogger("hip_mri.tasks")
@@ -33,7 +33,11 @@ find_new_images = task(**CALLED)(new_images.find_new_images)
 
 check_batch = task(**CALLED)(batch_check.check_batch)
 
-conclude_unanswered = task(**CALLED)(conclusion.conclude_unanswered)
+
+@task(**CALLED)
+def conclude_unanswered(workspace: Workspace) -> None:
+    """End the retrainings for whose challengers no answer came in time."""
+    conclusion.conclude_unanswered(workspace, is_resumed)
 
 
 @task(**CALLED)

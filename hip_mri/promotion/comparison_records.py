@@ -17,9 +17,10 @@ from hip_mri.evaluation.charts.captions import summarize_notices
 from hip_mri.evaluation.metrics.validation import number_labels
 from hip_mri.promotion.batch_check import BatchCheck
 from hip_mri.promotion.challenge import Challenge, read_test_scores
-from hip_mri.promotion.new_images import NewImages
+from hip_mri.promotion.new_images import NewImages, Reference
 from hip_mri.registry.conclusions import list_unconcluded
 from hip_mri.registry.versions import Version, name_version, read_version
+from hip_mri.run_files import MANIFEST_FILE
 from hip_mri.storage import link_or_copy, publish_folder, write_bytes
 from hip_mri.workspace import Workspace
 
@@ -85,6 +86,9 @@ def store_comparison(workspace: Workspace, retraining: ComparedRetraining, descr
         stored = replace(retraining, flow_runs=flow_runs, stored_at=datetime.now(UTC).isoformat())
         with publish_folder(folder) as fresh:
             _draw_comparison(workspace, stored, fresh / COMPARISON_PICTURE)
+            if (since := stored.new_images.since) is not None:
+                # The report needs it after the decision; the run may have been deleted by then.
+                link_or_copy(Reference.named(since, workspace).folder / MANIFEST_FILE, fresh / MANIFEST_FILE)
             if stored.check is not None:
                 link_or_copy(stored.check.picture_file, fresh / DRIFT_PICTURE)
             write_bytes(fresh / APPROVAL, description.encode())

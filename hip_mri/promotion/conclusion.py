@@ -1,6 +1,7 @@
 """Ends a retraining: promotes the challenger or not, records the decision, and publishes the report."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hip_mri.errors import ReleaseError
@@ -8,7 +9,6 @@ from hip_mri.promotion.challenge import Challenge
 from hip_mri.promotion.comparison_records import ComparedRetraining, find_expired
 from hip_mri.promotion.error_budget import record_outcome
 from hip_mri.promotion.retraining_report import (
-    HEADLINES,
     Outcome,
     PublishedRetraining,
     Retraining,
@@ -57,8 +57,9 @@ def conclude_retraining(
     """
     challenge = compared.challenge
     if (conclusion := find_conclusion(workspace, challenge.challenger)) is not None:
-        outcome, folder = conclusion["outcome"], workspace.retrainings_folder / conclusion["report"]
-        return PublishedRetraining(outcome, f"Decided before: {HEADLINES[outcome]}", folder, "")
+        concluded = Retraining(conclusion["outcome"], compared.new_images, compared.check, compared)
+        folder = workspace.retrainings_folder / conclusion.get("report", "")
+        return PublishedRetraining(concluded.outcome, f"Decided before: {concluded.headline}", folder, "")
     verdict = Verdict(" ".join(challenge.decision.reasons), "by the gate", started_by)
     if answer is not None:
         verdict = Verdict(answer.reason, "by approval", answer.decided_by)
@@ -71,13 +72,21 @@ def conclude_retraining(
     return report
 
 
-def conclude_unanswered(workspace: Workspace) -> list[PublishedRetraining]:
-    """End the retrainings for whose challengers no answer came in time."""
+def conclude_unanswered(
+    workspace: Workspace, is_answered: Callable[[ComparedRetraining], bool]
+) -> list[PublishedRetraining]:
+    """End the retrainings for whose challengers no answer came in time.
+
+    Args:
+        workspace: Where versions and champion are kept; locked by the caller.
+        is_answered: Whether an answer was given that has yet to be applied; such a retraining goes on.
+    """
     return [
         conclude_retraining(
             workspace, expired, Answer(None, f"no answer until {expired.expires_at}", "nobody"), find_system_user()
         )
         for expired in find_expired(workspace)
+        if not is_answered(expired)
     ]
 
 

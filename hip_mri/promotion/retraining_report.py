@@ -20,7 +20,7 @@ from hip_mri.promotion.challenge import Challenge
 from hip_mri.promotion.comparison_records import COMPARISON_PICTURE, DRIFT_PICTURE, ComparedRetraining
 from hip_mri.promotion.new_images import NewImages, Reference, list_images
 from hip_mri.registry.audit import Verdict
-from hip_mri.run_files import REPORT_FILE
+from hip_mri.run_files import MANIFEST_FILE, REPORT_FILE
 from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
@@ -128,7 +128,7 @@ def publish_retraining(workspace: Workspace, retraining: Retraining) -> Publishe
         "name": folder.name,
         "created": datetime.now(UTC).date().isoformat(),
         "retraining": retraining,
-        **_collect_facts(workspace, retraining.new_images, challenge),
+        **_collect_facts(workspace, _list_known(workspace, retraining.new_images, retraining.compared), challenge),
     }
     with publish_folder(folder) as fresh:
         pictures = _copy_pictures(retraining, fresh / "figures")
@@ -142,18 +142,25 @@ def publish_retraining(workspace: Workspace, retraining: Retraining) -> Publishe
 
 def describe_comparison(workspace: Workspace, compared: ComparedRetraining) -> str:
     """Describe a comparison as Markdown, for manual approval."""
-    facts = _collect_facts(workspace, compared.new_images, compared.challenge)
+    facts = _collect_facts(workspace, _list_known(workspace, compared.new_images, None), compared.challenge)
     return _TEMPLATES.get_template("approval.md.jinja").render(facts, compared=compared)
 
 
-def _collect_facts(workspace: Workspace, new_images: NewImages, challenge: Challenge | None) -> dict[str, Any]:
+def _list_known(workspace: Workspace, new_images: NewImages, stored: ComparedRetraining | None) -> pd.DataFrame:
+    """List the images that are not new; a stored comparison has a copy of the list, since runs can be deleted."""
+    if stored is not None and (stored.folder / MANIFEST_FILE).exists():
+        return list_images(stored.folder)
+    return list_images(Reference.named(new_images.since, workspace).folder if new_images.since else None)
+
+
+def _collect_facts(workspace: Workspace, known: pd.DataFrame, challenge: Challenge | None) -> dict[str, Any]:
     """Collect what several templates show."""
     return {
         "challenge": challenge,
         "rows": tabulate_measures(challenge) if challenge else [],
         "label_titles": {label: label.replace("_", " ") for label in LABELS},
         "split_titles": SPLIT_TITLES,
-        **_compare_splits(workspace, new_images, challenge),
+        **_compare_splits(workspace, known, challenge),
     }
 
 
@@ -193,13 +200,12 @@ def _copy_pictures(retraining: Retraining, folder: Path) -> list[dict[str, Any]]
     return copied
 
 
-def _compare_splits(workspace: Workspace, new_images: NewImages, challenge: Challenge | None) -> dict[str, Any]:
+def _compare_splits(workspace: Workspace, known: pd.DataFrame, challenge: Challenge | None) -> dict[str, Any]:
     """Count images per split before and now, images that changed their split, and new patients.
 
     "Now" is what the challenger was trained on: another run may have changed the manifest while this one waited for
     approval.
     """
-    known = list_images(Reference.named(new_images.since, workspace).folder if new_images.since else None)
     images = (
         list_images(challenge.challenger.folder) if challenge else select_ready(read_manifest(workspace.manifest_file))
     )

@@ -168,7 +168,7 @@ def add_decision(workspace: Workspace, action: Action, version: Version, verdict
         version=version.number,
         model_sha256=version.model_sha256,
         reason=" ".join(verdict.reason.split()),
-        decided_by=verdict.decided_by,
+        decided_by=" ".join(verdict.decided_by.split()),
         decided_how=verdict.method,
         decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
         previous_sha256=record.sha256,
@@ -192,7 +192,7 @@ def check_audit_log(workspace: Workspace) -> list[str]:
     Returns:
         One sentence per difference.
     """
-    name, record, lines = workspace.audit_file.name, _read_champion_file(workspace), _read_lines(workspace)
+    name, record, lines = workspace.audit_file.name, read_record(workspace), _read_lines(workspace)
     if not workspace.audit_file.exists() and not _is_logged(workspace):
         return []  # of an earlier version, or without decisions
     decisions = [_parse(line) for line in lines]
@@ -204,7 +204,8 @@ def check_audit_log(workspace: Workspace) -> list[str]:
             differences.append(f"{name}: line {number} does not follow from line {number - 1}: one of them was changed")
         previous = _hash(line)
     if (len(lines), previous) != (record.num_lines, record.sha256):
-        differences.append(_describe_end(workspace, record, len(lines)))
+        end = f"line {record.num_lines} as recorded in {workspace.champion_file.name}"
+        differences.append(f"{name}: it ends with line {len(lines)}, which is not {end}")
     changes = [it for it in decisions if it is not None and it.action != "rejection"]
     if not differences and list(record.history) != changes:
         differences.append(f"{workspace.champion_file.name}: its history differs from the decisions in {name}")
@@ -272,16 +273,6 @@ def _hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def _describe_end(workspace: Workspace, record: ReleaseRecord, num_lines: int) -> str:
-    name, other = workspace.audit_file.name, workspace.champion_file.name
-    if read_record(workspace) != record:
-        return (
-            f"{name}: line {num_lines} is not recorded in {other}: the process that wrote it was killed, or the line "
-            "was inserted. It counts, and the next decision records it"
-        )
-    return f"{name}: it ends with line {num_lines}, which is not line {record.num_lines} as recorded in {other}"
-
-
 def _select_decisions(lines: Sequence[bytes]) -> dict[int, list[dict[str, Any]]]:
     """Group the decisions by version."""
     selected: dict[int, list[dict[str, Any]]] = {}
@@ -300,10 +291,12 @@ def _write_decisions_of_versions(workspace: Workspace, lines: Sequence[bytes]) -
 
 
 def _compare_versions(workspace: Workspace, lines: Sequence[bytes]) -> list[str]:
-    files = {n: workspace.versions_folder / name_version(n) / DECISIONS for n in _select_decisions(lines)}
+    """Compare the decisions in the folders of versions; a killed process may not have written the newest one."""
+    before, after = _select_decisions(lines[:-1]), _select_decisions(lines)
+    files = {number: workspace.versions_folder / name_version(number) / DECISIONS for number in after}
     return [
         f"{file.relative_to(workspace.releases_folder)} differs from the decisions in {workspace.audit_file.name}; "
         "the next decision writes it again"
         for number, file in files.items()
-        if not file.is_file() or read_json(file) != _select_decisions(lines)[number]
+        if (read_json(file) if file.is_file() else []) not in (after[number], before.get(number, []))
     ]

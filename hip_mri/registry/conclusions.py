@@ -44,8 +44,13 @@ def list_unconcluded(workspace: Workspace) -> list[Version]:
 def _read_conclusions(workspace: Workspace) -> list[dict[str, Any]]:
     if not workspace.conclusions_file.exists():
         # Earlier releases of hip-mri kept no such file: the reports of their retrainings are taken over once.
-        reports = [read_json(file) for file in workspace.retrainings_folder.glob("[0-9]*/retraining.json")]
-        return [{"version": it["challenger"], "outcome": it["outcome"]} for it in reports if it["challenger"]]
+        files = workspace.retrainings_folder.glob("[0-9]*/retraining.json")
+        reports = [read_json(file) | {"report": file.parent.name} for file in files]
+        return [
+            {"version": it["challenger"], "outcome": it["outcome"], "report": it["report"]}
+            for it in reports
+            if it["challenger"]
+        ]
     conclusions = read_json(workspace.conclusions_file)
     if not isinstance(conclusions, list) or not all(isinstance(it, dict) and "version" in it for it in conclusions):
         raise ReleaseError(

@@ -139,7 +139,8 @@ def _die(*_: object) -> None:
 def test_without_an_answer_in_time_the_champion_stays(workspace, versions):
     store(workspace, make_compared(versions[1], versions[0], expires_at="2026-01-01T00:00:00+00:00"))
     store(workspace, make_compared(versions[2], versions[0]))
-    assert [it.outcome for it in conclude_unanswered(workspace)] == ["unanswered"]
+    assert conclude_unanswered(workspace, lambda _: True) == []
+    assert [it.outcome for it in conclude_unanswered(workspace, lambda _: False)] == ["unanswered"]
     assert [it.challenge.challenger for it in find_waiting(workspace)] == [versions[2]]
     with pytest.raises(ReleaseError, match="0002 does not await approval, only 0003 does"):
         find_waiting_version(workspace, 2)
@@ -158,7 +159,7 @@ def test_the_latest_comparison_of_a_challenger_awaits_the_answer(workspace, vers
     store(workspace, make_compared(versions[2], versions[1], expires_at="2026-01-01T00:00:00+00:00"))
     roll_back(workspace, 1, reason="worse")
     latest = store(workspace, make_compared(versions[2], versions[0]))  # its folder sorts before that of the first
-    assert conclude_unanswered(workspace) == []
+    assert conclude_unanswered(workspace, lambda _: False) == []
     assert find_waiting_version(workspace, 3) == latest
     assert conclude_retraining(workspace, latest, YES, "").outcome == "promoted"
 

@@ -42,6 +42,21 @@ def publish(workspace, challenger, since: str | None, champion=None) -> dict:
     return json.loads((published.folder / "retraining.json").read_text())
 
 
+def test_the_report_does_not_need_the_run_that_new_images_were_compared_with(workspace, write_run) -> None:
+    run = write_run(further={"manifest.csv": list_rows(["train", "val"]).to_csv(index=False).encode()})
+    challenger = register(workspace, write_run, list_rows(["train", "val", "test"]))
+    new_images = NewImages(1, dict.fromkeys(LABELS, 1), 2, f"run {run.name}", 1)
+    compared = ComparedRetraining(new_images, None, make_challenge(challenger, None, promote=False), 0.02)
+    compared = store_comparison(workspace, compared, "")
+    shutil.rmtree(run)
+    published = conclude_retraining(workspace, compared, None, "Ada")
+    report = json.loads((published.folder / "retraining.json").read_text())
+    assert [row["before"] for row in report["splits"]] == [1, 1, 0]
+    again = conclude_retraining(workspace, compared, None, "Ada")
+    assert again.headline.endswith(published.headline)
+    assert "There is no champion" in again.headline
+
+
 def test_images_that_arrive_while_approval_is_pending_change_nothing(workspace, write_run) -> None:
     splits = ["train", "train", "val", "test"]
     publish(workspace, register(workspace, write_run, list_rows(splits)), None)

@@ -100,6 +100,30 @@ def test_decisions_in_the_folder_of_a_version_are_checked(workspace, versions):
     assert check_audit_log(workspace) == []
 
 
+@pytest.mark.parametrize("num_files", [0, 1])
+def test_a_decision_whose_process_was_killed_counts_without_a_difference(workspace, versions, monkeypatch, num_files):
+    promote(workspace, versions[0], "first")
+    written = []
+
+    def write_then_die(file, content) -> None:
+        if len(written) == num_files:
+            raise SystemError
+        written.append(file)
+        write_json(file, content)
+
+    with monkeypatch.context() as killing:
+        killing.setattr("hip_mri.registry.audit.write_json", write_then_die)
+        with pytest.raises(SystemError):
+            promote(workspace, versions[1], "second")
+    assert read_champion(workspace) == versions[1]
+    assert check_audit_log(workspace) == []
+
+
+def test_the_name_of_a_person_is_one_line(workspace, versions):
+    reject(workspace, versions[0], Verdict("not better", "by approval", "Ada\n2  2026-01-01  promotion"))
+    assert read_decisions(workspace)[0].decided_by == "Ada 2 2026-01-01 promotion"
+
+
 @pytest.mark.parametrize("reason", ["", " \n"])
 def test_a_decision_without_a_reason_is_refused(workspace, versions, reason):
     promote(workspace, versions[0], "first")

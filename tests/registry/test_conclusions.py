@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from hip_mri.errors import ReleaseError
-from hip_mri.registry.conclusions import list_unconcluded, record_conclusion
+from hip_mri.registry.conclusions import find_conclusion, list_unconcluded, record_conclusion
 from hip_mri.registry.registration import register_version
 from hip_mri.storage import write_json
 
@@ -30,6 +30,7 @@ def test_reports_of_earlier_releases_are_taken_over(workspace, write_run):
         write_json(report, {"challenger": version.name, "outcome": "kept"})
     write_json(workspace.retrainings_folder / "0003" / "retraining.json", {"challenger": None, "outcome": "stopped"})
     assert list_unconcluded(workspace) == versions[2:]
+    assert find_conclusion(workspace, versions[1]) == {"version": "0002", "outcome": "kept", "report": "0002"}
     record_conclusion(workspace, versions[2], "kept", [])
     shutil.rmtree(workspace.retrainings_folder)
     assert list_unconcluded(workspace) == []

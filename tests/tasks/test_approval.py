@@ -17,11 +17,11 @@ from prefect.runtime import flow_run
 from prefect.states import Pending
 
 from hip_mri.errors import ReleaseError
-from hip_mri.promotion.comparison_records import store_comparison
+from hip_mri.promotion.comparison_records import find_waiting, store_comparison
 from hip_mri.promotion.conclusion import Answer
 from hip_mri.registry.versions import read_version
 from hip_mri.workspace import Workspace
-from tasks.approval import ask_for_approval, find_suspended
+from tasks.approval import ask_for_approval, find_suspended, is_resumed
 from tests.promotion.challenges import make_compared
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -75,7 +75,10 @@ def test_a_suspended_flow_run_that_is_resumed_gets_the_answer(decision, workspac
     keyset = state.state_details.run_input_keyset
     assert keyset is not None
     assert DESCRIPTION in client.read_flow_run_input(run, keyset["description"])
+    (waiting,) = find_waiting(workspace)
+    assert not is_resumed(waiting)
     resume_flow_run(run, run_input={"decision": decision, "reason": "the scanner is new", "name": "Ada"})
+    assert is_resumed(waiting)  # until a worker starts it
     assert start(client, run).name == "Completed"
     assert [Answer(decision == "promote", "the scanner is new", "Ada")] == ANSWERS
 
