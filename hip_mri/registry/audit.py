@@ -73,6 +73,7 @@ class ReleaseDecision:
         decided_how: By which `Method`.
         decided_at: Time in UTC, for display; decisions are ordered by number.
         previous_sha256: Of the line before.
+        record_sha256: Of `version.json`, which lists the SHA-256 of all files; `None` in lines of earlier versions.
     """
 
     order: int
@@ -84,10 +85,19 @@ class ReleaseDecision:
     decided_how: Method
     decided_at: str
     previous_sha256: str
+    record_sha256: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the content of its line."""
-        return asdict(self) | {"version": name_version(self.version)}
+        content = asdict(self) | {"version": name_version(self.version)}
+        if self.record_sha256 is None:
+            del content["record_sha256"]
+        return content
+
+    def applies_to(self, version: Version) -> bool:
+        """Whether a version of this number is the one that was decided on."""
+        is_same_record = self.record_sha256 in (None, version.record_sha256)
+        return is_same_record and self.model_sha256 == version.model_sha256
 
     def to_line(self) -> bytes:
         """Return its line, without the line break."""
@@ -172,6 +182,7 @@ def add_decision(workspace: Workspace, action: Action, version: Version, verdict
         decided_how=verdict.method,
         decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
         previous_sha256=record.sha256,
+        record_sha256=version.record_sha256,
     )
     lines.append(decision.to_line())
     write_bytes(workspace.audit_file, b"".join(line + b"\n" for line in lines))
@@ -214,8 +225,10 @@ def check_audit_log(workspace: Workspace) -> list[str]:
 
 def verify_releases(workspace: Workspace) -> list[str]:
     """Check the audit log, and the files of every version; returns one sentence per difference."""
-    differences = check_audit_log(workspace)
+    differences, decisions = check_audit_log(workspace), read_decisions(workspace)
     for version in list_versions(workspace):
+        if not all(it.applies_to(version) for it in decisions if it.version == version.number):
+            differences.append(f"version {version.name} is not the one that {workspace.audit_file.name} records")
         try:
             check_version(version)
         except ReleaseError as error:

@@ -23,11 +23,10 @@ def read_champion(workspace: Workspace) -> Version | None:
     if not history:
         return None
     version = read_version(workspace, history[-1].version)
-    if version.model_sha256 != history[-1].model_sha256:
+    if not history[-1].applies_to(version):
         raise ReleaseError(
-            f"release: version {version.name} is not the one that became champion: its model has the SHA-256 "
-            f"{version.model_sha256[:12]}…, {history[-1].model_sha256[:12]}… was promoted. Restore "
-            f"{version.folder} from a backup, or roll back."
+            f"release: version {version.name} is not the one that became champion: version.json or the model has "
+            f"another SHA-256 than the one that was promoted. Restore {version.folder} from a backup, or roll back."
         )
     return version
 
@@ -102,10 +101,10 @@ def roll_back(workspace: Workspace, version: int | None = None, *, reason: str) 
         history = read_history(workspace)
         target = read_version(workspace, _find_target(history, version))
         promoted = next(change for change in reversed(history) if change.version == target.number)
-        if promoted.model_sha256 != target.model_sha256:
+        if not promoted.applies_to(target):
             raise ReleaseError(
-                f"release: version {target.name} is not the one that was champion: its model has another SHA-256. "
-                f"Restore {target.folder} from a backup, or roll back to another version."
+                f"release: version {target.name} is not the one that was champion: version.json or the model has "
+                f"another SHA-256. Restore {target.folder} from a backup, or roll back to another version."
             )
         check_version(target)
         if target.number != history[-1].version:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.hashes import find_changed
 from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE
-from hip_mri.storage import read_json
+from hip_mri.storage import digest_file, read_json
 from hip_mri.workspace import Workspace
 
 RECORD: Final = "version.json"
@@ -57,6 +57,11 @@ class Version:
     def model_sha256(self) -> str:
         """Of `model.keras`."""
         return self.files[MODEL_FILE]
+
+    @property
+    def record_sha256(self) -> str:
+        """Of `version.json`."""
+        return digest_file(self.folder / RECORD)
 
     @property
     def data_sha256(self) -> str:

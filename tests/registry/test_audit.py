@@ -1,13 +1,15 @@
 """The record of decisions: who, how and why, in a chain that shows every change."""
 
+import hashlib
 import json
 from collections.abc import Callable
 
 import pytest
 
 from hip_mri.errors import ReleaseError
-from hip_mri.registry.audit import Verdict, check_audit_log, read_decisions
+from hip_mri.registry.audit import Verdict, check_audit_log, read_decisions, verify_releases
 from hip_mri.registry.champion import promote, promote_over, read_champion, read_history, reject, roll_back
+from hip_mri.registry.versions import check_version, read_version
 from hip_mri.storage import write_json
 
 CHANGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
@@ -98,6 +100,18 @@ def test_decisions_in_the_folder_of_a_version_are_checked(workspace, versions):
     assert any("0002/decisions.json" in it for it in check_audit_log(workspace))
     promote(workspace, versions[2], "goes on")  # writes it again
     assert check_audit_log(workspace) == []
+
+
+def test_a_file_that_was_changed_together_with_its_hash_is_found(workspace, versions):
+    promote(workspace, versions[0], "first")
+    (versions[0].folder / "metrics.json").write_text('{"threshold": 0.9}')
+    record = json.loads((versions[0].folder / "version.json").read_text())
+    record["files"]["metrics.json"] = hashlib.sha256(b'{"threshold": 0.9}').hexdigest()
+    write_json(versions[0].folder / "version.json", record)
+    check_version(read_version(workspace, 1))
+    with pytest.raises(ReleaseError, match=r"version 0001 .* became champion"):
+        read_champion(workspace)
+    assert any("0001" in it for it in verify_releases(workspace))
 
 
 @pytest.mark.parametrize("num_files", [0, 1])
