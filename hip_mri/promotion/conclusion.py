@@ -14,8 +14,8 @@ from hip_mri.promotion.retraining_report import (
     Retraining,
     publish_retraining,
 )
-from hip_mri.registry.audit import BYPASS, Verdict, find_system_user, read_decisions
-from hip_mri.registry.champion import promote_over, read_champion, reject
+from hip_mri.registry.audit import BYPASS, Verdict, find_system_user
+from hip_mri.registry.champion import promote_over, read_champion, read_history, reject
 from hip_mri.registry.conclusions import find_conclusion, record_conclusion
 from hip_mri.registry.versions import Version
 from hip_mri.workspace import Workspace
@@ -118,6 +118,6 @@ def _decide(
 def _find_promotion(workspace: Workspace, challenger: Version) -> Verdict | None:
     """Find the promotion by an interrupted process, also if it was rolled back, or the one by hand that is in force."""
     is_champion = read_champion(workspace) == challenger
-    promotions = (it for it in read_decisions(workspace) if (it.action, it.version) == ("promotion", challenger.number))
+    promotions = (it for it in read_history(workspace) if (it.action, it.version) == ("promotion", challenger.number))
     verdicts = [Verdict(it.reason, it.decided_how, it.decided_by) for it in promotions]
     return next((it for it in reversed(verdicts) if is_champion or it.method != BYPASS), None)
