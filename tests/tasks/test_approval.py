@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Pending
 
 from hip_mri.errors import ReleaseError
-from hip_mri.promotion.comparison_records import find_waiting, store_comparison
+from hip_mri.promotion.comparison_records import find_comparison_of_flow_run, store_comparison
 from hip_mri.promotion.conclusion import Answer
 from hip_mri.registry.versions import read_version
 from hip_mri.workspace import Workspace
@@ -75,7 +75,8 @@ def test_a_suspended_flow_run_that_is_resumed_gets_the_answer(decision, workspac
     keyset = state.state_details.run_input_keyset
     assert keyset is not None
     assert DESCRIPTION in client.read_flow_run_input(run, keyset["description"])
-    (waiting,) = find_waiting(workspace)
+    waiting = find_comparison_of_flow_run(workspace, str(run))
+    assert waiting is not None
     assert not is_resumed(waiting)
     resume_flow_run(run, run_input={"decision": decision, "reason": "the scanner is new", "name": "Ada"})
     assert is_resumed(waiting)  # until a worker starts it
