@@ -31,6 +31,7 @@ from hip_mri.registry.champion import read_champion, read_history
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
 from hip_mri.run_files import PREDICTIONS_FILE
+from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ class Challenge:
 def challenge_champion(workspace: Workspace, run_folder: Path, settings: ReleaseSettings, min_size: int) -> Challenge:
     """Register a finished run as a version and compare it with the champion on the locked test set.
 
-    Repeated for the same run, it is the same comparison and spends no further error, also after the promotion.
+    Repeated for the same run, it is the same comparison and spends no further error, also after the promotion,
+    unless labels of test images were corrected.
 
     Args:
         workspace: Where the run was made; its versions and ledger are written.
@@ -117,11 +119,12 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
         decision = judge_first_version(scores, settings, threshold, attributes, min_size)
     else:
         hashes = challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256
-        refused = refuse_small_error(scores, plan_comparison(workspace, *hashes, settings))
+        labels = digest(sorted(zip(scores["image_id"], scores["label"], strict=True)))
+        refused = refuse_small_error(scores, plan_comparison(workspace, *hashes, settings, labels))
         if refused is not None:
             decision = refused
         else:
-            comparison = record_comparison(workspace, *hashes, settings)
+            comparison = record_comparison(workspace, *hashes, settings, labels)
             champion_scores = read_test_scores(champion, workspace)
             decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, min_size)
     # Measured again, since labels may have been corrected after the runs.

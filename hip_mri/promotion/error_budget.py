@@ -35,6 +35,7 @@ class Comparison:
         challenger_sha256: Of the challenger's model.
         looked_at: Time in UTC, for display.
         is_promoted: Whether the challenger became champion by it; `None` where the outcome was not recorded.
+        labels_sha256: Of the labels of the test images, which may be corrected; empty in earlier versions.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Comparison:
     challenger_sha256: str
     looked_at: str
     is_promoted: bool | None = None
+    labels_sha256: str = ""
 
 
 def record_comparison(
@@ -52,6 +54,7 @@ def record_comparison(
     champion_sha256: str,
     challenger_sha256: str,
     settings: ReleaseSettings,
+    labels_sha256: str = "",
 ) -> Comparison:
     """Record a comparison before it is made. The same comparison again spends nothing.
 
@@ -61,6 +64,7 @@ def record_comparison(
         champion_sha256: Of the champion's model.
         challenger_sha256: Of the challenger's model.
         settings: How the budget is divided.
+        labels_sha256: Of the labels of the test images; with corrected labels it is another comparison.
 
     Returns:
         The comparison, with the error that it may spend.
@@ -71,7 +75,8 @@ def record_comparison(
     """
     with workspace.hold_releases():
         comparisons = read_comparisons(workspace)
-        comparison = plan_comparison(workspace, test_set_sha256, champion_sha256, challenger_sha256, settings)
+        hashes = test_set_sha256, champion_sha256, challenger_sha256
+        comparison = plan_comparison(workspace, *hashes, settings, labels_sha256)
         if comparison not in comparisons:
             _write(workspace, [*comparisons, comparison])
         return comparison
@@ -83,13 +88,15 @@ def plan_comparison(
     champion_sha256: str,
     challenger_sha256: str,
     settings: ReleaseSettings,
+    labels_sha256: str = "",
 ) -> Comparison:
     """Find a comparison that was recorded, or return what `record_comparison` would record; writes nothing."""
     comparisons = read_comparisons(workspace)
     _check_complete(workspace, comparisons)
     earlier = [it for it in comparisons if it.test_set_sha256 == test_set_sha256]
     for comparison in earlier:
-        if (comparison.champion_sha256, comparison.challenger_sha256) == (champion_sha256, challenger_sha256):
+        models = comparison.champion_sha256, comparison.challenger_sha256
+        if models == (champion_sha256, challenger_sha256) and comparison.labels_sha256 in ("", labels_sha256):
             return comparison
     number = len(earlier) + 1
     return Comparison(
@@ -99,6 +106,7 @@ def plan_comparison(
         champion_sha256=champion_sha256,
         challenger_sha256=challenger_sha256,
         looked_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        labels_sha256=labels_sha256,
     )
 
 

@@ -86,6 +86,16 @@ def test_both_models_are_measured_on_present_labels(workspace, write_scored_run)
     assert measures["challenger"]["auc"] == measures["champion"]["auc"] < 1
 
 
+def test_corrected_labels_make_another_comparison(workspace, write_scored_run):
+    promote(workspace, register_version(workspace, write_scored_run(0.1)), "first")
+    run = write_scored_run(0.5)
+    images = list_rows(["test"] * 60)
+    for first_label in (1, 1, 0):
+        write_images(workspace, images.assign(label=[LABELS[first_label], *images["label"][1:]]))
+        challenge_champion(workspace, run, SETTINGS, min_size=20)
+    assert [comparison.number for comparison in read_comparisons(workspace)] == [1, 2]
+
+
 @pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "older"])
 def test_an_error_that_was_spent_is_not_forgotten_with_the_ledger(workspace, write_scored_run, is_missing):
     promote(workspace, register_version(workspace, write_scored_run(0.1)), "first")
