@@ -186,7 +186,7 @@ class ShowHistory(WorkspaceCommand):
     def execute(self) -> None:
         workspace = self.find_workspace()
         for it in read_decisions(workspace):
-            action = f"{it.action} of {name_version(it.version)}"
+            action = f"{it.action} {'to' if it.action == 'rollback' else 'of'} {name_version(it.version)}"
             print(f"{it.order}  {it.decided_at}  {action}  {it.decided_how}  {it.decided_by}  {it.reason}")
         if differences := check_audit_log(workspace):
             raise ReleaseError(f"release: {'; '.join(differences)}. Restore {workspace.audit_file} from a backup.")
@@ -225,7 +225,10 @@ class PromoteModel(WorkspaceCommand):
     def execute(self) -> None:
         check_tracking(self.tracking)
         workspace = self.find_workspace()
-        print(promote(workspace, read_version(workspace, self.version), self.reason).folder)
+        version = read_version(workspace, self.version)
+        if read_champion(workspace) == version:
+            print(f"warning: {version.name} is the champion already; nothing is recorded", file=sys.stderr)
+        print(promote(workspace, version, self.reason).folder)
         mark_champion(workspace, self.tracking)
 
 
@@ -353,7 +356,7 @@ class Demo(Command):
     """Write a zip file with synthetic images, such as new images for `hip-mri retrain`."""
 
     file: CliPositionalArg[Path]
-    """Zip file to write, such as incoming/month-1.zip."""
+    """Zip file to write, such as incoming/month-1.zip; it must not exist."""
 
     seed: int = Field(default=0, ge=0)
     """Random seed. Each seed draws other patients; 0 draws those of `hip-mri run` without --source."""
@@ -364,6 +367,8 @@ class Demo(Command):
     def execute(self) -> None:
         from hip_mri.synthetic.demo import write_demo_zip  # noqa: PLC0415 - loads OpenCV
 
+        if self.file.exists():
+            raise WorkspaceError(f"{self.file} exists. Give the name of a new file, or delete this one.")
         print(write_demo_zip(self.file, self.seed, self.num_patients))
 
 

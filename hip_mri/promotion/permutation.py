@@ -1,8 +1,8 @@
 """Tests whether one of two models has the higher AUC on the same images, by permutation of groups.
 
-If two models are equally good, it does not matter which of them scored the images of a group. The test exchanges the
-two scores of every image in random subsets of the groups, and counts how often the difference in AUC is then as large
-as the one observed. Nothing is assumed about the distribution of scores or about the dependence within a group.
+If the ROC curves of two models have the same shape, it does not matter which of them scored the images of a group. The
+test exchanges the two scores of every image in random subsets of the groups, and counts how often the difference in AUC
+is then as large as the one observed. Nothing is assumed about the dependence within a group.
 
 The scores of a model are replaced by their ranks, which makes models with different calibration comparable. The
 difference is then a sum of one contribution per group, and exchanging a group changes the sign of its contribution.

@@ -196,9 +196,18 @@ def test_demo_writes_a_zip_file(tmp_path, capsys):
     file = tmp_path / "month-1.zip"
     assert run(capsys, "demo", file, "--seed", "3", "--num-patients", "5")[:2] == (0, [str(file)])
     assert "Synthetic Hip MRI/SYNTHETIC.txt" in zipfile.ZipFile(file).namelist()
-    exit_code, _, error = run(capsys, "demo", file, "--num-patients", "4")
+    exit_code, _, error = run(capsys, "demo", tmp_path / "few.zip", "--num-patients", "4")
     assert exit_code == 1
     assert error.startswith("error: num_patients: ")
+
+
+def test_demo_replaces_no_file(tmp_path, capsys):
+    file = tmp_path / "own.zip"
+    file.write_bytes(b"images")
+    exit_code, _, error = run(capsys, "demo", file)
+    assert exit_code == 1
+    assert error.startswith(f"error: {file} exists")
+    assert file.read_bytes() == b"images"
 
 
 def test_the_installed_command_is_the_entry_point():
