@@ -44,8 +44,8 @@ def test_models_are_registered_listed_promoted_and_rolled_back(workspace, write_
     assert [[order, *words] for order, _, *words in decisions] == [
         ["1", "promotion of 0001", by_hand, user, "the first"],
         ["2", "promotion of 0003", by_hand, user, "better by 0.03"],
-        ["3", "rollback of 0001", "by hand", user, "worse"],
-        ["4", "rollback of 0003", "by hand", user, "it was fine"],
+        ["3", "rollback to 0001", "by hand", user, "worse"],
+        ["4", "rollback to 0003", "by hand", user, "it was fine"],
         ["5", "promotion of 0002", by_hand, user, "the scanner is new"],
     ]
 

@@ -21,7 +21,7 @@ from tests.flows.servers import answer_json, find_marked, make_environment
 from tests.processes import run_program, run_python
 from tests.sources.remote.web_server import serve
 
-MAX_SECONDS = 20.0
+MAX_SECONDS = 120.0
 UNKNOWN_USER = 54321
 NO_EPHEMERAL = 'active = "mine"\n[profiles.mine]\nPREFECT_SERVER_ALLOW_EPHEMERAL_MODE = "false"\n'
 
