@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, Cli
 
 from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, Settings, TrackingSettings
 from hip_mri.errors import EvaluationError, ReleaseError, TrackingError, WorkspaceError, list_offenders
+from hip_mri.promotion.error_budget import check_ledger
 from hip_mri.registry.audit import check_audit_log, find_system_user, read_decisions, verify_releases
 from hip_mri.registry.champion import promote, read_champion, roll_back
 from hip_mri.registry.registration import register_version
@@ -108,7 +109,7 @@ class Verify(Command):
     """Compute every metric of a finished run again from its tables, and compare the hashes of its files.
 
     Also checks the record of the decisions on versions in the same workspace; with a workspace instead of a run, checks
-    this record and the files of every version. Fails if anything differs.
+    this record, the files of every version, and the ledger of comparisons. Fails if anything differs.
     """
 
     run: CliPositionalArg[Path]
@@ -120,6 +121,10 @@ class Verify(Command):
         folder = self.run.resolve()
         if is_workspace := Workspace(folder).releases_folder.is_dir():
             differences, notes = verify_releases(Workspace(folder)), []
+            try:
+                check_ledger(Workspace(folder))
+            except ReleaseError as error:
+                differences.append(str(error))
         else:
             differences, notes = verify_run(folder), list_unrecorded(folder)
             differences += check_audit_log(Workspace(folder.parent.parent))

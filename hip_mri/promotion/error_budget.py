@@ -91,8 +91,7 @@ def plan_comparison(
     labels_sha256: str = "",
 ) -> Comparison:
     """Find a comparison that was recorded, or return what `record_comparison` would record; writes nothing."""
-    comparisons = read_comparisons(workspace)
-    _check_complete(workspace, comparisons)
+    comparisons = check_ledger(workspace)
     earlier = [it for it in comparisons if it.test_set_sha256 == test_set_sha256]
     for comparison in earlier:
         models = comparison.champion_sha256, comparison.challenger_sha256
@@ -170,8 +169,14 @@ def read_comparisons(workspace: Workspace) -> list[Comparison]:
         ) from error
 
 
-def _check_complete(workspace: Workspace, comparisons: Sequence[Comparison]) -> None:
-    """Check that the ledger has all stored comparisons: without one, its error would be spent twice."""
+def check_ledger(workspace: Workspace) -> list[Comparison]:
+    """Read all comparisons, and check that all stored ones are among them: without one, its error would be spent twice.
+
+    Raises:
+        ReleaseError: A comparison is missing, or the ledger has other content.
+        WorkspaceError: It cannot be read.
+    """
+    comparisons = read_comparisons(workspace)
     known = {(it.test_set_sha256, it.number) for it in comparisons}
     missing = []
     for file in sorted(workspace.comparisons_folder.glob("[0-9]*/comparison.json")):
@@ -185,6 +190,7 @@ def _check_complete(workspace: Workspace, comparisons: Sequence[Comparison]) -> 
             f"{workspace.comparisons_folder}: {list_offenders(missing)}. Restore it from a backup: without it the "
             "error budget that was spent on the test set is not known."
         )
+    return comparisons
 
 
 def _write(workspace: Workspace, comparisons: list[Comparison]) -> None:

@@ -226,7 +226,12 @@ def check_audit_log(workspace: Workspace) -> list[str]:
 def verify_releases(workspace: Workspace) -> list[str]:
     """Check the audit log, and the files of every version; returns one sentence per difference."""
     differences, decisions = check_audit_log(workspace), read_decisions(workspace)
-    for version in list_versions(workspace):
+    versions = list_versions(workspace)
+    numbers = {version.number for version in versions}
+    last = max(numbers | {decision.version for decision in decisions}, default=0)
+    missing = sorted(set(range(1, last + 1)) - numbers)  # numbers follow each other
+    differences += [f"version {name_version(number)}: its folder is missing" for number in missing]
+    for version in versions:
         if not all(it.applies_to(version) for it in decisions if it.version == version.number):
             differences.append(f"version {version.name} is not the one that {workspace.audit_file.name} records")
         try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -112,6 +113,13 @@ def test_a_file_that_was_changed_together_with_its_hash_is_found(workspace, vers
     with pytest.raises(ReleaseError, match=r"version 0001 .* became champion"):
         read_champion(workspace)
     assert any("0001" in it for it in verify_releases(workspace))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_version_whose_folder_is_missing_is_named(workspace, versions, number):
+    promote(workspace, versions[0], "first")
+    shutil.rmtree(versions[number - 1].folder)
+    assert f"version 000{number}: its folder is missing" in verify_releases(workspace)
 
 
 @pytest.mark.parametrize("num_files", [0, 1])
