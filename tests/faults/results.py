@@ -22,7 +22,7 @@ DIFFERING = frozenset(
     | {"run", "name"}  # numbers of runs, see `hash_results`
     | {"environment"}  # commit and flow run
     | {"model_sha256", "champion_sha256", "challenger_sha256", "files"}  # Keras writes the time into its files
-    | {"previous_sha256", "audit"}  # of lines with times
+    | {"previous_sha256", "audit", "record_sha256"}  # of lines and records with times
 )
 """Entries of JSON files that depend on the clock or on earlier runs."""
 
