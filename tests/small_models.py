@@ -17,6 +17,7 @@ from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.backbones.weights import resolve_weights
 from hip_mri.models.features import FeatureSet, extract_features
 from hip_mri.workspace import Workspace
+from tests.small_sources import put_key
 
 SMALL = PreprocessingSettings(image_size=32)
 
@@ -25,6 +26,7 @@ SMALL = PreprocessingSettings(image_size=32)
 def prepared(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Workspace:
     """50 images of 30 patients, 32 pixels, split, preprocessed."""
     workspace = Workspace(tmp_path_factory.mktemp("prepared"))
+    put_key(workspace.root)  # the split follows from hashes of patients, and random weights are calibrated on it
     delivered = [Delivery("source", source_zip)]
     ingest_images(delivered, workspace, num_threads=2)
     # Number k of both classes shows patient k.

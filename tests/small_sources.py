@@ -129,3 +129,9 @@ def write_rows() -> Callable[..., pd.DataFrame]:
         return manifest
 
     return write_rows
+
+
+def put_key(workspace: Path) -> None:
+    """Hashes of patients follow from a random key; here from the same one every time."""
+    (workspace / "pseudonyms.key").write_bytes(bytes(32))
+    (workspace / "pseudonyms.key").chmod(0o600)

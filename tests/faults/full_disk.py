@@ -17,9 +17,10 @@ from pathlib import Path
 
 from tests.conftest import write_source
 from tests.faults import nursery
-from tests.faults.kill import put_key, run_pipeline
+from tests.faults.kill import run_pipeline
 from tests.faults.nursery import Outcome, run_once
 from tests.faults.results import find_differences, find_leftovers, hash_results
+from tests.small_sources import put_key
 
 PAGE = 4096
 """Bytes that a disk in memory gives out at a time."""

@@ -20,6 +20,7 @@ from tests.conftest import write_source
 from tests.faults import nursery
 from tests.faults.nursery import Outcome, run_once
 from tests.faults.results import find_differences, find_leftovers, hash_results
+from tests.small_sources import put_key
 
 NUM_WORKERS = 2
 """Task runs of shards at the same time; a kill may cost each of them the shard that it works on."""
@@ -191,12 +192,6 @@ def run_retraining(incoming: Path, workspace: Path) -> None:
     }
     del config["source"]
     hip_retrain(RetrainConfig.model_validate(config))
-
-
-def put_key(workspace: Path) -> None:
-    """Hashes of patients follow from a random key; here from the same one every time."""
-    (workspace / "pseudonyms.key").write_bytes(bytes(32))
-    (workspace / "pseudonyms.key").chmod(0o600)
 
 
 def open_killers(folder: Path, names: list[str]) -> Iterator[tuple[str, Killer]]:

@@ -82,8 +82,7 @@ def choose(batch: Batch, patients: np.ndarray) -> Batch:
 
 
 @pytest.mark.parametrize("num_batches", [50, pytest.param(200, marks=pytest.mark.system)])
-def test_batches_of_the_same_phantoms_rarely_raise_an_alarm(num_batches, pool):
-    """At a rate of 0.5%, 200 batches raise more than 4 alarms with a probability of 0.4%."""
+def test_at_most_one_alarm_in_a_hundred_batches_of_the_same_phantoms(num_batches, pool):
     alarms = []
     for seed in range(num_batches):
         generator = np.random.default_rng(seed)
@@ -92,7 +91,7 @@ def test_batches_of_the_same_phantoms_rarely_raise_an_alarm(num_batches, pool):
         report = detect_drift(choose(pool, patients[num_new:]), choose(pool, patients[:num_new]), seed=seed)
         assert report.is_judged
         alarms += [report.reasons] if report.is_shifted else []
-    assert len(alarms) <= max(1, num_batches // 50), alarms
+    assert len(alarms) <= max(1, num_batches // 100), alarms
 
 
 @pytest.mark.parametrize("way", STRONG)
