@@ -27,6 +27,7 @@ from hip_mri.promotion.gate import (
     refuse_few_groups,
     refuse_small_error,
 )
+from hip_mri.promotion.requirements import Requirement, measure_requirements
 from hip_mri.registry.champion import read_champion, read_history
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
@@ -110,25 +111,19 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
     scores = read_test_scores(challenger, workspace)
     threshold, name = metrics["threshold"], metrics["grouping"]["attributes"]
     attributes = None if name is None else read_attributes(scores, workspace, name)
-    comparison = refused = None
+    measured = measure_test_set(scores, threshold)  # again, since labels may have been corrected after the run
+    requirements = measure_requirements(scores, measured, settings, attributes, min_size)
+    comparison, is_error_too_small = None, False
     if champion is not None and champion.model_sha256 == challenger.model_sha256:
         decision = Decision(promote=False, reasons=("The model is identical to that of the champion.",))
     elif too_few := refuse_few_groups(scores, settings):  # spends no error
         decision = too_few
     elif champion is None:
-        decision = judge_first_version(scores, settings, threshold, attributes, min_size)
+        decision = judge_first_version(measured, requirements, settings)
     else:
-        hashes = challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256
-        labels = digest(sorted(zip(scores["image_id"], scores["label"], strict=True)))
-        refused = refuse_small_error(scores, plan_comparison(workspace, *hashes, settings, labels))
-        if refused is not None:
-            decision = refused
-        else:
-            comparison = record_comparison(workspace, *hashes, settings, labels)
-            champion_scores = read_test_scores(champion, workspace)
-            decision = compare_versions(champion_scores, scores, settings, comparison, threshold, attributes, min_size)
-    # Measured again, since labels may have been corrected after the runs.
-    measures = {"challenger": measure_test_set(scores, threshold)}
+        decision, comparison = _compare(workspace, settings, challenger, champion, scores, requirements)
+        is_error_too_small = comparison is None
+    measures = {"challenger": measured}
     if champion is not None:
         champion_threshold = champion.read_metrics()["threshold"]
         measures["champion"] = measure_test_set(read_test_scores(champion, workspace), champion_threshold)
@@ -136,10 +131,29 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
         logger.info("Gate: %s", reason)
     is_patient_level = metrics["grouping"]["is_patient_level"]
     test_set = _describe_test_set(workspace, challenger, scores, settings, is_patient_level=is_patient_level)
-    if refused is not None:
+    if is_error_too_small:
         test_set = replace(test_set, num_looks_left=0)
     notices = tuple(metrics["notices"])
     return Challenge(challenger, champion, decision, measures, test_set, notices, is_serving, comparison)
+
+
+def _compare(
+    workspace: Workspace,
+    settings: ReleaseSettings,
+    challenger: Version,
+    champion: Version,
+    scores: pd.DataFrame,
+    requirements: tuple[Requirement, ...],
+) -> tuple[Decision, Comparison | None]:
+    """Compare two versions; the comparison is recorded first, and is `None` where its error would be too small."""
+    hashes = challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256
+    labels = digest(sorted(zip(scores["image_id"], scores["label"], strict=True)))
+    comparison = plan_comparison(workspace, *hashes, settings, labels)
+    if refused := refuse_small_error(scores, comparison):
+        return refused, None
+    record_comparison(workspace, comparison)
+    champion_scores = read_test_scores(champion, workspace)
+    return compare_versions(champion_scores, scores, requirements, settings, comparison), comparison
 
 
 def _find_replaced(workspace: Workspace, version: Version) -> Version | None:

@@ -48,40 +48,6 @@ class Comparison:
     labels_sha256: str = ""
 
 
-def record_comparison(
-    workspace: Workspace,
-    test_set_sha256: str,
-    champion_sha256: str,
-    challenger_sha256: str,
-    settings: ReleaseSettings,
-    labels_sha256: str = "",
-) -> Comparison:
-    """Record a comparison before it is made. The same comparison again spends nothing.
-
-    Args:
-        workspace: The comparison is written to its `releases/ledger.json`.
-        test_set_sha256: Of the list of test images, as `metrics.json` and a version record it.
-        champion_sha256: Of the champion's model.
-        challenger_sha256: Of the challenger's model.
-        settings: How the budget is divided.
-        labels_sha256: Of the labels of the test images; with corrected labels it is another comparison.
-
-    Returns:
-        The comparison, with the error that it may spend.
-
-    Raises:
-        ReleaseError: The ledger has other content, or lacks a stored comparison.
-        WorkspaceError: It cannot be read or written.
-    """
-    with workspace.hold_releases():
-        comparisons = read_comparisons(workspace)
-        hashes = test_set_sha256, champion_sha256, challenger_sha256
-        comparison = plan_comparison(workspace, *hashes, settings, labels_sha256)
-        if comparison not in comparisons:
-            _write(workspace, [*comparisons, comparison])
-        return comparison
-
-
 def plan_comparison(
     workspace: Workspace,
     test_set_sha256: str,
@@ -90,9 +56,21 @@ def plan_comparison(
     settings: ReleaseSettings,
     labels_sha256: str = "",
 ) -> Comparison:
-    """Find a comparison that was recorded, or return what `record_comparison` would record; writes nothing."""
-    comparisons = check_ledger(workspace)
-    earlier = [it for it in comparisons if it.test_set_sha256 == test_set_sha256]
+    """Find a comparison in the ledger, or the error that it may spend as the next one; writes nothing.
+
+    Args:
+        workspace: Its `releases/ledger.json` is read.
+        test_set_sha256: Of the list of test images, as `metrics.json` and a version record it.
+        champion_sha256: Of the champion's model.
+        challenger_sha256: Of the challenger's model.
+        settings: How the budget is divided.
+        labels_sha256: Of the labels of the test images; with corrected labels it is another comparison.
+
+    Raises:
+        ReleaseError: The ledger has other content, or lacks a stored comparison.
+        WorkspaceError: It cannot be read.
+    """
+    earlier = [it for it in check_ledger(workspace) if it.test_set_sha256 == test_set_sha256]
     for comparison in earlier:
         models = comparison.champion_sha256, comparison.challenger_sha256
         if models == (champion_sha256, challenger_sha256) and comparison.labels_sha256 in ("", labels_sha256):
@@ -107,6 +85,31 @@ def plan_comparison(
         looked_at=datetime.now(UTC).isoformat(timespec="seconds"),
         labels_sha256=labels_sha256,
     )
+
+
+def record_comparison(workspace: Workspace, comparison: Comparison) -> None:
+    """Record a planned comparison before it is made. A comparison that is recorded already spends nothing.
+
+    Args:
+        workspace: The comparison is written to its `releases/ledger.json`; the caller holds the workspace, so that no
+            other comparison gets the same number.
+        comparison: From `plan_comparison`.
+
+    Raises:
+        ReleaseError: The ledger has other content, or another comparison with this number.
+        WorkspaceError: It cannot be read or written.
+    """
+    key = (comparison.test_set_sha256, comparison.number)
+    with workspace.hold_releases():
+        comparisons = read_comparisons(workspace)
+        if comparison in comparisons:
+            return
+        if key in {(it.test_set_sha256, it.number) for it in comparisons}:
+            raise ReleaseError(
+                f"release: {workspace.ledger_file} has another comparison {comparison.number} on this test set. "
+                "Start again."
+            )
+        _write(workspace, [*comparisons, comparison])
 
 
 def count_looks_left(earlier: Sequence[Comparison], settings: ReleaseSettings) -> int | None:

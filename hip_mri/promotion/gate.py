@@ -6,48 +6,21 @@ sensitivity and specificity at its own threshold; the first champion, which is c
 above normal images. With few groups in the test set nothing is decided.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from hip_mri.config import ReleaseSettings
 from hip_mri.errors import ReleaseError, list_offenders
 from hip_mri.evaluation.metrics.confidence_intervals import Interval
-from hip_mri.evaluation.metrics.delong import AucComparison, compare_auc
 from hip_mri.evaluation.metrics.split_metrics import measure_split
-from hip_mri.evaluation.metrics.subgroups import MIN_SUBGROUP_SIZE
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels, validate_scores
+from hip_mri.promotion.difference import Difference, bound_difference
 from hip_mri.promotion.error_budget import Comparison
-from hip_mri.promotion.permutation import NUM_SUBSETS, compare_by_permutation, find_min_p_value
-from hip_mri.promotion.requirements import Requirement, describe_requirements, measure_requirements
-
-CONCENTRATED_LOSS: Final = 0.1
-"""Loss of AUC within the groups that have one; see `_bound_error`."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Difference in AUC between challenger and champion on the test images.
-
-    Attributes:
-        champion_auc: AUC of the champion.
-        challenger_auc: AUC of the challenger.
-        value: AUC of the challenger minus that of the champion.
-        interval: Lower and upper limit of the difference, each one-sided at the error of the comparison.
-        p_value: One-sided, of the hypothesis that the challenger is no better.
-        excludes_loss: Whether a loss of the non-inferiority margin is ruled out at the error of the comparison.
-    """
-
-    champion_auc: float
-    challenger_auc: float
-    value: float
-    interval: Interval
-    p_value: float
-    excludes_loss: bool
+from hip_mri.promotion.permutation import find_min_p_value
+from hip_mri.promotion.requirements import Requirement, describe_requirements
 
 
 @dataclass(frozen=True)
@@ -136,22 +109,18 @@ def refuse_small_error(scores: pd.DataFrame, comparison: Comparison) -> Decision
 def compare_versions(
     champion_scores: pd.DataFrame,
     challenger_scores: pd.DataFrame,
+    requirements: tuple[Requirement, ...],
     settings: ReleaseSettings,
     comparison: Comparison,
-    threshold: float,
-    attributes: pd.DataFrame | None = None,
-    min_size: int = MIN_SUBGROUP_SIZE,
 ) -> Decision:
     """Decide whether a challenger replaces the champion.
 
     Args:
         champion_scores: See `measure_test_set`.
         challenger_scores: The same images, scored by the challenger.
-        settings: The rule, its margin and the requirements.
+        requirements: Of the challenger, from `hip_mri.promotion.requirements.measure_requirements`.
+        settings: The rule and its margin.
         comparison: From `hip_mri.promotion.error_budget.record_comparison`.
-        threshold: The challenger's own, 0-1; scores at or above it are called a lesion.
-        attributes: Columns image_id and those that define subgroups, as text; `None` without any.
-        min_size: Groups with lesions below which a subgroup is not judged, and groups below which its name is withheld.
 
     Returns:
         The decision and its reasons.
@@ -169,8 +138,6 @@ def compare_versions(
         comparison.alpha,
         settings.non_inferiority_margin,
     )
-    measured = measure_test_set(challenger, threshold)
-    requirements = measure_requirements(challenger, measured, settings, attributes, min_size)
     is_shown, reasons = _apply_rule(difference, settings, comparison)
     return Decision(
         promote=is_shown and all(requirement.is_met for requirement in requirements),
@@ -185,96 +152,21 @@ def compare_versions(
 
 
 def judge_first_version(
-    scores: pd.DataFrame,
-    settings: ReleaseSettings,
-    threshold: float,
-    attributes: pd.DataFrame | None = None,
-    min_size: int = MIN_SUBGROUP_SIZE,
+    measured: Mapping[str, Any], requirements: tuple[Requirement, ...], settings: ReleaseSettings
 ) -> Decision:
-    """Decide whether a version becomes the first champion; arguments as of `compare_versions`."""
-    measured = measure_test_set(scores, threshold)
-    requirements = measure_requirements(scores, measured, settings, attributes, min_size)
+    """Decide whether a version becomes the first champion.
+
+    Args:
+        measured: Its metrics, from `measure_test_set`.
+        requirements: See `compare_versions`.
+        settings: The required AUC.
+    """
     is_useful, reason = _judge_auc(measured, settings)
     return Decision(
         promote=is_useful and all(requirement.is_met for requirement in requirements),
         reasons=("There is no champion to compare with.", reason, *describe_requirements(requirements)),
         requirements=requirements,
     )
-
-
-def bound_difference(
-    labels: ArrayLike,
-    champion: ArrayLike,
-    challenger: ArrayLike,
-    groups: ArrayLike,
-    alpha: float,
-    margin: float,
-    num_subsets: int = NUM_SUBSETS,
-) -> Difference:
-    """Estimate the difference of two AUCs on the same images, with one-sided confidence limits.
-
-    Two tests have to agree; limits and p-value are the less favorable ones. The permutation test keeps its error for
-    models whose ROC curves have the same shape, also where a few groups have most of the images. Student's t with
-    Obuchowski's standard error needs no equal shape. In simulations (`tests/benchmarks/gate.py`) either alone promotes
-    up to twice as often as it should where the condition of the other one holds.
-
-    Args:
-        labels: True classes, 0 normal or 1 lesion, shape (num_images,).
-        champion: Scores of the champion, 0-1, shape (num_images,).
-        challenger: Scores of the challenger, 0-1, shape (num_images,).
-        groups: Names of groups of dependent images, shape (num_images,).
-        alpha: One-sided error of each limit, 0-0.5; with 0 the limits are -1 and 1.
-        margin: Non-inferiority margin of the AUC, 0-0.5.
-        num_subsets: Of the permutation test.
-
-    Raises:
-        EvaluationError: A class is missing, or fewer than two groups have lesions, or normal images.
-    """
-    compared = compare_auc(labels, challenger, champion, groups)
-    (lower, upper), p_value = compare_by_permutation(labels, challenger, champion, groups, alpha, num_subsets)
-    value, error = compared.difference, compared.standard_error
-    half = -_find_quantile(compared, alpha) * error if alpha > 0 else 2.0
-    lower, upper = max(min(lower, value - half), -1.0), min(max(upper, value + half), 1.0)
-    loss_p_value = _compute_p_value(compared, margin, _bound_error(compared, margin))
-    return Difference(
-        champion_auc=compared.second_auc,
-        challenger_auc=compared.first_auc,
-        value=value,
-        interval=(lower, upper),
-        p_value=max(p_value, _compute_p_value(compared, 0.0, error)),
-        excludes_loss=lower > 0 or (lower > -margin and loss_p_value <= alpha),
-    )
-
-
-def _find_quantile(compared: AucComparison, alpha: float) -> float:
-    from scipy.special import stdtrit  # noqa: PLC0415 - a tenth of a second to import
-
-    return float(stdtrit(compared.degrees_of_freedom, alpha))
-
-
-def _compute_p_value(compared: AucComparison, loss: float, error: float) -> float:
-    """Compute the one-sided p-value of the hypothesis that the challenger loses as much AUC, by Student's t."""
-    from scipy.special import stdtr  # noqa: PLC0415 - a tenth of a second to import
-
-    distance = compared.difference + loss
-    if error == 0:
-        return 0.0 if distance > 0 else 1.0
-    return float(stdtr(compared.degrees_of_freedom, -distance / error))
-
-
-def _bound_error(compared: AucComparison, margin: float) -> float:
-    """Estimate the standard error of the difference if the challenger loses the margin, from above.
-
-    Test images that happen to show no loss show too little variance as well, above all where the AUC is near 1. The
-    variance of an AUC is about proportional to AUC (1 - AUC) (Hanley and McNeil, Radiology 143, 1982), which gives its
-    value after the loss. The lower limit is for losses that are concentrated in few groups, none of which is in the
-    test set; its factor comes from simulations (`tests/benchmarks/gate.py`).
-    """
-    num_groups = compared.num_rarer_groups
-    highest = min(max(compared.first_auc, compared.second_auc), 1 - 1 / (2 * num_groups))
-    after_loss = max(compared.second_auc - margin, 0.5)
-    growth = max(after_loss * (1 - after_loss) / (highest * (1 - highest)), 1.0)
-    return math.sqrt(max(growth * compared.standard_error**2, CONCENTRATED_LOSS * margin / num_groups))
 
 
 def _judge_auc(measured: Mapping[str, Any], settings: ReleaseSettings) -> tuple[bool, str]:
@@ -327,7 +219,9 @@ def _apply_rule(difference: Difference, settings: ReleaseSettings, comparison: C
         )
         return False, reasons
     is_superior, is_non_inferior = lower > 0, difference.excludes_loss
-    reasons.append("It is shown to be better." if is_superior else "It is not shown to be better.")
+    reasons.append(
+        "The challenger is shown to be better." if is_superior else "The challenger is not shown to be better."
+    )
     reasons.append(
         f"A loss of {margin:g}, the margin, is ruled out."
         if is_non_inferior

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, ndtri
 
 from hip_mri.config import ReleaseSettings
+from hip_mri.promotion.difference import Difference, bound_difference
 from hip_mri.promotion.error_budget import find_alpha
-from hip_mri.promotion.gate import Difference, bound_difference
 
 NUM_LOOKS = 24
 CORRELATION, WITHIN_PATIENT = 0.9, 0.5

@@ -239,7 +239,7 @@ def test_fault_72_the_gate_keeps_the_worse_and_promotes_the_better(months: list[
     assert [version.parent for version in list_versions(clinic.workspace)] == [None, 1, 1, 1]
     page = (clinic.workspace.retrainings_folder / "0005" / "report.html").read_text()
     assert "The new model is the champion" in page
-    assert "It is shown to be better." in page
+    assert "The challenger is shown to be better." in page
 
 
 def test_a_run_of_a_retraining_is_verified(months: list[Month], clinic: Clinic) -> None:

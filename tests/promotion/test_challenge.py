@@ -10,7 +10,7 @@ from hip_mri.errors import ReleaseError
 from hip_mri.hashes import hash_files
 from hip_mri.promotion.challenge import challenge_champion
 from hip_mri.promotion.comparison_records import ComparedRetraining, store_comparison
-from hip_mri.promotion.error_budget import read_comparisons, record_comparison
+from hip_mri.promotion.error_budget import plan_comparison, read_comparisons, record_comparison
 from hip_mri.promotion.new_images import NewImages
 from hip_mri.registry.audit import Verdict
 from hip_mri.registry.champion import promote, promote_over, roll_back
@@ -56,7 +56,7 @@ def test_no_error_is_spent_where_no_model_can_be_promoted(workspace, write_score
 def test_after_a_spent_budget_a_comparison_is_made_and_says_so(workspace, write_scored_run):
     promote(workspace, register_version(workspace, write_scored_run(0.1)), "first")
     once = ReleaseSettings(num_looks=1)
-    record_comparison(workspace, TEST_SET, "champion", "challenger", once)
+    record_comparison(workspace, plan_comparison(workspace, TEST_SET, "champion", "challenger", once))
     challenge = challenge_champion(workspace, write_scored_run(0.5), once, min_size=20)
     assert challenge.comparison is not None
     assert (challenge.comparison.number, challenge.comparison.alpha) == (2, 0)

@@ -12,6 +12,7 @@ from hip_mri.errors import ReleaseError
 from hip_mri.promotion.error_budget import (
     count_looks_left,
     find_alpha,
+    plan_comparison,
     read_comparisons,
     record_comparison,
     record_outcome,
@@ -22,10 +23,15 @@ from tests.small_runs import TEST_SET
 SETTINGS = ReleaseSettings(num_looks=4)
 
 
+def record(workspace, test_set, champion, challenger, given):
+    comparison = plan_comparison(workspace, test_set, champion, challenger, given)
+    record_comparison(workspace, comparison)
+    return comparison
+
+
 def compare(workspace, count, given=SETTINGS, test_set=TEST_SET, first=0):
     return [
-        record_comparison(workspace, test_set, "champion", f"challenger {number}", given)
-        for number in range(first, first + count)
+        record(workspace, test_set, "champion", f"challenger {number}", given) for number in range(first, first + count)
     ]
 
 
@@ -68,8 +74,16 @@ def test_comparisons_are_counted_by_test_set(workspace):
 def test_the_same_comparison_is_recorded_once(workspace):
     comparisons = compare(workspace, 2)
     assert compare(workspace, 2, ReleaseSettings(error_budget=0.5)) == comparisons
-    turned = record_comparison(workspace, TEST_SET, "challenger 0", "champion", SETTINGS)
+    turned = record(workspace, TEST_SET, "challenger 0", "champion", SETTINGS)
     assert turned.number == 3
+
+
+def test_a_plan_spends_nothing_and_a_stale_one_is_refused(workspace):
+    stale = plan_comparison(workspace, TEST_SET, "champion", "challenger 7", SETTINGS)
+    assert read_comparisons(workspace) == []
+    compare(workspace, 1)
+    with pytest.raises(ReleaseError, match=r"ledger\.json .* 1 "):
+        record_comparison(workspace, stale)
 
 
 def test_after_the_last_comparison_nothing_is_left(workspace):

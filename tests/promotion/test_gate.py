@@ -11,15 +11,17 @@ from hip_mri.config import LABELS, ReleaseSettings
 from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError, ReleaseError
 from hip_mri.evaluation.metrics.delong import compare_auc
+from hip_mri.promotion.difference import bound_difference
 from hip_mri.promotion.error_budget import Comparison
 from hip_mri.promotion.gate import (
-    bound_difference,
+    Decision,
     compare_versions,
     judge_first_version,
     measure_test_set,
     refuse_few_groups,
 )
 from hip_mri.promotion.permutation import compare_by_permutation
+from hip_mri.promotion.requirements import measure_requirements
 from tests.benchmarks.gate import (
     NUM_SUBSETS,
     count_accepted_losses,
@@ -53,6 +55,28 @@ def draw_tables(gain: float, num_lesions: int = 60, seed: int = 0) -> tuple[pd.D
     return images.assign(score=champion), images.assign(score=challengers[0]).sample(frac=1, random_state=seed)
 
 
+def measure(scores: pd.DataFrame, settings: ReleaseSettings, threshold: float, attributes: pd.DataFrame | None):
+    """Metrics and requirements, as the challenge measures them."""
+    measured = measure_test_set(scores, threshold)
+    return measured, measure_requirements(scores, measured, settings, attributes)
+
+
+def compare(
+    champion: pd.DataFrame,
+    challenger: pd.DataFrame,
+    settings: ReleaseSettings,
+    comparison: Comparison,
+    threshold: float,
+    attributes: pd.DataFrame | None = None,
+) -> Decision:
+    _, requirements = measure(challenger, settings, threshold, attributes)
+    return compare_versions(champion, challenger, requirements, settings, comparison)
+
+
+def judge_first(scores: pd.DataFrame, settings: ReleaseSettings, threshold: float) -> Decision:
+    return judge_first_version(*measure(scores, settings, threshold, None), settings)
+
+
 def describe(images: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     """A column that divides the patients evenly."""
     numbers = images["group"].map(lambda name: int(name, 16))
@@ -62,19 +86,22 @@ def describe(images: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 
 
 def test_a_clear_gain_passes():
-    decision = compare_versions(*draw_tables(0.08), NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+    decision = compare(*draw_tables(0.08), NO_REQUIREMENTS, COMPARISON, THRESHOLD)
     assert decision.promote
     assert decision.interval[0] > 0
     assert decision.p_value < COMPARISON.alpha == decision.alpha_spent
     assert decision.comparison == 3
-    assert decision.reasons[1:3] == ("It is shown to be better.", "A loss of 0.02, the margin, is ruled out.")
+    assert decision.reasons[1:3] == (
+        "The challenger is shown to be better.",
+        "A loss of 0.02, the margin, is ruled out.",
+    )
     assert all(f"{requirement.value:.3f}" in decision.reasons[3] for requirement in decision.requirements)
     assert len(decision.reasons) == 4
 
 
 def test_limits_and_p_value_are_the_less_favorable_of_two_tests_whatever_the_order_of_rows():
     champion, challenger = draw_tables(0.03)
-    decision = compare_versions(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+    decision = compare(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
     truth = (champion["label"] == LABELS[1]).astype(int)
     scores = challenger.sort_values("image_id")["score"].to_numpy(), champion["score"]
     paired = compare_auc(truth, *scores, champion["group"])
@@ -93,33 +120,33 @@ def test_limits_and_p_value_are_the_less_favorable_of_two_tests_whatever_the_ord
 
 @pytest.mark.parametrize("gain", [-0.05, 0.0])
 def test_fault_72_a_model_that_is_no_better_is_kept_out(gain):
-    decision = compare_versions(*draw_tables(gain), NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+    decision = compare(*draw_tables(gain), NO_REQUIREMENTS, COMPARISON, THRESHOLD)
     assert not decision.promote
-    assert decision.reasons[1] == "It is not shown to be better."
+    assert decision.reasons[1] == "The challenger is not shown to be better."
 
 
 def test_the_same_model_is_as_good_and_no_better():
     champion, _ = draw_tables(0)
-    decision = compare_versions(champion, champion, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+    decision = compare(champion, champion, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
     assert (decision.promote, decision.difference, decision.interval, decision.p_value) == (False, 0, (0, 0), 1)
 
 
 def test_non_inferiority_decides_only_where_it_is_the_rule():
     champion, challenger = draw_tables(0.0, num_lesions=100)
     generous = NO_REQUIREMENTS.model_copy(update={"non_inferiority_margin": 0.1})
-    assert not compare_versions(champion, challenger, generous, COMPARISON, THRESHOLD).promote
+    assert not compare(champion, challenger, generous, COMPARISON, THRESHOLD).promote
     rule = generous.model_copy(update={"rule": "non_inferior"})
-    decision = compare_versions(champion, challenger, rule, COMPARISON, THRESHOLD)
+    decision = compare(champion, challenger, rule, COMPARISON, THRESHOLD)
     assert decision.promote
     assert decision.interval[0] < 0
     strict = rule.model_copy(update={"non_inferiority_margin": 0.001})
-    decision = compare_versions(champion, challenger, strict, COMPARISON, THRESHOLD)
+    decision = compare(champion, challenger, strict, COMPARISON, THRESHOLD)
     assert not decision.promote
     assert "A loss of 0.001, the margin, is not ruled out." in decision.reasons
 
 
 def test_without_budget_nothing_passes():
-    decision = compare_versions(*draw_tables(0.09), NO_REQUIREMENTS, SPENT, THRESHOLD)
+    decision = compare(*draw_tables(0.09), NO_REQUIREMENTS, SPENT, THRESHOLD)
     assert (decision.promote, decision.interval) == (False, (-1, 1))
     assert decision.reasons[1].startswith("The error budget of this test set, 0.05, is spent")
 
@@ -128,7 +155,7 @@ def test_a_model_that_is_better_in_every_group_passes_though_nothing_varies():
     champion, challenger = draw_tables(0)
     champion["score"] = 0.5
     challenger["score"] = np.where(challenger["label"] == LABELS[1], 0.9, 0.1)
-    decision = compare_versions(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+    decision = compare(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
     assert (decision.promote, decision.difference) == (True, 0.5)
 
 
@@ -151,7 +178,7 @@ def test_too_few_groups_are_not_judged(num_lesion_groups, num_normal_groups):
 
 
 def test_too_few_lesions_called_keep_a_better_model_out():
-    decision = compare_versions(*draw_tables(0.08), ReleaseSettings(), COMPARISON, threshold=0.95)
+    decision = compare(*draw_tables(0.08), ReleaseSettings(), COMPARISON, threshold=0.95)
     assert not decision.promote
     sensitivity, specificity = decision.requirements
     assert (sensitivity.is_met, specificity.is_met) == (False, True)
@@ -169,7 +196,7 @@ def test_too_few_lesions_called_keep_a_better_model_out():
 
 
 def test_too_many_false_alarms_keep_a_better_model_out():
-    decision = compare_versions(*draw_tables(0.08), ReleaseSettings(), COMPARISON, threshold=0.05)
+    decision = compare(*draw_tables(0.08), ReleaseSettings(), COMPARISON, threshold=0.05)
     assert not decision.promote
     assert [it.metric for it in decision.requirements if not it.is_met] == ["specificity"]
 
@@ -177,7 +204,7 @@ def test_too_many_false_alarms_keep_a_better_model_out():
 def test_a_score_at_the_threshold_is_called():
     champion, challenger = draw_tables(0.08)
     challenger["score"] = challenger["score"].where(challenger["label"] != LABELS[1], THRESHOLD)
-    decision = compare_versions(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+    decision = compare(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
     assert decision.requirements[0].value == 1
 
 
@@ -188,7 +215,7 @@ def test_one_subgroup_below_its_required_sensitivity_keeps_a_better_model_out():
     is_missed = women & (challenger["label"] == LABELS[1]) & (challenger["score"] < 0.8)
     challenger.loc[is_missed, "score"] *= 0.55
     loose = ReleaseSettings(min_sensitivity=0.1, min_specificity=0)
-    decision = compare_versions(champion, challenger, loose, COMPARISON, THRESHOLD, attributes)
+    decision = compare(champion, challenger, loose, COMPARISON, THRESHOLD, attributes)
     requirements = {it.name: it for it in decision.requirements if it.metric == "sensitivity"}
     assert list(requirements) == ["all", "sex = F", "sex = M"]
     assert not requirements["sex = F"].is_met
@@ -200,7 +227,7 @@ def test_a_subgroup_that_is_too_small_is_neither_compared_nor_named():
     champion, challenger = draw_tables(0.08)
     attributes = describe(champion, ["F", "M"])
     attributes.loc[:3, f"{ATTRIBUTE_PREFIX}sex"] = "Jane Doe"
-    decision = compare_versions(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD, attributes)
+    decision = compare(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD, attributes)
     (small,) = [requirement for requirement in decision.requirements if requirement.value is None]
     assert (small.name, small.num_groups, small.is_met) == ("sex = others", 1, True)
     assert "Sensitivity in sex = others: not judged, only 1 groups have lesions." in decision.reasons
@@ -209,16 +236,16 @@ def test_a_subgroup_that_is_too_small_is_neither_compared_nor_named():
 
 def test_the_first_version_is_compared_with_none():
     _, scores = draw_tables(0)
-    decision = judge_first_version(scores, NO_REQUIREMENTS, THRESHOLD)
+    decision = judge_first(scores, NO_REQUIREMENTS, THRESHOLD)
     assert (decision.promote, decision.difference, decision.comparison) == (True, None, None)
     assert "no champion to compare with" in decision.reasons[0]
-    assert not judge_first_version(scores, ReleaseSettings(), threshold=1.0).promote
+    assert not judge_first(scores, ReleaseSettings(), threshold=1.0).promote
 
 
 def test_a_first_version_that_ranks_every_lesion_below_every_normal_image_is_refused():
     _, scores = draw_tables(0)
     scores["score"] = np.where(scores["label"] == LABELS[1], 0.6, 0.9)
-    decision = judge_first_version(scores, NO_REQUIREMENTS, THRESHOLD)
+    decision = judge_first(scores, NO_REQUIREMENTS, THRESHOLD)
     assert (decision.promote, decision.requirements[0].value) == (False, 1)
     assert "AUC 0.000" in decision.reasons[1]
 
@@ -228,9 +255,9 @@ def test_the_lower_limit_of_the_first_auc_counts_and_not_the_auc():
     measured = measure_test_set(scores, THRESHOLD)
     lower, _ = measured["intervals"]["auc"]
     assert lower < 0.5 < measured["auc"]
-    assert not judge_first_version(scores, NO_REQUIREMENTS, THRESHOLD).promote
+    assert not judge_first(scores, NO_REQUIREMENTS, THRESHOLD).promote
     allowed = NO_REQUIREMENTS.model_copy(update={"min_first_auc": lower - 0.01})
-    assert judge_first_version(scores, allowed, THRESHOLD).promote
+    assert judge_first(scores, allowed, THRESHOLD).promote
 
 
 # What cannot be compared
@@ -241,7 +268,7 @@ def test_other_images_are_counted_and_named():
     challenger = challenger.sort_values("image_id")[3:]
     named = ", ".join(f"{number:016x}" for number in range(3))
     with pytest.raises(ReleaseError, match=rf"^release: .* 660 .* 657; 3 .*, 0 .*: {named}\."):
-        compare_versions(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+        compare(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
 
 
 @pytest.mark.parametrize(("column", "value"), [("label", LABELS[0]), ("group", "another")])
@@ -249,15 +276,15 @@ def test_other_labels_or_groups_are_counted(column, value):
     champion, challenger = draw_tables(0)
     challenger.loc[challenger["image_id"] == f"{0:016x}", column] = value
     with pytest.raises(ReleaseError, match=f"1 of 660 .* {column} "):
-        compare_versions(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+        compare(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
 
 
 def test_one_class_alone_is_refused():
     champion, challenger = (table[table["label"] == LABELS[0]] for table in draw_tables(0))
     with pytest.raises(EvaluationError, match="600 images are normal"):
-        compare_versions(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
+        compare(champion, challenger, NO_REQUIREMENTS, COMPARISON, THRESHOLD)
     with pytest.raises(EvaluationError, match="600 images are normal"):
-        judge_first_version(challenger, NO_REQUIREMENTS, THRESHOLD)
+        judge_first(challenger, NO_REQUIREMENTS, THRESHOLD)
 
 
 # How often it is wrong; `tests.benchmarks.gate` measures the same with 1,000 histories
