@@ -10,9 +10,10 @@ from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, Cli
 from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, Settings, TrackingSettings
 from hip_mri.errors import EvaluationError, ReleaseError, TrackingError, WorkspaceError, list_offenders
 from hip_mri.promotion.error_budget import check_ledger
-from hip_mri.registry.audit import check_audit_log, find_system_user, read_decisions, verify_releases
+from hip_mri.registry.audit import find_system_user, read_decisions
 from hip_mri.registry.champion import promote, read_champion, roll_back
 from hip_mri.registry.registration import register_version
+from hip_mri.registry.release_checks import check_audit_log, verify_releases
 from hip_mri.registry.tracking import check_tracking, track_champion, track_run
 from hip_mri.registry.versions import list_versions, name_version, read_version
 from hip_mri.workspace import Workspace

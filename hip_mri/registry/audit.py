@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from hip_mri.errors import ReleaseError
-from hip_mri.registry.versions import Version, check_version, list_versions, name_version
+from hip_mri.registry.versions import Version, name_version
 from hip_mri.storage import read_json, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
@@ -106,7 +106,7 @@ class ReleaseDecision:
     @property
     def sha256(self) -> str:
         """SHA-256 of its line."""
-        return _hash(self.to_line())
+        return hash_line(self.to_line())
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def read_record(workspace: Workspace) -> ReleaseRecord:
         WorkspaceError: A file cannot be read.
         ReleaseError: `champion.json` is missing or has other content.
     """
-    record, lines = _read_champion_file(workspace), _read_lines(workspace)
-    if len(lines) == record.num_lines + 1 and (newest := _parse(lines[-1])) is not None:
+    record, lines = _read_champion_file(workspace), read_lines(workspace)
+    if len(lines) == record.num_lines + 1 and (newest := parse_line(lines[-1])) is not None:
         is_next = (newest.order, newest.previous_sha256) == (len(lines), record.sha256)
         return record.add(newest) if is_next else record
     if not record.num_lines and lines:
@@ -162,14 +162,14 @@ def add_decision(workspace: Workspace, action: Action, version: Version, verdict
     """Record a decision in the audit log, in `champion.json` and in the folder of the version; call it under the lock.
 
     A damaged audit log does not prevent a decision: the new line continues the chain of `champion.json`, and
-    `check_audit_log` goes on finding the damage.
+    `hip_mri.registry.release_checks` goes on finding the damage.
 
     Raises:
         ReleaseError: The reason is empty, or `champion.json` has other content.
     """
     if not verdict.reason.strip():
         raise ReleaseError(f"release: the reason for the {action} of version {version.name} is empty. Give a reason.")
-    record, lines = read_record(workspace), _read_lines(workspace)
+    record, lines = read_record(workspace), read_lines(workspace)
     if not lines:  # of a workspace of an earlier version, if there are changes
         lines = [change.to_line() for change in record.history]
     decision = ReleaseDecision(
@@ -192,53 +192,9 @@ def add_decision(workspace: Workspace, action: Action, version: Version, verdict
 
 def read_decisions(workspace: Workspace) -> list[ReleaseDecision]:
     """Read all readable lines of the audit log; those of a workspace of an earlier version from `champion.json`."""
-    lines = _read_lines(workspace)
-    parsed = map(_parse, lines)
+    lines = read_lines(workspace)
+    parsed = map(parse_line, lines)
     return [it for it in parsed if it is not None] if lines else list(read_record(workspace).history)
-
-
-def check_audit_log(workspace: Workspace) -> list[str]:
-    """Check the chain of the audit log, and that `champion.json` and the versions record the same decisions.
-
-    Returns:
-        One sentence per difference.
-    """
-    name, record, lines = workspace.audit_file.name, read_record(workspace), _read_lines(workspace)
-    if not workspace.audit_file.exists() and not _is_logged(workspace):
-        return []  # of an earlier version, or without decisions
-    decisions = [_parse(line) for line in lines]
-    differences, previous = [], FIRST
-    for number, (line, decision) in enumerate(zip(lines, decisions, strict=True), start=1):
-        if decision is None or decision.order != number:
-            differences.append(f"{name}: line {number} is damaged, or a line before it was removed or inserted")
-        elif decision.previous_sha256 != previous:
-            differences.append(f"{name}: line {number} does not follow from line {number - 1}: one of them was changed")
-        previous = _hash(line)
-    if (len(lines), previous) != (record.num_lines, record.sha256):
-        end = f"line {record.num_lines} as recorded in {workspace.champion_file.name}"
-        differences.append(f"{name}: it ends with line {len(lines)}, which is not {end}")
-    changes = [it for it in decisions if it is not None and it.action != "rejection"]
-    if not differences and list(record.history) != changes:
-        differences.append(f"{workspace.champion_file.name}: its history differs from the decisions in {name}")
-    return differences + ([] if differences else _compare_versions(workspace, lines))
-
-
-def verify_releases(workspace: Workspace) -> list[str]:
-    """Check the audit log, and the files of every version; returns one sentence per difference."""
-    differences, decisions = check_audit_log(workspace), read_decisions(workspace)
-    versions = list_versions(workspace)
-    numbers = {version.number for version in versions}
-    last = max(numbers | {decision.version for decision in decisions}, default=0)
-    missing = sorted(set(range(1, last + 1)) - numbers)  # numbers follow each other
-    differences += [f"version {name_version(number)}: its folder is missing" for number in missing]
-    for version in versions:
-        if not all(it.applies_to(version) for it in decisions if it.version == version.number):
-            differences.append(f"version {version.name} is not the one that {workspace.audit_file.name} records")
-        try:
-            check_version(version)
-        except ReleaseError as error:
-            differences.append(str(error))
-    return differences
 
 
 def _read_champion_file(workspace: Workspace) -> ReleaseRecord:
@@ -266,15 +222,12 @@ def _chain_history(entries: Sequence[dict[str, Any]]) -> ReleaseRecord:
     return record
 
 
-def _is_logged(workspace: Workspace) -> bool:
-    return workspace.champion_file.exists() and "audit" in read_json(workspace.champion_file)
-
-
-def _read_lines(workspace: Workspace) -> list[bytes]:
+def read_lines(workspace: Workspace) -> list[bytes]:
+    """Read the lines of the audit log, without line breaks; empty where there is none."""
     return workspace.audit_file.read_bytes().splitlines() if workspace.audit_file.exists() else []
 
 
-def _parse(line: bytes) -> ReleaseDecision | None:
+def parse_line(line: bytes) -> ReleaseDecision | None:
     """Read a line; `None` unless it is exactly as it was written."""
     try:
         decision = _read_decision(json.loads(line))
@@ -287,34 +240,23 @@ def _read_decision(entry: dict[str, Any]) -> ReleaseDecision:
     return ReleaseDecision(**{**entry, "version": int(entry["version"])})
 
 
-def _hash(line: bytes) -> str:
+def hash_line(line: bytes) -> str:
+    """Return the SHA-256 of a line, without its line break."""
     return hashlib.sha256(line).hexdigest()
 
 
-def _select_decisions(lines: Sequence[bytes]) -> dict[int, list[dict[str, Any]]]:
+def group_by_version(lines: Sequence[bytes]) -> dict[int, list[dict[str, Any]]]:
     """Group the decisions by version."""
     selected: dict[int, list[dict[str, Any]]] = {}
-    for decision in filter(None, map(_parse, lines)):
+    for decision in filter(None, map(parse_line, lines)):
         selected.setdefault(decision.version, []).append(decision.describe())
     return selected
 
 
 def _write_decisions_of_versions(workspace: Workspace, lines: Sequence[bytes]) -> None:
     """Write the decisions on each version into its folder, also those that a killed process did not."""
-    for number, decisions in _select_decisions(lines).items():
+    for number, decisions in group_by_version(lines).items():
         folder = workspace.versions_folder / name_version(number)
         file = folder / DECISIONS
         if folder.is_dir() and (not file.exists() or read_json(file) != decisions):
             write_json(file, decisions)
-
-
-def _compare_versions(workspace: Workspace, lines: Sequence[bytes]) -> list[str]:
-    """Compare the decisions in the folders of versions; a killed process may not have written the newest one."""
-    before, after = _select_decisions(lines[:-1]), _select_decisions(lines)
-    files = {number: workspace.versions_folder / name_version(number) / DECISIONS for number in after}
-    return [
-        f"{file.relative_to(workspace.releases_folder)} differs from the decisions in {workspace.audit_file.name}; "
-        "the next decision writes it again"
-        for number, file in files.items()
-        if (read_json(file) if file.is_file() else []) not in (after[number], before.get(number, []))
-    ]

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hip_mri.hashes import hash_files
-from hip_mri.registry.audit import check_audit_log
 from hip_mri.registry.champion import promote, read_champion, read_history, roll_back
 from hip_mri.registry.registration import register_version
+from hip_mri.registry.release_checks import check_audit_log
 from hip_mri.registry.versions import check_version, list_versions
 from hip_mri.storage import write_json
 from hip_mri.workspace import Workspace

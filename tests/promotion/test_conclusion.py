@@ -18,9 +18,10 @@ from hip_mri.promotion.comparison_records import (
 )
 from hip_mri.promotion.conclusion import Answer, conclude_retraining, conclude_unanswered
 from hip_mri.promotion.retraining_report import describe_comparison
-from hip_mri.registry.audit import check_audit_log, read_decisions
+from hip_mri.registry.audit import read_decisions
 from hip_mri.registry.champion import promote, read_champion, roll_back
 from hip_mri.registry.registration import register_version
+from hip_mri.registry.release_checks import check_audit_log
 from hip_mri.workspace import Workspace
 from tests.promotion.challenges import make_compared
 from tests.promotion.test_retraining_report import list_rows

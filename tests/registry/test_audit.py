@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from hip_mri.errors import ReleaseError
-from hip_mri.registry.audit import Verdict, check_audit_log, read_decisions, verify_releases
+from hip_mri.registry.audit import Verdict, read_decisions
 from hip_mri.registry.champion import promote, promote_over, read_champion, read_history, reject, roll_back
+from hip_mri.registry.release_checks import check_audit_log, verify_releases
 from hip_mri.registry.versions import check_version, read_version
 from hip_mri.storage import write_json
 
