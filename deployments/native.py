@@ -40,7 +40,7 @@ from deployments.supervision import (
     stop_processes,
 )
 from deployments.team import LOCK, PORTS, PROGRAMS, TeamSetup
-from flows.cli.commands import Command, Program
+from flows.cli.base_commands import Command, Program
 from flows.cli.main import run_command
 from hip_mri.errors import DeploymentError
 from hip_mri.locks import hold_lock

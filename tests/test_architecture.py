@@ -93,6 +93,7 @@ MAX_MODULES = 14
 
 DECISIONS = {
     "flows.cli.arguments": ("hip_mri.errors", "pydantic", "pydantic_settings", "yaml"),
+    "flows.cli.base_commands": ("hip_mri.errors", "hip_mri.workspace.Workspace", "pydantic", "pydantic_settings"),
     "flows.cli.commands": (
         "hip_mri.dataset.pseudonyms.look_up_names",
         "hip_mri.errors",
@@ -100,6 +101,14 @@ DECISIONS = {
         "hip_mri.promotion",
         "hip_mri.registry",
         "hip_mri.synthetic.demo.write_demo_zip",
+        "hip_mri.workspace.Workspace",
+        "pydantic",
+        "pydantic_settings",
+    ),
+    "flows.cli.model_commands": (
+        "hip_mri.errors",
+        "hip_mri.promotion",
+        "hip_mri.registry",
         "hip_mri.workspace.Workspace",
         "pydantic",
         "pydantic_settings",

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource
 from pydantic_settings.exceptions import SettingsError as OptionError
 
-from flows.cli.commands import Command, CommandGroup, FlowCommand, Program
+from flows.cli.base_commands import Command, CommandGroup, FlowCommand, Program
 from hip_mri.config.base import FORMER_NAMES, list_settings
 from hip_mri.errors import SettingsError
 

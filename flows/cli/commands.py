@@ -2,74 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, CliSubCommand, CliToggleFlag
 
-from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, Settings, TrackingSettings
-from hip_mri.errors import EvaluationError, ReleaseError, TrackingError, WorkspaceError, list_offenders
+from flows.cli.base_commands import Command, FlowCommand, Program, WorkspaceCommand
+from flows.cli.model_commands import Models
+from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, TrackingSettings
+from hip_mri.errors import EvaluationError, ReleaseError, WorkspaceError, list_offenders
 from hip_mri.promotion.error_budget import check_ledger
-from hip_mri.registry.audit import find_system_user, read_decisions
-from hip_mri.registry.champion import promote, read_champion, roll_back
-from hip_mri.registry.registration import register_version
 from hip_mri.registry.release_checks import check_audit_log, verify_releases
-from hip_mri.registry.tracking import check_tracking, track_champion, track_run
-from hip_mri.registry.versions import list_versions, name_version, read_version
+from hip_mri.registry.tracking import check_tracking, track_run
 from hip_mri.workspace import Workspace
-
-
-class Command(Settings):
-    """Base class of commands; the fields are the options."""
-
-    def execute(self) -> None:
-        """Run the command and print its result."""
-        raise NotImplementedError
-
-
-class CommandGroup(BaseModel):
-    """Base class of groups of commands; the fields are the commands."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class Program(CommandGroup, BaseSettings):
-    """Base class of programs; the fields are their commands."""
-
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_exit_on_error=False,
-        cli_enforce_required=True,
-        cli_use_class_docs_for_groups=True,
-        nested_model_default_partial_update=True,
-    )
-
-    program: ClassVar[str]
-    """How it is called."""
-
-
-class FlowCommand(Command):
-    """Base class of commands that run a flow; the fields are its settings."""
-
-    config: Path | None = None
-    """YAML file with settings, nested as the dots in the options. Options override it."""
-
-    settings: ClassVar[type[Settings]]
-    """Parameter of the flow."""
-
-    flow: ClassVar[str]
-    """Module and name of the flow, as in `prefect.yaml`."""
-
-    is_serving: ClassVar[bool] = False
-    """Whether the flow scores images; it then locks only that part of the workspace, and always needs Keras."""
-
-    def execute(self) -> None:
-        from flows.cli.flow_runs import start_flow  # noqa: PLC0415 - not needed by other commands
-
-        settings = self.settings.model_validate(self.model_dump(exclude={"config"}, exclude_unset=True))
-        print(start_flow(self.flow, settings, is_serving=self.is_serving))
 
 
 class Run(PipelineConfig, FlowCommand):
@@ -148,176 +92,6 @@ class Track(Command):
     def execute(self) -> None:
         check_tracking(self.tracking, is_needed=True)
         print(track_run(self.run.resolve(), self.tracking))
-
-
-class WorkspaceCommand(Command):
-    """Base class of commands on a workspace."""
-
-    workspace: CliPositionalArg[Path]
-    """Folder of the pipeline, such as workspace."""
-
-    def find_workspace(self) -> Workspace:
-        """Return the workspace.
-
-        Raises:
-            WorkspaceError: There is no such folder.
-        """
-        if not self.workspace.is_dir():
-            raise WorkspaceError(f"workspace: {self.workspace} is not a folder. Give the workspace of a pipeline.")
-        return Workspace(self.workspace.resolve())
-
-
-class ListModels(WorkspaceCommand):
-    """List all versions with their test AUC, which one is the champion, and which ones await approval."""
-
-    def execute(self) -> None:
-        from hip_mri.promotion.comparison_records import find_waiting  # noqa: PLC0415 - loads pandas
-
-        workspace = self.find_workspace()
-        champion = read_champion(workspace)
-        waiting = [it.challenge.challenger for it in find_waiting(workspace)]
-        for version in list_versions(workspace):
-            auc = version.read_metrics()["test"]["auc"]
-            shown = "not known" if auc is None else f"{auc:.3f}"
-            mark = "  champion" if version == champion else "  awaits approval" if version in waiting else ""
-            print(f"{version.name}  run {version.run}  {version.registered_at}  test AUC {shown}{mark}")
-
-
-class ShowHistory(WorkspaceCommand):
-    """List all decisions on versions: what was decided, how, by whom, and why.
-
-    Fails if the record was changed.
-    """
-
-    def execute(self) -> None:
-        workspace = self.find_workspace()
-        for it in read_decisions(workspace):
-            action = f"{it.action} {'to' if it.action == 'rollback' else 'of'} {name_version(it.version)}"
-            print(f"{it.order}  {it.decided_at}  {action}  {it.decided_how}  {it.decided_by}  {it.reason}")
-        if differences := check_audit_log(workspace):
-            raise ReleaseError(f"release: {'; '.join(differences)}. Restore {workspace.audit_file} from a backup.")
-
-
-class RegisterModel(WorkspaceCommand):
-    """Register a finished run as a version."""
-
-    run: CliPositionalArg[Path]
-    """Folder of a finished run, such as workspace/runs/0003."""
-
-    def execute(self) -> None:
-        print(register_version(self.find_workspace(), self.run).folder)
-
-
-def mark_champion(workspace: Workspace, settings: TrackingSettings) -> None:
-    """Mark the champion in MLflow, where the settings ask for it; a failure is a warning, since it is champion."""
-    if settings.mlflow_uri:
-        try:
-            track_champion(workspace, settings)
-        except TrackingError as error:
-            print(f"warning: {error}", file=sys.stderr)
-
-
-class PromoteModel(WorkspaceCommand):
-    """Make a version the champion without the gate."""
-
-    version: CliPositionalArg[int]
-    """Number of the version, such as 0003."""
-
-    reason: str
-    """Reason, which is kept in the history."""
-
-    tracking: TrackingSettings = TrackingSettings()
-
-    def execute(self) -> None:
-        check_tracking(self.tracking)
-        workspace = self.find_workspace()
-        version = read_version(workspace, self.version)
-        if read_champion(workspace) == version:
-            print(f"warning: {version.name} is the champion already; nothing is recorded", file=sys.stderr)
-        print(promote(workspace, version, self.reason).folder)
-        mark_champion(workspace, self.tracking)
-
-
-class DecideOnModel(WorkspaceCommand):
-    """Base class of the answers to a retraining that awaits approval."""
-
-    version: CliPositionalArg[int]
-    """Number of the version, such as 0003."""
-
-    reason: str
-    """Reason, which is kept in the history."""
-
-    tracking: TrackingSettings = TrackingSettings()
-
-    def decide(self, *, promote: bool) -> None:
-        """End the retraining by the recorded comparison, and print the folder of its report."""
-        from hip_mri.promotion.comparison_records import find_waiting_version  # noqa: PLC0415 - loads pandas
-        from hip_mri.promotion.conclusion import Answer, conclude_retraining  # noqa: PLC0415
-
-        check_tracking(self.tracking)
-        workspace, user = self.find_workspace(), find_system_user()
-        with workspace.hold():
-            compared = find_waiting_version(workspace, self.version)
-            print(conclude_retraining(workspace, compared, Answer(promote, self.reason, user), user).folder)
-        mark_champion(workspace, self.tracking)
-
-
-class ApproveModel(DecideOnModel):
-    """Make a version that awaits approval the champion, if the champion is the one it was compared with.
-
-    A flow run that is suspended for the answer ends with this decision when it is resumed.
-    """
-
-    def execute(self) -> None:
-        self.decide(promote=True)
-
-
-class DeclineModel(DecideOnModel):
-    """Keep the champion instead of a version that awaits approval."""
-
-    def execute(self) -> None:
-        self.decide(promote=False)
-
-
-class RollBackModel(WorkspaceCommand):
-    """Make the previous champion, or a given former one, the champion again."""
-
-    to: int | None = None
-    """Number of a former champion, such as 0003."""
-
-    reason: str
-    """Reason, which is kept in the history."""
-
-    tracking: TrackingSettings = TrackingSettings()
-
-    def execute(self) -> None:
-        check_tracking(self.tracking)
-        workspace = self.find_workspace()
-        print(roll_back(workspace, self.to, reason=self.reason).folder)
-        mark_champion(workspace, self.tracking)
-
-
-class TrackModel(WorkspaceCommand):
-    """Mark the champion in MLflow; needs --tracking.mlflow-uri."""
-
-    tracking: TrackingSettings = TrackingSettings()
-
-    def execute(self) -> None:
-        check_tracking(self.tracking, is_needed=True)
-        print(track_champion(self.find_workspace(), self.tracking) or "There is no champion.")
-
-
-class Models(CommandGroup):
-    """List, register, approve, promote, roll back and track versions of the model."""
-
-    list: CliSubCommand[ListModels]
-    history: CliSubCommand[ShowHistory]
-    register_run: CliSubCommand[RegisterModel] = Field(alias="register")  # `register` is a method of abstract classes
-    approve: CliSubCommand[ApproveModel]
-    decline: CliSubCommand[DeclineModel]
-    promote: CliSubCommand[PromoteModel]
-    rollback: CliSubCommand[RollBackModel]
-    track: CliSubCommand[TrackModel]
 
 
 class Names(WorkspaceCommand):

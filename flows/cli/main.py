@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from flows.runtime.interrupts import end_process, watcher
 
 if TYPE_CHECKING:
-    from flows.cli.commands import Program
+    from flows.cli.base_commands import Program
 
 DONE: Final = 0
 FAILED: Final = 1

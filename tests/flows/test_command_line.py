@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from flows.cli.arguments import read_command
-from flows.cli.commands import FlowCommand, HipMri, Predict, Retrain, Run
+from flows.cli.base_commands import FlowCommand
+from flows.cli.commands import HipMri, Predict, Retrain, Run
 from flows.cli.main import run_command
 from hip_mri.config import PipelineConfig, Settings
 from hip_mri.config.base import list_settings

@@ -11,11 +11,11 @@ from types import ModuleType
 
 import pytest
 
-from flows.cli import commands
+from flows.cli import commands, model_commands
 from flows.cli.main import run_command
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.errors import TrackingError
-from hip_mri.registry.champion import promote, read_champion
+from hip_mri.registry.champion import promote, read_champion, read_history
 from tests.processes import PROJECT, run_python
 
 
@@ -88,7 +88,7 @@ def tracked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     monkeypatch.setattr(commands, "track_run", lambda folder, settings: done.append(folder.name) or settings.mlflow_uri)
     monkeypatch.setattr(
-        commands, "track_champion", lambda workspace, settings: done.append(read_champion(workspace).name)
+        model_commands, "track_champion", lambda workspace, settings: done.append(read_champion(workspace).name)
     )
     return done
 
@@ -126,10 +126,18 @@ def test_a_failure_of_mlflow_is_a_warning_when_the_champion_was_changed(
     def fail(workspace: object, settings: object) -> None:
         raise TrackingError("tracking: no answer")
 
-    monkeypatch.setattr(commands, "track_champion", fail)
+    monkeypatch.setattr(model_commands, "track_champion", fail)
     done = run(capsys, "models", "promote", workspace.root, "0002", "--reason", "reviewed", *MLFLOW)
     assert done == (0, [str(versions[1].folder)], "warning: tracking: no answer\n")
     assert read_champion(workspace) == versions[1]
+
+
+def test_a_champion_that_is_promoted_again_is_said_to_be_champion(workspace, versions, capsys):
+    promote(workspace, versions[1], "reviewed")
+    exit_code, lines, error = run(capsys, "models", "promote", workspace.root, "0002", "--reason", "again")
+    assert (exit_code, lines) == (0, [str(versions[1].folder)])
+    assert error.startswith("warning: 0002 ")
+    assert len(read_history(workspace)) == 1
 
 
 @pytest.mark.parametrize(
