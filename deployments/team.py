@@ -12,9 +12,10 @@ import httpx
 from deployments.credentials import make_credentials, read_environment, write_environment
 from deployments.dask_certificate import describe_certificate
 from deployments.postgres import HOST, Postgres
+from hip_mri.disk_errors import explain_write_errors
 from hip_mri.errors import DeploymentError, list_offenders
 from hip_mri.proxies import exempt_loopback
-from hip_mri.storage import UNFINISHED, explain_write_errors, read_json, write_json
+from hip_mri.storage import UNFINISHED, read_json, write_json
 
 LOCK: Final = ".lock"
 """File of the folder that one `up` or `down` at a time locks."""

@@ -1,14 +1,27 @@
-"""Hashes of the files of a folder, stored in its `files.json`, to detect later changes."""
+"""Hashes of values and files; those of a folder are stored in its `files.json`, to detect later changes."""
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import digest_file, read_json, write_json
+from hip_mri.storage import read_json, write_json
 
 HASHES: Final = "files.json"
 """SHA-256 of every other file of a folder, by its path in it."""
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of a JSON-like value, independent of the order of keys; 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_file(file: Path) -> str:
+    """SHA-256 of a file's content; 64 hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def record_hashes(folder: Path) -> None:

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from hip_mri.disk_errors import explain_write_errors, is_unrecoverable
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import explain_write_errors, is_unrecoverable
 
 
 @contextlib.contextmanager

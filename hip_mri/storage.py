@@ -8,8 +8,6 @@ patients.
 
 import contextlib
 import ctypes
-import errno
-import hashlib
 import json
 import os
 import re
@@ -19,13 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from hip_mri.errors import DiskError, WorkspaceError
-
-UNRECOVERABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""Errors of a disk that trying again does not change: full, quota used up, read-only, broken."""
-
-MIN_FREE_BYTES: Final = 1 << 20
-"""A disk with less room counts as full where a library lost the error's number."""
+from hip_mri.disk_errors import explain_content_errors, explain_write_errors
+from hip_mri.errors import WorkspaceError
 
 UNFINISHED: Final = ".hip-mri-"
 """Prefix of the names of temporary files and folders."""
@@ -60,7 +53,7 @@ def replace_file(file: Path, *, is_private: bool = False) -> Iterator[Path]:
             _reached("write", file)
             if is_private:
                 temporary.touch(mode=0o600)
-        with _explain_content_errors(file, temporary):
+        with explain_content_errors(file, temporary):
             yield temporary
         with explain_write_errors(file):
             _reached("flush", file)
@@ -118,7 +111,7 @@ def publish_folder(folder: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent))
     try:
         _reached("fill", folder)
-        with _explain_content_errors(folder, temporary):
+        with explain_content_errors(folder, temporary):
             yield temporary
         with explain_write_errors(folder):
             _reached("flush", folder)
@@ -180,31 +173,6 @@ def link_or_copy(original: Path, place: Path) -> None:
         shutil.copyfile(original, place)
 
 
-def require_room(folder: Path, num_bytes: int) -> None:
-    """Check that a disk has room, before a library writes that crashes on a full one, as HDF5 does.
-
-    Raises:
-        DiskError: There is less.
-    """
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    if free < num_bytes + MIN_FREE_BYTES:
-        raise DiskError(
-            f"{folder} could not be written: {num_bytes / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free. "
-            "Make room on the disk, then start again: finished work is kept."
-        )
-
-
-def digest(content: Any) -> str:
-    """SHA-256 of a JSON-like value, independent of the order of keys; 64 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def digest_file(file: Path) -> str:
-    """SHA-256 of a file's content; 64 hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def find_next_folder(parent: Path) -> Path:
     """The folder whose number is one more than the highest, finished or not; `0001` is the first."""
     folders = [folder for folder in parent.glob("*") if folder.is_dir()]
@@ -230,62 +198,6 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
-    """Explain the errors of a block that does nothing but write `path`.
-
-    Raises:
-        DiskError: The disk is full, read-only or broken.
-        WorkspaceError: The path cannot be written for another reason.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise _make_write_error(path, error) from error
-
-
-@contextlib.contextmanager
-def _explain_content_errors(path: Path, temporary: Path) -> Iterator[None]:
-    """Explain the errors of a block that writes `temporary`, the later `path`, and may read and fetch as well.
-
-    Only errors that name the temporary path, and those of a full or broken disk that name no path, are explained. Where
-    a library drops the number of an error (NumPy's short writes, HDF5, OpenVINO), the disk is checked for room.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        file, number = getattr(error, "filename", None), getattr(error, "errno", None)
-        if file is not None:
-            is_write_error = Path(str(file)).is_relative_to(temporary)
-        else:
-            is_write_error = number in UNRECOVERABLE or (number is None and _is_full(temporary))
-        if is_write_error:
-            raise _make_write_error(path, error) from error
-        raise
-
-
-def _make_write_error(path: Path, error: OSError | RuntimeError) -> WorkspaceError:
-    cause = getattr(error, "strerror", None) or error
-    if is_unrecoverable(error) or getattr(error, "errno", None) is None:
-        return DiskError(
-            f"{path} could not be written ({cause}). Make room on the disk, or repair it, then start again: "
-            "finished work is kept."
-        )
-    return WorkspaceError(
-        f"{path} could not be written ({cause}). Make this path writable, then start again: finished work is kept."
-    )
-
-
-def is_unrecoverable(error: object) -> bool:
-    """Whether an error says that the disk is full, read-only or broken, so that trying again cannot help."""
-    return isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in UNRECOVERABLE)
-
-
-def _is_full(path: Path) -> bool:
-    parent = next(folder for folder in (path, *path.parents) if folder.exists())
-    return shutil.disk_usage(parent).free < MIN_FREE_BYTES
 
 
 def _exchange(fresh: Path, folder: Path) -> None:

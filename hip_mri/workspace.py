@@ -9,16 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from hip_mri.disk_errors import explain_write_errors
 from hip_mri.errors import SettingsError, WorkspaceError
 from hip_mri.locks import hold_lock
-from hip_mri.storage import (
-    explain_write_errors,
-    make_private_folder,
-    read_json,
-    remove_leftovers,
-    write_bytes,
-    write_json,
-)
+from hip_mri.storage import make_private_folder, read_json, remove_leftovers, write_bytes, write_json
 
 FORMAT: Final = 2
 """Version of the format of a workspace; raised when files of an earlier version can no longer be used."""

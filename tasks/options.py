@@ -12,8 +12,9 @@ from prefect.filesystems import LocalFileSystem
 from prefect.serializers import JSONSerializer
 from prefect.tasks import Task, exponential_backoff
 
+from hip_mri.disk_errors import is_unrecoverable
 from hip_mri.errors import FetchError, WorkspaceError
-from hip_mri.storage import digest, is_unrecoverable
+from hip_mri.hashes import digest
 from tasks.progress import log_start
 
 GPU_TAG: Final = "gpu"

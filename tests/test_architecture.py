@@ -21,6 +21,7 @@ PACKAGES = ("hip_mri", "tasks", "flows", "deployments")
 FOUNDATION = (
     "hip_mri.addresses",
     "hip_mri.config",
+    "hip_mri.disk_errors",
     "hip_mri.errors",
     "hip_mri.hashes",
     "hip_mri.locks",
@@ -124,7 +125,7 @@ DECISIONS = {
         "hip_mri.workspace.Workspace",
         "httpx",
     ),
-    "flows.cli.main": ("hip_mri.errors", "hip_mri.storage.is_unrecoverable"),
+    "flows.cli.main": ("hip_mri.disk_errors.is_unrecoverable", "hip_mri.errors"),
     "flows.runtime.network_checks": ("hip_mri.errors", "hip_mri.proxies", "httpx"),
     "flows.runtime.prefect_faults": ("hip_mri.errors", "hip_mri.proxies", "httpx"),
     "flows.runtime.prefect_server": ("hip_mri.errors",),

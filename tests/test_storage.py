@@ -11,17 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hip_mri import storage
+from hip_mri.disk_errors import is_unrecoverable, require_room
 from hip_mri.errors import DiskError, WorkspaceError
+from hip_mri.hashes import digest, digest_file
 from hip_mri.storage import (
-    digest,
-    digest_file,
     find_next_folder,
     flush_file_system,
-    is_unrecoverable,
     publish_folder,
     remove_leftovers,
     replace_file,
-    require_room,
     write_bytes,
     write_json,
     write_small_file,

@@ -74,8 +74,8 @@ def _run(arguments: Sequence[str], program: "type[Program] | None") -> int:
     # These imports take 0.2 s, and a signal in the meantime is handled.
     from flows.cli.arguments import read_command  # noqa: PLC0415
     from flows.cli.commands import HipMri  # noqa: PLC0415
+    from hip_mri.disk_errors import is_unrecoverable  # noqa: PLC0415
     from hip_mri.errors import HipMriError, SettingsError  # noqa: PLC0415
-    from hip_mri.storage import is_unrecoverable  # noqa: PLC0415
 
     try:
         command = read_command(arguments, program or HipMri)

@@ -16,11 +16,12 @@ from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.pseudonyms import hash_identities, make_pseudonyms
 from hip_mri.dataset.table_files import read_table, write_table
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
+from hip_mri.hashes import digest
 from hip_mri.images.decoding_results import ReadingOptions
 from hip_mri.images.reading import DECODING_RECIPE
 from hip_mri.images.sandbox import NUM_THREADS_PER_CORE, Sandbox
 from hip_mri.sources.source import Entry, Labeling, Source, open_source
-from hip_mri.storage import digest, write_small_file
+from hip_mri.storage import write_small_file
 from hip_mri.workspace import Workspace
 
 ENTRY_COLUMNS: Final = (

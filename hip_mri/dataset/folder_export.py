@@ -8,8 +8,9 @@ from pathlib import Path
 from hip_mri.config import LABELS, SPLITS, PreprocessingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import name_set
+from hip_mri.disk_errors import explain_write_errors
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import explain_write_errors, make_private_folder
+from hip_mri.storage import make_private_folder
 from hip_mri.workspace import Workspace
 
 

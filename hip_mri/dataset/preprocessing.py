@@ -18,9 +18,10 @@ from hip_mri.config import PreprocessingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.shards import Shard, read_shard
 from hip_mri.errors import ImageError, WorkspaceError
+from hip_mri.hashes import digest
 from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.stored_png import decode_png, encode_png, hash_pixels
-from hip_mri.storage import digest, flush_file_system, write_small_file
+from hip_mri.storage import flush_file_system, write_small_file
 from hip_mri.workspace import Workspace
 
 NUM_READS: Final = 2

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from hip_mri.dataset.table_files import UNREADABLE, load_array
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import digest, replace_file
+from hip_mri.hashes import digest
+from hip_mri.storage import replace_file
 
 KEY_COLUMNS: Final = ["sha256", "mirrored"]
 """Columns that identify a row: SHA-256 of the source image, and whether it is mirrored."""

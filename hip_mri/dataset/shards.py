@@ -13,7 +13,7 @@ import pandas as pd
 
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.table_files import UNREADABLE, read_table, write_table
-from hip_mri.storage import digest
+from hip_mri.hashes import digest
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ import pandas as pd
 from hip_mri.dataset.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.dataset.table_files import read_table, write_table
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import digest, read_json, write_json
+from hip_mri.hashes import digest
+from hip_mri.storage import read_json, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

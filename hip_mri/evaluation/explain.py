@@ -17,13 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from hip_mri.dataset.table_files import load_array
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.image_sheets import MAX_CASES, Outcome
+from hip_mri.hashes import digest, digest_file
 from hip_mri.models.backbones.backbone import Backbone, load_backbone
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.loading import load_head
 from hip_mri.models.scoring import SplitNetwork
-from hip_mri.storage import digest, digest_file, replace_file
+from hip_mri.storage import replace_file
 
 EXPLANATION_RECIPE: Final = 1
 """Version of the explanation; raised by changes that alter heat maps."""

@@ -28,7 +28,7 @@ from hip_mri.evaluation.report.settings import WITHHELD
 from hip_mri.evaluation.run_tables import describe_manifest, read_scores, read_table
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.split import SplitReport
-from hip_mri.hashes import record_hashes
+from hip_mri.hashes import digest_file, record_hashes
 from hip_mri.models.backbones.weights import Weights
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.keras_settings import count_network_threads, describe_keras
@@ -45,7 +45,7 @@ from hip_mri.run_files import (
     NOVELTY_FILE,
     PREDICTIONS_FILE,
 )
-from hip_mri.storage import digest_file, find_next_folder, link_or_copy, publish_folder, write_json
+from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

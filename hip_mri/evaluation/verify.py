@@ -18,10 +18,10 @@ from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceEr
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.run_tables import read_scores, read_table
 from hip_mri.grouping.split import count_images
-from hip_mri.hashes import HASHES, compare_hashes
+from hip_mri.hashes import HASHES, compare_hashes, digest, digest_file
 from hip_mri.models.loading import list_foreign_settings
 from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE
-from hip_mri.storage import digest, digest_file, read_json
+from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace, resolve_path
 
 TOLERANCE: Final = 1e-9

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, EvaluationSettings, FineTuneSettings, TrainingSettings
 from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
+from hip_mri.hashes import digest
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import TrainingImages
 from hip_mri.models.head import compile_head, train_head
@@ -24,7 +25,7 @@ from hip_mri.models.keras_settings import Model, count_network_threads, describe
 from hip_mri.models.network import select_features
 from hip_mri.models.network_inputs import SelectedRows, iterate_blocks
 from hip_mri.models.scoring import ROWS_PER_BLOCK, predict
-from hip_mri.storage import digest, replace_file
+from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -11,14 +11,15 @@ from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import name_set, read_images
 from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.shards import Shard, read_shard
+from hip_mri.disk_errors import require_room
 from hip_mri.errors import WorkspaceError
+from hip_mri.hashes import digest
 from hip_mri.models.backbones.architectures import NUM_FEATURES
 from hip_mri.models.backbones.backbone import BYTES_PER_NUMBER, Backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice, choose_engine
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.keras_settings import describe_keras
 from hip_mri.models.network_inputs import cut_positions
-from hip_mri.storage import digest, require_room
 from hip_mri.workspace import Workspace
 
 FEATURE_RECIPE: Final = 2

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from hip_mri.config import FineTuneSettings
+from hip_mri.disk_errors import require_room
 from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
 from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.loading import load_weights
-from hip_mri.storage import link_or_copy, publish_folder, require_room, write_json
+from hip_mri.storage import link_or_copy, publish_folder, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import SettingsError
-from hip_mri.storage import digest
+from hip_mri.hashes import digest
 
 if TYPE_CHECKING:
     import keras

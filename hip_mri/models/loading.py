@@ -18,13 +18,13 @@ from typing import Any, Final, cast
 import h5py
 
 from hip_mri.config import BackboneName
+from hip_mri.disk_errors import explain_write_errors, require_room
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, describe_cause
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.head import PREFIX, build_head, build_network
 from hip_mri.models.keras_settings import DTYPE_POLICY, SETTINGS, Model, import_keras
-from hip_mri.storage import explain_write_errors, require_room
 
 WEIGHTS: Final = "model.weights.h5"
 DESCRIPTION: Final = "config.json"

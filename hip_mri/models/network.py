@@ -13,7 +13,8 @@ import pandas as pd
 
 from hip_mri.config import LABELS, TrainingSettings
 from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
-from hip_mri.hashes import is_as_recorded, record_hashes
+from hip_mri.disk_errors import require_room
+from hip_mri.hashes import digest, is_as_recorded, record_hashes
 from hip_mri.models.backbones.backbone import (
     BYTES_PER_NUMBER,
     load_backbone,
@@ -30,7 +31,7 @@ from hip_mri.models.keras_settings import Model, count_network_threads, describe
 from hip_mri.models.network_inputs import ImageRows, Rows
 from hip_mri.models.scoring import ROWS_PER_BLOCK, SplitNetwork, score_rows
 from hip_mri.run_files import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE
-from hip_mri.storage import digest, publish_folder, require_room, write_json
+from hip_mri.storage import publish_folder, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.errors import WorkspaceError
+from hip_mri.hashes import digest
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE
 from hip_mri.models.features import ROWS_PER_CALL, FeatureSet
 from hip_mri.models.network import TrainedModel
 from hip_mri.models.network_inputs import Rows, cut_positions, iterate_blocks
-from hip_mri.storage import digest, replace_file
+from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_stored_image
 from hip_mri.dataset.split_registry import quarantine_images
 from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
+from hip_mri.hashes import digest, digest_file
 from hip_mri.models.features import FeatureSet
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
 from hip_mri.monitoring.shift import describe_stored_images, sample_one_per_group
 from hip_mri.promotion.new_images import find_reference, list_images, select_new, select_unused
 from hip_mri.run_files import MANIFEST_FILE
-from hip_mri.storage import digest, digest_file
 from hip_mri.workspace import Workspace
 
 NUM_EXAMPLES = 6

@@ -12,6 +12,7 @@ import pandas as pd
 from hip_mri.config import ReleaseSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.evaluation.run_tables import read_attributes, read_table
+from hip_mri.hashes import digest
 from hip_mri.promotion.error_budget import (
     Comparison,
     count_looks_left,
@@ -32,7 +33,6 @@ from hip_mri.registry.champion import read_champion, read_history
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import Version, read_version
 from hip_mri.run_files import PREDICTIONS_FILE
-from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

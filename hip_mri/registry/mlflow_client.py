@@ -23,6 +23,7 @@ import yaml
 from hip_mri.config import SPLITS
 from hip_mri.evaluation.metrics.table import METRICS
 from hip_mri.evaluation.report.settings import disclose, flatten_settings
+from hip_mri.hashes import digest_file
 from hip_mri.run_files import (
     CHECKLIST_FILE,
     CONFIG_FILE,
@@ -33,7 +34,7 @@ from hip_mri.run_files import (
     MODEL_FILE,
     REPORT_FILE,
 )
-from hip_mri.storage import digest_file, read_json
+from hip_mri.storage import read_json
 
 ALIAS: Final = "champion"
 """Of the registered model's version that scores new images."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from hip_mri.errors import WorkspaceError
 from hip_mri.grouping.fingerprints import FINGERPRINT_RECIPE
-from hip_mri.hashes import HASHES, read_hashes
+from hip_mri.hashes import HASHES, digest_file, read_hashes
 from hip_mri.models.backbones.backbone import IDENTITY_NAME, open_backbone
 from hip_mri.models.backbones.engine_choice import ENGINE_SUFFIX
 from hip_mri.models.network import TUNED_BACKBONE
@@ -23,7 +23,7 @@ from hip_mri.registry.champion import read_history
 from hip_mri.registry.conclusions import list_unconcluded
 from hip_mri.registry.versions import read_version
 from hip_mri.run_files import METRICS_FILE, MODEL_FILE
-from hip_mri.storage import digest_file, read_json
+from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace
 
 SERVED_NETWORK: Final = "network.json"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from hip_mri.errors import ReleaseError, list_offenders
-from hip_mri.hashes import find_changed
+from hip_mri.hashes import digest_file, find_changed
 from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE
-from hip_mri.storage import digest_file, read_json
+from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace
 
 RECORD: Final = "version.json"

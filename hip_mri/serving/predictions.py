@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, SheetSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_images
+from hip_mri.disk_errors import explain_write_errors
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE
 from hip_mri.evaluation.explain import explain_images
@@ -24,7 +25,7 @@ from hip_mri.serving.known_images import count_known, describe_known, find_known
 from hip_mri.serving.prediction_inputs import InputReport
 from hip_mri.serving.prediction_sheet import PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
 from hip_mri.serving.served_model import ServedModel
-from hip_mri.storage import explain_write_errors, find_next_folder, publish_folder, write_bytes, write_json
+from hip_mri.storage import find_next_folder, publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

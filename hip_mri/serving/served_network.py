@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hip_mri.config import BackboneName, Engine, Precision, PreprocessingSettings
+from hip_mri.disk_errors import require_room
 from hip_mri.errors import WeightsError, WorkspaceError
-from hip_mri.hashes import HASHES, is_as_recorded, read_hashes, record_hashes
+from hip_mri.hashes import HASHES, digest, is_as_recorded, read_hashes, record_hashes
 from hip_mri.models.backbones.backbone import (
     BYTES_PER_NUMBER,
     IDENTITY_NAME,
@@ -33,7 +34,7 @@ from hip_mri.models.network import HEAD_NAME, TUNED_BACKBONE
 from hip_mri.models.scoring import SplitNetwork
 from hip_mri.registry.prune_caches import SERVED_NETWORK
 from hip_mri.run_files import MODEL_FILE
-from hip_mri.storage import digest, link_or_copy, publish_folder, read_json, require_room, write_json
+from hip_mri.storage import link_or_copy, publish_folder, read_json, write_json
 from hip_mri.workspace import Workspace
 
 if TYPE_CHECKING:

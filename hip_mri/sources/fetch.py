@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from hip_mri.addresses import find_scheme, show_place, strip_credentials
 from hip_mri.config import SourceLimits
+from hip_mri.disk_errors import explain_write_errors, is_unrecoverable
 from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
+from hip_mri.hashes import digest, digest_file
 from hip_mri.sources.class_folders import NEEDED
 from hip_mri.sources.references import SECRET, resolve_reference
 from hip_mri.sources.remote.downloads import (
@@ -25,7 +27,7 @@ from hip_mri.sources.remote.google_drive import download_from_drive, explain_dri
 from hip_mri.sources.source import SHOWN
 from hip_mri.sources.zip_files.archive import open_archive
 from hip_mri.sources.zip_files.end_record import explain_unreadable
-from hip_mri.storage import digest, digest_file, explain_write_errors, is_unrecoverable, replace_file
+from hip_mri.storage import replace_file
 
 logger = logging.getLogger(__name__)
 

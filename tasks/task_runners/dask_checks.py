@@ -23,8 +23,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from hip_mri.config import RunnerSettings
 from hip_mri.errors import ClusterError, WorkspaceError, list_offenders
+from hip_mri.hashes import digest, digest_file
 from hip_mri.models.keras_settings import describe_keras
-from hip_mri.storage import UNFINISHED, digest, digest_file
+from hip_mri.storage import UNFINISHED
 from hip_mri.workspace import Workspace
 
 SAME_CODE: Final = ("hip_mri", "tasks", "flows")

@@ -6,7 +6,7 @@ import pytest
 from hip_mri.dataset import manifest as manifest_module
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, digest_table, read_manifest, select_ready, write_manifest
 from hip_mri.errors import WorkspaceError
-from hip_mri.storage import digest
+from hip_mri.hashes import digest
 
 UNREADABLE = r"manifest\.parquet cannot be read"
 

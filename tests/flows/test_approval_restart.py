@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from hip_mri.hashes import digest_file
 from hip_mri.promotion.comparison_records import find_waiting
 from hip_mri.registry.audit import read_decisions
 from hip_mri.registry.champion import read_champion
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.release_checks import check_audit_log
-from hip_mri.storage import digest_file
 from hip_mri.workspace import Workspace
 from tests.flows.servers import PREFECT, make_prefect, wait_for
 from tests.flows.test_retrain import GOOD, LENIENT, deliver

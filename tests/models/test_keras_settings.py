@@ -15,6 +15,7 @@ import pytest
 from hip_mri.config import EvaluationSettings, TrainingSettings
 from hip_mri.dataset.preprocessing import name_set
 from hip_mri.errors import SettingsError
+from hip_mri.hashes import digest
 from hip_mri.models import keras_settings
 from hip_mri.models.backbones import backbone as backbones
 from hip_mri.models.backbones.backbone import Backbone, build_backbone
@@ -31,7 +32,6 @@ from hip_mri.models.keras_settings import (
     import_keras,
     list_keras_folders,
 )
-from hip_mri.storage import digest
 from hip_mri.workspace import Workspace
 from tests.processes import PROJECT, run_python
 

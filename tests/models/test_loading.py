@@ -215,7 +215,7 @@ def test_fault_65_such_weights_inside_a_network_are_rejected(saved, tmp_path, ne
 
 
 def test_fault_56_no_room_for_temporary_files_is_no_fault_of_the_model(saved, monkeypatch):
-    monkeypatch.setattr("hip_mri.storage.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(DiskError, match=r"\d MB"):
         load_network(saved)
 

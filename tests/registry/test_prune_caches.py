@@ -8,13 +8,13 @@ import pytest
 
 from hip_mri.errors import WorkspaceError
 from hip_mri.grouping.fingerprints import FINGERPRINT_RECIPE
-from hip_mri.hashes import hash_files
+from hip_mri.hashes import digest_file, hash_files
 from hip_mri.models.backbones.backbone import open_backbone
 from hip_mri.registry.champion import promote
 from hip_mri.registry.prune_caches import plan_pruning, prune
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import read_version
-from hip_mri.storage import digest_file, write_json
+from hip_mri.storage import write_json
 from hip_mri.workspace import Workspace
 
 NUM_BYTES = 1000

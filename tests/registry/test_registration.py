@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from hip_mri.errors import ReleaseError, WorkspaceError
+from hip_mri.hashes import digest_file
 from hip_mri.registry.champion import promote
 from hip_mri.registry.registration import register_version
 from hip_mri.registry.versions import check_version, list_versions, read_version
-from hip_mri.storage import digest_file
 from tests.processes import run_python
 from tests.small_runs import TEST_SET
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from hip_mri.errors import HipMriError, ReleaseError, SettingsError
+from hip_mri.hashes import digest_file
 from hip_mri.serving.served_model import find_model, load_served_model
-from hip_mri.storage import digest_file
 
 METRICS = {"threshold": 0.25, "features": {"precision": "float32"}, "notices": ["A notice."]}
 CONFIG = {"model": {"backbone": "ResNet50"}, "training": {"fine_tune": {"epochs": 0}}, "preprocessing": {}}

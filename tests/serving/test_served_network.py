@@ -10,7 +10,7 @@ import pytest
 
 from hip_mri.config import FineTuneSettings, TrainingSettings
 from hip_mri.errors import WeightsError
-from hip_mri.hashes import record_hashes
+from hip_mri.hashes import digest_file, record_hashes
 from hip_mri.models.backbones import engine_choice, export
 from hip_mri.models.backbones.backbone import open_backbone
 from hip_mri.models.backbones.engines import open_engine
@@ -19,7 +19,7 @@ from hip_mri.models.network import train_model
 from hip_mri.models.scoring import SplitNetwork, predict
 from hip_mri.serving import served_network as serving
 from hip_mri.serving.served_network import SavedNetwork, choose_serving_engine, prepare_network
-from hip_mri.storage import digest_file, write_json
+from hip_mri.storage import write_json
 from hip_mri.workspace import Workspace
 
 

@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from hip_mri.config import BackboneName, PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_training_sample
+from hip_mri.disk_errors import require_room
 from hip_mri.errors import WeightsError, WorkspaceError
-from hip_mri.hashes import is_as_recorded, read_hashes, record_hashes
+from hip_mri.hashes import digest, digest_file, is_as_recorded, read_hashes, record_hashes
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, describe_cause, named_for_keras
 from hip_mri.models.backbones.random_weights import NUM_CALIBRATION_IMAGES, STANDARDIZE, calibrate, draw_weights
 from hip_mri.models.backbones.weights import Weights
 from hip_mri.models.keras_settings import Model, describe_keras, import_keras
-from hip_mri.storage import digest, digest_file, publish_folder, read_json, require_room, write_json
+from hip_mri.storage import publish_folder, read_json, write_json
 from hip_mri.workspace import Workspace
 
 BACKBONE_RECIPE: Final = 3

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from hip_mri.config import Engine, Precision, PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_training_sample
 from hip_mri.errors import SettingsError
+from hip_mri.hashes import digest
 from hip_mri.models.backbones.backbone import Backbone
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.export import import_openvino
 from hip_mri.models.keras_settings import BACKEND_VARIABLE, choose_backend, describe_keras, import_keras
-from hip_mri.storage import digest, write_json
+from hip_mri.storage import write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)

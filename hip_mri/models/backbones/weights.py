@@ -11,11 +11,12 @@ import h5py
 
 from hip_mri.config import BackboneName
 from hip_mri.errors import WeightsError
+from hip_mri.hashes import digest_file
 from hip_mri.images.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page
 from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, count_parameters, describe_cause
 from hip_mri.models.keras_settings import choose_backend, list_keras_folders
-from hip_mri.storage import digest_file, replace_file
+from hip_mri.storage import replace_file
 from hip_mri.workspace import resolve_path
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from hip_mri.config import SourceLimits
+from hip_mri.disk_errors import explain_write_errors
 from hip_mri.errors import FetchError, LimitError, SourceError
+from hip_mri.hashes import digest
 from hip_mri.proxies import find_proxy
-from hip_mri.storage import digest, explain_write_errors
 
 ProgressReport = Callable[[int, int], None]
 """Called with the bytes downloaded and the total, 0 if unknown."""

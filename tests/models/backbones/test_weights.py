@@ -14,10 +14,10 @@ import pytest
 
 from hip_mri.config import BackboneName
 from hip_mri.errors import SettingsError, WeightsError
+from hip_mri.hashes import digest_file
 from hip_mri.models.backbones import weights
 from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.backbone import build_backbone, load_backbone, prepare_backbone
-from hip_mri.storage import digest_file
 from hip_mri.workspace import Workspace
 from tests.conftest import RESNET50_WEIGHTS
 from tests.small_models import SMALL
