@@ -204,7 +204,7 @@ def _exchange(fresh: Path, folder: Path) -> None:
     """Replace a folder, which is then removed, or put back where the exchange fails."""
     former = fresh.with_name(fresh.name + _FORMER)
     if folder.exists():
-        _reached("set aside", folder)
+        _reached("move away", folder)
         os.replace(folder, former)
     try:
         _reached("rename", folder)

@@ -426,7 +426,7 @@ def test_fault_55_an_old_folder_without_replacement_is_restored(tmp_path):
     }
 
 
-@pytest.mark.parametrize("step", ["fill", "flush", "set aside", "rename", "renamed"])
+@pytest.mark.parametrize("step", ["fill", "flush", "move away", "rename", "renamed"])
 def test_fault_55_an_exchange_that_is_cut_off_leaves_the_old_or_the_new(tmp_path, monkeypatch, step):
     target = tmp_path / "target"
     with publish_folder(target) as folder:

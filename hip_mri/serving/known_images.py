@@ -11,7 +11,7 @@ NOT_RECORDED: Final = "not_recorded"
 """Stands for the split of each image if the folder of the model has no `manifest.csv`."""
 
 USES: Final = {"train": "trained", "val": "validated", "test": "tested"}
-"""What the images of each split did to the model."""
+"""How the model used the images of each split, for sentences."""
 
 
 def find_known_splits(hashes: pd.Series, manifest_file: Path | None) -> pd.Series:

@@ -24,9 +24,19 @@ def test_the_samples_are_sound(file, sample):
     assert check(SAMPLES[sample], file)
 
 
+DAMAGES = {"sample": st.integers(0, len(SAMPLES) - 1), "mutations": st.lists(MUTATIONS, min_size=1, max_size=4)}
+
+
 @settings(max_examples=1000, deadline=None, database=None, derandomize=True)
-@given(sample=st.integers(0, len(SAMPLES) - 1), mutations=st.lists(MUTATIONS, min_size=1, max_size=4))
+@given(**DAMAGES)
 def test_whatever_is_damaged_the_input_is_to_blame(file, sample, mutations):
+    check(damage(sample, mutations), file)
+
+
+@pytest.mark.system
+@settings(max_examples=2500, deadline=None, database=None, derandomize=True)
+@given(**DAMAGES)
+def test_more_damages_are_blamed_on_the_input(file, sample, mutations):
     check(damage(sample, mutations), file)
 
 
