@@ -44,7 +44,7 @@ class ReleaseSettings(Settings):
 
     spending: Literal["even", "falling"] = "even"
     """Division of the error budget among comparisons: `even` over `num_looks`, or `falling` with the square of the
-    comparison's number, which gives the first comparisons most and has no last one."""
+    comparison's number, which gives the first comparisons most."""
 
     min_groups_per_class: int = Field(default=10, ge=5)
     """Minimum number of groups (patients) with a lesion, and of groups with a normal image, in the test set. With fewer

@@ -62,7 +62,8 @@ def conclude_retraining(
         return PublishedRetraining(concluded.outcome, f"Decided before: {concluded.headline}", folder, "")
     verdict = Verdict(" ".join(challenge.decision.reasons), "by the gate", started_by)
     if answer is not None:
-        verdict = Verdict(answer.reason, "by approval", answer.decided_by)
+        method = "by timeout" if answer.promote is None else "by approval"
+        verdict = Verdict(answer.reason, method, answer.decided_by)
     outcome, verdict = _decide(workspace, challenge, answer, verdict)
     if challenge.comparison is not None:
         record_outcome(workspace, challenge.comparison, is_promoted=outcome == "promoted")
@@ -83,7 +84,7 @@ def conclude_unanswered(
     """
     return [
         conclude_retraining(
-            workspace, expired, Answer(None, f"no answer until {expired.expires_at}", "nobody"), find_system_user()
+            workspace, expired, Answer(None, f"no answer until {expired.expires_at}", "hip-mri"), find_system_user()
         )
         for expired in find_expired(workspace)
         if not is_answered(expired)

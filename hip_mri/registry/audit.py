@@ -21,7 +21,7 @@ from hip_mri.storage import read_json, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 Action = Literal["promotion", "rollback", "rejection"]
-Method = Literal["by the gate", "by approval", "by hand", "by hand, bypassing the gate", "not recorded"]
+Method = Literal["by the gate", "by approval", "by timeout", "by hand", "by hand, bypassing the gate", "not recorded"]
 
 BYPASS: Final = "by hand, bypassing the gate"
 """How a version is promoted without a retraining."""
@@ -205,10 +205,14 @@ def _read_champion_file(workspace: Workspace) -> ReleaseRecord:
         if "audit" not in content:
             return _chain_history(content["history"])
         history = tuple(_read_decision(entry) for entry in content["history"])
-        return ReleaseRecord(history, int(content["audit"]["num_lines"]), str(content["audit"]["sha256"]))
+        record = ReleaseRecord(history, int(content["audit"]["num_lines"]), str(content["audit"]["sha256"]))
+        if any(content[name] != record.describe()[name] for name in ("version", "model_sha256")):
+            raise ValueError("another champion than the latest of the history")
+        return record
     except (KeyError, TypeError, ValueError) as error:
         raise ReleaseError(
-            f"release: {workspace.champion_file} is not a list of champions. Restore it from a backup."
+            f"release: {workspace.champion_file} is not a list of champions, the latest of which it names. Restore it "
+            "from a backup."
         ) from error
 
 

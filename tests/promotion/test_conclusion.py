@@ -142,6 +142,7 @@ def test_without_an_answer_in_time_the_champion_stays(workspace, versions):
     store(workspace, make_compared(versions[2], versions[0]))
     assert conclude_unanswered(workspace, lambda _: True) == []
     assert [it.outcome for it in conclude_unanswered(workspace, lambda _: False)] == ["unanswered"]
+    assert read_decisions(workspace)[-1].decided_how == "by timeout"
     assert [it.challenge.challenger for it in find_waiting(workspace)] == [versions[2]]
     with pytest.raises(ReleaseError, match="0002 does not await approval, only 0003 does"):
         find_waiting_version(workspace, 2)

@@ -116,6 +116,14 @@ def test_a_file_that_was_changed_together_with_its_hash_is_found(workspace, vers
     assert any("0001" in it for it in verify_releases(workspace))
 
 
+@pytest.mark.parametrize(("name", "value"), [("version", "0003"), ("model_sha256", "0" * 64)])
+def test_another_champion_than_the_latest_of_the_history_is_refused(workspace, versions, name, value):
+    promote(workspace, versions[0], "first")
+    write_json(workspace.champion_file, json.loads(workspace.champion_file.read_text()) | {name: value})
+    with pytest.raises(ReleaseError, match=r"champion\.json"):
+        read_champion(workspace)
+
+
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_version_whose_folder_is_missing_is_named(workspace, versions, number):
     promote(workspace, versions[0], "first")
