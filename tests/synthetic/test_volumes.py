@@ -72,8 +72,8 @@ def test_few_patients_have_slices_in_both_class_folders(images: list[VolumeImage
 
 def test_neighboring_slices_of_a_series_are_more_alike_than_patients(images: list[VolumeImage]):
     def correlate(one: VolumeImage, other: VolumeImage) -> float:
-        shrunk = [image.pixels[::7, ::7][:32, :32].ravel() for image in (one, other)]
-        return float(np.corrcoef(np.stack(shrunk))[0, 1])
+        first, second = (image.pixels[::7, ::7][:32, :32].ravel() for image in (one, other))
+        return float(np.corrcoef(first, second)[0, 1])
 
     firsts = [series[:2] for series in split_by(images, "patient_id", "series").values()]
     within = [correlate(*pair) for pair in firsts]
