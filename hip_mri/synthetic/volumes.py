@@ -108,8 +108,8 @@ def _draw_examination(seed: Sequence[int], spacing: int, *, paints_lesions: bool
         sites = anatomy.permutation(LESION_SITES)[: traits.num_lesions]
         lesions = [draw_lesion(anatomy, site, middle, reach, traits) for site in sites]
         red_marrow = draw_red_marrow(anatomy, contrast.red_marrow)
-        scanner = Scanner(anatomy, body, contrast, float(generator.uniform(0.85, 1.15)))
-        for position in positions.tolist():
+        scanner = Scanner(anatomy, _move_body(generator, body), contrast, float(generator.uniform(0.85, 1.15)))
+        for position in (positions + SLICE_DISTANCE * generator.uniform(-0.5, 0.5)).tolist():
             pixels, _, lesion = scanner.scan(position, red_marrow, lesions if has_lesion else [])
             label = LABELS[int(has_lesion and (not is_mixed or lesion.sum() >= MIN_LESION_PIXELS))]
             pixels = _apply_look(pixels, look, generator)
@@ -140,6 +140,16 @@ def _draw_body(generator: np.random.Generator) -> Body:
         pelvis_degrees=6 * pelvis,
         femur_degrees=8 * femur,
         waves=waves,
+    )
+
+
+def _move_body(generator: np.random.Generator, body: Body) -> Body:
+    """Move the body a little, and change the field of view, between two series."""
+    return replace(
+        body,
+        pixel_spacing=body.pixel_spacing * float(generator.uniform(0.95, 1.05)),
+        center=body.center + generator.normal(0, 2, 2),
+        pelvis_degrees=body.pelvis_degrees + float(generator.normal(0, 1)),
     )
 
 
