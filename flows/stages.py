@@ -33,6 +33,7 @@ from tasks.models import (
     find_neighbors,
     fit_novelty,
     join_folds,
+    measure_leakage,
     plan_folds,
     prepare_backbone,
     train_model,
@@ -112,6 +113,7 @@ def train_and_report(
     hidden_units, training = config.model.hidden_units, config.training
     trained = train_model.submit(workspace, features, hidden_units, training, config.seed).result()
     folds_file = cross_validate(config, workspace, features)
+    leakage_file = measure_leakage(workspace, features, config.evaluation)
     neighbors_file = find_neighbors(workspace, features)
     novelty_file = fit_novelty(workspace, features, trained, config.evaluation.outside_fraction)
     run_folder = publish_run(
@@ -125,6 +127,7 @@ def train_and_report(
         images.split,
         folds_file,
         neighbors_file,
+        leakage_file,
         novelty_file,
     )
     if config.tracking.mlflow_uri:

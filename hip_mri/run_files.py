@@ -12,7 +12,10 @@ MANIFEST_FILE: Final = "manifest.csv"
 """Every file of the source by pseudonym; see `MANIFEST_COLUMNS`."""
 
 NEIGHBORS_FILE: Final = "neighbours.csv"
-"""Nearest training images, of the leakage audit."""
+"""Nearest training image of each test image."""
+
+LEAKAGE_FILE: Final = "leakage.csv"
+"""AUC of each draw of the leakage test."""
 
 FOLDS_FILE: Final = "folds.csv"
 """Scores of cross-validation; missing if it was left out."""

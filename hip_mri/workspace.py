@@ -76,6 +76,7 @@ class Workspace:
     splits_file = _Below("splits.parquet")  # the split of each image, kept for later runs
     test_set_file = _Below("test_set.json")  # hash of the test set, locked at its first use
     ties_file = _Below("ties.parquet")  # evidence that relates images: patients, series, nearly equal images
+    order_file = _Below("order.parquet")  # the place of each image in its folder or series: sha256, sequence, place
     pseudonym_key_file = _Below("pseudonyms.key")  # key of the hashes that replace patient ids and names
     names_file = _Below("names.parquet")  # the name behind each pseudonym, in one private file
     batch_names_file = _Below("names.csv")  # of a workspace that serves: names of the files that are being scored
@@ -103,6 +104,7 @@ class Workspace:
     folds_folder = _Below("folds")  # <digest>.csv: scores of cross-validation
     drift_folder = _Below("drift")  # <digest>.png: new images beside training images
     neighbors_folder = _Below("neighbours")  # <digest>.csv: nearest training images, by features
+    leakage_folder = _Below("leakage")  # <digest>.csv: AUC of labels drawn at random for blocks of images
     novelty_folder = _Below("novelty")  # <digest>.npz: out-of-distribution detectors
     explanations_folder = _Below("explanations")  # <digest>.npy: class activation maps
     predictions_folder = _Below("predictions")  # 0001/: scores of new images: table, sheet, explanations, names

@@ -30,6 +30,7 @@ def publish_run(
     split: SplitReport,
     folds_file: Path | None,
     neighbors_file: Path,
+    leakage_file: Path,
     novelty_file: Path,
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
@@ -48,6 +49,7 @@ def publish_run(
             trained,
             folds_file,
             neighbors_file,
+            leakage_file,
             novelty_file,
             get_timer().seconds,
             flow_run.id,

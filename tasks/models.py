@@ -11,7 +11,7 @@ from hip_mri.models.backbones import backbone, weights
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import Epoch
 from hip_mri.models.network import TrainedModel
-from hip_mri.monitoring import neighbors, novelty
+from hip_mri.monitoring import leakage, neighbors, novelty
 from hip_mri.workspace import Workspace
 from tasks.options import CALLED, GPU_TAG, NETWORK, cache_shards
 from tasks.progress import show_progress
@@ -63,5 +63,7 @@ cross_validate_fold = task(task_run_name="cross_validate_fold {fold.name}", **NE
 join_folds = task(**CALLED)(cross_validation.join_folds)
 
 find_neighbors = task(**CALLED)(neighbors.find_neighbors)
+
+measure_leakage = task(**CALLED)(leakage.measure_leakage)
 
 fit_novelty = task(**CALLED)(novelty.fit_novelty)

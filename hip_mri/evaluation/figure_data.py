@@ -23,7 +23,7 @@ SAMPLES_PER_CLASS: Final = 3
 """Images per class on the sheet that shows preprocessing."""
 
 NUM_CLOSE_PAIRS: Final = 6
-"""Pairs on the sheet of the leakage audit."""
+"""Pairs on the sheet of the closest pairs."""
 
 
 class RunImages:
@@ -68,7 +68,6 @@ def collect_figure_data(
         predictions=scores.predictions,
         metrics=metrics,
         history=history,
-        neighbors=scores.neighbors,
         bands=bands,
         recalibrated=_recalibrate(metrics["recalibration"], test_scores),
         decision_curve=compute_net_benefit(labels, test_scores),
@@ -108,7 +107,7 @@ def _recalibrate(recalibration: dict[str, Any] | None, scores: NDArray[np.float6
 
 def _select_close_pairs(neighbors: pd.DataFrame, groups: pd.Series, images: RunImages) -> list[ClosePair]:
     """Select the closest pair of each group of test images, the closest first."""
-    tested = neighbors[neighbors["kind"] == "test_to_train"].sort_values(["distance", "image_id"])
+    tested = neighbors.sort_values(["distance", "image_id"])
     tested = tested[~tested["image_id"].map(groups).duplicated()].head(NUM_CLOSE_PAIRS)
     pixels = zip(images.read(list(tested["image_id"])), images.read(list(tested["neighbour_id"])), strict=True)
     return [

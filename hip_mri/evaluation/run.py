@@ -38,6 +38,7 @@ from hip_mri.run_files import (
     FIGURES_FOLDER,
     FOLDS_FILE,
     HISTORY_FILE,
+    LEAKAGE_FILE,
     MANIFEST_FILE,
     METRICS_FILE,
     MODEL_FILE,
@@ -56,6 +57,12 @@ INCOMPLETE: Final = (
 )
 """Notice of a run whose source has lost test images."""
 
+LEAKS: Final = (
+    "LEAKAGE: images that probably show the same patients are in different groups, and so in both training and test. "
+    "The metrics are too optimistic. Provide a table of patients."
+)
+"""Notice of a run whose leakage test is positive."""
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -65,7 +72,8 @@ class RunFacts:
         ingest: Counts of the entries of the source.
         trained: The whole network, its epochs, and the score of every image.
         folds_file: CSV of cross-validation; `None` where it was left out.
-        neighbors_file: CSV of the leakage audit.
+        neighbors_file: CSV of the nearest training image of each test image.
+        leakage_file: CSV of the leakage test.
         novelty_file: Out-of-distribution detector.
         seconds: Wall time by step.
         flow_run_id: Id of the Prefect flow run; `None` without one.
@@ -80,6 +88,7 @@ class RunFacts:
     trained: TrainedModel
     folds_file: Path | None
     neighbors_file: Path
+    leakage_file: Path
     novelty_file: Path
     seconds: Mapping[str, float]
     flow_run_id: str | None = None
@@ -114,13 +123,14 @@ def publish_run(workspace: Workspace, facts: RunFacts) -> RunReport:
         _copy_files(facts, workspace, fresh)
         _write_config(config, fresh / CONFIG_FILE)
         scores = read_scores(fresh, workspace, facts.groups.attributes)
-        metrics = evaluate(scores, config.evaluation, config.seed) | _collect_records(facts, fresh, test_set)
+        metrics = evaluate(scores, config.evaluation, config.seed)
+        metrics |= _collect_records(facts, fresh, test_set, leaks=bool(metrics["leakage"]["leaks"]))
         write_json(fresh / METRICS_FILE, metrics)
         history = pd.read_csv(fresh / HISTORY_FILE)
         images = RunImages(read_table(fresh / MANIFEST_FILE), workspace, config.preprocessing)
         num_resamples = config.evaluation.num_resamples
         figure_data = collect_figure_data(scores, metrics, history, images, explain, config.seed, num_resamples)
-        figures = draw_figures(figure_data, fresh / FIGURES_FOLDER, summarize_notices(facts.notices))
+        figures = draw_figures(figure_data, fresh / FIGURES_FOLDER, summarize_notices(metrics["notices"]))
         report = RunReport(metrics, config.model_dump(mode="json"), folder, tuple(figures))
         write_documents(fresh, report)
         record_hashes(fresh)
@@ -134,6 +144,7 @@ def _copy_files(facts: RunFacts, workspace: Workspace, folder: Path) -> None:
         (facts.trained.history_file, folder / HISTORY_FILE),
         (facts.trained.predictions_file, folder / PREDICTIONS_FILE),
         (facts.neighbors_file, folder / NEIGHBORS_FILE),
+        (facts.leakage_file, folder / LEAKAGE_FILE),
         (facts.novelty_file, folder / NOVELTY_FILE),
         (facts.folds_file, folder / FOLDS_FILE),
         (workspace.quarantine_file, folder / workspace.quarantine_file.name),
@@ -158,14 +169,18 @@ def _write_config(config: TrainingConfig, file: Path) -> None:
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _collect_records(facts: RunFacts, folder: Path, test_set: Mapping[str, Any]) -> dict[str, Any]:
+def _collect_records(facts: RunFacts, folder: Path, test_set: Mapping[str, Any], *, leaks: bool) -> dict[str, Any]:
     """Collect the content of `metrics.json` that is not computed from scores."""
     manifest = read_table(folder / MANIFEST_FILE)
     groups = manifest.loc[manifest["state"] == "ready", "group"].value_counts()
     num_missing = test_set["num_images"] - int((manifest["split"] == "test").sum())
     return {
         "weights": facts.weights.name,
-        "notices": [*facts.notices, *([INCOMPLETE.format(num_missing, test_set["num_images"])] if num_missing else [])],
+        "notices": [
+            *([LEAKS] if leaks else []),
+            *facts.notices,
+            *([INCOMPLETE.format(num_missing, test_set["num_images"])] if num_missing else []),
+        ],
         "data": _count_data(facts, manifest),
         "grouping": {
             **asdict(facts.groups),

@@ -107,8 +107,8 @@ def plan_folds(
     settings = settings.model_copy(update={"early_stopping_patience": 0, "fine_tune": FineTuneSettings()})
     if not num_seeds:
         return None
-    images = _read_training_images(workspace)
-    num_folds = min(evaluation.cross_validation_folds, int(images.groupby("label")["group"].nunique().min()))
+    images = read_training_images(workspace)
+    num_folds = count_folds(images, evaluation.cross_validation_folds)
     if num_folds < MIN_NUM_FOLDS:
         logger.warning("No cross-validation: a class has a single group in the training split")
         return None
@@ -138,7 +138,7 @@ def cross_validate_fold(fold: Fold, plan: FoldPlan, workspace: Workspace) -> Pat
     file = plan.part_file(fold)
     if file.exists():
         return file
-    images = _read_training_images(workspace)
+    images = read_training_images(workspace)
     training = select_features(images, "train", workspace, plan.features, with_mirrored=plan.features.with_mirrored)
     scores = score_fold(fold, plan, training, images["group"].to_numpy())
     scores["image_id"] = images["image_id"].to_numpy()[scores["position"]]
@@ -194,9 +194,29 @@ def _get_compiled_head(hidden_units: int, settings: TrainingSettings) -> Model:
     return _compiled.head
 
 
-def _read_training_images(workspace: Workspace) -> pd.DataFrame:
+def read_training_images(workspace: Workspace) -> pd.DataFrame:
+    """Read the rows of the manifest that cross-validation uses, in the order that folds depend on."""
     images = select_ready(read_manifest(workspace.manifest_file))
     return images[images["split"] == "train"].sort_values("image_id")
+
+
+def count_folds(images: pd.DataFrame, max_folds: int) -> int:
+    """Count the folds that images (columns label and group) can be divided into: at most the groups of each class."""
+    return min(max_folds, *images.groupby("label")["group"].nunique(), len(images))
+
+
+def assign_folds(images: pd.DataFrame, seed: int, num_folds: int) -> NDArray[np.int64]:
+    """Assign images (columns label and group) to the folds of one repetition.
+
+    Returns:
+        Number of each image's fold, from 0.
+    """
+    labels, folds = images["label"].map(LABELS.index).to_numpy(), np.empty(len(images), np.int64)
+    for number, (_, scored) in enumerate(
+        _split_folds(labels, images["group"].to_numpy(), Fold("grouped", seed, 0), num_folds)
+    ):
+        folds[scored] = number
+    return folds
 
 
 def _split_folds(

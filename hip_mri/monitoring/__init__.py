@@ -1,1 +1,1 @@
-"""Drift, out-of-distribution detection and the leakage audit."""
+"""Drift, out-of-distribution detection and the leakage test."""

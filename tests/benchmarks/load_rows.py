@@ -146,11 +146,9 @@ def write_scores(root: Path) -> None:
     schemes = [*(("grouped", seed) for seed in range(SETTINGS.cross_validation_seeds)), ("by_image", 0)]
     folds = [train.assign(scheme=scheme, seed=seed, fold=np.arange(len(train)) % NUM_FOLDS) for scheme, seed in schemes]
     pd.concat(folds).to_csv(folder / FOLDS_FILE, index=False)
-    kinds = ["test_to_train", "within_group", "between_groups"]
     asked = train["image_id"].head(2000).to_numpy()
-    neighbors = [pd.DataFrame({"kind": kind, "image_id": asked, "neighbour_id": asked}) for kind in kinds]
-    distances = generator.random(len(asked) * len(kinds))
-    pd.concat(neighbors).assign(distance=distances).to_csv(folder / NEIGHBORS_FILE, index=False)
+    neighbors = pd.DataFrame({"image_id": asked, "neighbour_id": asked, "distance": generator.random(len(asked))})
+    neighbors.to_csv(folder / NEIGHBORS_FILE, index=False)
 
 
 def measure(root: Path) -> None:
@@ -168,7 +166,7 @@ def report(root: Path) -> None:
     test = predictions[predictions["split"] == "test"]
     bands = bootstrap_curves(test["label"] == LABELS[1], test["score"], test["group"], 1, SETTINGS.num_resamples)
     history = pd.DataFrame({"epoch": [1, 2, 3], "loss": 0.5, "accuracy": 0.8, "val_loss": 0.6, "val_accuracy": 0.7})
-    data = FigureData(predictions, metrics, history, scores.neighbors, bands.roc, bands.precision_recall)
+    data = FigureData(predictions, metrics, history, bands.roc, bands.precision_recall)
     figures = draw_figures(data, folder / FIGURES_FOLDER)
     run = RunReport(metrics, PipelineConfig().model_dump(mode="json"), "0001", tuple(figures))
     (root / "run" / REPORT_FILE).write_text(render_report(run))

@@ -62,7 +62,7 @@ def samples() -> list[ContrastSample]:
 
 @pytest.fixture(scope="session")
 def scores(predictions) -> Scores:
-    """The predictions in groups of two neighbors, with tables of neighbors and folds."""
+    """The predictions in groups of two neighbors, with tables of neighbors, folds and the leakage test."""
     generator = np.random.default_rng(3)
     order = np.arange(len(predictions))
     grouped = predictions.assign(
@@ -71,10 +71,9 @@ def scores(predictions) -> Scores:
     grouped["patient"] = grouped["group"]
     neighbors = pd.DataFrame(
         {
-            "kind": np.repeat(["test_to_train", "within_group", "between_groups"], 40),
-            "image_id": list(predictions["image_id"][170:]) + list(predictions["image_id"][:40]) * 2,
-            "neighbour_id": list(predictions["image_id"][40:80]) * 3,
-            "distance": np.concatenate([generator.uniform(low, low + 0.3, 40) for low in (0.4, 0.1, 0.4)]),
+            "image_id": list(predictions["image_id"][170:]),
+            "neighbour_id": list(predictions["image_id"][40:80]),
+            "distance": generator.uniform(0.4, 0.7, 40),
         }
     )
     training = predictions[predictions["split"] == "train"]
@@ -82,7 +81,18 @@ def scores(predictions) -> Scores:
         training[["image_id", "label", "score"]].assign(scheme=scheme, seed=0, fold=np.arange(len(training)) % 5)
         for scheme in ("grouped", "by_image")
     ]
-    return Scores(grouped, neighbors, pd.concat(folds, ignore_index=True))
+    return Scores(grouped, neighbors, pd.concat(folds, ignore_index=True), draw_leakage_aucs(generator, 0.5))
+
+
+def draw_leakage_aucs(generator: np.random.Generator, mean: float) -> pd.DataFrame:
+    """Draws of a leakage test with three kinds of blocks."""
+    kinds = [("order", 2, 0.03), ("order", 8, 0.06), ("features", 2, 0.03)]
+    return pd.concat(
+        pd.DataFrame(
+            {"by": by, "length": length, "num_images": 140, "num_blocks": 140 // length, "draw": range(50)}
+        ).assign(auc=mean + spread * generator.normal(size=50))
+        for by, length, spread in kinds
+    )
 
 
 @pytest.fixture(scope="session")
@@ -138,7 +148,7 @@ def metrics(scores) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def figure_data(scores, metrics, history, samples) -> FigureData:
     at_half = metrics | {"threshold": 0.5}
-    return FigureData(scores.predictions, at_half, history, scores.neighbors, samples=samples)
+    return FigureData(scores.predictions, at_half, history, samples=samples)
 
 
 @pytest.fixture(scope="session")

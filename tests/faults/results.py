@@ -47,6 +47,7 @@ PLACES = (
     "models/*/*",
     "folds/*",
     "neighbours/*",
+    "leakage/*",
     "novelty/*",
     "drift/*",
     "shards/*",

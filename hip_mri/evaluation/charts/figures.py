@@ -25,7 +25,7 @@ from hip_mri.evaluation.charts.image_sheets import (
     draw_contrast_samples,
     draw_explanations,
 )
-from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbor_distances
+from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_leakage
 from hip_mri.evaluation.charts.training import draw_learning_curves
 from hip_mri.evaluation.metrics.curves import CurveBands, DecisionCurve
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels
@@ -43,7 +43,6 @@ class FigureData:
         metrics: Content of `metrics.json`.
         history: Columns `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy` and possibly `stage`, one row per
             epoch.
-        neighbors: Columns kind and distance; see `draw_neighbor_distances`.
         bands: Bands of the curves of the test images.
         recalibrated: Recalibrated scores of the test images, in the order of their rows, shape (num_images,).
         decision_curve: Net benefit on the test images.
@@ -55,7 +54,6 @@ class FigureData:
     predictions: pd.DataFrame
     metrics: Mapping[str, Any]
     history: pd.DataFrame
-    neighbors: pd.DataFrame
     bands: CurveBands | None = None
     recalibrated: NDArray[np.float64] | None = None
     decision_curve: DecisionCurve | None = None
@@ -103,7 +101,8 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
         yield "explanations", draw_explanations(data.explained, notice)
     if data.samples:
         yield "contrast_samples", draw_contrast_samples(data.samples, notice)
-    yield "neighbour_distances", draw_neighbor_distances(data.neighbors, notice, group)
+    if metrics["leakage"]["blocks"]:
+        yield "leakage", draw_leakage(metrics["leakage"], notice)
     if data.close_pairs:
         yield "close_pairs", draw_close_pairs(data.close_pairs, notice)
     folds = metrics["cross_validation"]

@@ -1,22 +1,15 @@
-"""Draws the charts of the leakage audit: nearest-neighbor distances and cross-validation by kind of folds."""
+"""Draws the charts on leakage: AUC of random labels of blocks, and cross-validation by kind of folds."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hip_mri.evaluation.charts import style
-
-DISTANCE_KINDS: Final = {
-    "within_group": ("Within a {group}", style.SPLIT_LINES["train"]),
-    "between_groups": ("Between {group}s", style.SPLIT_LINES["val"]),
-    "test_to_train": ("Test to training", style.SPLIT_LINES["test"]),
-}
-"""Title and line of each kind of distance."""
 
 MIN_AUC_RANGE: Final = 0.04
 """Minimum range of the AUC axis, so that small differences do not look large."""
@@ -30,20 +23,27 @@ TEXT_STYLE: Final[dict[str, Any]] = {
 }
 
 
-def draw_neighbor_distances(neighbors: pd.DataFrame, notice: str = "", group: str = "group") -> Figure:
-    """Draw the cumulative distribution of each of `DISTANCE_KINDS`; kinds without a row are left out."""
-    figure = style.create_figure(6.4, 5.0, notice)
+def draw_leakage(leakage: Mapping[str, Any], notice: str = "") -> Figure:
+    """Draw the mean AUC of random labels with its interval for each kind of blocks; see `summarize_leakage`."""
+    figure = style.create_figure(5.6, 4.6, notice)
     axes = figure.subplots()
-    for kind, (title, line) in DISTANCE_KINDS.items():
-        distances = neighbors.loc[neighbors["kind"] == kind, "distance"].to_numpy()
-        if len(distances):
-            axes.ecdf(distances, label=f"{title.format(group=group)} (n = {len(distances):,})", **line)
-    x_label = "1 - cosine of the features, to the nearest image"
-    style.style_axes(axes, "Nearest neighbors", x_label, "Cumulative fraction of images")
-    axes.set_ylim(-0.015, 1.015)
-    axes.set_xlim(left=0)
+    kinds = leakage["blocks"]
+    aucs, limits = (np.array([kind[key] for kind in kinds]) for key in ("auc", "interval"))
+    places = np.arange(len(kinds))
+    axes.vlines(places, limits[:, 0], limits[:, 1], color=style.INK, linewidth=2.2, label="95% interval")
+    axes.plot(places, aucs, label="Mean AUC", **SMALL_RING, zorder=3)
+    axes.axhline(0.5, label="No leakage (0.5)", **style.REFERENCE_LINE)
+    axes.axhline(leakage["max_auc"], color=style.MUTED, linewidth=1.2, label=f"Limit ({leakage['max_auc']:g})")
+    style.style_axes(axes, "AUC of labels drawn at random for blocks", "Block", "AUC")
+    axes.set_xticks(places, [_name_blocks(kind) for kind in kinds], fontsize=style.SMALL_SIZE)
+    axes.set_xlim(-0.6, len(kinds) - 0.4)
+    axes.set_ylim(min(0.4, limits.min() - 0.03), max(0.7, limits.max() + 0.03))
     style.add_legend_beneath(figure, axes, num_columns=2)
     return figure
+
+
+def _name_blocks(kind: Mapping[str, Any]) -> str:
+    return "similar\npair" if kind["by"] == "features" else f"{kind['length']} in\norder"
 
 
 def draw_fold_comparison(

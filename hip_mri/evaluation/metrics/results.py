@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, SPLITS, EvaluationSettings
 from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
@@ -22,8 +23,12 @@ from hip_mri.evaluation.metrics.validation import check_predictions, number_labe
 OTHERS: Final = "others"
 """Combines the values of an attribute that have too few groups and could identify a person."""
 
-NEIGHBOR_QUANTILE: Final = 0.01
-"""Quantile of the distances between training images of different groups below which a test image counts as close."""
+MAX_LEAKAGE_AUC: Final = 0.55
+"""Leakage is reported where the whole interval lies above this AUC. Chance is 0.5; the rest is for blocks that reach
+over two patients who happen to be similar."""
+
+LEAKAGE_ERROR_RATE: Final = 0.05
+"""One minus the level of the intervals of the leakage test, for all kinds of blocks together."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ class Scores:
         predictions: Columns image_id, split, label, score, group and patient (empty where unknown), one row per image.
         neighbors: See `hip_mri.monitoring.neighbors.find_neighbors`.
         folds: See `hip_mri.models.cross_validation.join_folds`; `None` without cross-validation.
+        leakage: See `hip_mri.monitoring.leakage.measure_leakage`; `None` for runs of earlier versions.
         attributes: Column image_id and the attributes for subgroups, as text; `None` without any.
     """
 
     predictions: pd.DataFrame
     neighbors: pd.DataFrame
     folds: pd.DataFrame | None = None
+    leakage: pd.DataFrame | None = None
     attributes: pd.DataFrame | None = None
 
 
@@ -79,7 +86,7 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
         "recalibration": _recalibrate(val, test) if settings.recalibrate else None,
         "subgroups": _measure_subgroups(test, scores.attributes, threshold, settings, seed),
         "cross_validation": None if scores.folds is None else summarize_folds(scores.folds),
-        "leakage": summarize_neighbors(scores.neighbors),
+        **({} if scores.leakage is None else {"leakage": summarize_leakage(scores.leakage)}),
     }
 
 
@@ -170,23 +177,34 @@ def summarize_folds(folds: pd.DataFrame) -> dict[str, Any]:
     return summary
 
 
-def summarize_neighbors(neighbors: pd.DataFrame) -> dict[str, Any]:
-    """Compare distances of test images to training images with those within and between groups.
+def summarize_leakage(draws: pd.DataFrame) -> dict[str, Any]:
+    """Compute the mean AUC for each kind of blocks, and whether images of one patient are in different groups.
+
+    Intervals are Student's t intervals over draws, which are independent given the images. They hold for all kinds
+    together (Bonferroni), since the kind with the highest lower limit is reported.
 
     Args:
-        neighbors: Columns kind and distance.
+        draws: Columns by, length, num_images, num_blocks and auc, one row per draw; may be empty.
 
     Returns:
-        Quartiles of the distances of each kind, and the fraction of test images that are closer to a training image
-        than the `NEIGHBOR_QUANTILE` of the distances between training images of different groups; without leakage
-        about that fraction is expected.
+        `max_auc`; `blocks`: a record of each kind with its mean `auc` and `interval`; `strongest`: the record with the
+        highest lower limit; and `leaks`. The last two are `None` without draws.
     """
-    distances = {kind: rows["distance"].to_numpy() for kind, rows in neighbors.groupby("kind")}
-    between, tested = distances.get("between_groups"), distances["test_to_train"]
-    limit = None if between is None else float(np.quantile(between, NEIGHBOR_QUANTILE))
-    return {
-        "quartiles": {kind: np.quantile(values, (0.25, 0.5, 0.75)).tolist() for kind, values in distances.items()},
-        "stranger_limit": limit,
-        "share_nearer_than_strangers": None if limit is None else float((tested < limit).mean()),
-        "num_test_images": len(tested),
-    }
+    kinds = ["by", "length", "num_images", "num_blocks"]
+    parts = [(dict(zip(kinds, key, strict=True)), rows["auc"].to_numpy(float)) for key, rows in draws.groupby(kinds)]
+    parts = [(kind, aucs) for kind, aucs in parts if len(aucs) > 1]
+    blocks = [_summarize_draws(kind, aucs, len(parts)) for kind, aucs in parts]
+    blocks.sort(key=lambda kind: (kind["by"] != "order", kind["length"]))
+    strongest = max(blocks, key=lambda kind: kind["interval"][0], default=None)
+    leaks = None if strongest is None else strongest["interval"][0] > MAX_LEAKAGE_AUC
+    return {"max_auc": MAX_LEAKAGE_AUC, "blocks": blocks, "strongest": strongest, "leaks": leaks}
+
+
+def _summarize_draws(kind: dict[str, Any], aucs: NDArray[np.float64], num_kinds: int) -> dict[str, Any]:
+    from scipy.special import stdtrit  # noqa: PLC0415 - a tenth of a second to import
+
+    quantile = stdtrit(len(aucs) - 1, 1 - LEAKAGE_ERROR_RATE / num_kinds / 2)
+    mean, half_width = float(aucs.mean()), float(quantile * aucs.std(ddof=1) / np.sqrt(len(aucs)))
+    counts = {name: int(kind[name]) for name in ("length", "num_images", "num_blocks")}
+    interval = [mean - half_width, min(mean + half_width, 1.0)]
+    return {"by": str(kind["by"]), **counts, "num_draws": len(aucs), "auc": mean, "interval": interval}

@@ -20,7 +20,7 @@ from hip_mri.evaluation.charts.image_sheets import (
     draw_explanations,
     shorten_id,
 )
-from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_neighbor_distances
+from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_leakage
 from hip_mri.evaluation.charts.training import draw_learning_curves
 from tests.evaluation.charts.material import (
     KINDS,
@@ -29,7 +29,7 @@ from tests.evaluation.charts.material import (
     make_decision_curve,
     make_flow,
     make_folds,
-    make_neighbors,
+    make_leakage,
     make_pairs,
     make_split,
     make_splits,
@@ -71,7 +71,7 @@ DRAWINGS = {
     ),
     "contrast_samples": lambda kind: draw_contrast_samples(make_samples(kind), NOTICE),
     "flow": lambda kind: draw_flow(make_flow(kind), NOTICE),
-    "neighbors": lambda kind: draw_neighbor_distances(make_neighbors(kind), NOTICE),
+    "leakage": lambda kind: draw_leakage(make_leakage(kind), NOTICE),
     "close_pairs": lambda kind: draw_close_pairs(make_pairs(kind, 3 if kind.num_lesions > 12 else 1), NOTICE),
     "folds": lambda kind: draw_fold_comparison(*make_folds(kind), NOTICE),
 }
@@ -114,7 +114,6 @@ def test_charts_name_patients_where_groups_are_patients():
     kind = KINDS["typical"]
     for figure in (
         draw_flow(make_flow(kind), group="patient"),
-        draw_neighbor_distances(make_neighbors(kind), group="patient"),
         draw_fold_comparison(*make_folds(kind), group="patient"),
     ):
         texts = " ".join(read_texts(figure)).lower()
@@ -243,10 +242,10 @@ def test_many_reasons_are_gathered():
     assert "reason 2: 3" not in texts
 
 
-def test_neighbors_leave_out_what_is_empty():
-    assert len(draw_neighbor_distances(make_neighbors(KINDS["small"])).axes[0].lines) == 2
-    texts = read_texts(draw_neighbor_distances(make_neighbors(KINDS["typical"])))
-    assert {"Test to training (n = 400)", "Within a group (n = 400)", "Between groups (n = 100)"} <= set(texts)
+def test_leakage_shows_every_kind_of_blocks():
+    assert {"2 in\norder", "16 in\norder", "similar\npair"} <= set(
+        read_texts(draw_leakage(make_leakage(KINDS["typical"])))
+    )
 
 
 def test_folds_show_means_and_gap():

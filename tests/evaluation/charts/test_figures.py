@@ -21,7 +21,7 @@ NAMES = [
     "calibration.png",
     "learning_curves.png",
     "contrast_samples.png",
-    "neighbour_distances.png",
+    "leakage.png",
 ]
 """Figures that need only the tables of a run and samples."""
 

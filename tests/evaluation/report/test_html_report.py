@@ -71,7 +71,7 @@ def test_report_has_its_sections_in_order(rendered):
         "Result on the test images",
         "Limits",
         "Metrics",
-        "Leakage audit",
+        "Leakage",
         "Figures",
         "Data",
         "Settings and software",
@@ -103,7 +103,7 @@ def test_report_needs_no_other_file_and_no_network(run, rendered):
     assert not re.search(r"https?://|url\(|@import", text)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
     values = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
-    beside = {"metrics.json", "predictions.csv", "manifest.csv", "neighbours.csv", "folds.csv"}
+    beside = {"metrics.json", "predictions.csv", "manifest.csv", "leakage.csv", "folds.csv"}
     assert {value for value in values if not value.startswith("data:")} == {*beside, "model_card.md", "checklist.md"}
     links = [value for value in values if value.startswith("data:")]
     assert len(links) == len(run.figures) == 9
@@ -175,9 +175,10 @@ def test_markdown_is_short_and_begins_with_the_notices(run, markdown):
     assert lines[0] == "# Hip MRI: normal or osseous lesion, run 0001"
     assert lines[1] == f"> **⚠ {SYNTHETIC_NOTICE}**"
     assert lines[3] == run.say("result")
-    assert lines[4] == "| Metric | Test | Validation | Training | 95% interval (test) |"
+    assert lines[4] == run.say("leakage")
+    assert lines[5] == "| Metric | Test | Validation | Training | 95% interval (test) |"
     auc = [f"{run.metrics[split]['auc']:.3f}" for split in ("test", "val", "train")]
-    assert lines[6].startswith(f"| AUC | {' | '.join(auc)} | ")
+    assert lines[7].startswith(f"| AUC | {' | '.join(auc)} | ")
     assert sum(line.startswith("![") for line in lines) == 9
     assert "runs/0001/report.html" in lines[-1]
 
