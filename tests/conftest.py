@@ -29,7 +29,7 @@ from hip_mri.workspace import Workspace
 from tests.small_models import backbone, prepared, shards, trained_workspace  # noqa: F401 - fixtures
 from tests.small_network import build_small_resnet
 from tests.small_runs import versions, write_run  # noqa: F401 - fixtures
-from tests.small_sources import entries, filled, pack, shard, snapshot, source_file, spread, write_rows  # noqa: F401 - fixtures
+from tests.small_sources import entries, filled, filled_once, pack, shard, snapshot, source_file, spread, write_rows  # noqa: F401 - fixtures
 
 GET_BUILDER = backbones.get_builder
 """What gives the real architectures."""

@@ -4,6 +4,7 @@ Pictures are written by Pillow, which the library does not use: what it reads wa
 """
 
 import hashlib
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,14 @@ from hip_mri.grouping.split import split_manifest
 from hip_mri.workspace import Workspace
 
 Entries = Mapping[str, bytes]
+
+
+def write_zip(file: Path, entries: Entries, compression: int = zipfile.ZIP_STORED) -> Path:
+    """Write a zip file with the given entries, in their order."""
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for entry, content in entries.items():
+            archive.writestr(entry, content)
+    return file
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +49,7 @@ def pack(tmp_path: Path) -> Callable[..., Path]:
     """Writes a zip file with the given entries, in their order."""
 
     def pack(entries: Entries, name: str = "source.zip", compression: int = zipfile.ZIP_STORED) -> Path:
-        with zipfile.ZipFile(tmp_path / name, "w", compression) as archive:
-            for entry, content in entries.items():
-                archive.writestr(entry, content)
-        return tmp_path / name
+        return write_zip(tmp_path / name, entries, compression)
 
     return pack
 
@@ -67,11 +73,21 @@ def source_file(entries: Entries, pack: Callable) -> Path:
     return pack(entries)
 
 
-@pytest.fixture
-def filled(source_file: Path, workspace: Workspace) -> Workspace:
-    """A workspace with all images ingested and split."""
-    ingest_images([Delivery("source", source_file)], workspace, num_threads=1)
+@pytest.fixture(scope="session")
+def filled_once(entries: Entries, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with all images ingested and split, which no test changes."""
+    folder = tmp_path_factory.mktemp("filled")
+    source = write_zip(folder / "source.zip", entries)
+    workspace = Workspace(folder / "workspace")
+    ingest_images([Delivery("source", source)], workspace, num_threads=1)
     split_manifest(workspace, val_fraction=0.2, test_fraction=0.2, seed=1)
+    return workspace
+
+
+@pytest.fixture
+def filled(filled_once: Workspace, source_file: Path, workspace: Workspace) -> Workspace:
+    """A copy of `filled_once`, beside the source that was ingested."""
+    shutil.copytree(filled_once.root, workspace.root)
     return workspace
 
 

@@ -64,7 +64,7 @@ def mixed(entries, draw, encode) -> dict[str, bytes]:
 
 
 def ingest(file: Path, workspace: Workspace, **options) -> IngestReport:
-    return ingest_images([Delivery("source", file)], workspace, options.pop("num_threads", 2), **options)
+    return ingest_images([Delivery("source", file)], workspace, options.pop("num_threads", 1), **options)
 
 
 def find(workspace: Workspace) -> pd.DataFrame:
@@ -137,7 +137,7 @@ def test_refused_files_are_not_stored(mixed, pack, workspace):
     assert stored == set(usable["sha256"])
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=10, deadline=None, database=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4)), min_size=1, max_size=12))
 def test_copies_and_contradictions_are_found_by_content(tmp_path_factory, entries, picks):
     """Content 0 is no picture; the others are pictures, which two entries may share."""
