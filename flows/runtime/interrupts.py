@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ ORDERLY_END_TIMEOUT_SECONDS: Final = 2.5
 
 REPORT_TIMEOUT_SECONDS: Final = 1.0
 """Time for `on_hard_end` callbacks after that."""
+
+PRINT_TIMEOUT_SECONDS: Final = 0.5
+"""Time for another thread to print `STOPPED`; standard error can be a pipe that nobody reads."""
 
 KILL_TIMEOUT_SECONDS: Final = 0.5
 """Time for child processes to end after SIGKILL."""
@@ -48,6 +52,7 @@ class SignalWatcher:
         self._ends_in_order = False
         self._has_interrupted = False
         self._print_lock = threading.Lock()
+        self._has_printed = threading.Event()
         self._callbacks: list[Callback] = []
 
     @property
@@ -67,6 +72,7 @@ class SignalWatcher:
         threading.Thread(target=self._watch, args=(reader, handled), name="signals", daemon=True).start()
         sys.unraisablehook = self._silence_after_signal(sys.unraisablehook)
         threading.excepthook = self._silence_after_signal(threading.excepthook)
+        warnings.showwarning = self._silence_after_signal(warnings.showwarning)
 
     @contextmanager
     def end_in_order(self) -> Iterator[None]:
@@ -92,12 +98,12 @@ class SignalWatcher:
             self._has_interrupted = True
             raise KeyboardInterrupt
 
-    def _silence_after_signal(self, hook: Callable[[Any], object]) -> Callable[[Any], None]:
-        """Print no tracebacks of threads and callbacks after a signal."""
+    def _silence_after_signal(self, hook: Callable[..., object]) -> Callable[..., None]:
+        """Print no warnings, and no tracebacks of threads and callbacks, after a signal."""
 
-        def report(fault: Any) -> None:
+        def report(*fault: Any, **options: Any) -> None:
             if self.received is None:
-                hook(fault)
+                hook(*fault, **options)
 
         return report
 
@@ -114,11 +120,14 @@ class SignalWatcher:
 
     def print_stopped(self) -> None:
         """Print `STOPPED`, once per process."""
-        if self._print_lock.acquire(blocking=False):
-            with suppress(OSError, ValueError):  # standard error is closed
-                stream = sys.stderr.fileno()  # descriptor 2 leads to a filter
-                show_cursor = "\n\x1b[?25h" if os.isatty(stream) else ""  # progress bars hide it
-                os.write(stream, f"{show_cursor}{STOPPED}\n".encode())
+        if not self._print_lock.acquire(blocking=False):
+            self._has_printed.wait(PRINT_TIMEOUT_SECONDS)  # else this thread ends the process before the other prints
+            return
+        with suppress(OSError, ValueError):  # standard error is closed
+            stream = sys.stderr.fileno()  # descriptor 2 leads to a filter
+            show_cursor = "\n\x1b[?25h" if os.isatty(stream) else ""  # progress bars hide it
+            os.write(stream, f"{show_cursor}{STOPPED}\n".encode())
+        self._has_printed.set()
 
     def _call_back(self) -> None:
         caller = threading.Thread(target=self._call_all, daemon=True)
