@@ -18,7 +18,7 @@ from hip_mri.config import PipelineConfig
 from hip_mri.sources.fetch import check_source
 from tests.conftest import write_source
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.system(ci=True)
 
 ROOT = Path(__file__).parents[1]
 SMALL = {

@@ -29,6 +29,7 @@ from deployments.team import PORTS, TeamSetup
 from hip_mri.errors import DeploymentError
 from hip_mri.locks import hold_lock
 from hip_mri.storage import write_json
+from tests.flows.servers import wait_for
 from tests.flows.test_pipeline import SMALL
 from tests.processes import find_free_ports, run_python
 
@@ -133,13 +134,13 @@ def list_open_addresses(pid: int) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes}
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_everything_is_up(team: Team) -> None:
     lines = run_native("status", "--folder", str(team.folder)).splitlines()
     assert {tuple(line.split()) for line in lines} == {(name, "ready") for name in PROGRAMS}
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 @pytest.mark.parametrize("login", [None, "admin:wrong", "admin:", ":", "no password"])
 def test_a_call_without_the_login_is_refused(team: Team, login: str | None) -> None:
     for path in ("/work_pools/hip-mri", "/admin/version", "/deployments/name/hip-pipeline/default"):
@@ -148,7 +149,7 @@ def test_a_call_without_the_login_is_refused(team: Team, login: str | None) -> N
     assert team.call("/health", login=login) == (200, True), "health checks need no login"
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_a_change_needs_the_csrf_token(team: Team) -> None:
     status, answer = team.call("/variables/", {"name": "forged", "value": 1}, login=team.login)
     assert (status, answer["detail"]) == (403, "Missing CSRF token.")
@@ -165,13 +166,13 @@ def test_pages_of_other_sites_cannot_read_answers(team: Team) -> None:
             assert answer.headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_everything_listens_on_this_machine_only(team: Team) -> None:
     addresses = set().union(*(list_open_addresses(pid) for pid in team.list_processes()))
     assert addresses == {"0100007F"}, "127.0.0.1"
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_secrets_are_private(team: Team) -> None:
     files = ["credentials.env", "server.env", "dask/authority.pem", "dask/certificate.pem"]
     assert {stat.S_IMODE((team.folder / file).stat().st_mode) for file in files} == {0o600}
@@ -189,7 +190,7 @@ def test_secrets_are_private(team: Team) -> None:
     assert stat.S_IMODE((team.folder / "supervisor.sock").stat().st_mode) == 0o700
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_the_database_requires_its_password(team: Team) -> None:
     setup = TeamSetup.read(team.folder)
     command = [str(setup.postgres.find_programs() / "psql"), "-h", "127.0.0.1", "-p", str(setup.ports["database"])]
@@ -202,7 +203,7 @@ def test_the_database_requires_its_password(team: Team) -> None:
     assert int(answered.stdout) >= 2, "Prefect does not keep its deployments there"
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_dask_rejects_clients_without_the_certificate(team: Team) -> None:
     code = "from distributed import Client; print(Client(timeout=20).submit(pow, 2, 10).result(timeout=60))"
     environment = team.environment | {"PYTHONWARNINGS": "ignore"}
@@ -212,7 +213,7 @@ def test_dask_rejects_clients_without_the_certificate(team: Team) -> None:
     assert run_python("-c", code, environment=without_certificate).returncode == 1
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_the_default_deployment_runs_to_its_end(team: Team, source_zip: Path, tmp_path: Path) -> None:
     config = SMALL | {"source": str(source_zip), "workspace": str(tmp_path / "workspace")}
     run_deployment(team, "hip-pipeline/default", config=config)
@@ -287,11 +288,11 @@ def test_fault_63_a_flow_run_without_heartbeats_is_marked_as_crashed(team: Team)
             update={"match": type(plan.trigger.match)(resource), "within": timedelta(seconds=10)}
         )
         client.create_automation(plan.model_copy(update={"name": "of this test", "trigger": trigger}))
-        time.sleep(2)  # until the server has loaded the automation
-        now = datetime.now(UTC).isoformat()
-        event = {"occurred": now, "event": "prefect.flow-run.heartbeat", "resource": resource, "id": str(uuid.uuid4())}
-        team.ask("/events", [event])
-        for _ in range(90):
+        for second in range(300):
+            if second % 30 == 0:  # again, in case that the server had not loaded the automation yet
+                now, number = datetime.now(UTC).isoformat(), str(uuid.uuid4())
+                event = {"occurred": now, "event": "prefect.flow-run.heartbeat", "resource": resource, "id": number}
+                team.ask("/events", [event])
             state = client.read_flow_run(uuid.UUID(silent)).state
             if state and state.is_crashed():
                 break
@@ -317,11 +318,7 @@ def test_the_automation_exists_once_and_stays_disabled(team: Team) -> None:
 
 
 def wait_until_ready(team: Team) -> None:
-    for _ in range(120):
-        if set(describe_state(TeamSetup.read(team.folder)).values()) == {"ready"}:
-            return
-        time.sleep(0.5)
-    pytest.fail("not ready within 60 seconds")
+    wait_for(lambda: set(describe_state(TeamSetup.read(team.folder)).values()) == {"ready"})
 
 
 @pytest.mark.system
@@ -342,7 +339,7 @@ def test_programs_that_crash_are_started_again(team: Team) -> None:
     crashed = {"database", "gpu-worker", "dask-worker"}
     for name in crashed:
         os.kill(before[name], signal.SIGKILL)
-    time.sleep(2)  # until supervisord notices
+    wait_for(lambda: all(team.pids[name] not in (0, before[name]) for name in crashed))
     wait_until_ready(team)
     assert {name for name in PROGRAMS if team.pids[name] != before[name]} == crashed
     assert team.call("/work_pools/hip-mri", login=team.login)[0] == 200
@@ -351,8 +348,7 @@ def test_programs_that_crash_are_started_again(team: Team) -> None:
 @pytest.mark.system
 def test_up_replaces_programs_whose_supervisor_was_killed(team: Team) -> None:
     os.kill(team.call_supervisor("getPID"), signal.SIGKILL)
-    time.sleep(1)
-    assert "not supervised" in describe_state(TeamSetup.read(team.folder)).values()
+    wait_for(lambda: "not supervised" in describe_state(TeamSetup.read(team.folder)).values())
     run_native("up", "--folder", str(team.folder))
     wait_until_ready(team)
 

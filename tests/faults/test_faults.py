@@ -8,8 +8,6 @@ import pytest
 from tests.faults.full_disk import can_mount
 from tests.processes import run_python
 
-pytestmark = pytest.mark.system
-
 
 def run(module: str, *arguments: object) -> tuple[dict[str, dict], str]:
     """The JSON that a harness prints in its last lines, and the end of its standard error."""
@@ -20,6 +18,7 @@ def run(module: str, *arguments: object) -> tuple[dict[str, dict], str]:
     return results, done.stderr[-3000:]
 
 
+@pytest.mark.system
 def test_fault_54_55_58_61_a_run_that_is_killed_anywhere_has_equal_results(tmp_path: Path) -> None:
     results, beside = run("kill", tmp_path, "--steps", 3, "--moments", 2, "--kinds", "pipeline", "retraining")
     assert results.keys() == {"pipeline", "retraining"}, beside
@@ -32,6 +31,7 @@ def test_fault_54_55_58_61_a_run_that_is_killed_anywhere_has_equal_results(tmp_p
         assert killed["max_images_repeated"] == 0
 
 
+@pytest.mark.system(ci=True)
 def test_fault_56_a_full_disk_is_reported_and_the_next_run_has_equal_results(tmp_path: Path) -> None:
     if not can_mount(tmp_path):
         pytest.skip("disks of a given size can be mounted by root alone, and not in every container")

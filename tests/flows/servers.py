@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tests.sources.remote.web_server import Answer
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 START_TIMEOUT_SECONDS = 120.0
+ANSWER_TIMEOUT_SECONDS = 300.0
+"""Far more than the 60 that Prefect's server waits for SQLite before it answers."""
 
 
 @dataclass(frozen=True)
@@ -88,21 +91,25 @@ class Prefect:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def ask(self, path: str, question: dict | None = None, timeout_seconds: float = 30) -> Any:
+    def ask(self, path: str, question: dict | None = None) -> Any:
+        """Answer of the API; a server whose SQLite is locked for longer than it waits is asked again."""
+        for _ in range(9):
+            try:
+                return self.ask_once(path, question)
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                time.sleep(1)
+        return self.ask_once(path, question)
+
+    def ask_once(self, path: str, question: dict | None = None) -> Any:
         request = urllib.request.Request(
             self._api + path,
             data=None if question is None else json.dumps(question).encode(),
             headers={"Content-Type": "application/json"},
         )
-        for attempt in range(10):
-            try:
-                with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError as error:
-                if error.code != 503 or attempt == 9:  # SQLite was locked for longer than the server waits
-                    raise
-                time.sleep(1)
-        return None
+        with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_SECONDS) as answer:
+            return json.load(answer)
 
     @property
     def _api(self) -> str:
@@ -142,7 +149,7 @@ def find_marked(home: Path) -> dict[int, str]:
     return found
 
 
-def wait_for(holds: Callable[[], object], seconds: float = 120.0, process: subprocess.Popen | None = None) -> None:
+def wait_for(holds: Callable[[], object], seconds: float = 300.0, process: subprocess.Popen | None = None) -> None:
     """Wait until a condition holds; fail after the given time, or when the process ends first."""
     end = time.monotonic() + seconds
     while not holds():

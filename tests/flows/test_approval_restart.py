@@ -21,7 +21,7 @@ WORKER = [PREFECT, "worker", "start", "--pool", "hip-mri"]
 ANSWER = {"decision": "promote", "reason": "reviewed the figures", "name": "Ada"}
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_the_compared_model_is_promoted_after_server_and_worker_were_killed(tmp_path: Path) -> None:
     workspace, incoming = Workspace(tmp_path / "workspace"), tmp_path / "incoming"
     deliver(incoming, "first", 120, seed=0)

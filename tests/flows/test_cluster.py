@@ -20,7 +20,7 @@ from hip_mri.workspace import Workspace
 from tests.clusters import PROJECT, Cluster, open_only, run_dying, start_cluster
 from tests.flows.test_pipeline import check_graph, configure, run
 
-pytestmark = pytest.mark.system
+pytestmark = pytest.mark.system(ci=True)
 
 NETWORKS = {"prepare_backbone", "choose_features", "extract_features", "train_model", "cross_validate_fold"}
 

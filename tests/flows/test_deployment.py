@@ -21,7 +21,8 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         yield prefect
 
 
-def run_default(prefect: Prefect, source: Path, workspace: Path) -> None:
+def run_default(prefect: Prefect, source: Path, workspace: Path) -> list[str]:
+    """Run the deployment to its end; returns the lines of its log."""
     config = SMALL | {"source": str(source), "workspace": str(workspace)}
     prefect.run(
         [
@@ -30,14 +31,16 @@ def run_default(prefect: Prefect, source: Path, workspace: Path) -> None:
         ],
         timeout_seconds=300,
     )
+    run = prefect.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    logs = prefect.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "limit": 200})
+    return [line["message"] for line in logs]
 
 
 @pytest.mark.system
 def test_deployment_runs_by_serve(prefect: Prefect, source_zip: Path, tmp_path: Path) -> None:
     with prefect.keep_running([sys.executable, "flows/serve.py"], "serve"):
         wait_for(lambda: "hip-predict/default" in prefect.log("serve").read_text())
-        run_default(prefect, source_zip, tmp_path / "workspace")
-        logs = [line["message"] for line in prefect.ask("/logs/filter", {"limit": 200})]
+        logs = run_default(prefect, source_zip, tmp_path / "workspace")
         deployments = {deployment["name"]: deployment for deployment in prefect.ask("/deployments/filter", {})}
     assert (tmp_path / "workspace/runs/0001/report.html").exists()
     assert any(line.startswith("Epoch 3 of 3") for line in logs), "the environment of prefect.yaml is not applied"
@@ -47,14 +50,13 @@ def test_deployment_runs_by_serve(prefect: Prefect, source_zip: Path, tmp_path: 
     assert [item["name"] for item in prefect.ask("/automations/filter", {})] == ["hip-mri data arrived"]
 
 
-@pytest.mark.system
+@pytest.mark.system(ci=True)
 def test_deployment_runs_on_a_worker(prefect: Prefect, source_zip: Path, tmp_path: Path) -> None:
     prefect.run(["work-pool", "create", "hip-mri", "--type", "process"])
     prefect.run(["--no-prompt", "deploy", "--all"])
     with prefect.keep_running([PREFECT, "worker", "start", "--pool", "hip-mri"], "worker"):
-        run_default(prefect, source_zip, tmp_path / "workspace")
+        logs = run_default(prefect, source_zip, tmp_path / "workspace")
         artifacts = {item["key"]: item for item in prefect.ask("/artifacts/filter", {})}
-        logs = [line["message"] for line in prefect.ask("/logs/filter", {"limit": 200})]
 
     runs = list((tmp_path / "workspace" / "runs").iterdir())
     assert [run.name for run in runs] == ["0001"]

@@ -560,12 +560,12 @@ def test_fault_34_what_came_in_time_is_kept_for_a_longer_limit(server, folder):
             handler.send_header(name, str(value))
         handler.end_headers()
         handler.wfile.write(CONTENT[:half])
-        stop.wait(5)
+        stop.wait(20)
 
     server.answer = stall
     with pytest.raises(LimitError, match="took more than"):
         fetch_source(
-            server.address, None, folder, limits=SourceLimits(fetch_timeout_seconds=0.5, stall_timeout_seconds=5)
+            server.address, None, folder, limits=SourceLimits(fetch_timeout_seconds=2, stall_timeout_seconds=20)
         )
     stop.set()
     (part,) = folder.iterdir()
