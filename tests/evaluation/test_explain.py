@@ -116,32 +116,45 @@ def test_gradient_is_that_of_automatic_differentiation(standardized):
     )
 
 
-@pytest.mark.full_network
-@pytest.mark.parametrize("engine", ["keras", "openvino"])
-def test_heat_is_grad_cam_of_the_real_architecture(tmp_path, engine):
+@pytest.fixture(scope="module")
+def split_network(tmp_path_factory):
+    """A network of the real architecture, and the folder with its parts as files."""
     keras.utils.set_random_seed(3)
     network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=3))
     normalization = network.get_layer("standardize")
     spread = np.random.default_rng(4).uniform(0.5, 2, normalization.moving_variance.shape)
     normalization.moving_variance.assign(spread.astype(np.float32))
     backbone, head = cut_network(network)
-    (tmp_path / "backbone").mkdir()
-    origin = {"name": "ResNet50", "image_size": 64, "is_standardized": True}
-    write_backbone(backbone, tmp_path / "backbone", origin)
-    head.save(tmp_path / "head.keras")
+    folder = tmp_path_factory.mktemp("split")
+    (folder / "backbone").mkdir()
+    write_backbone(backbone, folder / "backbone", {"name": "ResNet50", "image_size": 64, "is_standardized": True})
+    head.save(folder / "head.keras")
+    return network, folder
+
+
+@pytest.fixture(scope="module")
+def oracle(split_network) -> tuple[np.ndarray, np.ndarray]:
+    """Two images and their Grad-CAM by automatic differentiation."""
+    network, _ = split_network
+    images = np.random.default_rng(2).integers(0, 256, (2, 64, 64), np.uint8)
+    position = [layer.name for layer in network.layers].index("conv5_block3_out")
+    maps, gradients = differentiate_automatically(network, position, as_inputs(images))
+    weights = gradients.mean(axis=(1, 2))
+    return images, np.maximum((maps * weights[:, None, None]).sum(axis=-1), 0)
+
+
+@pytest.mark.full_network
+@pytest.mark.parametrize("engine", ["keras", "openvino"])
+def test_heat_is_grad_cam_of_the_real_architecture(split_network, oracle, tmp_path, engine):
+    _, folder = split_network
+    images, raw = oracle
     features = FeatureSet(
-        open_backbone(tmp_path / "backbone"),
+        open_backbone(folder / "backbone"),
         PreprocessingSettings(image_size=64),
         EngineChoice(engine, "float32", "test"),
         with_mirrored=False,
     )
-    images = np.random.default_rng(2).integers(0, 256, (2, 64, 64), np.uint8)
-    heat = explain_images(SplitNetwork(features, tmp_path / "head.keras"), images, tmp_path)
-
-    position = [layer.name for layer in network.layers].index("conv5_block3_out")
-    maps, gradients = differentiate_automatically(network, position, as_inputs(images))
-    weights = gradients.mean(axis=(1, 2))
-    raw = np.maximum((maps * weights[:, None, None]).sum(axis=-1), 0)
+    heat = explain_images(SplitNetwork(features, folder / "head.keras"), images, tmp_path)
     assert raw.max(axis=(1, 2)).all()
     for found, expected in zip(heat, raw, strict=True):
         enlarged = cv2.resize(expected, (64, 64), interpolation=cv2.INTER_LINEAR)

@@ -26,7 +26,7 @@ def write_source(folder: Path) -> dict[str, int]:
     Returns:
         The number of pictures that each file holds, by its name.
     """
-    images = list(draw_demo(seed=2, num_patients=40))
+    images = list(draw_demo(seed=2, num_patients=20))
     counts: dict[str, int] = {}
 
     def write(name: str, content: bytes, num_pictures: int = 1) -> None:

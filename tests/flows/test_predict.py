@@ -21,19 +21,9 @@ from tests.flows.test_pipeline import configure
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Path:
-    """A finished run whose features Keras computed in float32."""
-    features = {"engine": "keras", "precision": "float32"}
-    return Path(hip_pipeline(configure(source_zip, tmp_path_factory.mktemp("run"), features=features)))
-
-
-@pytest.fixture(scope="module", params=["openvino", "keras"])
-def trained(request, run: Path, tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> tuple[Path, str]:
-    """A finished run, and the engine that computed its features in float32."""
-    if request.param == "keras":
-        return run, "keras"
+    """A finished run whose features OpenVINO computed in float32."""
     features = {"engine": "openvino", "precision": "float32"}
-    workspace = tmp_path_factory.mktemp("openvino")
-    return Path(hip_pipeline(configure(source_zip, workspace, features=features))), "openvino"
+    return Path(hip_pipeline(configure(source_zip, tmp_path_factory.mktemp("run"), features=features)))
 
 
 def score(run: Path, source: Path, workspace: Path, **settings: object) -> Path:
@@ -51,15 +41,14 @@ def read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "predictions.csv", dtype={"image_id": "str"}, keep_default_na=True)
 
 
-def test_scores_are_those_of_the_run_on_a_machine_that_has_its_folder_alone(trained, source_zip, tmp_path) -> None:
-    folder, engine = trained
-    alone = shutil.copytree(folder, tmp_path / "copied" / "0001")
-    predicted = read(score(alone, source_zip, tmp_path / "elsewhere", engine=engine))
-    expected = pd.read_csv(folder / "predictions.csv", dtype={"image_id": "str"})
+def test_scores_are_those_of_the_run_on_a_machine_that_has_its_folder_alone(run, source_zip, tmp_path) -> None:
+    alone = shutil.copytree(run, tmp_path / "copied" / "0001")
+    predicted = read(score(alone, source_zip, tmp_path / "elsewhere", engine="openvino"))
+    expected = pd.read_csv(run / "predictions.csv", dtype={"image_id": "str"})
     joined = expected.merge(predicted, on="image_id", suffixes=("", "_new"), validate="one_to_one")
     assert len(joined) == len(expected) == len(predicted)
     np.testing.assert_allclose(joined["score_new"], joined["score"], rtol=0, atol=1e-6)
-    threshold = json.loads((folder / "metrics.json").read_text())["threshold"]
+    threshold = json.loads((run / "metrics.json").read_text())["threshold"]
     assert set(predicted["threshold"]) == {threshold}
     assert ((joined["score"] >= threshold) == (joined["label_new"] == "osseous_lesion")).all()
     assert predicted["distance"].between(0, 2).all()
@@ -68,6 +57,7 @@ def test_scores_are_those_of_the_run_on_a_machine_that_has_its_folder_alone(trai
     assert not validation["is_outside"].astype(bool).any()
 
 
+@pytest.mark.system
 def test_a_fine_tuned_model_is_scored_by_its_own_backbone(source_zip, tmp_path) -> None:
     settings = {"epochs": 2, "batch_size": 16, "fine_tune": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16}}
     features = {"engine": "keras", "precision": "float32"}

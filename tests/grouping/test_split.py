@@ -73,7 +73,7 @@ def histories(draw):
     return months
 
 
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=12, deadline=None, database=None)
 @given(histories(), SEEDS, st.booleans())
 def test_fault_71_no_group_ever_changes_its_split(tmp_path_factory, write_rows, history, seed, locks):
     workspace = Workspace(tmp_path_factory.mktemp("split"))

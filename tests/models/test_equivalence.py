@@ -20,14 +20,20 @@ SETTINGS = TrainingSettings(epochs=4, batch_size=8, learning_rate=1e-4)
 SEED = 11
 
 
+@pytest.fixture(scope="module")
+def expected(prepared: Workspace, backbone: Backbone) -> tuple[list[float], list[float]]:
+    """Losses of training and validation in each epoch of the whole network."""
+    return _fit_whole_network(prepared, backbone)
+
+
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
-def test_losses_equal_those_of_fit_on_the_whole_network(prepared: Workspace, backbone: Backbone, engine: str) -> None:
+def test_losses_equal_those_of_fit_on_the_whole_network(prepared, backbone, expected, engine: str) -> None:
     features = FeatureSet(backbone, SMALL, EngineChoice(engine, "float32", "test"), with_mirrored=True)
     for shard in plan_shards(prepared, shard_size=2048):
         extract_features(shard, prepared, features, num_threads=2)
 
     history = _fit_on_features(prepared, features)
-    losses, val_losses = _fit_whole_network(prepared, backbone)
+    losses, val_losses = expected
 
     np.testing.assert_allclose([epoch.loss for epoch in history], losses, rtol=1e-4)
     np.testing.assert_allclose([epoch.val_loss for epoch in history], val_losses, rtol=1e-4)

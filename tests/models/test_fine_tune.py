@@ -1,5 +1,6 @@
 """Fine-tuning: which layers it trains, and that it can be interrupted between epochs."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from hip_mri.models.backbones.backbone import Backbone, build_backbone, load_bac
 from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet, extract_features
 from hip_mri.models.fine_tune import unfreeze
-from hip_mri.models.network import train_model
+from hip_mri.models.network import TrainedModel, train_model
 from hip_mri.workspace import Workspace
 from tests.small_models import SMALL
 
@@ -31,6 +32,11 @@ def features(prepared: Workspace, backbone: Backbone) -> FeatureSet:
     return chosen
 
 
+@pytest.fixture(scope="module")
+def tuned(prepared: Workspace, features: FeatureSet) -> TrainedModel:
+    return train_model(prepared, features, 8, SETTINGS, seed=1)
+
+
 @pytest.mark.full_network
 def test_unfreeze_leaves_lower_blocks_and_normalization_alone() -> None:
     import keras
@@ -42,10 +48,9 @@ def test_unfreeze_leaves_lower_blocks_and_normalization_alone() -> None:
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in trainable)
 
 
-def test_fault_54_interrupted_training_ends_in_the_same_weights(prepared: Workspace, features: FeatureSet) -> None:
-    whole = train_model(prepared, features, 8, SETTINGS, seed=1)
-    uninterrupted, history = whole.predictions_file.read_bytes(), whole.history_file.read_bytes()
-    whole.folder.rename(whole.folder.with_name("uninterrupted"))
+def test_fault_54_interrupted_training_ends_in_the_same_weights(prepared, features, tuned: TrainedModel) -> None:
+    uninterrupted, history = tuned.predictions_file.read_bytes(), tuned.history_file.read_bytes()
+    shutil.rmtree(tuned.folder)
 
     def interrupt(epoch) -> None:
         if epoch.epoch == 3:  # the first of fine-tuning, after its checkpoint
@@ -53,7 +58,7 @@ def test_fault_54_interrupted_training_ends_in_the_same_weights(prepared: Worksp
 
     with pytest.raises(KeyboardInterrupt):
         train_model(prepared, features, 8, SETTINGS, seed=1, on_epoch=interrupt)
-    assert not whole.folder.exists()
+    assert not tuned.folder.exists()
     reported = []
     resumed = train_model(prepared, features, 8, SETTINGS, seed=1, on_epoch=reported.append)
 
@@ -97,13 +102,11 @@ def test_the_best_epoch_is_kept_also_after_an_interruption(
     assert resumed.predictions_file.read_bytes() == two_epochs.predictions_file.read_bytes()
 
 
-def test_fine_tuning_changes_the_top_and_the_scores(prepared: Workspace, features: FeatureSet) -> None:
+def test_fine_tuning_changes_the_top_and_the_scores(prepared, features, tuned: TrainedModel) -> None:
     import keras
 
-    tuned = train_model(prepared, features, 8, SETTINGS, seed=2)
-    head_only = train_model(
-        prepared, features, 8, SETTINGS.model_copy(update={"fine_tune": FineTuneSettings()}), seed=2
-    )
+    settings = SETTINGS.model_copy(update={"fine_tune": FineTuneSettings()})
+    head_only = train_model(prepared, features, 8, settings, seed=1)
     network, plain = keras.models.load_model(tuned.model_file), load_backbone(features.backbone)
 
     def moved(name: str) -> float:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -48,11 +49,14 @@ def place(request) -> Workspace:
 
 
 def test_the_parts_compute_what_the_whole_computes(network, place):
-    parts = prepare(network, place)
+    check_scores(prepare(network, place), network.file)
+
+
+def check_scores(parts: SplitNetwork, file: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32), np.uint8)
     features = open_engine(parts.features.backbone, "keras", "float32").compute(list(images))
     scores = np.concatenate([scored for _, scored in parts.score(features)])
-    whole = keras.models.load_model(network.file, compile=False)
+    whole = keras.models.load_model(file, compile=False)
     np.testing.assert_allclose(scores, predict(whole, images[..., None].astype(np.float32)), atol=1e-4)
 
 
@@ -101,6 +105,7 @@ def test_the_backbone_of_fine_tuning_is_used(home, trained_workspace, monkeypatc
     file = tuned.model_file
     parts = prepare(SavedNetwork(file, digest_file(file), "ResNet50", features.preprocessing, "float32"), home)
     assert parts.features.backbone.digest == tuned.features.backbone.digest
+    check_scores(parts, file)
 
 
 def test_files_of_another_training_are_not_used(network, home, trained_workspace):
