@@ -16,7 +16,7 @@ from tests.faults.fuzz_images import SEEDS, mutate, see_native_death, try_image
 
 @pytest.fixture(scope="module")
 def reader():
-    with Sandbox(timeout_seconds=20) as reader:
+    with Sandbox() as reader:
         yield reader
 
 
