@@ -348,7 +348,8 @@ def test_programs_that_crash_are_started_again(team: Team) -> None:
 @pytest.mark.system
 def test_up_replaces_programs_whose_supervisor_was_killed(team: Team) -> None:
     os.kill(team.call_supervisor("getPID"), signal.SIGKILL)
-    wait_for(lambda: "not supervised" in describe_state(TeamSetup.read(team.folder)).values())
+    wait_for(lambda: not is_supervised(team.folder))
+    assert "not supervised" in describe_state(TeamSetup.read(team.folder)).values()
     run_native("up", "--folder", str(team.folder))
     wait_until_ready(team)
 
