@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hip_mri.config import LABELS, EvaluationSettings
 from hip_mri.dataset.manifest import digest_table
@@ -47,8 +48,11 @@ NUM_DRAWS: Final = 100
 MIN_NUM_BLOCKS: Final = 10
 """Minimum number of blocks of at least two images; fewer give too few independent labels."""
 
-MAX_NUM_IMAGES: Final = 2000
-"""Images that are tested. More take much longer (the time grows with the cube) and add little power."""
+MAX_NUM_IMAGES: Final = 1000
+"""Images that are tested. Among more, a patient's own images count less, and the time grows with the cube."""
+
+MAX_DIVIDED_IMAGES: Final = 10_000
+"""Images up to which the folds are those of the run; of more, which take minutes, the sample is divided likewise."""
 
 PENALTY: Final = 0.1
 """Penalty of the ridge regression, relative to the squared length of a row. Of 0.01 to 1, and of nearest neighbors, it
@@ -93,10 +97,12 @@ def _read_images(workspace: Workspace) -> pd.DataFrame:
     return images.assign(sequence=images["sequence"].fillna("").astype("str"), place=places)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def predict_random_labels(rows: Rows, images: pd.DataFrame, max_folds: int, num_seeds: int) -> pd.DataFrame:
     """Measure how well random labels of blocks are predicted, for each kind of blocks.
 
-    Of more than `MAX_NUM_IMAGES` images, a sample is used.
+    Of more than `MAX_NUM_IMAGES` images, a sample is used. One thread computes: on a busy machine, two take ten times
+    as long for matrices of this size.
 
     Args:
         rows: Features of the images, shape (images, features).
@@ -112,7 +118,7 @@ def predict_random_labels(rows: Rows, images: pd.DataFrame, max_folds: int, num_
         "order": select_stretches(images, MAX_NUM_IMAGES, generator),
         "features": select_neighborhoods(rows, MAX_NUM_IMAGES, generator),
     }
-    run_folds = _divide(images, max_folds, num_seeds) if len(images) <= MAX_NUM_IMAGES else None
+    run_folds = _divide(images, max_folds, num_seeds) if len(images) <= MAX_DIVIDED_IMAGES else None
     tables = [pd.DataFrame(columns=list(COLUMNS))]
     for by, positions in samples.items():
         sample = images.iloc[positions]
@@ -177,15 +183,13 @@ def _cross_validate(
         AUC of each draw: mean over its folds, weighted by their pairs of images with opposite labels; not a number
         where no fold has both labels.
     """
-    import scipy.linalg  # noqa: PLC0415 - slow to import
-
     concordant, num_pairs = np.zeros(labels.shape[1]), np.zeros(labels.shape[1])
     for number, fold in enumerate(folds):
         draws = np.arange(number, labels.shape[1], len(folds))
         for held_out in range(fold.max() + 1):
             fit_on, scored = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
             penalized = similarity[np.ix_(fit_on, fit_on)] + PENALTY * np.eye(len(fit_on))
-            dual = scipy.linalg.solve(penalized, labels[np.ix_(fit_on, draws)], assume_a="pos", overwrite_a=True)
+            dual = np.linalg.solve(penalized, labels[np.ix_(fit_on, draws)])
             scores = similarity[np.ix_(scored, fit_on)] @ dual
             counts = _count_concordant(scores, labels[np.ix_(scored, draws)])
             concordant[draws] += counts[0]

@@ -76,6 +76,7 @@ def test_one_image_per_patient_is_no_leak(slices) -> None:
 
 def test_a_sample_of_many_images_still_shows_the_leak(slices, monkeypatch) -> None:
     monkeypatch.setattr(leakage, "MAX_NUM_IMAGES", 200)
+    monkeypatch.setattr(leakage, "MAX_DIVIDED_IMAGES", 100)
     features, images = slices
     for table in (separate(images), forget_order(separate(images))):
         found = summarize_leakage(predict_random_labels(features, table, 5, 3))

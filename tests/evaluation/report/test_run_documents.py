@@ -64,6 +64,16 @@ def test_every_statement_finds_its_values(metrics):
     assert [name for name in read_yaml("statements.yaml") if run.say(name) == MISSING] == []
 
 
+def test_a_leak_is_named_wherever_it_matters():
+    leakage = METRICS["leakage"] | {"leaks": True}
+    leaking = replace(RUN, metrics=METRICS | {"leakage": leakage})
+    for name in ("result", "leakage", "folds"):
+        assert "data leak" in leaking.say(name)
+        assert "data leak" not in RUN.say(name)
+    unknown = replace(RUN, metrics=METRICS | {"leakage": leakage | {"leaks": None, "strongest": None}})
+    assert "not possible" in unknown.say("leakage")
+
+
 def test_states_follow_from_the_records():
     rows = {row.number: row for row in fill_checklist("claim_2024.yaml", RUN)}
     assert (rows["20"].state, rows["20"].link) == ("filled", "metrics.json")
