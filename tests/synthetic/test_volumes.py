@@ -17,12 +17,12 @@ from hip_mri.synthetic.volumes import (
     draw_volumes,
 )
 
-NUM_PATIENTS = 24
+NUM_PATIENTS = 14
 
 
 @pytest.fixture(scope="module")
 def images() -> list[VolumeImage]:
-    return draw_volumes(3, NUM_PATIENTS, [5, MAX_SPACING])
+    return draw_volumes(6, NUM_PATIENTS, [5, MAX_SPACING])
 
 
 def split_by(images: list[VolumeImage], *names: str) -> dict[tuple, list[VolumeImage]]:
