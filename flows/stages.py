@@ -34,6 +34,8 @@ from tasks.models import (
     fit_novelty,
     join_folds,
     measure_leakage,
+    measure_shortcuts,
+    measure_training_sizes,
     plan_folds,
     prepare_backbone,
     train_model,
@@ -116,6 +118,8 @@ def train_and_report(
     leakage_file = measure_leakage(workspace, features, config.evaluation)
     neighbors_file = find_neighbors(workspace, features)
     novelty_file = fit_novelty(workspace, features, trained, config.evaluation.outside_fraction)
+    shortcuts_file = measure_shortcuts(workspace, config.runner.count_threads())
+    training_sizes_file = measure_training_sizes(workspace, features, config.seed)
     run_folder = publish_run(
         workspace,
         config,
@@ -129,6 +133,8 @@ def train_and_report(
         neighbors_file,
         leakage_file,
         novelty_file,
+        shortcuts_file,
+        training_sizes_file,
     )
     if config.tracking.mlflow_uri:
         track_run(run_folder, config.tracking)

@@ -17,6 +17,12 @@ NEIGHBORS_FILE: Final = "neighbours.csv"
 LEAKAGE_FILE: Final = "leakage.csv"
 """AUC of each draw of the leakage test."""
 
+SHORTCUTS_FILE: Final = "shortcuts.csv"
+"""Numbers of the test images that need no anatomy, and the scores of classifiers that use them alone."""
+
+TRAINING_SIZES_FILE: Final = "training_sizes.csv"
+"""Cross-validated AUC by number of training groups."""
+
 FOLDS_FILE: Final = "folds.csv"
 """Scores of cross-validation; missing if it was left out."""
 

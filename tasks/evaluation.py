@@ -32,6 +32,8 @@ def publish_run(
     neighbors_file: Path,
     leakage_file: Path,
     novelty_file: Path,
+    shortcuts_file: Path,
+    training_sizes_file: Path,
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
     from hip_mri.evaluation import run  # noqa: PLC0415 - loads Matplotlib and scikit-learn, seconds
@@ -51,6 +53,8 @@ def publish_run(
             neighbors_file,
             leakage_file,
             novelty_file,
+            shortcuts_file,
+            training_sizes_file,
             get_timer().seconds,
             flow_run.id,
         ),

@@ -64,6 +64,18 @@ def select_ready(manifest: pd.DataFrame) -> pd.DataFrame:
     return manifest.loc[manifest["state"] == "ready"].sort_values("image_id", ignore_index=True)
 
 
+def sample_groups(images: pd.DataFrame, max_images: int) -> pd.DataFrame:
+    """Sample whole groups with at most `max_images` images in all, the same ones every time.
+
+    Groups are taken in the order of a hash of their names, which does not depend on their size.
+    """
+    if len(images) <= max_images:
+        return images
+    sizes = images["group"].value_counts()
+    order = sorted(sizes.index, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
+    return images[images["group"].isin(sizes[order][sizes[order].cumsum() <= max_images].index)]
+
+
 def digest_table(table: pd.DataFrame) -> str:
     """SHA-256 of a table, the same as `digest(table.to_dict("list"))`, without its text in memory as a whole."""
     content = hashlib.sha256(b"{")

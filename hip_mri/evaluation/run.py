@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +16,7 @@ from hip_mri.config import LABELS, TrainingConfig
 from hip_mri.dataset.ingest import IngestReport
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
+from hip_mri.evaluation.audits.shortcuts import DECISIVE
 from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
 from hip_mri.evaluation.charts.figures import draw_figures
 from hip_mri.evaluation.environment import find_commit, list_versions
@@ -45,6 +46,8 @@ from hip_mri.run_files import (
     NEIGHBORS_FILE,
     NOVELTY_FILE,
     PREDICTIONS_FILE,
+    SHORTCUTS_FILE,
+    TRAINING_SIZES_FILE,
 )
 from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace
@@ -63,6 +66,12 @@ LEAKS: Final = (
 )
 """Notice of a run whose leakage test is positive."""
 
+SHORTCUT: Final = (
+    "POSSIBLE SHORTCUT: size, file and margin of the images, which show no lesion, separate the classes with an AUC of "
+    "{:.3f}; the network is not shown to do better. Find out how the classes differ before you trust the metrics."
+)
+"""Notice of a run whose shortcut test is positive."""
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -75,6 +84,8 @@ class RunFacts:
         neighbors_file: CSV of the nearest training image of each test image.
         leakage_file: CSV of the leakage test.
         novelty_file: Out-of-distribution detector.
+        shortcuts_file: CSV of the shortcut test.
+        training_sizes_file: CSV of the learning curve over patients.
         seconds: Wall time by step.
         flow_run_id: Id of the Prefect flow run; `None` without one.
     """
@@ -90,6 +101,8 @@ class RunFacts:
     neighbors_file: Path
     leakage_file: Path
     novelty_file: Path
+    shortcuts_file: Path
+    training_sizes_file: Path
     seconds: Mapping[str, float]
     flow_run_id: str | None = None
 
@@ -124,7 +137,7 @@ def publish_run(workspace: Workspace, facts: RunFacts) -> RunReport:
         _write_config(config, fresh / CONFIG_FILE)
         scores = read_scores(fresh, workspace, facts.groups.attributes)
         metrics = evaluate(scores, config.evaluation, config.seed)
-        metrics |= _collect_records(facts, fresh, test_set, leaks=bool(metrics["leakage"]["leaks"]))
+        metrics |= _collect_records(facts, fresh, test_set, _list_warnings(metrics))
         write_json(fresh / METRICS_FILE, metrics)
         history = pd.read_csv(fresh / HISTORY_FILE)
         images = RunImages(read_table(fresh / MANIFEST_FILE), workspace, config.preprocessing)
@@ -146,6 +159,8 @@ def _copy_files(facts: RunFacts, workspace: Workspace, folder: Path) -> None:
         (facts.neighbors_file, folder / NEIGHBORS_FILE),
         (facts.leakage_file, folder / LEAKAGE_FILE),
         (facts.novelty_file, folder / NOVELTY_FILE),
+        (facts.shortcuts_file, folder / SHORTCUTS_FILE),
+        (facts.training_sizes_file, folder / TRAINING_SIZES_FILE),
         (facts.folds_file, folder / FOLDS_FILE),
         (workspace.quarantine_file, folder / workspace.quarantine_file.name),
     ):
@@ -169,7 +184,18 @@ def _write_config(config: TrainingConfig, file: Path) -> None:
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _collect_records(facts: RunFacts, folder: Path, test_set: Mapping[str, Any], *, leaks: bool) -> dict[str, Any]:
+def _list_warnings(metrics: Mapping[str, Any]) -> list[str]:
+    """List the notices that follow from the metrics."""
+    shortcuts = metrics["shortcuts"]
+    warnings = [LEAKS] if metrics["leakage"]["leaks"] else []
+    if shortcuts is not None and shortcuts["is_explained"]:
+        warnings.append(SHORTCUT.format(shortcuts["combinations"][DECISIVE]["auc"]))
+    return warnings
+
+
+def _collect_records(
+    facts: RunFacts, folder: Path, test_set: Mapping[str, Any], warnings: Sequence[str]
+) -> dict[str, Any]:
     """Collect the content of `metrics.json` that is not computed from scores."""
     manifest = read_table(folder / MANIFEST_FILE)
     groups = manifest.loc[manifest["state"] == "ready", "group"].value_counts()
@@ -177,7 +203,7 @@ def _collect_records(facts: RunFacts, folder: Path, test_set: Mapping[str, Any],
     return {
         "weights": facts.weights.name,
         "notices": [
-            *([LEAKS] if leaks else []),
+            *warnings,
             *facts.notices,
             *([INCOMPLETE.format(num_missing, test_set["num_images"])] if num_missing else []),
         ],

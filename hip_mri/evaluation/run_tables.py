@@ -9,15 +9,24 @@ from hip_mri.dataset.pseudonyms import resolve_pseudonyms
 from hip_mri.dataset.table_files import UNREADABLE
 from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.metrics.results import Scores
-from hip_mri.run_files import FOLDS_FILE, LEAKAGE_FILE, MANIFEST_FILE, NEIGHBORS_FILE, PREDICTIONS_FILE
+from hip_mri.images.shortcut_statistics import NUMBERS as SHORTCUT_NUMBERS
+from hip_mri.run_files import (
+    FOLDS_FILE,
+    LEAKAGE_FILE,
+    MANIFEST_FILE,
+    NEIGHBORS_FILE,
+    PREDICTIONS_FILE,
+    SHORTCUTS_FILE,
+    TRAINING_SIZES_FILE,
+)
 from hip_mri.workspace import Workspace
 
 MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "reason", "group", "patient", "evidence")
 """Columns of `manifest.csv`; `sha256` is of the decoded pixels, of quarantined files of the file."""
 
 NUMBERS: Final = {
-    **dict.fromkeys(("score", "distance", "auc"), "float64"),
-    **dict.fromkeys(("seed", "fold", "length", "num_images", "num_blocks", "draw"), "int64"),
+    **dict.fromkeys(("score", "distance", "auc", "fraction", *SHORTCUT_NUMBERS), "float64"),
+    **dict.fromkeys(("seed", "fold", "length", "num_images", "num_groups", "num_blocks", "draw", "number"), "int64"),
 }
 """Columns with numbers; read as text first, since CSV readers can lose the last digit of a float."""
 
@@ -55,12 +64,14 @@ def read_scores(run_folder: Path, workspace: Workspace, attributes: str | None) 
             f"{PREDICTIONS_FILE} and {MANIFEST_FILE} differ in their images, splits or labels. "
             "Run the pipeline again, which writes both."
         )
-    folds, leakage = (
-        read_table(run_folder / name) if (run_folder / name).exists() else None for name in (FOLDS_FILE, LEAKAGE_FILE)
+    optional = (FOLDS_FILE, LEAKAGE_FILE, SHORTCUTS_FILE, TRAINING_SIZES_FILE)
+    folds, leakage, shortcuts, training_sizes = (
+        read_table(run_folder / name) if (run_folder / name).exists() else None for name in optional
     )
     attribute_table = None if attributes is None else read_attributes(joined, workspace, attributes)
     neighbors = read_table(run_folder / NEIGHBORS_FILE)
-    return Scores(joined.drop(columns="sha256"), neighbors, folds, leakage, attribute_table)
+    predictions = joined.drop(columns="sha256")
+    return Scores(predictions, neighbors, folds, leakage, attribute_table, shortcuts, training_sizes)
 
 
 def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd.DataFrame:

@@ -141,7 +141,10 @@ def _list_unused(workspace: Workspace, run: Path, needed: set[str]) -> Iterator[
         workspace.drift_folder: lambda _: is_pending,
     }
     is_needed |= dict.fromkeys(
-        (workspace.folds_folder, workspace.neighbors_folder, workspace.leakage_folder, workspace.novelty_folder),
+        (
+            *(workspace.folds_folder, workspace.neighbors_folder, workspace.leakage_folder, workspace.novelty_folder),
+            *(workspace.shortcuts_folder, workspace.training_sizes_folder),
+        ),
         lambda file: digest_file(file) in needed,
     )
     is_needed |= dict.fromkeys(

@@ -13,6 +13,8 @@ from hip_mri.evaluation.charts.figures import FigureData, draw_figures
 from hip_mri.evaluation.charts.image_sheets import ContrastSample
 from hip_mri.evaluation.metrics.results import Scores, evaluate
 from hip_mri.evaluation.report.run_report import RunReport
+from hip_mri.images.shortcut_statistics import NUMBERS
+from hip_mri.monitoring.shortcuts import COMBINATIONS
 
 NUM_IMAGES = {"train": 140, "val": 30, "test": 40}
 NOTICES = collect_notices(is_synthetic=True, weights_notice="RANDOM WEIGHTS: the backbone was given random weights.")
@@ -81,7 +83,27 @@ def scores(predictions) -> Scores:
         training[["image_id", "label", "score"]].assign(scheme=scheme, seed=0, fold=np.arange(len(training)) % 5)
         for scheme in ("grouped", "by_image")
     ]
-    return Scores(grouped, neighbors, pd.concat(folds, ignore_index=True), draw_leakage_aucs(generator, 0.5))
+    leakage = draw_leakage_aucs(generator, 0.5)
+    tables = {"shortcuts": draw_shortcut_table(grouped, generator), "training_sizes": draw_curve_table(generator)}
+    return Scores(grouped, neighbors, pd.concat(folds, ignore_index=True), leakage, **tables)
+
+
+def draw_shortcut_table(predictions: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
+    """Numbers and scores of the test images that do not depend on the label."""
+    images = predictions.loc[predictions["split"] == "test", ["image_id"]].reset_index(drop=True)
+    drawn = {name: generator.random(len(images)) for name in (*NUMBERS, *(f"score_{name}" for name in COMBINATIONS))}
+    return images.assign(file_kind="png", **drawn)
+
+
+def draw_curve_table(generator: np.random.Generator) -> pd.DataFrame:
+    """A rising curve with ten draws and fifty resamples."""
+    sizes = np.array([9, 18, 36, 63, 90])
+    curve = pd.DataFrame({"fraction": (0.1, 0.2, 0.4, 0.7, 1.0), "num_groups": sizes, "num_images": 2 * sizes})
+    return pd.concat(
+        curve.assign(kind=kind, number=number, auc=0.95 - 0.5 * sizes**-0.5 + generator.normal(0, 0.005, 5))
+        for kind, count in (("draw", 10), ("resample", 50))
+        for number in range(count)
+    )
 
 
 def draw_leakage_aucs(generator: np.random.Generator, mean: float) -> pd.DataFrame:

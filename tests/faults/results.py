@@ -48,6 +48,8 @@ PLACES = (
     "folds/*",
     "neighbours/*",
     "leakage/*",
+    "shortcuts/*",
+    "training_sizes/*",
     "novelty/*",
     "drift/*",
     "shards/*",

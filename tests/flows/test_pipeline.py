@@ -88,8 +88,10 @@ def test_run_folder_holds_what_was_promised(finished: tuple[Path, PipelineConfig
     assert predictions["score"].between(0, 1).all()
     recorded = PipelineConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
     assert recorded == config.model_copy(update={"source": "given, not shown"})  # a path can name a person
-    assert {file.stem for file in (folder / "figures").iterdir()} | {"leakage"} == set(CAPTIONS)  # few related images
-    assert (folder / "leakage.csv").exists()
+    rare = {"leakage", "training_sizes"}  # the images are few and hardly related
+    assert {file.stem for file in (folder / "figures").iterdir()} | rare == set(CAPTIONS)
+    for name in ("leakage.csv", "shortcuts.csv", "training_sizes.csv"):
+        assert (folder / name).exists()
     for name in ("report.html", "model_card.md"):
         assert "RANDOM WEIGHTS" in (folder / name).read_text()
     assert (folder / "checklist.md").exists()

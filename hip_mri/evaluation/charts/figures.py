@@ -26,7 +26,8 @@ from hip_mri.evaluation.charts.image_sheets import (
     draw_explanations,
 )
 from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_leakage
-from hip_mri.evaluation.charts.training import draw_learning_curves
+from hip_mri.evaluation.charts.shortcuts import draw_shortcuts
+from hip_mri.evaluation.charts.training import draw_learning_curves, draw_training_sizes
 from hip_mri.evaluation.metrics.curves import CurveBands, DecisionCurve
 from hip_mri.evaluation.metrics.validation import check_predictions, number_labels
 
@@ -96,6 +97,10 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
     if data.decision_curve is not None:
         title = f"Decision curve ({images.lower()})"
         yield "decision_curve", draw_decision_curve(data.decision_curve, threshold, title, notice)
+    if metrics.get("shortcuts"):
+        yield "shortcuts", draw_shortcuts(metrics["shortcuts"], metrics["test"], notice)
+    if metrics.get("training_sizes"):
+        yield "training_sizes", draw_training_sizes(metrics["training_sizes"], notice, group)
     yield "learning_curves", draw_learning_curves(data.history, notice)
     if data.explained:
         yield "explanations", draw_explanations(data.explained, notice)

@@ -1,5 +1,6 @@
-"""Draws loss and accuracy by epoch."""
+"""Draws loss and accuracy by epoch, and the AUC by number of training groups."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,8 @@ from hip_mri.evaluation.charts.captions import SPLIT_TITLES
 
 OPEN_RING: Final[dict[str, Any]] = style.RING | {"markerfacecolor": "none"}
 """Ring around a visible point."""
+
+RING: Final[dict[str, Any]] = style.RING | {"markersize": 7}
 
 
 def draw_learning_curves(history: pd.DataFrame, notice: str = "") -> Figure:
@@ -55,3 +58,35 @@ def _mark_stages(axes: Axes, history: pd.DataFrame) -> None:
                 f"after the line: {stages[epoch].replace('_', '-')}", loc="right",
                 fontsize=style.SMALL_SIZE, color=style.INK, pad=9,
             )  # fmt: skip
+
+
+def draw_training_sizes(sizes: Mapping[str, Any], notice: str = "", group: str = "group") -> Figure:
+    """Draw the AUC by number of training groups with its band, and the prediction for twice as many, if there is one.
+
+    Args:
+        sizes: See `summarize_training_sizes`.
+        notice: Text of the banner.
+        group: What is counted, `group` or `patient`.
+    """
+    figure = style.create_figure(6.4, 4.6, notice)
+    axes = figure.subplots()
+    points, twice = sizes["points"], sizes["twice"]
+    counts, aucs = (np.array([point[key] for point in points], np.float64) for key in ("num_groups", "auc"))
+    limits = np.array([point["interval"] for point in points])
+    line = style.SPLIT_LINES["test"]
+    axes.fill_between(counts, *limits.T, color=line["color"], alpha=0.18, linewidth=0, label="95% interval")
+    axes.plot(counts, aucs, marker="o", markersize=5, label="Cross-validated AUC", **line)
+    ticks = counts
+    if twice:
+        ticks, predicted = np.append(counts, twice["num_groups"]), style.SPLIT_LINES["val"]
+        axes.plot([counts[-1], twice["num_groups"]], [aucs[-1], twice["auc"]], color=predicted["color"], linestyle=":")
+        label = f"Prediction for twice the {group}s"
+        axes.vlines(twice["num_groups"], *twice["auc_interval"], color=predicted["color"], linewidth=2.6, label=label)
+        axes.plot(twice["num_groups"], twice["auc"], zorder=3, **RING)
+    x_label = f"Training {group}s (logarithmic)"
+    style.style_axes(axes, f"AUC by number of training {group}s", x_label, "AUC")
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{count:,.0f}" for count in ticks])
+    axes.minorticks_off()
+    style.add_legend_beneath(figure, axes, num_columns=3)
+    return figure

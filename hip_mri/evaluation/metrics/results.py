@@ -3,6 +3,7 @@
 `publish_run` writes the result, and `verify` computes it again; the same tables and settings give the same metrics.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, SPLITS, EvaluationSettings
 from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
+from hip_mri.evaluation.audits.shortcuts import summarize_shortcuts
+from hip_mri.evaluation.audits.training_sizes import find_test_lesions, summarize_training_sizes
 from hip_mri.evaluation.metrics.measures import measure_probabilities, measure_ranking
 from hip_mri.evaluation.metrics.recalibration import fit_platt
 from hip_mri.evaluation.metrics.split_metrics import measure_points, measure_split, pool_by_patient
@@ -41,6 +44,8 @@ class Scores:
         folds: See `hip_mri.models.cross_validation.join_folds`; `None` without cross-validation.
         leakage: See `hip_mri.monitoring.leakage.measure_leakage`; `None` for runs of earlier versions.
         attributes: Column image_id and the attributes for subgroups, as text; `None` without any.
+        shortcuts: See `hip_mri.monitoring.shortcuts.measure_shortcuts`; `None` for runs of earlier versions.
+        training_sizes: See `hip_mri.monitoring.training_sizes.measure_training_sizes`; `None` likewise.
     """
 
     predictions: pd.DataFrame
@@ -48,6 +53,8 @@ class Scores:
     folds: pd.DataFrame | None = None
     leakage: pd.DataFrame | None = None
     attributes: pd.DataFrame | None = None
+    shortcuts: pd.DataFrame | None = None
+    training_sizes: pd.DataFrame | None = None
 
 
 def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[str, Any]:
@@ -77,9 +84,10 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
         for split, rows in splits.items()
         if split != "test"
     }
+    measured = measure_split(test["truth"], test["score"], test["group"], threshold, *options)
     return {
         "threshold": threshold,
-        "test": measure_split(test["truth"], test["score"], test["group"], threshold, *options),
+        "test": measured,
         "val": points["val"],
         "train": points["train"],
         "patients": _measure_patients(val, test, settings, seed),
@@ -87,7 +95,29 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
         "subgroups": _measure_subgroups(test, scores.attributes, threshold, settings, seed),
         "cross_validation": None if scores.folds is None else summarize_folds(scores.folds),
         **({} if scores.leakage is None else {"leakage": summarize_leakage(scores.leakage)}),
+        **_summarize_audits(scores, splits, measured, settings, seed),
     }
+
+
+def _summarize_audits(
+    scores: Scores,
+    splits: Mapping[str, pd.DataFrame],
+    measured: Mapping[str, Any],
+    settings: EvaluationSettings,
+    seed: int,
+) -> dict[str, Any]:
+    """Summarize shortcuts and training sizes, as far as the run has their tables."""
+    summaries: dict[str, Any] = {}
+    if scores.shortcuts is not None:
+        interval, test = measured["intervals"]["auc"], splits["test"]
+        options = (interval, seed, settings.num_resamples)
+        summaries["shortcuts"] = summarize_shortcuts(scores.shortcuts, test, *options)
+    if scores.training_sizes is not None:
+        num_groups, test = splits["train"]["group"].nunique(), splits["test"]
+        num_rarer = test.groupby("truth")["group"].nunique().min()
+        summaries["training_sizes"] = summarize_training_sizes(scores.training_sizes, num_groups)
+        summaries["halved_interval"] = find_test_lesions(measured, int(num_rarer))
+    return summaries
 
 
 def _select(predictions: pd.DataFrame, split: str) -> pd.DataFrame:

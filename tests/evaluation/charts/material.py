@@ -73,6 +73,25 @@ def make_pairs(kind: Kind, count: int) -> list[ClosePair]:
     return [ClosePair(kind.image_id, kind.image_id[::-1], image, image, 0.01 * number) for number in range(count)]
 
 
+def make_shortcuts(kind: Kind) -> dict[str, Any]:
+    """The part of `metrics.json` on shortcuts; without intervals where there is one lesion."""
+    names = ("without_anatomy", "size_and_file", "margin", "gray_levels", "all")
+    aucs = dict(zip(names, (0.58, 0.5, 0.61, 0.86, 0.88), strict=True))
+    has_interval = kind.num_lesions > 1
+    interval = {name: [auc - 0.1, auc + 0.09] if has_interval else None for name, auc in aucs.items()}
+    return {"combinations": {name: {"auc": aucs[name], "interval": interval[name]} for name in names}}
+
+
+def make_sizes(kind: Kind) -> dict[str, Any]:
+    """The part of `metrics.json` on training sizes; with a prediction for the typical run alone."""
+    points = [
+        {"num_groups": count * kind.num_images // 100, "auc": 0.7 + 0.01 * place, "interval": [0.65, 0.78]}
+        for place, count in enumerate((10, 20, 40, 70, 100))
+    ]
+    twice = {"num_groups": 2 * kind.num_images, "auc": 0.75, "auc_interval": [0.7, 0.8]}
+    return {"points": points, "twice": twice if kind.num_lesions > 100 else None}
+
+
 def make_flow(kind: Kind) -> dict[str, Any]:
     """The part of `metrics.json` that the flow diagram shows."""
     num_images, num_lesions = kind.num_images, kind.num_lesions

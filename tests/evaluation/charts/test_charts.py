@@ -21,7 +21,8 @@ from hip_mri.evaluation.charts.image_sheets import (
     shorten_id,
 )
 from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_leakage
-from hip_mri.evaluation.charts.training import draw_learning_curves
+from hip_mri.evaluation.charts.shortcuts import draw_shortcuts
+from hip_mri.evaluation.charts.training import draw_learning_curves, draw_training_sizes
 from tests.evaluation.charts.material import (
     KINDS,
     LONG_ID,
@@ -31,6 +32,8 @@ from tests.evaluation.charts.material import (
     make_folds,
     make_leakage,
     make_pairs,
+    make_shortcuts,
+    make_sizes,
     make_split,
     make_splits,
 )
@@ -66,6 +69,8 @@ DRAWINGS = {
     "calibration": lambda kind: draw_calibration(make_split(kind), "Calibration", make_split(kind).scores ** 2, NOTICE),
     "decision_curve": lambda kind: draw_decision_curve(make_decision_curve(kind), kind.threshold, "Decision", NOTICE),
     "learning_curves": lambda kind: draw_learning_curves(make_history(1 if kind.num_lesions == 1 else 30), NOTICE),
+    "shortcuts": lambda kind: draw_shortcuts(make_shortcuts(kind), make_split(kind).metrics, NOTICE),
+    "training_sizes": lambda kind: draw_training_sizes(make_sizes(kind), NOTICE),
     "explanations": lambda kind: draw_explanations(
         make_cases(kind, ALL_OUTCOMES if kind.num_lesions > 12 else ["true positive"]), NOTICE
     ),

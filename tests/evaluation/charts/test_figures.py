@@ -19,6 +19,8 @@ NAMES = [
     "confusion_matrix.png",
     "score_histogram.png",
     "calibration.png",
+    "shortcuts.png",
+    "training_sizes.png",
     "learning_curves.png",
     "contrast_samples.png",
     "leakage.png",

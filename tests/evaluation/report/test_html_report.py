@@ -72,6 +72,8 @@ def test_report_has_its_sections_in_order(rendered):
         "Limits",
         "Metrics",
         "Leakage",
+        "Could something else explain the score?",
+        "How much more data would help?",
         "Figures",
         "Data",
         "Settings and software",
@@ -103,10 +105,11 @@ def test_report_needs_no_other_file_and_no_network(run, rendered):
     assert not re.search(r"https?://|url\(|@import", text)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
     values = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
-    beside = {"metrics.json", "predictions.csv", "manifest.csv", "leakage.csv", "folds.csv"}
+    beside = {"metrics.json", "predictions.csv", "manifest.csv", "leakage.csv", "folds.csv", "shortcuts.csv"}
+    beside |= {"training_sizes.csv"}
     assert {value for value in values if not value.startswith("data:")} == {*beside, "model_card.md", "checklist.md"}
     links = [value for value in values if value.startswith("data:")]
-    assert len(links) == len(run.figures) == 9
+    assert len(links) == len(run.figures) == 11
     assert all(link and link.startswith("data:image/png;base64,") for link in links)
 
 
@@ -176,16 +179,18 @@ def test_markdown_is_short_and_begins_with_the_notices(run, markdown):
     assert lines[1] == f"> **⚠ {SYNTHETIC_NOTICE}**"
     assert lines[3] == run.say("result")
     assert lines[4] == run.say("leakage")
-    assert lines[5] == "| Metric | Test | Validation | Training | 95% interval (test) |"
+    assert lines[5] == run.say("shortcuts")
+    assert lines[6] == f"{run.say('training_sizes')} {run.say('halved_interval')}"
+    assert "| Metric | Test | Validation | Training | 95% interval (test) |" in lines
     auc = [f"{run.metrics[split]['auc']:.3f}" for split in ("test", "val", "train")]
-    assert lines[7].startswith(f"| AUC | {' | '.join(auc)} | ")
-    assert sum(line.startswith("![") for line in lines) == 9
+    assert any(line.startswith(f"| AUC | {' | '.join(auc)} | ") for line in lines)
+    assert sum(line.startswith("![") for line in lines) == 11
     assert "runs/0001/report.html" in lines[-1]
 
 
 def test_tables_in_markdown_have_as_many_cells_in_every_row(markdown):
     blocks = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
-    assert [len(block.splitlines()) for block in blocks] == [17, 4]
+    assert [len(block.splitlines()) for block in blocks] == [7, 17, 4]
     for block in blocks:
         assert len({line.rstrip().count("|") for line in block.splitlines()}) == 1
 

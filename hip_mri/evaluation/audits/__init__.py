@@ -1,0 +1,1 @@
+"""What questions a result: other explanations of the score, and how it depends on the number of patients."""
