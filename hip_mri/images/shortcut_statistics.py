@@ -24,14 +24,16 @@ BLACK_TOLERANCE: Final = 2
 KINDS: Final[dict[str, tuple[str, ...]]] = {
     "size_and_file": ("height", "width", "aspect", "compression", "file_kind"),
     "margin": (
-        *("margin_mean", "margin_deviation", "margin_step"),
+        *("margin_mean", "margin_deviation", "margin_step", "margin_blur", "margin_noise"),
         *(f"margin_percentile_{percent}" for percent in MARGIN_PERCENTILES),
         *(f"{corner}_{name}" for corner in CORNERS for name in ("mean", "deviation", "maximum")),
     ),
     "gray_levels": ("mean", "standard_deviation", "percentile_50", "black_fraction", "gradient"),
 }
 """Names of the numbers by kind. `compression` is the size of the file relative to that of a PNG file with the same
-pixels, `file_kind` the suffix; `step` and `gradient` are mean steps from pixel to pixel, a measure of sharpness."""
+pixels, `file_kind` the suffix; `step` and `gradient` are mean steps from pixel to pixel, a measure of sharpness;
+`blur` is the step to the next pixel relative to that to the next but one, `noise` the mean
+difference of neighboring steps in both directions, which edges hardly change."""
 
 NUMBERS: Final = tuple(name for names in KINDS.values() for name in names if name != "file_kind")
 
@@ -71,7 +73,11 @@ def _describe_margin(image: NDArray[np.uint8]) -> dict[str, float]:
     strips = (image[:height], image[-height:], image[height:-height, :width], image[height:-height, -width:])
     levels = np.concatenate([strip.ravel() for strip in strips])
     steps = np.concatenate([np.abs(np.diff(strip.astype(np.int16), axis=1)).ravel() for strip in strips])
+    wide = np.concatenate([np.abs(strip[:, 2:].astype(np.int16) - strip[:, :-2]).ravel() for strip in strips])
+    noise = np.concatenate([np.abs(_cross_difference(strip.astype(np.int16))).ravel() for strip in strips])
     numbers = {
+        "margin_blur": steps.mean() / wide.mean() if wide.size and wide.any() else 1.0,
+        "margin_noise": noise.mean() if noise.size else 0.0,
         "margin_mean": levels.mean(),
         "margin_deviation": levels.std(),
         "margin_step": steps.mean() if steps.size else 0.0,
@@ -82,3 +88,8 @@ def _describe_margin(image: NDArray[np.uint8]) -> dict[str, float]:
     for name, part in zip(CORNERS, parts, strict=True):
         numbers |= {f"{name}_mean": part.mean(), f"{name}_deviation": part.std(), f"{name}_maximum": part.max()}
     return numbers
+
+
+def _cross_difference(strip: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Difference along both axes: zero along straight edges and ramps, not zero for noise."""
+    return np.diff(np.diff(strip, axis=0), axis=1)

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hip_mri.config import LABELS
 from hip_mri.dataset.manifest import digest_table, sample_groups
@@ -102,6 +103,7 @@ def measure_training_sizes(workspace: Workspace, features: FeatureSet, seed: int
     return file
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def reduce_features(rows: Rows, seed: int) -> NDArray[np.float32]:
     """Standardize features and project them on their principal components.
 
@@ -120,10 +122,13 @@ def reduce_features(rows: Rows, seed: int) -> NDArray[np.float32]:
     return np.concatenate([pca.transform((rows[block] - mean) / spread) for block in blocks]).astype(np.float32)
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def draw_curves(
     features: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int
 ) -> pd.DataFrame:
     """Measure the AUC with each of `FRACTIONS`, in `NUM_DRAWS` draws and `NUM_RESAMPLES` resamples of them.
+
+    One thread computes: the matrices are small, and on a busy machine several threads wait for each other.
 
     Args:
         features: Result of `reduce_features`.

@@ -37,11 +37,12 @@ def draw_shortcuts(shortcuts: Mapping[str, Any], test: Mapping[str, Any], notice
         line = style.SPLIT_LINES["test"] if title == "network" else style.SPLIT_LINES["val"]
         if row["interval"] is not None:
             label = {"network": "95% interval of the network", TITLES["without_anatomy"]: "95% interval of trees"}
-            axes.hlines(place, *row["interval"], color=line["color"], linewidth=2.6, label=label.get(title))
+            axes.hlines(place, *row["interval"], color=line["color"], linewidth=2.6, label=label.get(title, "_"))
         axes.plot(row["auc"], place, zorder=3, **RING)
     axes.axvline(0.5, label="Chance", **style.REFERENCE_LINE)
-    style.style_axes(axes, "AUC on the test images, with and without anatomy", "AUC", "")
+    style.style_axes(axes, "Test AUC without anatomy", "AUC", "")
     axes.set_yticks(places, list(rows), fontsize=style.TEXT_SIZE)
-    axes.set(ylim=(-0.6, len(rows) - 0.4), xlim=(min(0.3, *(row["auc"] - 0.02 for row in rows.values())), 1.015))
+    lowest = min((row["interval"] or [row["auc"]])[0] for row in rows.values())
+    axes.set(ylim=(-0.6, len(rows) - 0.4), xlim=(min(0.4, lowest) - 0.02, 1.015))
     style.add_legend_beneath(figure, axes, num_columns=3)
     return figure

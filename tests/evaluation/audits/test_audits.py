@@ -35,6 +35,7 @@ def make_shortcuts(num_images: int = 60) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def test_shortcuts_are_summarized_by_combination_and_number():
     summary = summarize_shortcuts(*make_shortcuts(), (0.8, 1.0), 0, 200)
+    assert summary is not None
     assert summary["combinations"]["margin"]["auc"] == 1
     assert summary["combinations"]["size_and_file"]["auc"] == 0.5
     assert summary["numbers"][0]["name"] == "margin_mean"
@@ -76,6 +77,7 @@ def make_sizes(aucs: np.ndarray, noise: float) -> pd.DataFrame:
 def test_a_rising_curve_is_extrapolated_to_twice_the_groups():
     curve = 0.95 - 0.9 * SIZES**-0.5
     summary = summarize_training_sizes(make_sizes(curve, 0.001), 200)
+    assert summary is not None
     assert [point["auc"] for point in summary["points"]] == pytest.approx(list(curve))
     twice = summary["twice"]
     assert twice["num_groups"] == 400
@@ -85,8 +87,10 @@ def test_a_rising_curve_is_extrapolated_to_twice_the_groups():
 
 def test_what_the_curve_does_not_show_is_not_extrapolated():
     flat = summarize_training_sizes(make_sizes(np.full(len(SIZES), 0.8), 0.02), 200)
-    assert (flat["twice"], flat["reason"]) == (None, "flat")
     sampled = summarize_training_sizes(make_sizes(0.95 - 0.9 * SIZES**-0.5, 0.001), 20_000)
+    assert flat is not None
+    assert sampled is not None
+    assert (flat["twice"], flat["reason"]) == (None, "flat")
     assert (sampled["twice"], sampled["reason"]) == (None, "too_far")
     assert summarize_training_sizes(make_sizes(SIZES, 0).head(0), 200) is None
 
@@ -108,7 +112,9 @@ def test_fitted_curves_never_fall_and_never_exceed_one():
 @pytest.mark.parametrize("num_rarer", [2, 5, 15, 100, 5000])
 def test_half_the_interval_needs_just_under_four_times_the_lesions(num_rarer):
     test = {"num_lesions": num_rarer, "num_groups": 3 * num_rarer, "intervals": {"auc": [0.7, 0.9]}}
-    found = find_test_lesions(test, num_rarer)["num_lesions"]
+    needed = find_test_lesions(test, num_rarer)
+    assert needed is not None
+    found = needed["num_lesions"]
     assert found <= 4 * num_rarer
 
     def measure_width(count: int) -> float:
