@@ -51,7 +51,7 @@ def summarize_shortcuts(
     if images["label"].nunique() < len(LABELS):
         return None
     combinations = {
-        column.removeprefix(SCORE_PREFIX): _measure(
+        column.removeprefix(SCORE_PREFIX): measure_auc(
             images, images[column].astype("float64").to_numpy(), seed, num_resamples
         )
         for column in shortcuts.columns
@@ -81,7 +81,15 @@ def is_explained(without_anatomy: Mapping[str, Any], network_interval: Sequence[
     return bool(without_anatomy["interval"][0] > CHANCE and without_anatomy["auc"] >= network_interval[0])
 
 
-def _measure(images: pd.DataFrame, scores: NDArray[np.float64], seed: int, num_resamples: int) -> dict[str, Any]:
+def measure_auc(images: pd.DataFrame, scores: NDArray[np.float64], seed: int, num_resamples: int) -> dict[str, Any]:
+    """Compute the AUC and its 95% interval over groups, which is `None` with fewer than `MIN_GROUPS` of either class.
+
+    Args:
+        images: Columns label and group.
+        scores: Scores of the images, 0-1, shape (num_images,).
+        seed: Seed of the resampling.
+        num_resamples: Number of resamples.
+    """
     validated = validate_scores(number_labels(images), scores, images["group"])
     auc = measure_ranking(validated.labels, scores)["auc"]
     if validated.num_rarer_groups < MIN_GROUPS:

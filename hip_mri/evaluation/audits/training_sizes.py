@@ -22,6 +22,11 @@ EXPONENTS: Final = np.geomspace(0.1, 2, 25)
 MAX_EXTRAPOLATION: Final = 3.0
 """Largest ratio of predicted to measured number of groups."""
 
+WIDENING: Final = 1.8
+"""Factor on the deviations of the resamples. The training sets of the draws overlap, so that resamples vary less than data
+sets of other patients do. Of 60 simulated data sets, 95% intervals without it covered the true AUC in 83% and the true
+gain by twice the groups in 71%; with it they covered both in all of 40, so they are rather too wide."""
+
 CENTRAL: Final = (0.025, 0.975)
 """Quantiles of a 95% interval."""
 
@@ -48,6 +53,7 @@ def summarize_training_sizes(sizes: pd.DataFrame, num_groups: int) -> dict[str, 
     if sizes.empty:
         return None
     draws, resamples = (_pivot(sizes[sizes["kind"] == kind]) for kind in ("draw", "resample"))
+    resamples = np.clip(resamples.mean(axis=0) + WIDENING * (resamples - resamples.mean(axis=0)), 0, 1)
     counts = sizes.groupby("fraction")[["num_groups", "num_images"]].first()
     means, limits = draws.mean(axis=0), np.quantile(resamples, CENTRAL, axis=0)
     points = [
