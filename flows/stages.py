@@ -100,7 +100,9 @@ def compute_features(
 ) -> FeatureSet:
     """Compute the features of every image, once."""
     num_threads, preprocessing = config.runner.count_threads(), config.preprocessing
-    backbone = prepare_backbone.submit(weights, workspace, preprocessing, config.seed, num_threads).result()
+    backbone = prepare_backbone.submit(
+        weights, workspace, preprocessing, config.seed, num_threads, config.model.input_scaling
+    ).result()
     features = choose_features.submit(
         backbone, config.features, preprocessing, config.training.horizontal_flip, workspace, num_threads
     ).result()

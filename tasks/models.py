@@ -7,7 +7,7 @@ from prefect.artifacts import create_table_artifact
 
 from hip_mri.config import TrainingSettings
 from hip_mri.models import cross_validation, features, network
-from hip_mri.models.backbones import backbone, weights
+from hip_mri.models.backbones import preparation, weights
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import Epoch
 from hip_mri.models.network import TrainedModel
@@ -20,7 +20,7 @@ logger = logging.getLogger("hip_mri.tasks")
 
 resolve_weights = task(**CALLED)(weights.resolve_weights)
 
-prepare_backbone = task(**NETWORK)(backbone.prepare_backbone)
+prepare_backbone = task(**NETWORK)(preparation.prepare_backbone)
 
 choose_features = task(**NETWORK)(features.choose_features)
 

@@ -27,7 +27,7 @@ os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 from hip_mri.models.backbones import backbone as backbones
 from hip_mri.workspace import Workspace
 from tests.small_models import backbone, prepared, shards, trained_workspace  # noqa: F401 - fixtures
-from tests.small_network import build_small_resnet
+from tests.small_network import build_small_convnext, build_small_resnet
 from tests.small_runs import versions, write_run  # noqa: F401 - fixtures
 from tests.small_sources import entries, filled, filled_once, pack, shard, snapshot, source_file, spread, write_rows  # noqa: F401 - fixtures
 
@@ -43,7 +43,7 @@ RESNET50_WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "resnet50_
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let a small network stand in for the ResNet50, before any fixture is set up, unless a test needs the real one.
+    """Let small networks stand in for ResNet50 and ConvNeXtTiny, before any fixture, unless a test needs the real ones.
 
     System tests share networks with processes of their own, which know the real one alone.
     """
@@ -52,7 +52,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def get_small_builder(name: str):
-    return build_small_resnet if name == "ResNet50" else GET_BUILDER(name)
+    return {"ResNet50": build_small_resnet, "ConvNeXtTiny": build_small_convnext}.get(name) or GET_BUILDER(name)
 
 
 def draw_image(generator: np.random.Generator, *, has_lesion: bool, size: int = 64) -> np.ndarray:

@@ -12,8 +12,9 @@ from hip_mri.dataset.preprocessing import preprocess_images
 from hip_mri.dataset.shards import Shard, plan_shards
 from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.split import split_manifest
-from hip_mri.models.backbones.backbone import Backbone, prepare_backbone
+from hip_mri.models.backbones.backbone import Backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice
+from hip_mri.models.backbones.preparation import prepare_backbone
 from hip_mri.models.backbones.weights import resolve_weights
 from hip_mri.models.features import FeatureSet, extract_features
 from hip_mri.workspace import Workspace

@@ -1,4 +1,4 @@
-"""A stand-in for ResNet50 in tests: the same build and names, one narrow block a stage."""
+"""Stand-ins for ResNet50 and ConvNeXtTiny in tests: the same build and names, one narrow block a stage."""
 
 from typing import Any
 
@@ -33,3 +33,16 @@ def _add_block(value: Any, width: int, channels: int, strides: int, name: str) -
             value = layers.Activation("relu", name=f"{name}_{number}_relu")(value)
     value = layers.Add(name=f"{name}_add")([shortcut, value])
     return layers.Activation("relu", name=f"{name}_out")(value)
+
+
+def build_small_convnext(**arguments: Any) -> Any:
+    """As `keras.applications.ConvNeXtTiny`, with the same 768 features."""
+    from keras.src.applications.convnext import ConvNeXt
+
+    return ConvNeXt(
+        depths=[1] * 4,
+        projection_dims=[16, 32, 64, 768],
+        name="convnext_tiny",
+        weights_name="convnext_tiny",
+        **arguments,
+    )

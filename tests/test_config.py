@@ -11,6 +11,7 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import BaseModel, ValidationError
 
 from hip_mri.config import (
+    ARCHITECTURES,
     ImageSettings,
     PipelineConfig,
     PredictConfig,
@@ -60,7 +61,8 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
 ]
 CHOICES = {
     "preprocessing.interpolation": {"linear", "area"},
-    "model.backbone": {"ResNet50", "ResNet101", "ResNet152"},
+    "model.backbone": set(ARCHITECTURES),
+    "model.input_scaling": {"auto", "caffe", "caffe_255", "tf", "tf_128", "torch", "none"},
     "features.engine": {"auto", "keras", "openvino"},
     "features.precision": {"auto", "float32", "bfloat16"},
     "training.class_weight": {"none", "balanced"},

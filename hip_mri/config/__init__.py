@@ -4,6 +4,7 @@ The command line, a YAML file, `prefect.yaml` and the form in the Prefect UI all
 Library functions receive the values that they use, not the whole object.
 """
 
+from hip_mri.config.backbones import ARCHITECTURES, KERAS_ADDRESS, Architecture, BackboneName, InputScaling
 from hip_mri.config.base import Settings
 from hip_mri.config.classes import (
     LABELS,
@@ -26,7 +27,6 @@ from hip_mri.config.flows import (
 from hip_mri.config.promotion import DriftSettings, ReleaseSettings, RetrainSettings
 from hip_mri.config.tracking import TrackingSettings
 from hip_mri.config.training import (
-    BackboneName,
     Engine,
     EvaluationSettings,
     FeatureSettings,

@@ -7,12 +7,12 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from hip_mri.addresses import DaskAddress, LocalName, LocalPath, SourceAddress
+from hip_mri.config.backbones import ARCHITECTURES, BackboneName
 from hip_mri.config.base import Settings
 from hip_mri.config.data import DataSettings, ImageSettings, PreprocessingSettings, SourceLimits
 from hip_mri.config.promotion import DriftSettings, ReleaseSettings, RetrainSettings
 from hip_mri.config.tracking import TrackingSettings
 from hip_mri.config.training import (
-    BackboneName,
     Engine,
     EvaluationSettings,
     FeatureSettings,
@@ -80,6 +80,16 @@ class TrainingConfig(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     runner: RunnerSettings = RunnerSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="after")
+    def _check_image_size(self) -> Self:
+        needed = ARCHITECTURES[self.model.backbone].min_image_size
+        if self.preprocessing.image_size < needed:
+            raise ValueError(
+                f"preprocessing.image_size is {self.preprocessing.image_size}, and {self.model.backbone} needs at "
+                f"least {needed}; give a larger image_size, or another model.backbone"
+            )
+        return self
 
     def with_backbone(self, backbone: BackboneName) -> Self:
         """Return the same settings with another backbone."""

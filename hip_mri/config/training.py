@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hip_mri.addresses import LocalName
+from hip_mri.config.backbones import BackboneName, InputScaling
 from hip_mri.config.base import Settings
 
-BackboneName = Literal["ResNet50", "ResNet101", "ResNet152"]
 Engine = Literal["keras", "openvino"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -16,11 +16,17 @@ class ModelSettings(Settings):
     """Settings of the network architecture."""
 
     backbone: BackboneName = "ResNet101"
-    """Frozen network that computes 2,048 features per image."""
+    """Frozen network that computes the features of an image; see [models.md](models.md)."""
 
     weights: LocalName = Field(default="imagenet", min_length=1)
     """Weights of the backbone: `imagenet` (downloaded by Keras), `random`, or the path of a Keras weights file without
     top (`*.weights.h5` or the older `*_notop.h5`)."""
+
+    input_scaling: Literal["auto", InputScaling] = "auto"
+    """Scaling of gray levels 0-255 that the weights need: `caffe` (BGR minus the ImageNet mean), `caffe_255` (the same
+    divided by 255), `tf` (-1 to 1), `tf_128` (gray level / 128 - 1), `torch` (0 to 1, minus mean, divided by standard
+    deviation) or `none`. `auto` uses that of the published ImageNet weights, and for other files the one that fits the
+    statistics stored in their BatchNormalization layers best."""
 
     hidden_units: int = Field(default=1024, ge=1, le=65536)
     """Number of units of the dense ReLU layer between the features and the sigmoid."""
@@ -46,7 +52,8 @@ class FineTuneSettings(Settings):
     epoch takes a forward pass of the whole network and a backward pass of its trained part."""
 
     from_block: Literal["conv2", "conv3", "conv4", "conv5"] = "conv5"
-    """First block of the backbone that is trained; all later blocks are trained, too."""
+    """First stage of the backbone that is trained; all later stages are trained, too. `conv5` computes the feature maps
+    of the lowest resolution, `conv4` those of twice that resolution, and so on."""
 
     learning_rate: float = Field(default=1e-5, gt=0, le=1)
     """Learning rate of Adam."""

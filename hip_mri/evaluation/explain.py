@@ -1,26 +1,26 @@
 """Grad-CAM heat maps of images, and the choice of images to explain.
 
-The last feature maps are followed by global average pooling, an optional normalization and dense layers. For such a
+The last feature maps are followed by global average pooling, optional normalizations and dense layers. For such a
 head the gradient of the logit with respect to the maps has a closed form, so that any engine can compute heat maps with
 forward passes only.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hip_mri.config import ARCHITECTURES
 from hip_mri.dataset.table_files import load_array
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.image_sheets import MAX_CASES, Outcome
 from hip_mri.hashes import digest, digest_file
 from hip_mri.models.backbones.backbone import Backbone, load_backbone
 from hip_mri.models.backbones.engines import open_engine
-from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.loading import load_head
 from hip_mri.models.scoring import SplitNetwork
@@ -80,12 +80,13 @@ def _compute_heat(network: SplitNetwork, images: NDArray[np.uint8]) -> NDArray[n
     features = network.features
     engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
     head = load_head(network.head_file)
-    scale = _find_scale(features.backbone)
+    normalizations = _list_normalizations(features.backbone)
     heat = np.empty(images.shape, np.float32)
     for start in range(0, len(images), BATCH_SIZE):
         batch = list(images[start : start + BATCH_SIZE])
         maps = engine.compute_maps(batch)
-        gradients = scale * differentiate_head(head, engine.compute(batch))
+        gradients = differentiate_head(head, engine.compute(batch))
+        gradients = differentiate_normalizations(normalizations, maps.mean(axis=(1, 2)), gradients)
         for row, (image_maps, gradient) in enumerate(zip(maps, gradients, strict=True), start):
             heat[row] = _shape_heat(image_maps @ gradient, (images.shape[1], images.shape[2]))
     return heat
@@ -132,15 +133,43 @@ def _check_layers(head: Model) -> None:
             )
 
 
-def _find_scale(backbone: Backbone) -> NDArray[np.float32] | np.float32:
-    """Find the factor by which the normalization multiplies each feature, shape (num_features,), or 1.
+def _list_normalizations(backbone: Backbone) -> list[Any]:
+    """List the layers between the average of the maps and the features; most backbones have none."""
+    if not (backbone.standardized or ARCHITECTURES[backbone.name].has_last_normalization):
+        return []
+    keras = import_keras()
+    layers = load_backbone(backbone).layers
+    pooling = next(layer for layer in reversed(layers) if isinstance(layer, keras.layers.GlobalAveragePooling2D))
+    return layers[layers.index(pooling) + 1 :]
 
-    The factor of the pooling is the same for all features and has no effect on the relative heat.
+
+def differentiate_normalizations(
+    layers: Sequence[Any], pooled: NDArray[np.float32], gradients: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Compute the gradient with respect to the average of the maps from that with respect to the features.
+
+    The factor of the average itself is the same for all features and has no effect on the relative heat.
+
+    Args:
+        layers: LayerNormalization and BatchNormalization layers between them.
+        pooled: Average of the maps, shape (num_images, num_features).
+        gradients: Gradients with respect to the features, of the same shape.
+
+    Source of the gradient of LayerNormalization: Ba, Kiros and Hinton, "Layer Normalization", 2016.
     """
-    if not backbone.standardized:
-        return np.float32(1)
-    layer = load_backbone(backbone).get_layer(STANDARDIZE)
-    return (1 / np.sqrt(np.asarray(layer.moving_variance, np.float32) + layer.epsilon)).astype(np.float32)
+    if not layers:
+        return gradients
+    layer, *later = layers
+    if hasattr(layer, "moving_variance"):
+        deviation = np.sqrt(np.asarray(layer.moving_variance, np.float32) + layer.epsilon)
+        output = (pooled - np.asarray(layer.moving_mean, np.float32)) / deviation
+        return differentiate_normalizations(later, output, gradients) / deviation
+    gamma, beta = (np.asarray(it, np.float32) for it in (layer.gamma, layer.beta))
+    deviation = np.sqrt(pooled.var(axis=1, keepdims=True) + layer.epsilon)
+    normalized = (pooled - pooled.mean(axis=1, keepdims=True)) / deviation
+    scaled = gamma * differentiate_normalizations(later, gamma * normalized + beta, gradients)
+    shared = scaled.mean(axis=1, keepdims=True) + normalized * (scaled * normalized).mean(axis=1, keepdims=True)
+    return (scaled - shared) / deviation
 
 
 def _check_images(images: NDArray[np.uint8], size: int) -> None:

@@ -112,6 +112,7 @@ class RunFacts:
         return collect_notices(
             is_synthetic=self.ingest.is_synthetic,
             weights_notice=self.weights.notice,
+            scaling_notice=self.features.backbone.notice,
             num_held_out=self.split.num_held_out,
         )
 

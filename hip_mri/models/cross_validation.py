@@ -174,7 +174,7 @@ def score_fold(fold: Fold, plan: FoldPlan, training: TrainingImages, groups: NDA
     if len(np.unique(training.labels[fit_on])) < len(LABELS):
         scored, scores = scored[:0], np.empty(0, np.float32)
     else:
-        head = _get_compiled_head(plan.hidden_units, plan.settings)
+        head = _get_compiled_head(training.num_features, plan.hidden_units, plan.settings)
         train_head(head, _select(training, fit_on), None, plan.settings, fold.seed)
         blocks = iterate_blocks(SelectedRows(training.plain, scored), ROWS_PER_BLOCK)
         scores = np.concatenate([predict(head, block, batch_size=256) for block in blocks])
@@ -186,11 +186,11 @@ _compiled = threading.local()
 """Head of each thread; tracing its functions costs more than training on few images."""
 
 
-def _get_compiled_head(hidden_units: int, settings: TrainingSettings) -> Model:
+def _get_compiled_head(num_features: int, hidden_units: int, settings: TrainingSettings) -> Model:
     """Return the compiled head of this thread."""
-    key = (hidden_units, settings.learning_rate)
+    key = (num_features, hidden_units, settings.learning_rate)
     if getattr(_compiled, "key", None) != key:
-        _compiled.key, _compiled.head = key, compile_head(hidden_units, settings)
+        _compiled.key, _compiled.head = key, compile_head(num_features, hidden_units, settings)
     return _compiled.head
 
 

@@ -14,7 +14,6 @@ from hip_mri.dataset.shards import Shard, read_shard
 from hip_mri.disk_errors import require_room
 from hip_mri.errors import WorkspaceError
 from hip_mri.hashes import digest
-from hip_mri.models.backbones.architectures import NUM_FEATURES
 from hip_mri.models.backbones.backbone import BYTES_PER_NUMBER, Backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice, choose_engine
 from hip_mri.models.backbones.engines import open_engine
@@ -56,6 +55,7 @@ class FeatureSet:
         """Describe the features for `metrics.json`: engine, precision, reason, and the names of the sets on disk."""
         return asdict(self.choice) | {
             "engine_version": self.choice.version,
+            "input_scaling": self.backbone.scaling,
             "set": self.digest,
             "preprocessed": name_set(self.preprocessing),
         }
@@ -124,7 +124,7 @@ def extract_features(shard: Shard, workspace: Workspace, features: FeatureSet, n
     missing = find_missing_rows(shard, workspace, features)
     if missing.empty:
         return 0
-    require_room(workspace.features_folder, len(missing) * NUM_FEATURES * BYTES_PER_NUMBER)
+    require_room(workspace.features_folder, len(missing) * features.backbone.num_features * BYTES_PER_NUMBER)
     engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
     computed = []
     for positions in cut_positions(len(missing), ROWS_PER_CALL):

@@ -13,6 +13,7 @@ from typing import Final
 
 from hip_mri.config import FineTuneSettings
 from hip_mri.disk_errors import require_room
+from hip_mri.models.backbones.stages import list_operations_from
 from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
 from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.loading import load_weights
@@ -22,9 +23,6 @@ logger = logging.getLogger(__name__)
 
 BYTES_PER_STATE: Final = 12
 """One parameter in a checkpoint: the weight and Adam's two moments, as float32."""
-
-BLOCKS: Final = ("conv2", "conv3", "conv4", "conv5")
-"""Stages of a ResNet in order; the name of a layer begins with that of its stage."""
 
 
 def fine_tune(
@@ -110,7 +108,6 @@ def _has_stalled(epochs: list[Epoch], patience: int) -> bool:
 def unfreeze(network: Model, from_block: str) -> None:
     """Make the stages from `from_block` on trainable, except their BatchNormalization layers."""
     keras = import_keras()
-    trainable = tuple(BLOCKS[BLOCKS.index(from_block) :])
-    for layer in network.layers:
-        if layer.name.startswith(trainable):
-            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    for operation in list_operations_from(network, from_block):
+        if isinstance(operation, keras.layers.Layer):
+            operation.trainable = not isinstance(operation, keras.layers.BatchNormalization)

@@ -51,6 +51,11 @@ class TrainingImages:
     mirrored: Rows | None
     labels: NDArray[np.int64]
 
+    @property
+    def num_features(self) -> int:
+        """Length of a row of features."""
+        return self.plain[np.arange(1)].shape[1]
+
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -5,8 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hip_mri.config import BackboneName, TrainingSettings
-from hip_mri.models.backbones.architectures import NUM_FEATURES
+from hip_mri.config import BackboneName, InputScaling, TrainingSettings
 from hip_mri.models.backbones.backbone import build_backbone
 from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, fit, make_deterministic, weigh_classes
 from hip_mri.models.keras_settings import Model, import_keras
@@ -18,7 +17,7 @@ PREFIX: Final = "hip_mri_"
 """Prefix of the name of a whole network; the rest is the name of its backbone."""
 
 
-def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -> Model:
+def build_head(num_features: int, hidden_units: int, seed: int) -> Model:
     """Build the head, from features to the probability of a lesion.
 
     The seed determines the initial weights. Each layer has an initializer with a seed of its own, since Keras' global
@@ -31,10 +30,12 @@ def build_head(hidden_units: int, seed: int, num_features: int = NUM_FEATURES) -
     return keras.Model(features, _score(features, hidden_units, seed), name="head")
 
 
-def build_network(name: BackboneName, image_size: int, hidden_units: int, *, standardized: bool) -> Model:
+def build_network(
+    name: BackboneName, image_size: int, hidden_units: int, *, scaling: InputScaling | None = None, standardized: bool
+) -> Model:
     """Build a whole network with random weights, of the same architecture as `join_network` returns."""
     keras = import_keras()
-    backbone = build_backbone(name, image_size, standardized=standardized)
+    backbone = build_backbone(name, image_size, scaling=scaling, standardized=standardized)
     return keras.Model(backbone.input, _score(backbone.output, hidden_units, seed=0), name=_name_network(backbone))
 
 
@@ -80,7 +81,7 @@ def cut_network(network: Model) -> tuple[Model, Model]:
     hidden = network.get_layer(FIRST_HEAD_LAYER)
     features = network.layers[network.layers.index(hidden) - 1].output
     backbone = keras.Model(network.input, features, name=network.name.removeprefix(PREFIX))
-    head = build_head(hidden.units, seed=0, num_features=features.shape[-1])
+    head = build_head(features.shape[-1], hidden.units, seed=0)
     for layer in head.layers[1:]:
         layer.set_weights(network.get_layer(layer.name).get_weights())
     return backbone, head
@@ -90,11 +91,11 @@ def _name_network(backbone: Model) -> str:
     return f"{PREFIX}{backbone.name}"
 
 
-def compile_head(hidden_units: int, settings: TrainingSettings) -> Model:
+def compile_head(num_features: int, hidden_units: int, settings: TrainingSettings) -> Model:
     """Build and compile a head. `train_head` can be called on it repeatedly; its functions are traced once."""
     keras = import_keras()
     make_deterministic()
-    head = build_head(hidden_units, seed=0)
+    head = build_head(num_features, hidden_units, seed=0)
     head.compile(keras.optimizers.Adam(settings.learning_rate), "binary_crossentropy", metrics=["accuracy"])
     head.optimizer.build(head.trainable_variables)
     return head

@@ -17,11 +17,11 @@ from typing import Any, Final, cast
 
 import h5py
 
-from hip_mri.config import BackboneName
+from hip_mri.config import ARCHITECTURES, BackboneName
 from hip_mri.disk_errors import explain_write_errors, require_room
 from hip_mri.errors import WeightsError, list_offenders
-from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, describe_cause
+from hip_mri.models.backbones.input_scaling import find_scaling
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.head import PREFIX, build_head, build_network
 from hip_mri.models.keras_settings import DTYPE_POLICY, SETTINGS, Model, import_keras
@@ -63,7 +63,7 @@ def load_network(file: Path, sha256: str | None = None) -> Model:
 
 def load_head(file: Path, sha256: str | None = None) -> Model:
     """Load a saved head; see `load_network`."""
-    return _load(file, sha256, lambda description: build_head(_find_units(description), seed=0))
+    return _load(file, sha256, lambda description: build_head(_find_width(description), _find_units(description), 0))
 
 
 def load_weights(network: Model, file: Path) -> None:
@@ -190,8 +190,22 @@ def _build(description: dict[str, Any]) -> Model:
     size = layers[0]["config"]["batch_shape"][1]
     if not (isinstance(size, int) and 0 < size <= MAX_IMAGE_SIZE):
         raise ValueError(f"its images have the size {str(size)[:20]}")
-    is_standardized = any(layer["config"]["name"] == STANDARDIZE for layer in layers)
-    return build_network(known[found], size, _find_units(description), standardized=is_standardized)
+    names = [layer["config"]["name"] for layer in layers]
+    return build_network(
+        known[found],
+        size,
+        _find_units(description),
+        scaling=find_scaling(names),
+        standardized=STANDARDIZE in names,
+    )
+
+
+def _find_width(description: dict[str, Any]) -> int:
+    """Find the number of features, the input of a head."""
+    width = description["config"]["layers"][0]["config"]["batch_shape"][1]
+    if width not in {architecture.num_features for architecture in ARCHITECTURES.values()}:
+        raise ValueError(f"its input has the width {str(width)[:20]}")
+    return width
 
 
 def _find_units(description: dict[str, Any]) -> int:

@@ -184,7 +184,7 @@ def _train(
     """Train the network; returns it with its history and the scores of all images."""
     training = select_features(images, "train", workspace, features, with_mirrored=features.with_mirrored)
     validation = select_features(images, "val", workspace, features, with_mirrored=False)
-    head = compile_head(hidden_units, settings)
+    head = compile_head(features.backbone.num_features, hidden_units, settings)
     epochs = train_head(head, training, validation, settings, seed, on_epoch)
     history = pd.DataFrame([asdict(epoch) for epoch in epochs]).assign(stage="head")
     if not settings.fine_tune.epochs:
@@ -213,7 +213,13 @@ def _train(
 def _copy_in_float32(network: Model, features: FeatureSet, hidden_units: int) -> Model:
     """Copy the weights into a network that computes in float32, as every saved model does."""
     backbone = features.backbone
-    copy = build_network(backbone.name, backbone.image_size, hidden_units, standardized=backbone.standardized)
+    copy = build_network(
+        backbone.name,
+        backbone.image_size,
+        hidden_units,
+        scaling=backbone.scaling,
+        standardized=backbone.standardized,
+    )
     copy.set_weights(network.get_weights())
     if choose_jit() is False:
         copy.jit_compile = False

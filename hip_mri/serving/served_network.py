@@ -20,12 +20,14 @@ from hip_mri.models.backbones.backbone import (
     IDENTITY_NAME,
     PARTS,
     Backbone,
+    describe_architecture,
     find_backbone,
     open_backbone,
     write_backbone,
 )
 from hip_mri.models.backbones.engine_choice import EngineChoice, computes_bfloat16, resolve_engine
 from hip_mri.models.backbones.export import has_export, link_export
+from hip_mri.models.backbones.input_scaling import find_scaling
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.head import PREFIX, cut_network
@@ -153,9 +155,9 @@ def _split(network: SavedNetwork, folder: Path) -> None:
     require_room(folder, BYTES_PER_NUMBER * whole.count_params())
     backbone, head = cut_network(whole)
     head.save(folder / HEAD_NAME)
-    is_standardized = any(layer.name == STANDARDIZE for layer in whole.layers)
-    size = network.preprocessing.image_size
-    write_backbone(backbone, folder, {"name": network.backbone, "image_size": size, "is_standardized": is_standardized})
+    names, size = [layer.name for layer in whole.layers], network.preprocessing.image_size
+    identity = describe_architecture(network.backbone, size, find_scaling(names), standardized=STANDARDIZE in names)
+    write_backbone(backbone, folder, identity)
 
 
 def _load(network: SavedNetwork) -> "keras.Model":

@@ -25,8 +25,8 @@ from hip_mri.dataset.ingest import ingest_images
 from hip_mri.grouping.split import split_manifest
 from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.image_statistics import compute_statistics
-from hip_mri.models.backbones.backbone import prepare_backbone
 from hip_mri.models.backbones.engines import FeatureEngine, open_engine
+from hip_mri.models.backbones.preparation import prepare_backbone
 from hip_mri.models.backbones.weights import resolve_weights
 from hip_mri.monitoring.drift import Batch, DriftReport, detect_drift
 from hip_mri.monitoring.shift import sample_one_per_group

@@ -18,7 +18,6 @@ import numpy as np
 from hip_mri.config import FineTuneSettings, TrainingSettings
 from hip_mri.images.stored_png import decode_png, encode_png
 from hip_mri.models.backbones import engines
-from hip_mri.models.backbones.architectures import NUM_FEATURES
 from hip_mri.models.backbones.backbone import build_backbone, open_backbone, write_backbone
 from hip_mri.models.fine_tune import fine_tune
 from hip_mri.models.fitting import TrainingImages
@@ -28,6 +27,7 @@ from hip_mri.models.keras_settings import describe_keras
 BATCH_SIZES = (16, 64, 256)
 HIDDEN_UNITS = 1024
 NUM_EPOCHS = 30
+NUM_FEATURES = 2048
 
 
 def time_call(function: Callable[[], object]) -> float:
@@ -60,13 +60,13 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     rows = generator.random((given.num_images, NUM_FEATURES), np.float32)
     settings = TrainingSettings(epochs=NUM_EPOCHS, batch_size=150)
-    head, features = compile_head(HIDDEN_UNITS, settings), TrainingImages(rows, rows, labels)
+    head, features = compile_head(NUM_FEATURES, HIDDEN_UNITS, settings), TrainingImages(rows, rows, labels)
     seconds = time_call(lambda: train_head(head, features, features, settings, seed=0))
     results[f"head, {NUM_EPOCHS} epochs, s"] = round(seconds, 2)
 
     pixels = images[..., None].astype(np.float32)
     tuned = TrainingImages(pixels, pixels, labels)
-    network = join_network(backbone, build_head(HIDDEN_UNITS, seed=0))
+    network = join_network(backbone, build_head(NUM_FEATURES, HIDDEN_UNITS, seed=0))
     times: list[float] = [time.perf_counter()]
     fine_tune(
         network,

@@ -159,7 +159,12 @@ def metrics(scores) -> dict[str, Any]:
             "has_constant_patient": False,
         },
         "test_set": {"sha256": "ab" * 32, "num_images": 40, "num_missing": 0},
-        "features": {"engine": "openvino", "precision": "bfloat16", "reason": "bfloat16 was asked for"},
+        "features": {
+            "engine": "openvino",
+            "precision": "bfloat16",
+            "reason": "bfloat16 was asked for",
+            "input_scaling": "caffe",
+        },
         "seconds": {"extract_features": 412.7, "train_head": 11.4, "draw_figures": 0.3},
         "versions": {"hip-mri": "1.2.0", "keras": "3.15.0"},
         "environment": {"commit": "cd" * 20, "flow_run_id": None, "model_sha256": "ef" * 32},

@@ -10,7 +10,7 @@ import pytest
 from hip_mri.config import PreprocessingSettings
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation import explain
-from hip_mri.evaluation.explain import differentiate_head, explain_images, pick_cases
+from hip_mri.evaluation.explain import differentiate_head, differentiate_normalizations, explain_images, pick_cases
 from hip_mri.models.backbones.backbone import build_backbone, open_backbone, write_backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet
@@ -25,20 +25,25 @@ SPOT = 5
 """Radius of a planted lesion, in pixels."""
 
 
-def build_network(*, standardized: bool, activation="sigmoid", seed: int = 0):
-    """A small network of the same structure: maps, average, optional normalization, two dense layers."""
+def build_network(*, standardized: bool, has_layer_norm=False, activation="sigmoid", seed: int = 0):
+    """A small network of the same structure: maps, average, optional normalizations, two dense layers."""
     keras.utils.set_random_seed(seed)
     image = keras.Input((SIZE, SIZE, 1), name="image")
     maps = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
     for channels in (8, 16):
         maps = keras.layers.Conv2D(channels, 5, strides=2, padding="same", activation="relu")(maps)
     features = keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps)
+    if has_layer_norm:
+        features = keras.layers.LayerNormalization(name="layer_norm")(features)
     if standardized:
         features = keras.layers.BatchNormalization(center=False, scale=False, name="standardize")(features)
     hidden = keras.layers.Dense(24, "relu", name="hidden")(features)
     network = keras.Model(image, keras.layers.Dense(1, activation, name="score")(hidden))
+    generator = np.random.default_rng(seed)
+    if has_layer_norm:
+        layer = network.get_layer("layer_norm")
+        layer.set_weights([generator.uniform(0.5, 2, 16), generator.normal(0, 1, 16)])
     if standardized:
-        generator = np.random.default_rng(seed)
         layer = network.get_layer("standardize")
         layer.moving_mean.assign(generator.normal(0.3, 0.1, 16))
         layer.moving_variance.assign(generator.uniform(0.01, 0.2, 16))
@@ -64,12 +69,12 @@ def explain_small(tmp_path, monkeypatch):
             compute_maps=lambda batch: np.asarray(maps(as_inputs(batch))),
         )
         monkeypatch.setattr(explain, "open_engine", lambda *_: engine)
-        monkeypatch.setattr(explain, "load_backbone", lambda _: network)
+        monkeypatch.setattr(explain, "load_backbone", lambda _: backbone)
         monkeypatch.setattr(explain, "load_head", lambda _: cut(network, is_head=True))
         head_file = tmp_path / "head.keras"
         head_file.write_bytes(np.concatenate([values.ravel() for values in network.get_weights()]).tobytes())
         standardized = any(layer.name == "standardize" for layer in network.layers)
-        backbone_record = SimpleNamespace(image_size=SIZE, standardized=standardized)
+        backbone_record = SimpleNamespace(name="ResNet50", image_size=SIZE, standardized=standardized)
         choice = SimpleNamespace(engine="keras", precision="float32")
         features = SimpleNamespace(backbone=backbone_record, choice=choice, digest="small")
         parts = cast("SplitNetwork", SimpleNamespace(features=features, head_file=head_file))
@@ -99,17 +104,18 @@ def draw_images(num_images: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (num_images, SIZE, SIZE), np.uint8)
 
 
-@pytest.mark.parametrize("standardized", [False, True])
-def test_gradient_is_that_of_automatic_differentiation(standardized):
-    network = build_network(standardized=standardized)
+@pytest.mark.parametrize(
+    ("standardized", "has_layer_norm"), [(False, False), (True, False), (False, True), (True, True)]
+)
+def test_gradient_is_that_of_automatic_differentiation(standardized, has_layer_norm):
+    network = build_network(standardized=standardized, has_layer_norm=has_layer_norm)
     inputs = as_inputs(draw_images(7))
     position = [layer.name for layer in network.layers].index("avg_pool") - 1
     maps, expected = differentiate_automatically(network, position, inputs)
     features = np.asarray(cut(network, is_head=False)(inputs))
     gradients = differentiate_head(cut(network, is_head=True), features) / np.prod(maps.shape[1:3])
-    if standardized:
-        layer = network.get_layer("standardize")
-        gradients = gradients / np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
+    hidden = network.layers.index(network.get_layer("hidden"))
+    gradients = differentiate_normalizations(network.layers[position + 2 : hidden], maps.mean(axis=(1, 2)), gradients)
     assert np.abs(expected).max() > 1e-4
     np.testing.assert_allclose(
         np.broadcast_to(gradients[:, None, None], expected.shape), expected, rtol=2e-3, atol=1e-6
@@ -120,7 +126,7 @@ def test_gradient_is_that_of_automatic_differentiation(standardized):
 def split_network(tmp_path_factory):
     """A network of the real architecture, and the folder with its parts as files."""
     keras.utils.set_random_seed(3)
-    network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(32, seed=3))
+    network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(2048, 32, seed=3))
     normalization = network.get_layer("standardize")
     spread = np.random.default_rng(4).uniform(0.5, 2, normalization.moving_variance.shape)
     normalization.moving_variance.assign(spread.astype(np.float32))

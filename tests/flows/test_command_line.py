@@ -112,7 +112,7 @@ def test_written_settings_can_be_read_again(tmp_path: Path) -> None:
     [
         (["--trainin.epochs", "3"], r"--trainin\.epochs 3"),
         (["--training.epochs", "0"], r"training\.epochs: .* 1 \(received '0'\)"),
-        (["--model.backbone", "VGG"], r"model\.backbone: .*'ResNet50', 'ResNet101' or 'ResNet152'"),
+        (["--model.backbone", "VGG"], r"model\.backbone: .*'ResNet50', 'ResNet101', "),
         (["--source-sha256", "12"], r"source_sha256: "),
         (["--source-sha256", "a" * 64], r"source_sha256 .*without a source"),
         (["--config", "/no/such.yaml"], r"config: /no/such\.yaml"),

@@ -9,12 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from hip_mri.config import PreprocessingSettings
+from hip_mri.config import ARCHITECTURES, PreprocessingSettings
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.errors import ArchiveError, ImageError, SourceError, WeightsError
 from hip_mri.models.backbones import weights
-from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.hdf5_checks import named_for_keras
 from hip_mri.serving.prediction_inputs import ingest_inputs
 from hip_mri.sources.source import open_source, open_unlabeled
@@ -213,7 +212,7 @@ def test_keras_gets_the_ending_by_which_it_reads_the_format(tmp_path, group, nam
 def test_weights_with_the_state_of_an_optimizer_are_loaded_alone(tmp_path, name):
     import keras
 
-    from hip_mri.models.backbones.backbone import _load_weights
+    from hip_mri.models.backbones.backbone import load_weights_file
 
     def build() -> keras.Model:
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(1)])
@@ -227,6 +226,6 @@ def test_weights_with_the_state_of_an_optimizer_are_loaded_alone(tmp_path, name)
     with h5py.File(saved) as content:
         assert {"optimizer", "optimizer_weights"} & set(content)
     loaded = build()
-    _load_weights(loaded, saved.rename(tmp_path / name))
+    load_weights_file(loaded, saved.rename(tmp_path / name))
     for ours, theirs in zip(loaded.get_weights(), trained.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -12,7 +12,6 @@ from hip_mri.config import EvaluationSettings, TrainingSettings
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.evaluation.metrics.results import summarize_folds
 from hip_mri.models import cross_validation
-from hip_mri.models.backbones.architectures import NUM_FEATURES
 from hip_mri.models.cross_validation import (
     Fold,
     FoldPlan,
@@ -25,6 +24,7 @@ from hip_mri.models.cross_validation import (
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import TrainingImages
 
+NUM_FEATURES = 2048
 SETTINGS = TrainingSettings(epochs=12, batch_size=32, learning_rate=1e-3)
 
 

@@ -43,7 +43,7 @@ def test_losses_equal_those_of_fit_on_the_whole_network(prepared, backbone, expe
 def _build_head():
     import keras
 
-    head = build_head(hidden_units=32, seed=1)
+    head = build_head(2048, hidden_units=32, seed=1)
     head.compile(keras.optimizers.Adam(SETTINGS.learning_rate), "binary_crossentropy", metrics=["accuracy"])
     return head
 
@@ -61,7 +61,7 @@ def _fit_whole_network(workspace, backbone):
     """Keras' own `fit` on images, one epoch at a time, with the same order and the same flips."""
     import keras
 
-    network = join_network(load_backbone(backbone), build_head(hidden_units=32, seed=1))
+    network = join_network(load_backbone(backbone), build_head(2048, hidden_units=32, seed=1))
     network.compile(keras.optimizers.Adam(SETTINGS.learning_rate), "binary_crossentropy")
     (images, labels), validation = _read(workspace, "train"), _read(workspace, "val")
     losses, val_losses = [], []

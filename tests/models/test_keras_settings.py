@@ -20,6 +20,7 @@ from hip_mri.models import keras_settings
 from hip_mri.models.backbones import backbone as backbones
 from hip_mri.models.backbones.backbone import Backbone, build_backbone
 from hip_mri.models.backbones.export import has_export
+from hip_mri.models.backbones.preparation import prepare_backbone
 from hip_mri.models.backbones.weights import resolve_weights
 from hip_mri.models.cross_validation import plan_folds
 from hip_mri.models.features import FeatureSet
@@ -58,10 +59,10 @@ import numpy as np
 backbone.get_builder = lambda name: build_small_resnet
 keras = import_keras()
 built = backbone.build_backbone("ResNet50", 32, standardized=True)
-random_weights.draw_weights(built, 0)
+random_weights.draw_weights(built, 0, "_3_bn")
 images = list(np.random.default_rng(0).integers(0, 256, (10, 32, 32), dtype=np.uint8))
 random_weights.calibrate(built, images)
-head = compile_head(4, TrainingSettings())
+head = compile_head(2048, 4, TrainingSettings())
 features = built.predict_on_batch(np.stack(images)[..., None].astype(np.float32))
 head.train_on_batch(features, np.arange(10)[:, None] % 2)
 numbers = b"".join(np.asarray(w).tobytes() for w in [features, *built.get_weights(), *head.get_weights()])
@@ -198,7 +199,7 @@ def test_every_thread_gets_the_settings() -> None:
 
     def build() -> None:
         keras.config.set_dtype_policy("float16")
-        found.extend(layer.dtype_policy.name for layer in compile_head(4, TrainingSettings()).layers)
+        found.extend(layer.dtype_policy.name for layer in compile_head(2048, 4, TrainingSettings()).layers)
 
     thread = threading.Thread(target=build)
     thread.start()
@@ -373,7 +374,7 @@ def test_random_backbones_are_named_by_their_settings(prepared: Workspace, monke
     from tests.small_models import SMALL
 
     random = resolve_weights("random", "ResNet50", fall_back_to_random=False)
-    first = backbones.prepare_backbone(random, prepared, SMALL, seed=5)
+    first = prepare_backbone(random, prepared, SMALL, seed=5)
     assert np.isfinite(backbones.load_backbone(first).get_layer("standardize").moving_variance).all()
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
-    assert backbones.prepare_backbone(random, prepared, SMALL, seed=5).folder != first.folder
+    assert prepare_backbone(random, prepared, SMALL, seed=5).folder != first.folder

@@ -56,7 +56,7 @@ def test_a_saved_network_computes_the_same(network, saved, never_built):
 
 
 def test_a_saved_head_computes_the_same(tmp_path, never_built):
-    head = build_head(4, seed=3)
+    head = build_head(2048, 4, seed=3)
     head.save(tmp_path / "head.keras")
     rows = np.random.default_rng(0).normal(size=(3, 2048)).astype(np.float32)
     np.testing.assert_array_equal(predict(load_head(tmp_path / "head.keras"), rows), predict(head, rows))
@@ -140,7 +140,7 @@ def test_fault_65_what_is_no_network_is_rejected(tmp_path, never_built, content)
 
 
 def test_fault_65_an_h5_model_is_rejected(tmp_path, never_built):
-    build_head(4, seed=0).save(tmp_path / "model.h5")
+    build_head(2048, 4, seed=0).save(tmp_path / "model.h5")
     with pytest.raises(WeightsError, match=r"model\.h5"):
         load_network(tmp_path / "model.h5")
 
@@ -229,7 +229,7 @@ def test_fault_65_zeros_that_were_compressed_are_plain_numbers(tmp_path):
 
 @pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
 def test_fault_65_packed_members_that_are_damaged_are_rejected(tmp_path, never_built, member):
-    build_head(4, seed=0).save(tmp_path / "undamaged.keras")
+    build_head(2048, 4, seed=0).save(tmp_path / "undamaged.keras")
     file = change(tmp_path / "undamaged.keras", tmp_path / "model.keras", zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(file) as packed:
         start = packed.getinfo(member).header_offset + 30 + len(member)

@@ -62,12 +62,15 @@ def name_group(grouping: Mapping[str, Any]) -> str:
     return "patient" if is_patient else "group"
 
 
-def collect_notices(*, is_synthetic: bool, weights_notice: str, num_held_out: int = 0) -> tuple[str, ...]:
+def collect_notices(
+    *, is_synthetic: bool, weights_notice: str, scaling_notice: str = "", num_held_out: int = 0
+) -> tuple[str, ...]:
     """Collect the warnings that every output of a run shows.
 
     Args:
         is_synthetic: Whether the images are synthetic.
         weights_notice: `Weights.notice`; empty if there is no warning.
+        scaling_notice: `Backbone.notice`; empty if there is no warning.
         num_held_out: Images that are in no split.
 
     Returns:
@@ -77,7 +80,8 @@ def collect_notices(*, is_synthetic: bool, weights_notice: str, num_held_out: in
         f"IMAGES HELD OUT: {num_held_out:,} images are in no split, since they are related to images of another split "
         "or to the locked test set."
     )
-    notices = (SYNTHETIC_NOTICE if is_synthetic else "", weights_notice, held_out if num_held_out else "")
+    of_source = SYNTHETIC_NOTICE if is_synthetic else ""
+    notices = (of_source, weights_notice, scaling_notice, held_out if num_held_out else "")
     return tuple(notice for notice in notices if notice)
 
 

@@ -1,23 +1,22 @@
-"""Builds, stores and loads backbones: frozen networks from gray images to 2,048 features."""
+"""Builds, stores and loads backbones: frozen networks from gray images to features."""
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from hip_mri.config import BackboneName, PreprocessingSettings
-from hip_mri.dataset.preprocessing import read_training_sample
-from hip_mri.disk_errors import require_room
+import numpy as np
+
+from hip_mri.config import ARCHITECTURES, BackboneName, InputScaling
 from hip_mri.errors import WeightsError, WorkspaceError
-from hip_mri.hashes import digest, digest_file, is_as_recorded, read_hashes, record_hashes
+from hip_mri.hashes import digest, is_as_recorded, read_hashes, record_hashes
+from hip_mri.models.backbones import input_scaling
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, describe_cause, named_for_keras
-from hip_mri.models.backbones.random_weights import NUM_CALIBRATION_IMAGES, STANDARDIZE, calibrate, draw_weights
-from hip_mri.models.backbones.weights import Weights
-from hip_mri.models.keras_settings import Model, describe_keras, import_keras
-from hip_mri.storage import publish_folder, read_json, write_json
-from hip_mri.workspace import Workspace
+from hip_mri.models.backbones.random_weights import STANDARDIZE
+from hip_mri.models.keras_settings import Model, import_keras
+from hip_mri.storage import read_json, write_json
 
 BACKBONE_RECIPE: Final = 3
 """Version of building and calibration; raised by changes that alter features. Before 3 the user's Keras settings could
@@ -42,17 +41,26 @@ class Backbone:
     Attributes:
         name: Architecture.
         image_size: Height and width of the input, in pixels.
-        digest: Digest of recipe, architecture, input size, standardization and SHA-256 of `weights_file`, which
-            determine all features; 64 hexadecimal digits.
+        scaling: Scaling of its input.
+        digest: Digest of recipe, architecture, input size and scaling, standardization and SHA-256 of `weights_file`,
+            which determine all features; 64 hexadecimal digits.
         standardized: Whether a last layer standardizes the features, as with random weights.
         folder: Folder of its files. Its exports and the record of its engine are in folders beside it.
+        notice: Warning that every output repeats; empty for none.
     """
 
     name: BackboneName
     image_size: int
+    scaling: InputScaling
     digest: str
     standardized: bool
     folder: Path
+    notice: str = field(default="", compare=False)
+
+    @property
+    def num_features(self) -> int:
+        """Number of features of an image."""
+        return ARCHITECTURES[self.name].num_features
 
     @property
     def weights_file(self) -> Path:
@@ -62,7 +70,20 @@ class Backbone:
     @property
     def identity(self) -> dict[str, Any]:
         """The part of its identity that describes the architecture, for `write_backbone`."""
-        return {"name": self.name, "image_size": self.image_size, "is_standardized": self.standardized}
+        return describe_architecture(self.name, self.image_size, self.scaling, standardized=self.standardized)
+
+
+def describe_architecture(
+    name: BackboneName, image_size: int, scaling: InputScaling, *, standardized: bool
+) -> dict[str, Any]:
+    """Describe the architecture of a backbone as in its `identity.json`."""
+    identity = {"name": name, "image_size": image_size, "is_standardized": standardized}
+    return identity | describe_scaling(scaling)
+
+
+def describe_scaling(scaling: InputScaling) -> dict[str, Any]:
+    """Describe a scaling for digests; `caffe` is left out, which was the only one of earlier versions."""
+    return {} if scaling == "caffe" else {"input_scaling": scaling}
 
 
 def get_builder(name: BackboneName) -> Callable[..., Model]:
@@ -71,86 +92,54 @@ def get_builder(name: BackboneName) -> Callable[..., Model]:
     return getattr(keras.applications, name)
 
 
-def build_backbone(name: BackboneName, image_size: int, dtype: str = "float32", *, standardized: bool = False) -> Model:
+def build_backbone(
+    name: BackboneName,
+    image_size: int,
+    dtype: str = "float32",
+    *,
+    scaling: InputScaling | None = None,
+    standardized: bool = False,
+) -> Model:
     """Build a backbone with random weights.
 
     Args:
         name: Architecture.
         image_size: Height and width of the input, in pixels.
         dtype: Keras dtype policy, such as `float32` or `mixed_bfloat16`.
+        scaling: Scaling of the input; `None` for that of the ImageNet weights.
         standardized: Whether a last layer scales the features to mean 0 and variance 1; for random weights.
 
     Returns:
         A frozen model from gray levels 0-255, shape (batch, image_size, image_size, 1), to features, shape
-        (batch, 2048). It has no nested models, so that all layers can be found by name. The ImageNet preprocessing
-        (BGR, mean subtracted) is part of it.
-
-    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+        (batch, num_features). The scaling is part of it. Stochastic depth is switched off, since the order of its
+        random numbers would differ between runs.
     """
     keras = import_keras()
-    build = get_builder(name)
+    architecture, build = ARCHITECTURES[name], get_builder(name)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)  # `import_keras` would reset it, and must not be called in the block
     try:
         image = keras.Input((image_size, image_size, 1), name="image")
         color = keras.layers.Concatenate(name="color")([image, image, image])
-        centered = keras.applications.resnet.preprocess_input(color)
-        features = build(include_top=False, weights=None, input_tensor=centered, pooling="avg").output
+        scaled = input_scaling.add_scaling(keras, color, scaling or architecture.input_scaling)
+        arguments = {"include_top": False, "weights": None, "pooling": "avg", **architecture.options}
+        features = build(input_tensor=scaled, **arguments).output
         if standardized:
             features = keras.layers.BatchNormalization(center=False, scale=False, name=STANDARDIZE)(features)
     finally:
         keras.config.set_dtype_policy(policy)
     network = keras.Model(image, features, name=name.lower())
     network.trainable = False
+    _switch_off_dropout(network)
     return network
 
 
-def prepare_backbone(
-    weights: Weights,
-    workspace: Workspace,
-    preprocessing: PreprocessingSettings,
-    seed: int,
-    num_threads: int = 1,
-) -> Backbone:
-    """Store a backbone with its weights in the workspace, unless it is stored already.
-
-    Random weights are calibrated on training images, once for a workspace, so that later images change no features.
-
-    Args:
-        weights: From `resolve_weights`, with their architecture.
-        workspace: Its `backbones` folder is written; for random weights its training images are read.
-        preprocessing: Preprocessing of the images.
-        seed: Seed of random weights.
-        num_threads: Threads that decode images.
-
-    Raises:
-        WeightsError: The file does not fit the architecture, or has changed since `resolve_weights`.
-    """
-    name = weights.backbone
-    origin = {
-        "recipe": BACKBONE_RECIPE,
-        "name": name,
-        "image_size": preprocessing.image_size,
-        "weights": weights.sha256,
-    }
-    is_random = weights.file is None
-    if is_random:
-        origin |= {"seed": seed, "preprocessing": preprocessing.model_dump(), "keras": describe_keras()}
-    folder = workspace.backbones_folder / digest(origin)[:16]
-    if not is_as_recorded(folder, PARTS):
-        network = build_backbone(name, preprocessing.image_size, standardized=is_random)
-        if weights.file is None:
-            hashes, images = read_training_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
-            origin |= {"images": list(hashes)}
-            draw_weights(network, seed)
-            calibrate(network, images)
-        else:
-            _check_hash(weights.file, weights.sha256)
-            _load_weights(network, weights.file)
-        require_room(folder, BYTES_PER_NUMBER * network.count_params())
-        with publish_folder(folder) as fresh:
-            write_backbone(network, fresh, {**origin, "is_standardized": is_random})
-    return open_backbone(folder)
+def _switch_off_dropout(network: Model) -> None:
+    keras = import_keras()
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+            layer.seed_generator.state.assign(np.zeros(layer.seed_generator.state.shape, np.uint32))
 
 
 def write_backbone(network: Model, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -173,10 +162,13 @@ def open_backbone(folder: Path) -> Backbone:
         WorkspaceError: The folder holds no backbone.
     """
     identity = read_json(folder / IDENTITY_NAME)
+    scaling = identity.get("input_scaling", "caffe")
     determines = [identity["name"], identity["image_size"], identity["is_standardized"]]
+    determines += describe_scaling(scaling).values()
     return Backbone(
         identity["name"],
         identity["image_size"],
+        scaling,
         digest([BACKBONE_RECIPE, *determines, read_hashes(folder)[WEIGHTS_NAME]]),
         identity["is_standardized"],
         folder,
@@ -195,7 +187,8 @@ def find_backbone(digest: str, folders: Iterable[Path]) -> Backbone | None:
 def add_maps(network: Model) -> Model:
     """Add the last feature maps as a second output, shape (batch, map_height, map_width, channels)."""
     keras = import_keras()
-    maps = next(layer.output for layer in reversed(network.layers) if len(layer.output.shape) == NUM_MAP_AXES)
+    outputs = (operation.output for operation in reversed(network.operations))
+    maps = next(output for output in outputs if len(output.shape) == NUM_MAP_AXES)
     return keras.Model(network.input, [network.output, maps], name=network.name)
 
 
@@ -212,22 +205,19 @@ def load_own_backbone(backbone: Backbone, dtype: str = "float32") -> Model:
             f"model.weights: {backbone.weights_file} was changed after it was written. It is not loaded. Start "
             "again: it is written again."
         )
-    network = build_backbone(backbone.name, backbone.image_size, dtype, standardized=backbone.standardized)
-    _load_weights(network, backbone.weights_file)
+    network = build_backbone(
+        backbone.name, backbone.image_size, dtype, scaling=backbone.scaling, standardized=backbone.standardized
+    )
+    load_weights_file(network, backbone.weights_file)
     return network
 
 
-def _check_hash(file: Path, sha256: str) -> None:
-    """Check that a weights file is still the one that `resolve_weights` found."""
-    found = digest_file(file)
-    if found != sha256:
-        raise WeightsError(
-            f"model.weights: the SHA-256 of {file} is {found[:12]}, but was {sha256[:12]} at the start of the run. It "
-            "is not loaded. Do not change the file during a run, and start again."
-        )
+def load_weights_file(network: Model, file: Path) -> None:
+    """Load the weights of a backbone from a file that Keras saved.
 
-
-def _load_weights(network: Model, file: Path) -> None:
+    Raises:
+        WeightsError: The file does not fit the network.
+    """
     try:
         with named_for_keras(file) as named:
             network.load_weights(str(named))

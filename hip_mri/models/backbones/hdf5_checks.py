@@ -28,6 +28,9 @@ _MAX_RATIO: Final = 100
 _SMALL_BYTES: Final = 2**20
 """Datasets up to this size may have any ratio, such as compressed zeros."""
 
+_SEED_GROUP: Final = "seed_generator"
+"""Group of the state of a random number generator, which layers such as Dropout have."""
+
 
 def check_numbers_only(content: h5py.File, file: Path) -> None:
     """Check that an HDF5 file holds nothing but numbers, before any of them is read.
@@ -87,9 +90,14 @@ def _is_plain(item: Any) -> bool:
 
 
 def count_parameters(content: Any) -> int:
-    """Count the numbers in all datasets of a file or a group."""
+    """Count the numbers in all datasets of a file or a group, except states of random number generators."""
     sizes: list[int] = []
-    content.visititems(lambda _, item: sizes.append(int(item.size or 0)) if isinstance(item, h5py.Dataset) else None)
+
+    def add_size(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and _SEED_GROUP not in name.split("/"):
+            sizes.append(int(item.size or 0))
+
+    content.visititems(add_size)
     return sum(sizes)
 
 

@@ -1,11 +1,12 @@
 """Draws the weights of a backbone without pretraining, and calibrates its normalization layers."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hip_mri.models.backbones.stages import find_cuts
 from hip_mri.models.keras_settings import Model, import_keras
 
 RESIDUAL_GAIN: Final = 0.3
@@ -23,21 +24,40 @@ STANDARDIZE: Final = "standardize"
 """Layer that scales the features of a random backbone to mean 0 and variance 1."""
 
 
-def draw_weights(network: Model, seed: int) -> None:
-    """Initialize the kernels of the convolutions from the seed, and scale down the residual branches.
+def draw_weights(network: Model, seed: int, branch_end: str) -> None:
+    """Initialize the kernels of all layers from the seed, and scale down the residual branches.
 
     Keras' default initializers take their seeds from Python's global random state, which other threads use too.
+
+    Args:
+        network: A backbone.
+        seed: Seed of the kernels.
+        branch_end: End of the names of the layers that end the residual branches; empty for none.
 
     Source: He et al., "Delving Deep into Rectifiers", ICCV 2015.
     """
     keras = import_keras()
     seeds = np.random.default_rng(seed)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Conv2D):
+    for layer in list_layers(network):
+        if hasattr(layer, "kernel"):
             initializer = keras.initializers.HeNormal(seed=int(seeds.integers(2**31)))
             layer.kernel.assign(initializer(layer.kernel.shape))
-        elif layer.name.endswith("_3_bn"):  # the last layer of a residual branch
-            layer.gamma.assign(np.full(layer.gamma.shape, RESIDUAL_GAIN, np.float32))
+        if branch_end and layer.name.endswith(branch_end):
+            _scale_down(layer)
+
+
+def list_layers(network: Model) -> Iterator[Any]:
+    """List the layers of a network, those of nested models included."""
+    for layer in network.layers:
+        yield from list_layers(layer) if hasattr(layer, "layers") else (layer,)
+
+
+def _scale_down(layer: Any) -> None:
+    """Set the output of a layer to `RESIDUAL_GAIN` times its usual scale."""
+    if hasattr(layer, "gamma"):
+        layer.gamma.assign(np.full(layer.gamma.shape, RESIDUAL_GAIN, np.float32))
+    else:
+        layer.kernel.assign(layer.kernel * RESIDUAL_GAIN)
 
 
 def calibrate(network: Model, images: Sequence[NDArray[np.uint8]]) -> None:
@@ -45,9 +65,10 @@ def calibrate(network: Model, images: Sequence[NDArray[np.uint8]]) -> None:
 
     A randomly initialized network has BatchNormalization statistics of 0 and 1, with which its activations grow from
     block to block. Random features also have much in common between images, which a head would need epochs to learn.
+    LayerNormalization computes its statistics from each image and needs no calibration.
     """
     keras = import_keras()
-    normalizations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    normalizations = [layer for layer in list_layers(network) if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in normalizations]
     for layer in normalizations:
         layer.trainable, layer.momentum = True, 0.0
@@ -64,10 +85,10 @@ def calibrate(network: Model, images: Sequence[NDArray[np.uint8]]) -> None:
 
 
 def _compute_output(network: Model, inputs: NDArray[np.float32], *, training: bool) -> NDArray[np.float32]:
-    """Run a network block by block; a single call would hold all activations, 130 MB per image for a ResNet50."""
+    """Run a network piece by piece; a single call would hold all activations, 130 MB per image for a ResNet50."""
     keras = import_keras()
-    blocks = [layer.output for layer in network.layers if layer.name.endswith("_out")]
     value, start = inputs, network.input
-    for end in (*blocks, network.output):
+    for cut in find_cuts(network)[1:]:
+        end = network.operations[cut].output
         value, start = keras.Model(start, end)(value, training=training), end
     return keras.ops.convert_to_numpy(value).astype(np.float32)

@@ -9,20 +9,16 @@ from typing import Final
 
 import h5py
 
-from hip_mri.config import BackboneName
+from hip_mri.config import ARCHITECTURES, KERAS_ADDRESS, BackboneName
 from hip_mri.errors import WeightsError
 from hip_mri.hashes import digest_file
 from hip_mri.images.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page
-from hip_mri.models.backbones.architectures import ARCHITECTURES
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, count_parameters, describe_cause
 from hip_mri.models.keras_settings import choose_backend, list_keras_folders
 from hip_mri.storage import replace_file
 from hip_mri.workspace import resolve_path
 
 logger = logging.getLogger(__name__)
-
-IMAGENET_ADDRESS: Final = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-"""Folder of the ImageNet weights of `keras.applications.resnet`."""
 
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20
 """Time without an answer after which the download fails."""
@@ -53,6 +49,7 @@ class Weights:
         file: The weights file; `None` for random weights.
         sha256: SHA-256 of the file; empty for random weights.
         notice: Warning that every output repeats; empty for none.
+        is_published: Whether the file is that of the ImageNet weights of `keras.applications`.
     """
 
     name: str
@@ -60,6 +57,7 @@ class Weights:
     file: Path | None
     sha256: str
     notice: str = ""
+    is_published: bool = False
 
 
 def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random: bool) -> Weights:
@@ -83,12 +81,13 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
         return Weights("random", backbone, None, "", RANDOM_NOTICE)
     if given := find_weights_file(weights, backbone):
         sha256 = digest_file(given)
-        return Weights(sha256, backbone, given, sha256)
+        is_published = _has_published_hash(given, ARCHITECTURES[backbone].imagenet_hash)
+        return Weights(sha256, backbone, given, sha256, is_published=is_published)
     try:
         file = _download_imagenet(backbone)
     except OSError as error:
         return _replace_imagenet(error, backbone, fall_back_to_random)
-    return Weights("imagenet", backbone, file, digest_file(file))
+    return Weights("imagenet", backbone, file, digest_file(file), is_published=True)
 
 
 def find_weights_file(weights: str, backbone: BackboneName) -> Path | None:
@@ -122,22 +121,29 @@ def _download_imagenet(backbone: BackboneName) -> Path:
     architecture = ARCHITECTURES[backbone]
     files = [folder / "models" / architecture.imagenet_name for folder in list_keras_folders()]
     for file in files:
-        if file.is_file() and _digest_md5(file) == architecture.imagenet_md5:
+        if file.is_file() and _has_published_hash(file, architecture.imagenet_hash):
             return file
     file = next((file for file in files if _is_writable(file.parent)), files[-1])
     logger.info("Downloading the ImageNet weights of %s to %s", backbone, file)
     try:
         with replace_file(file) as temporary:
-            _download(IMAGENET_ADDRESS + file.name, temporary)
-            found = _digest_md5(temporary)
-            if found != architecture.imagenet_md5:
-                raise ValueError(f"the MD5 of the download is {found}, {architecture.imagenet_md5} is needed")
+            _download(KERAS_ADDRESS + architecture.imagenet_path, temporary)
+            found = _digest_as(architecture.imagenet_hash, temporary)
+            if found != architecture.imagenet_hash:
+                raise ValueError(f"the hash of the download is {found}, {architecture.imagenet_hash} is needed")
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError) as error:  # the last of unusable proxies
         raise OSError(describe_cause(error)) from error
     return file
 
 
-def _digest_md5(file: Path) -> str:
+def _has_published_hash(file: Path, published: str) -> bool:
+    return _digest_as(published, file) == published
+
+
+def _digest_as(published: str, file: Path) -> str:
+    """Compute the hash of a file by the algorithm of a published one: MD5, or SHA-256 with its 64 digits."""
+    if len(published) == hashlib.sha256().digest_size * 2:
+        return digest_file(file)
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

@@ -12,12 +12,12 @@ import httpx
 import numpy as np
 import pytest
 
-from hip_mri.config import BackboneName
+from hip_mri.config import ARCHITECTURES, BackboneName
 from hip_mri.errors import SettingsError, WeightsError
 from hip_mri.hashes import digest_file
 from hip_mri.models.backbones import weights
-from hip_mri.models.backbones.architectures import ARCHITECTURES
-from hip_mri.models.backbones.backbone import build_backbone, load_backbone, prepare_backbone
+from hip_mri.models.backbones.backbone import build_backbone, load_backbone
+from hip_mri.models.backbones.preparation import prepare_backbone
 from hip_mri.workspace import Workspace
 from tests.conftest import RESNET50_WEIGHTS
 from tests.small_models import SMALL
@@ -85,37 +85,34 @@ def send_weights(handler: BaseHTTPRequestHandler) -> None:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A server in place of that of the ImageNet weights, for an empty folder of Keras."""
     with serve(send_weights) as port:
-        monkeypatch.setattr(weights, "IMAGENET_ADDRESS", f"http://127.0.0.1:{port}/")
+        monkeypatch.setattr(weights, "KERAS_ADDRESS", f"http://127.0.0.1:{port}/")
         monkeypatch.setattr(weights, "list_keras_folders", lambda: [tmp_path])
         yield
 
 
 def test_imagenet_weights_are_downloaded_once_and_checked(server, tmp_path: Path, monkeypatch) -> None:
-    with pytest.raises(WeightsError, match=r"MD5 .*4d473c1dd8becc155b73f8504c6f6626"):
+    with pytest.raises(WeightsError, match=r"hash .*4d473c1dd8becc155b73f8504c6f6626"):
         weights.resolve_weights("imagenet", "ResNet50", fall_back_to_random=False)
     assert not list(tmp_path.rglob("*.h5"))
     md5 = hashlib.md5(b"the weights", usedforsecurity=False).hexdigest()
-    monkeypatch.setitem(ARCHITECTURES, "ResNet50", replace(ARCHITECTURES["ResNet50"], imagenet_md5=md5))
+    monkeypatch.setitem(ARCHITECTURES, "ResNet50", replace(ARCHITECTURES["ResNet50"], imagenet_hash=md5))
     found = weights.resolve_weights("imagenet", "ResNet50", fall_back_to_random=False)
     assert found.file is not None
+    assert found.is_published
     assert (found.file.parent, found.file.read_bytes()) == (tmp_path / "models", b"the weights")
     monkeypatch.setattr("httpx.stream", lambda *_, **__: pytest.fail("it was downloaded again"))
     assert weights.resolve_weights("imagenet", "ResNet50", fall_back_to_random=False) == found
 
 
-@pytest.mark.parametrize("name", ["ResNet50", "ResNet101", "ResNet152"])
-def test_number_of_parameters_is_that_of_keras(name) -> None:
-    assert build_backbone(name, 32).count_params() == ARCHITECTURES[name].num_parameters
-
-
 @needs_pretrained
-def test_pretrained_features_are_those_of_plain_keras(workspace: Workspace) -> None:
+def test_pretrained_features_are_those_of_plain_keras(prepared: Workspace) -> None:
     """Oracle: gray repeated to three channels, with preprocessing, ResNet50 and pooling of Keras."""
     import keras
 
     resolved = resolve(RESNET50_WEIGHTS)
     assert resolved.name == digest_file(RESNET50_WEIGHTS)
-    backbone = prepare_backbone(resolved, workspace, SMALL, seed=0)
+    backbone = prepare_backbone(resolved, prepared, SMALL, seed=0)
+    assert (backbone.scaling, backbone.notice) == ("caffe", "")
     gray = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 1)).astype(np.float32)
 
     plain = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
@@ -158,6 +155,7 @@ def test_fault_66_weights_that_change_during_a_run_are_rejected(workspace: Works
 
 def test_fault_66_a_changed_backbone_is_rejected_and_written_again(workspace: Workspace, tmp_path: Path) -> None:
     resolved = resolve(write_random_weights(tmp_path / "x.weights.h5"))
+    resolved = replace(resolved, is_published=True)  # whose scaling needs no images
     backbone = prepare_backbone(resolved, workspace, SMALL, seed=0)
     recorded = digest_file(backbone.weights_file)
     write_random_weights(backbone.weights_file)
