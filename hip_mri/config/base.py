@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMER_NAMES: Final = {
     "most_entries": "max_entries",
@@ -19,6 +19,9 @@ FORMER_NAMES: Final = {
     "most_explained": "max_explained",
 }
 """Present name of a setting by its name in version 0.1, which is accepted with a warning."""
+
+CollectionName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w .,()/-]+$")]
+"""Name of a collection of images."""
 
 logger = logging.getLogger(__name__)
 

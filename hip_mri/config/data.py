@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from hip_mri.addresses import LocalPath
-from hip_mri.config.base import Settings
+from hip_mri.config.base import CollectionName, Settings
 from hip_mri.config.classes import Label, check_class_names
 
 
@@ -49,6 +49,10 @@ class ImageSettings(Settings):
 
 class DataSettings(ImageSettings):
     """Settings of reading image files, grouping related images and splitting them."""
+
+    collection: CollectionName | None = None
+    """Collection that the images come from, such as `RadImageNet`, or the name of your own; compared with
+    `model.pretrained_on`."""
 
     patients_file: LocalPath | None = None
     """CSV file with the column source_name and at least one of patient_id, label and split (train, val or test);

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from hip_mri.addresses import LocalName
 from hip_mri.config.backbones import BackboneName, InputScaling
-from hip_mri.config.base import Settings
+from hip_mri.config.base import CollectionName, Settings
 
 Engine = Literal["keras", "openvino"]
 Precision = Literal["float32", "bfloat16"]
@@ -27,6 +27,10 @@ class ModelSettings(Settings):
     divided by 255), `tf` (-1 to 1), `tf_128` (gray level / 128 - 1), `torch` (0 to 1, minus mean, divided by standard
     deviation) or `none`. `auto` uses that of the published ImageNet weights, and for other files the one that fits the
     statistics stored in their BatchNormalization layers best."""
+
+    pretrained_on: CollectionName | None = None
+    """Collection of images that the weights of a file were trained on, such as `RadImageNet`. If the images of the run
+    come from it, or may (`data.collection`), every output says so. ImageNet weights need no value."""
 
     hidden_units: int = Field(default=1024, ge=1, le=65536)
     """Number of units of the dense ReLU layer between the features and the sigmoid."""

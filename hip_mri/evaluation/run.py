@@ -17,7 +17,7 @@ from hip_mri.dataset.ingest import IngestReport
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.evaluation.audits.shortcuts import DECISIVE
-from hip_mri.evaluation.charts.captions import collect_notices, summarize_notices
+from hip_mri.evaluation.charts.captions import collect_notices, explain_pretraining, summarize_notices
 from hip_mri.evaluation.charts.figures import draw_figures
 from hip_mri.evaluation.environment import find_commit, list_versions
 from hip_mri.evaluation.explain import explain_images
@@ -113,6 +113,7 @@ class RunFacts:
             is_synthetic=self.ingest.is_synthetic,
             weights_notice=self.weights.notice,
             scaling_notice=self.features.backbone.notice,
+            pretraining_notice=explain_pretraining(self.config.model.pretrained_on, self.config.data.collection),
             num_held_out=self.split.num_held_out,
         )
 

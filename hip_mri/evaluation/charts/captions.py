@@ -63,7 +63,12 @@ def name_group(grouping: Mapping[str, Any]) -> str:
 
 
 def collect_notices(
-    *, is_synthetic: bool, weights_notice: str, scaling_notice: str = "", num_held_out: int = 0
+    *,
+    is_synthetic: bool,
+    weights_notice: str,
+    scaling_notice: str = "",
+    pretraining_notice: str = "",
+    num_held_out: int = 0,
 ) -> tuple[str, ...]:
     """Collect the warnings that every output of a run shows.
 
@@ -71,6 +76,7 @@ def collect_notices(
         is_synthetic: Whether the images are synthetic.
         weights_notice: `Weights.notice`; empty if there is no warning.
         scaling_notice: `Backbone.notice`; empty if there is no warning.
+        pretraining_notice: See `explain_pretraining`; empty if there is no warning.
         num_held_out: Images that are in no split.
 
     Returns:
@@ -81,8 +87,40 @@ def collect_notices(
         "or to the locked test set."
     )
     of_source = SYNTHETIC_NOTICE if is_synthetic else ""
-    notices = (of_source, weights_notice, scaling_notice, held_out if num_held_out else "")
+    of_backbone = (weights_notice, scaling_notice, pretraining_notice)
+    notices = (of_source, *of_backbone, held_out if num_held_out else "")
     return tuple(notice for notice in notices if notice)
+
+
+def explain_pretraining(pretrained_on: str | None, collection: str | None) -> str:
+    """Describe that the weights of the backbone may come from training on the images of the run.
+
+    Args:
+        pretrained_on: Collection that the weights were trained on.
+        collection: Collection that the images come from; `None` if it is not known.
+
+    Returns:
+        A notice; empty if the weights were trained on ImageNet or on another collection than the images'.
+    """
+    if pretrained_on is None or _simplify(pretrained_on).startswith("imagenet"):
+        return ""
+    if collection is None:
+        return (
+            f"IMAGES POSSIBLY SEEN: the weights of the backbone were trained on {pretrained_on}. If the images come "
+            "from it, the backbone has seen them with their labels, and the test metrics are no estimate for new "
+            "patients. Name the collection of the images in data.collection."
+        )
+    if _simplify(collection) != _simplify(pretrained_on):
+        return ""
+    return (
+        f"IMAGES SEEN BY THE BACKBONE: its weights were trained on {pretrained_on}, from which the images come. It has "
+        "seen them with their labels: the test metrics are no estimate for new patients."
+    )
+
+
+def _simplify(name: str) -> str:
+    """Remove case, blanks and dashes, in which names of collections differ."""
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def summarize_notices(notices: Iterable[str]) -> str:

@@ -37,6 +37,7 @@ METRICS: dict[str, Any] = {
     "threshold": 0.3125,
     "recalibration": None,
     "subgroups": [],
+    "features": {"input_scaling": "caffe"},
     "weights": "imagenet",
     "versions": {"hip-mri": "1.2.0", "keras": "3.15.0", "python": "3.11.9"},
     "environment": {"commit": "cd" * 20, "flow_run_id": "0d5c7c3e-1f4b", "model_sha256": "ef" * 32},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri.errors import EvaluationError, WorkspaceError
-from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE, collect_notices, summarize_notices
+from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE, collect_notices, explain_pretraining, summarize_notices
 from hip_mri.evaluation.report.documents import MAX_MARKDOWN_BYTES, render_markdown, render_report
 from hip_mri.evaluation.report.run_report import RunReport
 from hip_mri.evaluation.report.settings import WITHHELD
@@ -241,6 +241,20 @@ def test_notices_are_collected_and_shortened():
     assert collect_notices(is_synthetic=False, weights_notice="") == ()
     notices = collect_notices(is_synthetic=True, weights_notice="RANDOM WEIGHTS: as asked.")
     assert summarize_notices(notices) == "SYNTHETIC DATA · RANDOM WEIGHTS"
+
+
+@pytest.mark.parametrize(
+    ("pretrained_on", "collection", "heading"),
+    [
+        (None, None, ""),
+        ("ImageNet-21k", None, ""),
+        ("RadImageNet", "Hips of our clinic", ""),
+        ("RadImageNet", None, "IMAGES POSSIBLY SEEN"),
+        ("RadImageNet", "radimagenet", "IMAGES SEEN BY THE BACKBONE"),
+    ],
+)
+def test_notice_tells_whether_the_backbone_may_have_seen_the_images(pretrained_on, collection, heading):
+    assert explain_pretraining(pretrained_on, collection).partition(":")[0] == heading
 
 
 def test_weights_are_named_or_identified_by_their_hash(run):
