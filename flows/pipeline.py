@@ -7,7 +7,7 @@ run_if_main(__name__, "run")  # before Prefect is imported
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.stages import compute_features, ingest, prepare_images, train_and_report
+from flows.stages import ingest, prepare_images, train_and_report
 from hip_mri.config import PipelineConfig
 from tasks.dataset import fetch_source
 from tasks.flow_runs import complete_with, hold_workspace, name_flow_run
@@ -24,7 +24,7 @@ from tasks.tracking import check_tracking
     persist_result=False,
 )
 def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> State[str]:
-    """Fetch, check, split and preprocess the images, compute their features once, train, evaluate and report.
+    """Fetch, check and preprocess the images, compute their features once, group and split them, train and report.
 
     Args:
         config: Every setting; without any the synthetic demo runs.
@@ -42,6 +42,5 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> State[str]:
         delivered = fetch_source(config.source, config.source_sha256, workspace, config.limits)
         ingested = ingest(config, workspace, delivered)
 
-        images = prepare_images(config, workspace, delivered, ingested)
-        features = compute_features(config, workspace, weights, images.shards)
-        return complete_with(train_and_report(config, workspace, weights, images, features))
+        images = prepare_images(config, workspace, weights, ingested)
+        return complete_with(train_and_report(config, workspace, weights, images))

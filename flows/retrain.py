@@ -7,7 +7,7 @@ run_if_main(__name__, "retrain")  # before Prefect is imported
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.stages import compute_features, ingest, prepare_images, train_and_report
+from flows.stages import ingest, prepare_images, train_and_report
 from hip_mri.config import RetrainConfig
 from hip_mri.promotion.comparison_records import ComparedRetraining
 from hip_mri.promotion.conclusion import Answer
@@ -65,17 +65,16 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
         new_images = find_new_images(workspace)
         if new_images.num_waiting < retrain.min_new_images:
             if workspace.splits_file.exists():  # the manifest stays grouped and split
-                prepare_images(config, workspace, delivered, ingested)
+                prepare_images(config, workspace, weights, ingested)
             return report_nothing_new(new_images, retrain.min_new_images)
 
         name_flow_run(workspace.runs_folder)
-        images = prepare_images(config, workspace, delivered, ingested)
-        features = compute_features(config, workspace, weights, images.shards)
-        check = check_batch(workspace, features, config.drift, config.seed, config.runner.count_threads())
+        images = prepare_images(config, workspace, weights, ingested)
+        check = check_batch(workspace, images.features, config.drift, config.seed, config.runner.count_threads())
         if check is not None and check.report.is_shifted and not (retrain.accept_drift or check.is_accepted):
             refuse_batch(workspace, new_images, check)
 
-        run = train_and_report(config, workspace, weights, images, features)
+        run = train_and_report(config, workspace, weights, images)
         compared = challenge_champion(workspace, run, new_images, check, config)
         if not compared.needs_answer:
             return conclude(config, workspace, compared)

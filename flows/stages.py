@@ -9,7 +9,6 @@ from prefect import unmapped
 from hip_mri.config import TrainingConfig
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import IngestReport
-from hip_mri.dataset.shards import Shard
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.split import SplitReport
 from hip_mri.models.backbones.weights import Weights
@@ -19,6 +18,7 @@ from tasks.dataset import (
     check_patient_tables,
     export_folders,
     find_images_with_text,
+    identify_images,
     ingest_images,
     plan_shards,
     preprocess_images,
@@ -45,28 +45,28 @@ from tasks.tracking import track_run
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Images that are grouped, split and preprocessed.
+    """Images that are grouped, split and preprocessed, with their features.
 
     Attributes:
         ingested: Counts of the source's entries.
         grouped: Counts of groups, and what relates their images.
         split: Counts of images and groups in each split.
-        shards: The images, in parts.
+        features: The features of all images.
     """
 
     ingested: IngestReport
     grouped: GroupReport
     split: SplitReport
-    shards: Sequence[Shard]
+    features: FeatureSet
 
 
 def ingest(
     config: TrainingConfig, workspace: Workspace, delivered: Sequence[Delivery], *, keep_earlier: bool = False
 ) -> IngestReport:
-    """Check the tables that come with the images, and copy the images into the workspace."""
+    """Check the tables that come with the images, copy the images into the workspace, and identify their patients."""
     data = config.data
     check_patient_tables(delivered, data.patients_file, data.class_names, keep_given_split=data.given_split == "keep")
-    return ingest_images(
+    ingested = ingest_images(
         delivered,
         workspace,
         config.runner.count_threads(),
@@ -75,46 +75,47 @@ def ingest(
         class_names=data.class_names,
         patients_file=data.patients_file,
     )
+    identify_images(delivered, workspace, data)
+    return ingested
 
 
 def prepare_images(
-    config: TrainingConfig, workspace: Workspace, delivered: Sequence[Delivery], ingested: IngestReport
+    config: TrainingConfig, workspace: Workspace, weights: Weights, ingested: IngestReport
 ) -> PreparedImages:
-    """Group related images, split the groups, and preprocess every image."""
-    data, fingerprinted = config.data, None
+    """Preprocess every image, compute its features, group related images, and split the groups."""
+    data, num_threads, shard_size = config.data, config.runner.count_threads(), config.runner.shard_size
     if data.find_text:
-        find_images_with_text(workspace, config.runner.count_threads())
-    if data.group_similar:
-        shards = plan_shards(workspace, config.runner.shard_size)
-        fingerprinted = map_shards(fingerprint_images, shards, workspace)
-    grouped = group_images(workspace, delivered, data, config.runner.count_threads(), wait_for=fingerprinted)
-    split = split_manifest(workspace, data.val_fraction, data.test_fraction, config.seed)
-    shards = plan_shards(workspace, config.runner.shard_size)
+        find_images_with_text(workspace, num_threads)
+    shards = plan_shards(workspace, shard_size)
+    if data.group_similar or data.infer_examinations:
+        map_shards(fingerprint_images, shards, workspace)
     preprocessed = map_shards(preprocess_images, shards, workspace, config.preprocessing)
+    features = choose_feature_set(config, workspace, weights)
+    described = map_shards(extract_features, shards, workspace, features)
+
+    described_by = features.open_store(workspace) if weights.file else None  # random features tell little
+    grouped = group_images(workspace, data, num_threads, described_by, config.seed, wait_for=described)
+    split = split_manifest(workspace, data.val_fraction, data.test_fraction, config.seed)
+    map_shards(extract_features, plan_shards(workspace, shard_size), workspace, features)  # mirrored training images
     export_folders(workspace, config.preprocessing, wait_for=preprocessed)
-    return PreparedImages(ingested, grouped, split, shards)
+    return PreparedImages(ingested, grouped, split, features)
 
 
-def compute_features(
-    config: TrainingConfig, workspace: Workspace, weights: Weights, shards: Sequence[Shard]
-) -> FeatureSet:
-    """Compute the features of every image, once."""
+def choose_feature_set(config: TrainingConfig, workspace: Workspace, weights: Weights) -> FeatureSet:
+    """Prepare the backbone, and choose how features are computed."""
     num_threads, preprocessing = config.runner.count_threads(), config.preprocessing
     backbone = prepare_backbone.submit(
         weights, workspace, preprocessing, config.seed, num_threads, config.model.input_scaling
     ).result()
-    features = choose_features.submit(
-        backbone, config.features, preprocessing, config.training.horizontal_flip, workspace, num_threads
+    with_mirrored = config.training.horizontal_flip
+    return choose_features.submit(
+        backbone, config.features, preprocessing, with_mirrored, workspace, num_threads
     ).result()
-    map_shards(extract_features, shards, workspace, features)
-    return features
 
 
-def train_and_report(
-    config: TrainingConfig, workspace: Workspace, weights: Weights, images: PreparedImages, features: FeatureSet
-) -> str:
+def train_and_report(config: TrainingConfig, workspace: Workspace, weights: Weights, images: PreparedImages) -> str:
     """Train a model, evaluate it, and publish the run; returns the run's folder."""
-    hidden_units, training = config.model.hidden_units, config.training
+    hidden_units, training, features = config.model.hidden_units, config.training, images.features
     trained = train_model.submit(workspace, features, hidden_units, training, config.seed).result()
     folds_file = cross_validate(config, workspace, features)
     leakage_file = measure_leakage(workspace, features, config.evaluation)

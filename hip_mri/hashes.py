@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hip_mri.errors import WorkspaceError
+from hip_mri.run_files import PATIENTS_DRAFT_FILE
 from hip_mri.storage import read_json, write_json
 
 HASHES: Final = "files.json"
@@ -50,8 +51,9 @@ def find_changed(folder: Path, recorded: Mapping[str, str]) -> list[str]:
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder but the list itself, by its path in it."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / HASHES)
+    """SHA-256 of every file of a folder, by its path in it, but for the list itself and files that users edit."""
+    left_out = (folder / HASHES, folder / PATIENTS_DRAFT_FILE)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file not in left_out)
     return {file.relative_to(folder).as_posix(): digest_file(file) for file in files}
 
 

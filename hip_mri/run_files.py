@@ -42,4 +42,10 @@ REPORT_FILE: Final = "report.html"
 MODEL_CARD_FILE: Final = "model_card.md"
 CHECKLIST_FILE: Final = "checklist.md"
 
+BORDERS_FILE: Final = "borders.csv"
+"""The least certain borders between inferred groups; missing if nothing was inferred."""
+
+PATIENTS_DRAFT_FILE: Final = "patients_draft.csv"
+"""Inferred groups by name of the source file; private, and not among the recorded hashes."""
+
 FIGURES_FOLDER: Final = "figures"

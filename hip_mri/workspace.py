@@ -77,6 +77,8 @@ class Workspace:
     test_set_file = _Below("test_set.json")  # hash of the test set, locked at its first use
     ties_file = _Below("ties.parquet")  # evidence that relates images: patients, series, nearly equal images
     order_file = _Below("order.parquet")  # the place of each image in its folder or series: sha256, sequence, place
+    examinations_file = _Below("examinations.parquet")  # inferred examination of each image, kept for later runs
+    borders_file = _Below("borders.parquet")  # neighbors and near images that were compared to infer examinations
     pseudonym_key_file = _Below("pseudonyms.key")  # key of the hashes that replace patient ids and names
     names_file = _Below("names.parquet")  # the name behind each pseudonym, in one private file
     batch_names_file = _Below("names.csv")  # of a workspace that serves: names of the files that are being scored

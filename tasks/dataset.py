@@ -51,6 +51,9 @@ lift_quarantine = task(**CALLED)(split_registry.lift_quarantine)
 check_patient_tables = task(**CALLED)(identities.check_patient_tables)
 
 
+identify_images = task(**CALLED)(identities.identify_images)
+
+
 @task(**CALLED)
 def ingest_images(
     delivered: Sequence[Delivery],

@@ -7,6 +7,7 @@ import pytest
 from hip_mri.config import DataSettings, PreprocessingSettings
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.folder_export import export_folders
+from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.preprocessing import preprocess_images
 from hip_mri.dataset.shards import Shard, plan_shards
@@ -31,7 +32,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, source_zip: Path) -> Work
     delivered = [Delivery("source", source_zip)]
     ingest_images(delivered, workspace, num_threads=2)
     # Number k of both classes shows patient k.
-    group_images(workspace, delivered, DataSettings(group_similar=False, patient_pattern=r"(\d+)\.png"), num_threads=1)
+    identify_images(delivered, workspace, DataSettings(group_similar=False, patient_pattern=r"(\d+)\.png"))
+    group_images(workspace, DataSettings(group_similar=False, patient_pattern=r"(\d+)\.png"), num_threads=1)
     split_manifest(workspace, 0.2, 0.2, seed=3)
     for shard in plan_shards(workspace, shard_size=2048):
         preprocess_images(shard, workspace, SMALL, num_threads=2)

@@ -141,7 +141,6 @@ DECISIONS = {
         "hip_mri.dataset.deliveries.Delivery",
         "hip_mri.grouping.groups.GroupReport",
         "hip_mri.dataset.ingest.IngestReport",
-        "hip_mri.dataset.shards.Shard",
         "hip_mri.grouping.split.SplitReport",
         "hip_mri.models.features.FeatureSet",
         "hip_mri.models.backbones.weights.Weights",

@@ -76,6 +76,10 @@ class DataSettings(ImageSettings):
     """Whether identical and similar images (copies; scaled, mirrored or cropped images) are assigned to the same
     split."""
 
+    infer_examinations: bool = True
+    """Whether images whose patient is not named are grouped by examination, which is inferred from the order of files
+    and from features. Needs at least 60 images."""
+
     find_text: bool = False
     """Whether images are searched for text in their pixels, such as names. `text_in_images.csv` in the workspace lists
     the images with text. Takes 0.1 to 0.2 s per image and needs the extra `ocr`."""

@@ -12,7 +12,7 @@ from typing import Final
 
 import pandas as pd
 
-from hip_mri.config import SPLITS
+from hip_mri.config import SPLITS, DataSettings
 from hip_mri.dataset.deliveries import Delivery, delete_damaged, name_delivery_in_errors
 from hip_mri.dataset.entries import list_entries
 from hip_mri.dataset.manifest import digest_table
@@ -86,47 +86,48 @@ def check_patient_tables(
                 check(table, _DELIVERED)
 
 
-def identify_images(
-    deliveries: Sequence[Delivery],
-    names: Collection[str],
-    file: Path | None,
-    pattern: str | None,
-    workspace: Workspace,
-    class_names: Mapping[str, str] | None = None,
-    *,
-    keep_given_split: bool = True,
-) -> Identities:
-    """Find the patients and series of the images, and the split that they were given.
+def identify_images(deliveries: Sequence[Delivery], workspace: Workspace, settings: DataSettings) -> None:
+    """Find and store the patients and series of the images, and the split that they were given.
 
     Args:
-        deliveries: Those of this run, whose entries were read.
-        names: Names of all deliveries in use; those that are not among `deliveries` keep what earlier runs found.
-        file: The user's table of patients; without it, each delivery may hold one, `patients.csv` beside its class
-            folders. For images without a patient there, the patient that the DICOM file names counts.
-        pattern: Regular expression that finds the patient in the path of a file.
-        workspace: Its `identities` and `attributes` are written.
-        class_names: Labels by other names of the classes.
-        keep_given_split: Whether the splits of tables and folders count.
+        deliveries: Those of this run, whose entries were read. Without `patients_file`, each may hold a table of
+            patients, `patients.csv` beside its class folders. For images without a patient there, the patient that the
+            DICOM file names counts.
+        workspace: Its `identities` are written.
+        settings: Table of patients, pattern of the patient in file names, names of the classes, and whether the splits
+            of tables and folders count.
 
     Raises:
         SettingsError: A table cannot be used, or table or pattern match no image.
         SplitError: Table and folders give images different splits.
     """
+    keep_given_split = settings.given_split == "keep"
     listed = list_entries([delivery.name for delivery in deliveries], workspace)
     listed = listed[listed["reason"] == ""]
-    if file is not None:
-        parts = [(listed, read_patient_file(file))]
+    if settings.patients_file is not None:
+        parts = [(listed, read_patient_file(settings.patients_file))]
     else:
         parts = [(listed[listed["delivery"] == it.name], read_delivered_table(it)) for it in deliveries]
+    class_names = ClassNames(settings.class_names)
     for entries, table in parts:
         if len(entries):
             source_names = resolve_pseudonyms(entries["entry"], workspace)
-            known = _identify(entries, source_names, table, pattern, workspace, ClassNames(class_names))
+            known = _identify(entries, source_names, table, settings.patient_pattern, workspace, class_names)
             if not keep_given_split:
                 known = known.assign(split="", split_by="")
             for name, rows in known.groupby(entries["delivery"]):
                 named = source_names[rows.index] if keep_given_split else source_names[:0]
                 _keep(str(name), rows, _find_folder_splits(named, rows["sha256"][named.index]), workspace)
+
+
+def read_identities(names: Collection[str], workspace: Workspace, *, keep_given_split: bool = True) -> Identities:
+    """Read the identities of the images of deliveries, as `identify_images` stored them in this run or earlier ones.
+
+    Args:
+        names: Names of the deliveries.
+        workspace: Its `attributes` are written.
+        keep_given_split: Whether the splits of tables and folders count.
+    """
     known = pd.concat([_read(name, workspace) for name in sorted(names)], ignore_index=True).fillna("")
     if not keep_given_split:
         known = known.assign(split="", split_by="")

@@ -148,16 +148,15 @@ def read_images(
     return cast("list[NDArray[np.uint8]]", images)
 
 
-def read_training_sample(
+def read_sample(
     workspace: Workspace, settings: PreprocessingSettings, max_images: int, num_threads: int
 ) -> tuple[pd.Series, list[NDArray[np.uint8]]]:
-    """Read the first training images by hash: a sample that is random and repeatable.
+    """Read the first images in use by hash: a sample that is random, repeatable and independent of the split.
 
     Returns:
         Their SHA-256 and their preprocessed images.
     """
-    images = select_ready(read_manifest(workspace.manifest_file))
-    hashes = images.loc[images["split"] == "train", "sha256"].sort_values().head(max_images)
+    hashes = select_ready(read_manifest(workspace.manifest_file))["sha256"].sort_values().head(max_images)
     return hashes, read_images(list(hashes), workspace, settings, num_threads)
 
 

@@ -11,7 +11,7 @@ from hip_mri.config import LABELS, PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_images, read_stored_image
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.figures import FigureData
-from hip_mri.evaluation.charts.image_sheets import ClosePair, ContrastSample, ExplainedCase
+from hip_mri.evaluation.charts.image_sheets import ContrastSample, ExplainedCase, ImagePair
 from hip_mri.evaluation.explain import ExplainImages, pick_cases
 from hip_mri.evaluation.metrics.curves import bootstrap_curves, compute_net_benefit
 from hip_mri.evaluation.metrics.recalibration import Platt
@@ -24,6 +24,9 @@ SAMPLES_PER_CLASS: Final = 3
 
 NUM_CLOSE_PAIRS: Final = 6
 """Pairs on the sheet of the closest pairs."""
+
+NUM_DOUBTFUL_PAIRS: Final = 4
+"""Joins, and cuts, on the sheet of inferred groups that are least certain."""
 
 
 class RunImages:
@@ -56,8 +59,9 @@ def collect_figure_data(
     explain: ExplainImages,
     seed: int,
     num_resamples: int,
+    borders: pd.DataFrame,
 ) -> FigureData:
-    """Collect what the figures show; seed and number of resamples are those of the bands."""
+    """Collect what the figures show; seed and number of resamples are those of the bands, borders of `borders.csv`."""
     test = scores.predictions[scores.predictions["split"] == "test"]
     labels, test_scores = number_labels(test), test["score"].to_numpy()
     try:
@@ -74,6 +78,7 @@ def collect_figure_data(
         explained=_explain(test, metrics["threshold"], images, explain),
         samples=_select_samples(images),
         close_pairs=_select_close_pairs(scores.neighbors, test.set_index("image_id")["group"], images),
+        doubtful_pairs=_select_doubtful_pairs(borders, images),
     )
 
 
@@ -105,12 +110,30 @@ def _recalibrate(recalibration: dict[str, Any] | None, scores: NDArray[np.float6
     return Platt(recalibration["slope"], recalibration["intercept"]).apply(scores)
 
 
-def _select_close_pairs(neighbors: pd.DataFrame, groups: pd.Series, images: RunImages) -> list[ClosePair]:
+def _select_close_pairs(neighbors: pd.DataFrame, groups: pd.Series, images: RunImages) -> list[ImagePair]:
     """Select the closest pair of each group of test images, the closest first."""
     tested = neighbors.sort_values(["distance", "image_id"])
     tested = tested[~tested["image_id"].map(groups).duplicated()].head(NUM_CLOSE_PAIRS)
     pixels = zip(images.read(list(tested["image_id"])), images.read(list(tested["neighbour_id"])), strict=True)
     return [
-        ClosePair(row["image_id"], row["neighbour_id"], test, train, row["distance"])
+        ImagePair(row["image_id"], row["neighbour_id"], test, train, f"distance {row['distance']:.4g}")
         for row, (test, train) in zip(tested.to_dict("records"), pixels, strict=True)
+    ]
+
+
+def _select_doubtful_pairs(borders: pd.DataFrame, images: RunImages) -> list[ImagePair]:
+    """Select the least certain joins, and the cuts that would most probably have been right as joins."""
+    is_joined = borders["is_joined"] == "True"
+    joins = borders[is_joined].sort_values(["certainty", "first_id"]).head(NUM_DOUBTFUL_PAIRS)
+    cuts = borders[~is_joined].sort_values(["certainty", "first_id"], ascending=[False, True]).head(NUM_DOUBTFUL_PAIRS)
+    shown = pd.concat([joins, cuts])
+    pixels = zip(images.read(list(shown["first_id"])), images.read(list(shown["second_id"])), strict=True)
+    return [
+        ImagePair(
+            row["first_id"],
+            row["second_id"],
+            *pair,
+            f"{'one group' if row['is_joined'] == 'True' else 'two groups'}; the same patient: {row['certainty']:.0%}",
+        )
+        for row, pair in zip(shown.to_dict("records"), pixels, strict=True)
     ]

@@ -26,8 +26,9 @@ from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import write_documents
 from hip_mri.evaluation.report.run_report import RunReport
 from hip_mri.evaluation.report.settings import WITHHELD
-from hip_mri.evaluation.run_tables import describe_manifest, read_scores, read_table
+from hip_mri.evaluation.run_tables import describe_manifest, read_borders, read_scores, read_table
 from hip_mri.grouping.groups import GroupReport
+from hip_mri.grouping.patients_draft import list_doubtful_borders, write_patients_draft
 from hip_mri.grouping.split import SplitReport
 from hip_mri.hashes import digest_file, record_hashes
 from hip_mri.models.backbones.weights import Weights
@@ -35,6 +36,7 @@ from hip_mri.models.features import FeatureSet
 from hip_mri.models.keras_settings import count_network_threads, describe_keras
 from hip_mri.models.network import TrainedModel
 from hip_mri.run_files import (
+    BORDERS_FILE,
     CONFIG_FILE,
     FIGURES_FOLDER,
     FOLDS_FILE,
@@ -45,6 +47,7 @@ from hip_mri.run_files import (
     MODEL_FILE,
     NEIGHBORS_FILE,
     NOVELTY_FILE,
+    PATIENTS_DRAFT_FILE,
     PREDICTIONS_FILE,
     SHORTCUTS_FILE,
     TRAINING_SIZES_FILE,
@@ -144,7 +147,10 @@ def publish_run(workspace: Workspace, facts: RunFacts) -> RunReport:
         history = pd.read_csv(fresh / HISTORY_FILE)
         images = RunImages(read_table(fresh / MANIFEST_FILE), workspace, config.preprocessing)
         num_resamples = config.evaluation.num_resamples
-        figure_data = collect_figure_data(scores, metrics, history, images, explain, config.seed, num_resamples)
+        borders = read_borders(fresh)
+        figure_data = collect_figure_data(
+            scores, metrics, history, images, explain, config.seed, num_resamples, borders
+        )
         figures = draw_figures(figure_data, fresh / FIGURES_FOLDER, summarize_notices(metrics["notices"]))
         report = RunReport(metrics, config.model_dump(mode="json"), folder, tuple(figures))
         write_documents(fresh, report)
@@ -169,6 +175,9 @@ def _copy_files(facts: RunFacts, workspace: Workspace, folder: Path) -> None:
         if file is not None:
             shutil.copyfile(file, target)
     describe_manifest(read_manifest(workspace.manifest_file)).to_csv(folder / MANIFEST_FILE, index=False)
+    if facts.groups.inferred is not None:
+        list_doubtful_borders(workspace).to_csv(folder / BORDERS_FILE, index=False)
+        write_patients_draft(folder / PATIENTS_DRAFT_FILE, workspace)
 
 
 def _write_config(config: TrainingConfig, file: Path) -> None:

@@ -11,6 +11,7 @@ from hip_mri.errors import EvaluationError, WorkspaceError
 from hip_mri.evaluation.metrics.results import Scores
 from hip_mri.images.shortcut_statistics import NUMBERS as SHORTCUT_NUMBERS
 from hip_mri.run_files import (
+    BORDERS_FILE,
     FOLDS_FILE,
     LEAKAGE_FILE,
     MANIFEST_FILE,
@@ -25,7 +26,7 @@ MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "rea
 """Columns of `manifest.csv`; `sha256` is of the decoded pixels, of quarantined files of the file."""
 
 NUMBERS: Final = {
-    **dict.fromkeys(("score", "distance", "auc", "fraction", *SHORTCUT_NUMBERS), "float64"),
+    **dict.fromkeys(("score", "distance", "auc", "fraction", "certainty", *SHORTCUT_NUMBERS), "float64"),
     **dict.fromkeys(("seed", "fold", "length", "num_images", "num_groups", "num_blocks", "draw", "number"), "int64"),
 }
 """Columns with numbers; read as text first, since CSV readers can lose the last digit of a float."""
@@ -72,6 +73,13 @@ def read_scores(run_folder: Path, workspace: Workspace, attributes: str | None) 
     neighbors = read_table(run_folder / NEIGHBORS_FILE)
     predictions = joined.drop(columns="sha256")
     return Scores(predictions, neighbors, folds, leakage, attribute_table, shortcuts, training_sizes)
+
+
+def read_borders(run_folder: Path) -> pd.DataFrame:
+    """Read the doubtful borders between inferred groups; without rows if nothing was inferred."""
+    if (run_folder / BORDERS_FILE).exists():
+        return read_table(run_folder / BORDERS_FILE)
+    return pd.DataFrame(columns=["first_id", "second_id", "kind", "certainty", "is_joined"])
 
 
 def read_attributes(images: pd.DataFrame, workspace: Workspace, name: str) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def fingerprint_images(shard: Shard, workspace: Workspace, num_threads: int) -> 
         delayed(_fingerprint_stored)(sha256, workspace) for sha256 in missing
     )
     if missing:
-        _open_store(workspace).add(_list_keys(missing), np.stack(cast("list[NDArray[np.void]]", rows)))
+        open_fingerprints(workspace).add(_list_keys(missing), np.stack(cast("list[NDArray[np.void]]", rows)))
     return len(missing)
 
 
@@ -124,7 +124,7 @@ def read_fingerprints(hashes: Sequence[str], workspace: Workspace) -> StoredFing
         WorkspaceError: Some are not stored.
     """
     names = pd.Series(sorted(set(hashes)), dtype="str")
-    rows = _open_store(workspace).select(names, mirrored=False)
+    rows = open_fingerprints(workspace).select(names, mirrored=False)
     fields = {name: replace(rows, field=name) for name in ROW.names or ()}
     if names.empty:
         return StoredFingerprints(names.to_numpy(), *(np.zeros(0, ROW)[name] for name in fields))
@@ -147,7 +147,8 @@ def _fingerprint_stored(sha256: str, workspace: Workspace) -> NDArray[np.void]:
     return fingerprint_image(read_stored_image(sha256, workspace))
 
 
-def _open_store(workspace: Workspace) -> RowStore:
+def open_fingerprints(workspace: Workspace) -> RowStore:
+    """Open the store of fingerprints, rows of `ROW`."""
     return RowStore(workspace.fingerprints_folder / str(FINGERPRINT_RECIPE))
 
 
@@ -156,4 +157,4 @@ def _list_keys(hashes: Sequence[str]) -> pd.DataFrame:
 
 
 def _find_missing(hashes: Sequence[str], workspace: Workspace) -> list[str]:
-    return sorted(_open_store(workspace).find_missing(_list_keys(hashes))["sha256"])
+    return sorted(open_fingerprints(workspace).find_missing(_list_keys(hashes))["sha256"])

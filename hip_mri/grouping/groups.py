@@ -1,13 +1,12 @@
 """Groups related images, so that no test image is related to a training image.
 
 Evidence comes from the user (a table of patients, a pattern of file names), from DICOM files, which name their patient
-and their series, and from the images (near duplicates; equal ones are one image). Groups are the connected components
-of all evidence. It includes the images of earlier runs that the source no longer holds, so that new images related to
-them join their split.
+and their series, from the images (near duplicates; equal ones are one image), and, where no patient is named, from the
+order of the files and from features. Groups are the connected components of all evidence. It includes the images of
+earlier runs that the source no longer holds, so that new images related to them join their split.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,13 +15,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, SPLITS, DataSettings
-from hip_mri.dataset.deliveries import Delivery
-from hip_mri.dataset.identities import identify_images
+from hip_mri.dataset.identities import read_identities
 from hip_mri.dataset.ingest import CONTRADICTORY_LABEL, check_class_sizes
 from hip_mri.dataset.manifest import read_manifest, write_manifest
+from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.split_registry import read_split_registry
 from hip_mri.dataset.table_files import write_table
-from hip_mri.grouping.fingerprints import list_fingerprinted
+from hip_mri.grouping.examinations.descriptors import describe_features, describe_orientations
+from hip_mri.grouping.fingerprints import list_fingerprinted, open_fingerprints
+from hip_mri.grouping.inferred_ties import DescriptorStore, InferredReport, find_order, infer_ties
 from hip_mri.grouping.similarity import find_similar_images
 from hip_mri.sources.split_folders import UNDECIDED
 from hip_mri.storage import read_json, write_json
@@ -30,9 +31,12 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-EVIDENCE: Final = ("patient_id", "patient_pattern", "series", "similar")
+INFERRED_EVIDENCE: Final = ("order", "features")
+"""Kinds of evidence that are inferred, with an error that is estimated: the order of files, and near features."""
+
+EVIDENCE: Final = ("patient_id", "patient_pattern", "series", "similar", *INFERRED_EVIDENCE)
 """Kinds of evidence: the table of patients or the DICOM files, the pattern of file names, the DICOM series or the file
-that holds several slices, near duplicates."""
+that holds several slices, near duplicates, and those of `INFERRED_EVIDENCE`."""
 
 TIE_COLUMNS: Final = ("sha256", "kind", "key")
 """Columns of a table of ties: images with the same key are related; the kind is the evidence for it."""
@@ -55,6 +59,7 @@ class GroupReport:
         num_given_twice: Images whose copies are given several splits; test takes precedence over validation, and
             validation over training.
         has_constant_patient: Whether a patient id that all images have is ignored as a placeholder.
+        inferred: Examinations that were inferred; `None` if that is switched off, or not needed.
     """
 
     num_patients: int
@@ -65,6 +70,7 @@ class GroupReport:
     given_split_by: str = ""
     num_given_twice: int = 0
     has_constant_patient: bool = False
+    inferred: InferredReport | None = None
 
     @property
     def is_patient_level(self) -> bool:
@@ -73,39 +79,33 @@ class GroupReport:
 
 
 def group_images(
-    workspace: Workspace, deliveries: Sequence[Delivery], settings: DataSettings, num_threads: int
+    workspace: Workspace, settings: DataSettings, num_threads: int, features: RowStore | None = None, seed: int = 0
 ) -> GroupReport:
     """Find the groups of the manifest's images and write them to the manifest.
 
     A split that folders or the table of patients give is written to the manifest, for `split_manifest` to keep.
 
     Args:
-        workspace: The columns patient, group, evidence and, where the source gives it, split of its manifest are
-            written; its `ties.parquet` is replaced by all evidence with the resulting groups.
-        deliveries: Those of this run; each may hold a table of patients. Identities of earlier ones are stored.
+        workspace: Holds the identities of its images (see `identify_images`). The columns patient, group, evidence and,
+            where the source gives it, split of its manifest are written; its `ties.parquet` is replaced by all evidence
+            with the resulting groups.
         settings: Which evidence is used. Similar images are found by their fingerprints.
         num_threads: Threads that compare images.
+        features: Features of a pretrained network, by which examinations are inferred besides thumbnails.
+        seed: Seed of the random comparisons with which they are inferred.
 
     Returns:
         The counts.
 
     Raises:
-        SettingsError: Table or pattern match no image.
-        SplitError: Table and folders give images different splits, or too few images are left.
+        SplitError: Too few images are left.
     """
     manifest = read_manifest(workspace.manifest_file).reset_index(drop=True)
     used = manifest[manifest["state"].isin(["ready", "duplicate"])]
     ready = manifest[manifest["state"] == "ready"]
     registry = read_split_registry(workspace)
-    identities = identify_images(
-        deliveries,
-        set(manifest["delivery"]),
-        settings.patients_file,
-        settings.patient_pattern,
-        workspace,
-        settings.class_names,
-        keep_given_split=settings.given_split == "keep",
-    )
+    keep_given_split = settings.given_split == "keep"
+    identities = read_identities(set(manifest["delivery"]), workspace, keep_given_split=keep_given_split)
     known = identities.images[identities.images["sha256"].isin(used["sha256"])]
     known, has_constant_patient = _drop_placeholders(known, workspace)
     known = _add_earlier_patients(known, registry)
@@ -118,7 +118,14 @@ def group_images(
 
     check_class_sizes(ready["label"], manifest["reason"], workspace.quarantine_file)
     nodes = pd.Index(ready["sha256"]).append(pd.Index(absent["sha256"]))
-    ties = pd.concat([_tie_patients(known, absent), _tie_pairs(pairs)], ignore_index=True)
+    named = known[known["patient"] != ""].groupby("sha256")["patient"].first()
+    ties = [_tie_patients(known, absent), _tie_pairs(pairs)]
+    kinds, inferred = _list_descriptors(workspace, settings, features), None
+    ordered = find_order(ready, kinds, workspace, seed)
+    if settings.infer_examinations:
+        inferred_ties, inferred = infer_ties(ordered, kinds, named, workspace, seed)
+        ties.append(inferred_ties)
+    ties = pd.concat(ties, ignore_index=True)
     ties = ties[ties["sha256"].isin(nodes)]
     group, evidence = connect(nodes, ties)
     ties = ties.assign(group=group[nodes.get_indexer(pd.Index(ties["sha256"]))])
@@ -127,7 +134,6 @@ def group_images(
     place = ready.index
     manifest.loc[place, "group"] = ready["image_id"].groupby(group[: len(ready)]).transform("min")
     manifest.loc[place, "evidence"] = evidence.iloc[: len(ready)].to_numpy()
-    named = known[known["patient"] != ""].groupby("sha256")["patient"].first()
     manifest.loc[place, "patient"] = named.reindex(ready["sha256"], fill_value="").to_numpy()
     manifest.loc[place, "split"] = given["split"].reindex(ready["sha256"], fill_value="").to_numpy()
     write_manifest(workspace.manifest_file, manifest)
@@ -142,6 +148,7 @@ def group_images(
         given_split_by=" and ".join(sorted(set(known["split_by"]) - {""})),
         num_given_twice=int(given["is_given_twice"].sum()),
         has_constant_patient=has_constant_patient,
+        inferred=inferred,
     )
     counts = [f"{count} by {kind}" for kind, count in report.evidence.items() if count]
     sizes = grouped["group"].value_counts()
@@ -149,6 +156,14 @@ def group_images(
         "%d groups, the largest of %d images; related: %s", len(sizes), sizes.max(), ", ".join(counts) or "none"
     )
     return report
+
+
+def _list_descriptors(workspace: Workspace, settings: DataSettings, features: RowStore | None) -> list[DescriptorStore]:
+    """Descriptors by which images can be compared."""
+    kinds = [DescriptorStore(features, describe_features)] if features is not None else []
+    if settings.group_similar or settings.infer_examinations:
+        kinds.append(DescriptorStore(open_fingerprints(workspace), describe_orientations, "thumbnail"))
+    return kinds
 
 
 def connect(nodes: pd.Index, ties: pd.DataFrame) -> tuple[NDArray[np.int32], pd.Series]:

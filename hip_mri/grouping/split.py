@@ -2,8 +2,9 @@
 
 The first split is drawn, or given by the folders or the table of a source; `splits.parquet` stores it. Later runs never
 move an image: new images join the split of their group, and new groups are drawn. A new image that relates two splits
-is held out of all. Where a given split divides a group, its test images are kept, else its validation images, and the
-others are held out. Once a test set has been used it is locked, and no image joins it.
+is held out of all, and so is an earlier image that is inferred to be of one examination with images of another split.
+Where a given split divides a group, its test images are kept, else its validation images, and the others are held out.
+Once a test set has been used it is locked, and no image joins it.
 """
 
 import logging
@@ -21,7 +22,7 @@ from hip_mri.dataset.table_files import read_table
 from hip_mri.errors import SplitError, list_offenders
 from hip_mri.grouping.allocation import allocate_groups
 from hip_mri.grouping.given_split import GivenSplit, count_given_split, hold_out_divided_groups, merge_given_split
-from hip_mri.grouping.groups import TIE_COLUMNS
+from hip_mri.grouping.groups import INFERRED_EVIDENCE, TIE_COLUMNS
 from hip_mri.sources.split_folders import UNDECIDED
 from hip_mri.workspace import Workspace
 
@@ -88,7 +89,10 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     fixed = merge_given_split(images, registry, is_locked=is_locked)
     is_kept = images["sha256"].isin(registry["sha256"])
     absent = registry[~registry["sha256"].isin(images["sha256"])].set_index("sha256")["split"]
-    _check_ties(pd.concat([fixed[is_kept].set_axis(images.loc[is_kept, "sha256"]), absent]), ties)
+    splits = pd.concat([fixed[is_kept].set_axis(images.loc[is_kept, "sha256"]), absent])
+    is_inferred = ties["kind"].isin(INFERRED_EVIDENCE)
+    _check_ties(splits, ties[~is_inferred])
+    fixed = fixed.mask(images["sha256"].isin(_find_divided(splits, ties[is_inferred])), HELD_OUT)
     related = _find_absent_members(images, absent, ties)
     fixed = hold_out_divided_groups(images, fixed, related, is_kept)
     fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
@@ -138,6 +142,25 @@ def _check_ties(splits: pd.Series, ties: pd.DataFrame) -> None:
         f"{list_offenders([sha256[:16] for sha256 in shown.sort_values(['key', 'sha256'])['sha256'].unique()])}. "
         f"They were split before this was known: start in an empty workspace{accept}."
     )
+
+
+def _find_divided(splits: pd.Series, ties: pd.DataFrame) -> pd.Index:
+    """SHA-256 of images that inferred ties relate to images of a split of higher precedence; `splits` by SHA-256.
+
+    Test comes before validation, and validation before training.
+    """
+    placed = ties.assign(split=splits.reindex(ties["sha256"], fill_value="").to_numpy())
+    placed = placed[placed["split"].isin(SPLITS)]
+    rank = placed["split"].map(SPLITS.index)
+    divided = pd.Index(placed.loc[rank < rank.groupby(placed["key"]).transform("max"), "sha256"]).unique()
+    if len(divided):
+        logger.warning(
+            "%d images of earlier runs are held out: they are inferred to be of one examination with images of another "
+            "split, of which test comes before validation and validation before training. To draw all splits anew, "
+            "start in an empty workspace; to keep them as they are, use --data.infer-examinations false",
+            len(divided),
+        )
+    return divided
 
 
 def _find_absent_members(images: pd.DataFrame, absent: pd.Series, ties: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +247,11 @@ def _check_classes(images: pd.DataFrame, *, num_held_out: int, is_given: bool) -
         return
     by_label = [(label, images.loc[images["label"] == label, "group"]) for label in LABELS]
     groups = ", ".join(f"{label} {len(names)} images in {names.nunique()} groups" for label, names in by_label)
-    held_out = f" {num_held_out} images are held out, since they are related to another split." if num_held_out else ""
+    held_out = (
+        f" {num_held_out} images are held out, since they are related to another split; start in an empty workspace."
+        if num_held_out
+        else ""
+    )
     given = (
         " The source gives a split, by its folders or its table: put each class into every split that it gives, or "
         "draw a new split with --data.given-split ignore."

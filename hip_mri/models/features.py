@@ -74,8 +74,8 @@ def choose_features(
     num_threads: int,
 ) -> FeatureSet:
     """Choose the features of a run; see `choose_engine`."""
-    images = select_ready(read_manifest(workspace.manifest_file))
-    num_rows = len(list_rows(images, with_mirrored=with_mirrored))
+    num_images = len(select_ready(read_manifest(workspace.manifest_file)))
+    num_rows = num_images * (2 if with_mirrored else 1)  # the split, which decides what is mirrored, is drawn later
     choice = choose_engine(
         backbone, settings.engine, settings.precision, num_rows, workspace, preprocessing, num_threads
     )
@@ -86,7 +86,7 @@ def list_rows(images: pd.DataFrame, *, with_mirrored: bool) -> pd.DataFrame:
     """List the feature rows that images need.
 
     Args:
-        images: Columns sha256 and split.
+        images: Columns sha256 and split, which is empty until it is drawn.
         with_mirrored: Whether training uses mirrored images.
 
     Returns:

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from hip_mri.config import LABELS, EvaluationSettings
 from hip_mri.dataset.manifest import digest_table
 from hip_mri.dataset.table_files import read_table
+from hip_mri.grouping.examinations.sequences import ORDER_COLUMNS
 from hip_mri.hashes import digest
 from hip_mri.models.cross_validation import MIN_NUM_FOLDS, assign_folds, count_folds, read_training_images
 from hip_mri.models.features import FeatureSet
@@ -57,9 +58,6 @@ MAX_DIVIDED_IMAGES: Final = 10_000
 PENALTY: Final = 0.1
 """Penalty of the ridge regression, relative to the squared length of a row. Of 0.01 to 1, and of nearest neighbors, it
 detects widely spaced slices of one patient best."""
-
-ORDER_COLUMNS: Final = ("sha256", "sequence", "place")
-"""Columns of the order of images: `sequence` names the folder, prefix or series in which `place` counts."""
 
 COLUMNS: Final = ("by", "length", "num_images", "num_blocks", "draw", "auc")
 """Columns of the result: `by` is `order` (blocks of `length` consecutive images) or `features` (pairs)."""

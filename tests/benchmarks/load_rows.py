@@ -24,6 +24,7 @@ import pandas as pd
 from hip_mri.config import LABELS, DataSettings, EvaluationSettings, PipelineConfig
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.entries import ENTRY_COLUMNS, keep_entries
+from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, read_manifest, write_manifest
 from hip_mri.dataset.pseudonyms import make_pseudonyms, store_names
 from hip_mri.dataset.row_store import RowStore
@@ -117,7 +118,8 @@ def plan(root: Path) -> None:
 def group(root: Path) -> None:
     """Group by the pattern of names; copies are another step."""
     settings = DataSettings(patient_pattern="(p[0-9]+)_", group_similar=False)
-    group_images(Workspace(root), [Delivery(DELIVERY, root / "delivery")], settings, os.cpu_count() or 1)
+    identify_images([Delivery(DELIVERY, root / "delivery")], Workspace(root), settings)
+    group_images(Workspace(root), settings, num_threads=os.cpu_count() or 1)
 
 
 def search_copies(root: Path) -> None:

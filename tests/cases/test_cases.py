@@ -11,6 +11,7 @@ import pytest
 
 from hip_mri.config import DataSettings
 from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.ingest import IngestReport, ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.errors import HipMriError, ImageError
@@ -137,7 +138,8 @@ def test_a_given_split_is_kept(tmp_path):
     assert report.num_images == len(manifest)
     workspace = Workspace(tmp_path / "workspace")
     delivered = [Delivery("source", CASES / "zips/presplit.zip")]
-    group_images(workspace, delivered, DataSettings(group_similar=False), num_threads=1)
+    identify_images(delivered, workspace, DataSettings(group_similar=False))
+    group_images(workspace, DataSettings(group_similar=False), num_threads=1)
     split_manifest(workspace, 0.15, 0.15, seed=1)
     for _, row in read_named_manifest(workspace).iterrows():
         assert f"{row['split']}/" in row["source_name"]
@@ -153,4 +155,5 @@ def test_backslashes_in_a_table_are_slashes(tmp_path):
     ingest("control_plain_ok.zip", tmp_path)
     delivered = [Delivery("source", CASES / "zips/control_plain_ok.zip")]
     settings = DataSettings(group_similar=False, patients_file=CASES / "tables/windows_backslashes.csv")
-    assert group_images(Workspace(tmp_path / "workspace"), delivered, settings, num_threads=1).num_patients == 2
+    identify_images(delivered, Workspace(tmp_path / "workspace"), settings)
+    assert group_images(Workspace(tmp_path / "workspace"), settings, num_threads=1).num_patients == 2

@@ -10,7 +10,7 @@ import pytest
 
 from hip_mri.config import DataSettings
 from hip_mri.dataset.deliveries import Delivery, fetch_deliveries, fetch_delivery
-from hip_mri.dataset.identities import check_patient_tables
+from hip_mri.dataset.identities import check_patient_tables, identify_images
 from hip_mri.dataset.ingest import IngestReport, ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest, resolve_pseudonyms
 from hip_mri.dataset.split_registry import lift_quarantine, quarantine_images
@@ -238,7 +238,8 @@ TABLE = "source_name,patient_id,scanner\nnormal/n0.png,Smith,A\nosseous_lesion/o
 
 def group(workspace: Workspace, *paths):
     delivered = [Delivery(path.stem, path) for path in paths]
-    return group_images(workspace, delivered, DataSettings(group_similar=False), 1)
+    identify_images(delivered, workspace, DataSettings(group_similar=False))
+    return group_images(workspace, DataSettings(group_similar=False), num_threads=1)
 
 
 def test_each_delivery_may_bring_a_table_and_it_is_remembered(entries, pack, draw, encode, workspace):

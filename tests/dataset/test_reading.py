@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from hip_mri.config import PreprocessingSettings
-from hip_mri.dataset.manifest import read_manifest
-from hip_mri.dataset.preprocessing import name_set, preprocess_images, read_images, read_training_sample
+from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.dataset.preprocessing import name_set, preprocess_images, read_images, read_sample
 from hip_mri.dataset.shards import read_shard
 from hip_mri.errors import WorkspaceError
 from hip_mri.images.clahe_and_resizing import preprocess_image
@@ -91,12 +91,11 @@ def test_without_its_source_image_a_damaged_one_cannot_be_made(filled, hashes):
         read_images(hashes, filled, SETTINGS, 1)
 
 
-def test_the_sample_is_of_training_images_and_repeatable(filled, hashes):
-    manifest = read_manifest(filled.manifest_file)
-    training = sorted(manifest.loc[manifest["split"] == "train", "sha256"])
-    for max_images in (1, 3, len(training), 1000):
-        sample, images = read_training_sample(filled, SETTINGS, max_images, 1)
-        assert list(sample) == training[:max_images]
+def test_the_sample_is_repeatable_and_independent_of_the_split(filled, hashes):
+    ready = sorted(select_ready(read_manifest(filled.manifest_file))["sha256"])
+    for max_images in (1, 3, len(ready), 1000):
+        sample, images = read_sample(filled, SETTINGS, max_images, 1)
+        assert list(sample) == ready[:max_images]
         for sha256, image in zip(sample, images, strict=True):
             np.testing.assert_array_equal(image, make(sha256, filled))
 

@@ -88,7 +88,7 @@ def test_run_folder_holds_what_was_promised(finished: tuple[Path, PipelineConfig
     assert predictions["score"].between(0, 1).all()
     recorded = PipelineConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
     assert recorded == config.model_copy(update={"source": "given, not shown"})  # a path can name a person
-    rare = {"leakage", "training_sizes"}  # the images are few and hardly related
+    rare = {"leakage", "training_sizes", "doubtful_pairs"}  # the images are few and hardly related
     assert {file.stem for file in (folder / "figures").iterdir()} | rare == set(CAPTIONS)
     for name in ("leakage.csv", "shortcuts.csv", "training_sizes.csv"):
         assert (folder / name).exists()

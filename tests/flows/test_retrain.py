@@ -223,7 +223,7 @@ def test_after_pruning_a_few_new_images_are_grouped_and_split_and_nothing_is_com
     shutil.rmtree(later.workspace.retrainings_folder)  # reports are not needed to know which images are new
     month = later.retrain(GOOD)
     assert month.result == "4 new images found, 5 are required: nothing was trained"
-    assert month.rows == months[-1].rows
+    assert months[-1].rows.items() <= month.rows.items()
     assert months[-1].images.items() <= month.images.items()
     manifest = read_manifest(later.workspace.manifest_file)
     ready = manifest[manifest["state"] == "ready"]

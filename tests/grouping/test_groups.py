@@ -11,11 +11,11 @@ from PIL import Image
 
 from hip_mri.config import DataSettings
 from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.ingest import CONTRADICTORY_LABEL, ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.errors import SourceError, SplitError
-from hip_mri.grouping import groups
 from hip_mri.grouping.fingerprints import fingerprint_images
 from hip_mri.grouping.groups import connect, group_images
 from hip_mri.grouping.split import split_manifest
@@ -70,7 +70,8 @@ def ingest(source, workspace, **data):
     ingest_images(delivered, workspace, num_threads=1)
     for shard in plan_shards(workspace, 2048):
         fingerprint_images(shard, workspace, num_threads=1)
-    report = group_images(workspace, delivered, DataSettings(**data), num_threads=1)
+    identify_images(delivered, workspace, DataSettings(**data))
+    report = group_images(workspace, DataSettings(**data), num_threads=1)
     return report, read_named_manifest(workspace).set_index("source_name")
 
 
@@ -135,7 +136,8 @@ def test_a_patient_of_most_images_is_no_placeholder(entries, pack, workspace, nu
     table = "\n".join(["source_name,patient_id", *(f"{name},PAT1" for name in names[num_unnamed:])]).encode()
     source = [Delivery("source", pack({**entries, "patients.csv": table}))]
     ingest_images(source, workspace, 1)
-    report = group_images(workspace, source, DataSettings(group_similar=False), 1)
+    identify_images(source, workspace, DataSettings(group_similar=False))
+    report = group_images(workspace, DataSettings(group_similar=False), num_threads=1)
     assert (report.has_constant_patient, report.num_patients, report.num_without_patient) == (False, 1, num_unnamed)
     groups = read_named_manifest(workspace).set_index("source_name")["group"]
     assert groups[names[num_unnamed:]].nunique() == 1
@@ -228,7 +230,3 @@ def test_nothing_left_is_an_error(workspace, pack, encode, hips):
     }
     with pytest.raises(SourceError, match="6 contradictory_label"):
         ingest(pack(both), workspace)
-
-
-def test_the_module_names_every_kind_of_evidence():
-    assert groups.EVIDENCE == ("patient_id", "patient_pattern", "series", "similar")

@@ -136,6 +136,7 @@ def test_training_images_are_tested_once_with_their_order(trained_workspace, mon
     workspace, features = trained_workspace
     train = read_manifest(workspace.manifest_file).query("split == 'train'").sort_values("image_id")
     order = pd.DataFrame({"sha256": train["sha256"], "sequence": "hip", "place": range(len(train))})
+    earlier = workspace.order_file.read_bytes()
     order.to_parquet(workspace.order_file)
     try:
         file = measure_leakage(workspace, features, EvaluationSettings())
@@ -144,4 +145,4 @@ def test_training_images_are_tested_once_with_their_order(trained_workspace, mon
         monkeypatch.setattr(leakage, "predict_random_labels", None)
         assert measure_leakage(workspace, features, EvaluationSettings()) == file
     finally:
-        workspace.order_file.unlink()
+        workspace.order_file.write_bytes(earlier)

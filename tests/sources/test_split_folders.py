@@ -9,6 +9,7 @@ from PIL import Image
 
 from hip_mri.config import DataSettings
 from hip_mri.dataset.deliveries import Delivery, fetch_deliveries
+from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.dataset.shards import plan_shards
@@ -137,7 +138,8 @@ def take_in(source, workspace, *, keep_earlier=False, **data):
     if settings.group_similar:
         for shard in plan_shards(workspace, 2048):
             fingerprint_images(shard, workspace, num_threads=1)
-    groups = group_images(workspace, delivered, settings, num_threads=1)
+    identify_images(delivered, workspace, settings)
+    groups = group_images(workspace, settings, num_threads=1)
     division = split_manifest(workspace, 0.15, 0.15, seed=1)
     return groups, division, read_named_manifest(workspace).set_index("source_name")
 

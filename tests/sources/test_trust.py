@@ -10,6 +10,7 @@ from PIL import Image, PngImagePlugin
 from hip_mri.config import DataSettings, PreprocessingSettings
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.entries import list_entries
+from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.preprocessing import preprocess_images, read_stored_image
@@ -71,7 +72,8 @@ def test_fault_53_words_of_files_are_found_nowhere(pack, workspace, caplog):
     delivery = Delivery("source", pack(make_source()))
     caplog.set_level(logging.DEBUG)  # from here on: Pillow tells what it writes
     ingest_images([delivery], workspace, num_threads=2)
-    group_images(workspace, [delivery], DataSettings(group_similar=False), num_threads=1)
+    identify_images([delivery], workspace, DataSettings(group_similar=False))
+    group_images(workspace, DataSettings(group_similar=False), num_threads=1)
     for shard in plan_shards(workspace, shard_size=1000):
         preprocess_images(shard, workspace, SMALL, num_threads=1)
     assert find_canaries(workspace.root) <= {"names.parquet"}  # where names of files stand
@@ -102,7 +104,8 @@ def test_new_images_have_the_names_that_they_have_in_training(pack, workspace):
 def group(workspace, source) -> pd.DataFrame:
     delivery = Delivery("source", source)
     ingest_images([delivery], workspace, num_threads=1)
-    group_images(workspace, [delivery], DataSettings(group_similar=False), num_threads=1)
+    identify_images([delivery], workspace, DataSettings(group_similar=False))
+    group_images(workspace, DataSettings(group_similar=False), num_threads=1)
     return read_named_manifest(workspace).set_index("source_name")
 
 

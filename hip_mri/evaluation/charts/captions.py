@@ -17,6 +17,8 @@ EVIDENCE_TITLES: Final = {
     "patient_pattern": "their file names",
     "series": "their series of slices",
     "similar": "near duplicates",
+    "order": "the order of files (inferred)",
+    "features": "similar image features (inferred)",
 }
 """Kinds of evidence that images belong to one group."""
 

@@ -18,12 +18,12 @@ from hip_mri.evaluation.charts.curves import ScoredSplit, draw_precision_recall,
 from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_decision_curve, draw_score_histogram
 from hip_mri.evaluation.charts.flow_diagram import draw_flow
 from hip_mri.evaluation.charts.image_sheets import (
-    ClosePair,
     ContrastSample,
     ExplainedCase,
-    draw_close_pairs,
+    ImagePair,
     draw_contrast_samples,
     draw_explanations,
+    draw_pairs,
 )
 from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_leakage
 from hip_mri.evaluation.charts.shortcuts import draw_shortcuts
@@ -50,6 +50,7 @@ class FigureData:
         explained: Correct and incorrect calls with their heat maps, the most confident first.
         samples: Images before and after preprocessing.
         close_pairs: The closest pairs of test and training image, the closest first.
+        doubtful_pairs: The least certain joins and cuts between inferred groups.
     """
 
     predictions: pd.DataFrame
@@ -60,7 +61,8 @@ class FigureData:
     decision_curve: DecisionCurve | None = None
     explained: Sequence[ExplainedCase] = ()
     samples: Sequence[ContrastSample] = ()
-    close_pairs: Sequence[ClosePair] = ()
+    close_pairs: Sequence[ImagePair] = ()
+    doubtful_pairs: Sequence[ImagePair] = ()
 
 
 def draw_figures(data: FigureData, figures_folder: Path, notice: str = "") -> list[Path]:
@@ -109,7 +111,9 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
     if metrics["leakage"]["blocks"]:
         yield "leakage", draw_leakage(metrics["leakage"], notice)
     if data.close_pairs:
-        yield "close_pairs", draw_close_pairs(data.close_pairs, notice)
+        yield "close_pairs", draw_pairs(data.close_pairs, ("Test", "Training"), notice)
+    if data.doubtful_pairs:
+        yield "doubtful_pairs", draw_pairs(data.doubtful_pairs, ("One image", "Its neighbor"), notice)
     folds = metrics["cross_validation"]
     if folds and folds["by_image"]["aucs"] and folds["grouped"]["aucs"]:
         by_image, by_group = (np.array(folds[scheme]["aucs"]) for scheme in ("by_image", "grouped"))

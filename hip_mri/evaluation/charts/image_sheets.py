@@ -1,8 +1,9 @@
-"""Draws sheets of images: before and after preprocessing, Grad-CAM heat maps, closest pairs of test and training."""
+"""Draws sheets of images: before and after preprocessing, Grad-CAM heat maps, pairs of images."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -70,14 +71,14 @@ class ExplainedCase:
 
 
 @dataclass(frozen=True)
-class ClosePair:
-    """A test image and the most similar training image, gray levels 0-255, and the distance of their features."""
+class ImagePair:
+    """Ids and gray levels 0-255 of two images, and what is said of them."""
 
-    test_id: str
-    train_id: str
-    test_image: NDArray[np.uint8]
-    train_image: NDArray[np.uint8]
-    distance: float
+    first_id: str
+    second_id: str
+    first_image: NDArray[np.uint8]
+    second_image: NDArray[np.uint8]
+    text: str
 
 
 def draw_contrast_samples(samples: Sequence[ContrastSample], notice: str = "") -> Figure:
@@ -136,24 +137,23 @@ def _draw_case(pair: NDArray, case: ExplainedCase, *, is_first: bool) -> None:  
     pair[1].text(1, -0.03, f"score {case.score:.3f}", transform=pair[1].transAxes, ha="right", va="top", **VALUE_TEXT)
 
 
-def draw_close_pairs(pairs: Sequence[ClosePair], notice: str = "") -> Figure:
-    """Draw pairs of test and training image, at least one, two pairs per row, in the given order."""
+def draw_pairs(pairs: Sequence[ImagePair], headings: tuple[str, str], notice: str = "") -> Figure:
+    """Draw pairs of images, at least one, two pairs per row, in the given order; headings for both images."""
     num_columns = min(2, len(pairs))
     num_rows = math.ceil(len(pairs) / num_columns)
     figure = style.create_figure(3.9 * num_columns, 2.2 * num_rows + 0.2, notice)
     parts = figure.subfigures(1, num_columns, squeeze=False, wspace=0.04)[0]
     for column, part in enumerate(parts):
-        _draw_column(part, "", pairs[column::num_columns], num_rows, _draw_pair)
+        _draw_column(part, "", pairs[column::num_columns], num_rows, partial(_draw_pair, headings=headings))
     return figure
 
 
-def _draw_pair(axes: NDArray, pair: ClosePair, *, is_first: bool) -> None:
-    _show_gray(axes[0], pair.test_image, "Test" if is_first else "")
-    _show_gray(axes[1], pair.train_image, "Training" if is_first else "")
-    _add_caption(axes[0], pair.test_id)
-    _add_caption(axes[1], pair.train_id)
-    place = {"transform": axes[0].transAxes, "ha": "left", "va": "top"}
-    axes[0].text(0, -0.13, f"distance {pair.distance:.4g}", **place, **VALUE_TEXT)
+def _draw_pair(axes: NDArray, pair: ImagePair, *, is_first: bool, headings: tuple[str, str]) -> None:
+    _show_gray(axes[0], pair.first_image, headings[0] if is_first else "")
+    _show_gray(axes[1], pair.second_image, headings[1] if is_first else "")
+    _add_caption(axes[0], pair.first_id)
+    _add_caption(axes[1], pair.second_id)
+    axes[0].text(0, -0.13, pair.text, transform=axes[0].transAxes, ha="left", va="top", **VALUE_TEXT)
 
 
 def _show_gray(axes: Axes, image: NDArray[np.uint8], title: str = "") -> None:

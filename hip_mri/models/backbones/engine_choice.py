@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import Engine, Precision, PreprocessingSettings
-from hip_mri.dataset.preprocessing import read_training_sample
+from hip_mri.dataset.preprocessing import read_sample
 from hip_mri.errors import SettingsError
 from hip_mri.hashes import digest
 from hip_mri.models.backbones.backbone import Backbone
@@ -96,19 +96,19 @@ def choose_engine(
     preprocessing: PreprocessingSettings,
     num_threads: int,
 ) -> EngineChoice:
-    """Choose engine and precision, once for a backbone and its training images.
+    """Choose engine and precision, once for a backbone and a sample of images.
 
     Args:
         backbone: The backbone; its folder keeps the choice.
         engine: See `resolve_engine`.
         precision: `auto` uses bfloat16 if the hardware supports it and the deviation of the features of
-            `NUM_CHECK_IMAGES` training images is at most `MAX_JPEG_FRACTION` times that caused by JPEG.
+            `NUM_CHECK_IMAGES` images is at most `MAX_JPEG_FRACTION` times that caused by JPEG.
         num_rows: Number of feature rows that are needed.
-        workspace: Holds the training images.
+        workspace: Holds the images.
         preprocessing: Preprocessing of the images.
         num_threads: Threads that decode images.
     """
-    hashes, images = read_training_sample(workspace, preprocessing, NUM_CHECK_IMAGES, num_threads)
+    hashes, images = read_sample(workspace, preprocessing, NUM_CHECK_IMAGES, num_threads)
     engine = resolve_engine(engine, num_rows)
     has_bfloat16 = computes_bfloat16(engine)
     identity = [ENGINE_CHOICE_RECIPE, backbone.digest, engine, precision, has_bfloat16]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.config import ARCHITECTURES, InputScaling, PreprocessingSettings
-from hip_mri.dataset.preprocessing import read_training_sample
+from hip_mri.dataset.preprocessing import read_sample
 from hip_mri.disk_errors import require_room
 from hip_mri.errors import WeightsError
 from hip_mri.hashes import digest, digest_file, is_as_recorded
@@ -67,11 +67,12 @@ def prepare_backbone(
 ) -> Backbone:
     """Store a backbone with its weights in the workspace, unless it is stored already.
 
-    Random weights are calibrated on training images, once for a workspace, so that later images change no features.
+    Random weights are calibrated on some of the images, without their labels, once for a workspace, so that later
+    images change no features.
 
     Args:
         weights: From `resolve_weights`, with their architecture.
-        workspace: Its `backbones` folder is written; its training images are read where they are needed.
+        workspace: Its `backbones` folder is written; some images are read where they are needed.
         preprocessing: Preprocessing of the images.
         seed: Seed of random weights.
         num_threads: Threads that decode images.
@@ -87,7 +88,7 @@ def prepare_backbone(
         origin |= {"seed": seed, "preprocessing": preprocessing.model_dump(), "keras": describe_keras()}
 
     def read_images() -> tuple[list[str], list[NDArray[np.uint8]]]:
-        hashes, images = read_training_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
+        hashes, images = read_sample(workspace, preprocessing, NUM_CALIBRATION_IMAGES, num_threads)
         return list(hashes), images
 
     record_file = workspace.backbones_folder / f"{digest(origin)[:16]}{SCALING_SUFFIX}" / "misfits.json"

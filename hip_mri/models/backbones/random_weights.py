@@ -14,10 +14,10 @@ RESIDUAL_GAIN: Final = 0.3
 cross-validated AUC of a linear classifier on ResNet50's features was .70 at 1 and .87 at 0.5."""
 
 NUM_CALIBRATION_IMAGES: Final = 32
-"""Training images from which mean and variance of the features are estimated."""
+"""Images from which mean and variance of the features are estimated."""
 
 NUM_STATISTICS_IMAGES: Final = 8
-"""Training images from which the inner BatchNormalization statistics are estimated; each statistic is then based on
+"""Images from which the inner BatchNormalization statistics are estimated; each statistic is then based on
 392 positions or more."""
 
 STANDARDIZE: Final = "standardize"

@@ -26,6 +26,9 @@ SOURCE_NAME: Final = "source_name"
 FACTS: Final = ("patient_id", "label", "split")
 """Columns of which at least one is required."""
 
+DRAFT_NOTES: Final = ("evidence", "certainty")
+"""Columns of a draft that a run wrote, which are no subgroups."""
+
 _HEADINGS: Final = {name.replace("_", ""): name for name in (SOURCE_NAME, *FACTS)}
 """Columns by their headings without whitespace, dashes and underscores, in lower case."""
 
@@ -46,7 +49,7 @@ class PatientTable:
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the further columns: age group, scanner, sequence and so on."""
-        return tuple(name for name in self.rows.columns if name not in (SOURCE_NAME, *FACTS))
+        return tuple(name for name in self.rows.columns if name not in (SOURCE_NAME, *FACTS, *DRAFT_NOTES))
 
     @property
     def has_labels(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hip_mri.evaluation.charts.curves import ScoredSplit
-from hip_mri.evaluation.charts.image_sheets import ClosePair, ExplainedCase, Outcome
+from hip_mri.evaluation.charts.image_sheets import ExplainedCase, ImagePair, Outcome
 from hip_mri.evaluation.metrics.curves import Band, CurveBands, DecisionCurve
 from hip_mri.evaluation.metrics.measures import measure_ranking
 
@@ -68,9 +68,12 @@ def make_cases(kind: Kind, outcomes: list[Outcome]) -> list[ExplainedCase]:
     ]
 
 
-def make_pairs(kind: Kind, count: int) -> list[ClosePair]:
+def make_pairs(kind: Kind, count: int) -> list[ImagePair]:
     image = np.random.default_rng(4).integers(0, 256, (40, 50), np.uint8)
-    return [ClosePair(kind.image_id, kind.image_id[::-1], image, image, 0.01 * number) for number in range(count)]
+    return [
+        ImagePair(kind.image_id, kind.image_id[::-1], image, image, f"distance {0.01 * number:.4g}")
+        for number in range(count)
+    ]
 
 
 def make_shortcuts(kind: Kind) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from hip_mri.evaluation.charts.decisions import draw_confusion_matrices, draw_de
 from hip_mri.evaluation.charts.flow_diagram import draw_flow
 from hip_mri.evaluation.charts.image_sheets import (
     ContrastSample,
-    draw_close_pairs,
     draw_contrast_samples,
     draw_explanations,
+    draw_pairs,
     shorten_id,
 )
 from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_leakage
@@ -77,7 +77,9 @@ DRAWINGS = {
     "contrast_samples": lambda kind: draw_contrast_samples(make_samples(kind), NOTICE),
     "flow": lambda kind: draw_flow(make_flow(kind), NOTICE),
     "leakage": lambda kind: draw_leakage(make_leakage(kind), NOTICE),
-    "close_pairs": lambda kind: draw_close_pairs(make_pairs(kind, 3 if kind.num_lesions > 12 else 1), NOTICE),
+    "close_pairs": lambda kind: draw_pairs(
+        make_pairs(kind, 3 if kind.num_lesions > 12 else 1), ("Test", "Training"), NOTICE
+    ),
     "folds": lambda kind: draw_fold_comparison(*make_folds(kind), NOTICE),
 }
 
@@ -260,7 +262,7 @@ def test_folds_show_means_and_gap():
 
 
 def test_pairs_name_both_images_and_their_distance():
-    texts = read_texts(draw_close_pairs(make_pairs(KINDS["small"], 3)))
+    texts = read_texts(draw_pairs(make_pairs(KINDS["small"], 3), ("Test", "Training")))
     assert {"distance 0", "distance 0.01", "distance 0.02", "0123456789abcdef", "fedcba9876543210"} <= set(texts)
 
 

@@ -82,6 +82,7 @@ def test_all_data_gives_all_figures(figure_data, tmp_path):
         decision_curve=make_decision_curve(kind),
         explained=make_cases(kind, ["true positive", "false negative"]),
         close_pairs=make_pairs(kind, 2),
+        doubtful_pairs=make_pairs(kind, 2),
     )
     assert [file.stem for file in draw_figures(data, tmp_path)] == list(CAPTIONS)
 

@@ -231,7 +231,7 @@ def test_missing_parts_are_rejected(run, tmp_path):
 def test_limits_depend_on_the_kind_of_groups(run):
     headings = [heading for heading, _ in run.limits]
     assert headings[:2] == ["Synthetic data", "Random weights"]
-    assert "Groups inferred from image similarity, not patient level" in headings
+    assert "Groups inferred, not patient level" in headings
     known = run.metrics["grouping"] | {"is_patient_level": True}
     headings = [heading for heading, _ in change(run, grouping=known).limits]
     assert "Patient-level split, if the given identities are correct" in headings

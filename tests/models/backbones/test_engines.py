@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hip_mri.dataset.preprocessing import read_training_sample
+from hip_mri.dataset.preprocessing import read_sample
 from hip_mri.errors import SettingsError
 from hip_mri.hashes import record_hashes
 from hip_mri.models.backbones import engine_choice, engines, export
@@ -24,7 +24,7 @@ from tests.small_models import SMALL
 
 @pytest.fixture(scope="module")
 def images(prepared: Workspace) -> list[np.ndarray]:
-    return read_training_sample(prepared, SMALL, 20, num_threads=1)[1]
+    return read_sample(prepared, SMALL, 20, num_threads=1)[1]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from hip_mri.config import DataSettings
 from hip_mri.dataset.deliveries import Delivery, fetch_deliveries
-from hip_mri.dataset.identities import check_patient_tables
+from hip_mri.dataset.identities import check_patient_tables, identify_images
 from hip_mri.dataset.ingest import ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.errors import SettingsError, SourceError
@@ -160,7 +160,8 @@ def test_patients_and_splits_come_with_the_labels(flat, pack, workspace):
     table = "\n".join(["source_name,label,patient_id,split", *lines]).encode()
     source = [Delivery("source", pack({**flat, "labels.csv": table}))]
     ingest_images(source, workspace, 1)
-    report = group_images(workspace, source, DataSettings(group_similar=False), 1)
+    identify_images(source, workspace, DataSettings(group_similar=False))
+    report = group_images(workspace, DataSettings(group_similar=False), num_threads=1)
     manifest = read_named_manifest(workspace).set_index("source_name")
     assert report.is_patient_level
     assert report.attributes is None, "a label is no subgroup"
@@ -236,7 +237,8 @@ def test_images_of_a_patient_above_class_folders_are_one_group(entries, pack, wo
     moved = {f"P00{number % 5}/{name}": content for number, (name, content) in enumerate(entries.items())}
     source = [Delivery("source", pack(moved))]
     ingest_images(source, workspace, 1)
-    report = group_images(workspace, source, DataSettings(group_similar=False, patient_pattern=r"(P\d+)"), 1)
+    identify_images(source, workspace, DataSettings(group_similar=False, patient_pattern=r"(P\d+)"))
+    report = group_images(workspace, DataSettings(group_similar=False, patient_pattern=r"(P\d+)"), num_threads=1)
     assert (report.num_patients, report.is_patient_level) == (5, True)
     manifest = read_named_manifest(workspace)
     assert manifest["group"].nunique() == 5
@@ -251,14 +253,16 @@ def test_one_constant_patient_is_ignored_and_told(entries, draw, encode, pack, w
     settings = DataSettings(group_similar=False, **options)
     for _ in range(2):
         ingest_images(first, workspace, 1)
-        report = group_images(workspace, first, settings, 1)
+        identify_images(first, workspace, settings)
+        report = group_images(workspace, settings, num_threads=1)
         assert (report.has_constant_patient, report.num_patients, report.is_patient_level) == (True, 0, False)
     assert read_named_manifest(workspace)["group"].nunique() == len(entries)
     assert "11 of 11 images name one and the same patient" in caplog.text
     more = {f"STUDY{number}/normal/x.png": encode(draw(700 + number)) for number in range(2, 6)}
     later = Delivery("later", pack(more, "later.zip"))
     ingest_images([*first, later], workspace, 1, keep_earlier=True)
-    report = group_images(workspace, [*first, later] if options else first, settings, 1)
+    identify_images([*first, later] if options else first, workspace, settings)
+    report = group_images(workspace, settings, num_threads=1)
     assert (report.has_constant_patient, report.num_patients) == (True, 4 if options else 0), "it stays ignored"
 
 
@@ -266,5 +270,6 @@ def test_two_patients_are_no_constant(entries, pack, workspace):
     table = "\n".join(["source_name,patient_id", *(f"{name},{name[0]}" for name in entries)]).encode()
     source = [Delivery("source", pack({**entries, "patients.csv": table}))]
     ingest_images(source, workspace, 1)
-    report = group_images(workspace, source, DataSettings(group_similar=False), 1)
+    identify_images(source, workspace, DataSettings(group_similar=False))
+    report = group_images(workspace, DataSettings(group_similar=False), num_threads=1)
     assert (report.has_constant_patient, report.num_patients) == (False, 2)
