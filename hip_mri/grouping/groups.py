@@ -111,21 +111,13 @@ def group_images(
     known = _add_earlier_patients(known, registry)
     given = _find_given_splits(known)
     absent = registry[~registry["sha256"].isin(used["sha256"])]
-    compared = []
-    if settings.group_similar:
-        compared = [*ready["sha256"], *list_fingerprinted(list(absent["sha256"]), workspace)]
-    pairs = find_similar_images(compared, workspace, num_threads)
+    named = known[known["patient"] != ""].groupby("sha256")["patient"].first()
 
     check_class_sizes(ready["label"], manifest["reason"], workspace.quarantine_file)
+    similar = _find_similar(ready, absent, workspace, settings, num_threads)
+    inferred_ties, inferred = _infer(ready, named, workspace, settings, features, seed)
+    ties = pd.concat([_tie_patients(known, absent), _tie_pairs(similar), inferred_ties], ignore_index=True)
     nodes = pd.Index(ready["sha256"]).append(pd.Index(absent["sha256"]))
-    named = known[known["patient"] != ""].groupby("sha256")["patient"].first()
-    ties = [_tie_patients(known, absent), _tie_pairs(pairs)]
-    kinds, inferred = _list_descriptors(workspace, settings, features), None
-    ordered = find_order(ready, kinds, workspace, seed)
-    if settings.infer_examinations:
-        inferred_ties, inferred = infer_ties(ordered, kinds, named, workspace, seed)
-        ties.append(inferred_ties)
-    ties = pd.concat(ties, ignore_index=True)
     ties = ties[ties["sha256"].isin(nodes)]
     group, evidence = connect(nodes, ties)
     ties = ties.assign(group=group[nodes.get_indexer(pd.Index(ties["sha256"]))])
@@ -150,12 +142,42 @@ def group_images(
         has_constant_patient=has_constant_patient,
         inferred=inferred,
     )
+    _log_groups(grouped["group"], report)
+    return report
+
+
+def _find_similar(
+    ready: pd.DataFrame, absent: pd.DataFrame, workspace: Workspace, settings: DataSettings, num_threads: int
+) -> pd.DataFrame:
+    """Pairs of near duplicates, those of earlier images among them; without rows if they are not searched."""
+    compared = []
+    if settings.group_similar:
+        compared = [*ready["sha256"], *list_fingerprinted(list(absent["sha256"]), workspace)]
+    return find_similar_images(compared, workspace, num_threads)
+
+
+def _infer(
+    ready: pd.DataFrame,
+    named: pd.Series,
+    workspace: Workspace,
+    settings: DataSettings,
+    features: RowStore | None,
+    seed: int,
+) -> tuple[pd.DataFrame, InferredReport | None]:
+    """Ties of inferred examinations and their counts; the order of the images is found and written in any case."""
+    kinds = _list_descriptors(workspace, settings, features)
+    ordered = find_order(ready, kinds, workspace, seed)
+    if not settings.infer_examinations:
+        return pd.DataFrame(columns=list(TIE_COLUMNS), dtype="str"), None
+    return infer_ties(ordered, kinds, named, workspace, seed)
+
+
+def _log_groups(groups: pd.Series, report: GroupReport) -> None:
     counts = [f"{count} by {kind}" for kind, count in report.evidence.items() if count]
-    sizes = grouped["group"].value_counts()
+    sizes = groups.value_counts()
     logger.info(
         "%d groups, the largest of %d images; related: %s", len(sizes), sizes.max(), ", ".join(counts) or "none"
     )
-    return report
 
 
 def _list_descriptors(workspace: Workspace, settings: DataSettings, features: RowStore | None) -> list[DescriptorStore]:
