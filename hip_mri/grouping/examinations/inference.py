@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hip_mri.grouping.examinations.distances import compare_neighboring_runs, compute_border_p_values
 from hip_mri.grouping.examinations.images import UNKNOWN, ComparableImages, Run, tabulate_joins
+from hip_mri.grouping.examinations.learned_metric import fit_metric
 from hip_mri.grouping.examinations.nearest import join_nearest
 from hip_mri.grouping.examinations.p_value_mixture import PValueMixture, fit_mixture
 
@@ -28,11 +29,14 @@ MAX_FALSE_CUTS: Final = 0.01
 """Expected fraction of the neighbors within examinations that may be cut. A false cut leaks; a false join costs one
 group. So joins are preferred."""
 
-MIN_LIMIT, MAX_LIMIT = 0.02, 0.2
+MIN_LIMIT, MAX_LIMIT = 0.1, 0.2
 """Range of the p-value up to which runs are joined: the fraction of the borders between examinations that is missed."""
 
 MIN_CERTAINTY: Final = 0.1
 """Runs are joined only if at least one in ten such pairs is of one examination, even if that leaves more false cuts."""
+
+MAX_NUM_PAIRS: Final = 20_000
+"""Pairs of images of a run from which the metric is learned anew."""
 
 MIN_NUM_RUNS: Final = 10
 """Neighboring pairs of runs from which a mixture is fitted; with fewer the limit is `MAX_LIMIT`."""
@@ -70,16 +74,18 @@ def infer_examinations(images: ComparableImages, max_images: int, seed: int) -> 
         seed: Seed of the random comparisons.
     """
     generator = np.random.default_rng(seed)
-    runs, inference = _join_neighbors(images, generator)
+    images, runs, inference = _join_neighbors(images, generator)
     joins = pd.concat([inference.joins, join_nearest(images, runs, generator)], ignore_index=True)
     return replace(inference, joins=_limit_size(joins, len(images), max_images))
 
 
-def _join_neighbors(images: ComparableImages, generator: np.random.Generator) -> tuple[list[Run], Inference]:
-    """Steps 1 and 2; the runs of step 1 and all joins."""
+def _join_neighbors(
+    images: ComparableImages, generator: np.random.Generator
+) -> tuple[ComparableImages, list[Run], Inference]:
+    """Steps 1 and 2; the images in the metric of the runs, the runs of step 1, and all joins."""
     nothing = tabulate_joins([], [], "order", [])
     if not images.has_neighbor.any():
-        return list(np.arange(len(images))[:, None]), Inference(nothing, nothing)
+        return images, list(np.arange(len(images))[:, None]), Inference(nothing, nothing)
     p_values = compute_border_p_values(images, generator)
     patient = images.patient
     is_known = (patient[1:] != UNKNOWN) & (patient[:-1] != UNKNOWN)
@@ -89,6 +95,7 @@ def _join_neighbors(images: ComparableImages, generator: np.random.Generator) ->
     joins = tabulate_joins(near, near + 1, "order", by_image.certainty(p_values[near]))
 
     runs = np.split(np.arange(len(images)), np.flatnonzero(~is_joined) + 1)
+    images = _learn_from_runs(images, runs, generator)
     pairs = [pair for pair in itertools.pairwise(runs) if _may_join(images, *pair)]
     run_p_values = np.array([compare_neighboring_runs(images, *pair, generator) for pair in pairs])
     by_run, limit, false_cuts = _choose_limit(run_p_values, num_joined=len(joins))
@@ -96,7 +103,20 @@ def _join_neighbors(images: ComparableImages, generator: np.random.Generator) ->
     judged = tabulate_joins(border - 1, border, "order", by_run.certainty(run_p_values))
     is_near = run_p_values <= limit
     joins = pd.concat([joins, judged[is_near]], ignore_index=True)
-    return runs, Inference(joins, judged[~is_near].reset_index(drop=True), false_cuts, missed_borders=limit)
+    cuts = judged[~is_near].reset_index(drop=True)
+    return images, runs, Inference(joins, cuts, false_cuts, missed_borders=limit)
+
+
+def _learn_from_runs(images: ComparableImages, runs: list[Run], generator: np.random.Generator) -> ComparableImages:
+    """Learn the metric anew from images anywhere in a run: series differ by more than neighbors in a series do."""
+    run = np.repeat(np.arange(len(runs)), [len(members) for members in runs])
+    first = generator.integers(len(images), size=MAX_NUM_PAIRS)
+    start = np.array([members[0] for members in runs])[run[first]]
+    second = start + generator.integers(np.array([len(members) for members in runs])[run[first]])
+    pairs = np.stack([first, second], axis=1)[first != second]
+    learned, places = np.unique(pairs, return_inverse=True)
+    metric = fit_metric(images.points[learned], places.reshape(pairs.shape), seed=0, are_certain=True)
+    return replace(images, points=metric.project(images.points))
 
 
 def _may_join(images: ComparableImages, first: Run, second: Run) -> bool:

@@ -43,7 +43,9 @@ class LearnedMetric:
         return normalize(descriptors - self.mean) @ self.projection
 
 
-def fit_metric(descriptors: NDArray[np.float32], pairs: NDArray[np.int64], seed: int) -> LearnedMetric:
+def fit_metric(
+    descriptors: NDArray[np.float32], pairs: NDArray[np.int64], seed: int, *, are_certain: bool = False
+) -> LearnedMetric:
     """Learn a metric.
 
     Args:
@@ -51,6 +53,7 @@ def fit_metric(descriptors: NDArray[np.float32], pairs: NDArray[np.int64], seed:
         pairs: Positions of pairs of images that often show one patient, such as neighbors in the order of files, shape
             (pairs, 2).
         seed: Seed of the random pairs.
+        are_certain: Whether all pairs show one patient; else those that are far apart are left out.
     """
     from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 - a second to import
     from sklearn.decomposition import PCA  # noqa: PLC0415 - see above
@@ -64,9 +67,9 @@ def fit_metric(descriptors: NDArray[np.float32], pairs: NDArray[np.int64], seed:
     random_pairs = np.random.default_rng(seed).integers(len(whitened), size=(20_000, 2))
     random_differences = whitened[random_pairs[:, 0]] - whitened[random_pairs[:, 1]]
     scaling = np.eye(num_directions)
-    for _ in range(NUM_ROUNDS):
+    for _ in range(1 if are_certain else NUM_ROUNDS):
         limit = np.quantile(_measure(random_differences @ scaling), MAX_STRANGER_FRACTION)
-        of_one_patient = differences[_measure(differences @ scaling) <= limit]
+        of_one_patient = differences[are_certain | (_measure(differences @ scaling) <= limit)]
         if len(of_one_patient) <= num_directions:
             break
         within = ledoit_wolf(of_one_patient, assume_centered=True)[0] / 2  # of all images it is 1 in each direction
