@@ -22,12 +22,10 @@ from hip_mri.config import LABELS, PreprocessingSettings
 from hip_mri.evaluation.audits.shortcuts import DECISIVE, is_explained, measure_auc
 from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.shortcut_statistics import compute_numbers
-from hip_mri.models.backbones.backbone import prepare_backbone
-from hip_mri.models.backbones.engines import FeatureEngine, open_engine
-from hip_mri.models.backbones.weights import resolve_weights
+from hip_mri.models.backbones.engines import FeatureEngine
 from hip_mri.monitoring.shortcuts import score_images
 from hip_mri.synthetic.demo import draw_demo
-from hip_mri.workspace import Workspace
+from tests.benchmarks.drift import open_network
 
 Image = NDArray[np.uint8]
 
@@ -101,10 +99,7 @@ def main(weights_file: str, num_draws: int = 100) -> None:
         {"label": [i.label for i in drawn], "group": [i.patient_id for i in drawn], "file_kind": "png"}
     )
     with TemporaryDirectory() as folder:
-        workspace = Workspace(Path(folder))
-        workspace.prepare()
-        weights = resolve_weights(weights_file, "ResNet50", fall_back_to_random=False)
-        engine = open_engine(prepare_backbone(weights, workspace, SETTINGS, 0, 2), "openvino", "float32")
+        engine = open_network(Path(folder), weights_file, SETTINGS, 2)
         for name, plant in PLANTS.items():
             images = [plant(image.pixels) if image.label == LABELS[1] else image.pixels for image in drawn]
             numbers = pd.DataFrame([compute_numbers(image, 1.0) for image in images])
