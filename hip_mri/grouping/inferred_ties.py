@@ -38,6 +38,9 @@ MAX_EXAMINATION_FRACTION, MIN_BOUND, MAX_BOUND = 0.1, 60, 500
 BORDER_COLUMNS: Final = (*JOIN_COLUMNS, "is_joined")
 """As `JOIN_COLUMNS`, with the SHA-256 of the two images, and whether they are joined."""
 
+KINDS: Final = ("order", "features")
+"""Evidence of joins."""
+
 RECORD_COLUMNS: Final = ("sha256", "examination", "evidence", "certainty")
 """SHA-256 of an image, that of the first image of its examination, the evidence that relates it to others (`order`,
 `features`, both joined by `+`, or empty), and the probability of its closest relation, or else that of having none."""
@@ -210,10 +213,13 @@ def _extend_record(
 def _describe_relations(pairs: pd.DataFrame) -> pd.DataFrame:
     """Evidence and certainty of each image (index) of these pairs; see `RECORD_COLUMNS`."""
     ends = pd.concat([pairs.assign(sha256=pairs[end]) for end in ("first", "second")])
-    joined, cut = ends[ends["is_joined"]].groupby("sha256"), ends[~ends["is_joined"]].groupby("sha256")
-    kinds = joined["kind"].agg(lambda kinds: "+".join(sorted(set(kinds), reverse=True)))
-    related = pd.DataFrame({"evidence": kinds, "certainty": joined["certainty"].max()})
-    alone = pd.DataFrame({"certainty": 1 - cut["certainty"].max()}).assign(evidence="")
+    by_kind = ends[ends["is_joined"]].groupby(["sha256", "kind"])["certainty"].max().unstack().reindex(columns=KINDS)
+    evidence = np.select(
+        [by_kind.notna().all(axis="columns"), by_kind["order"].notna()], ["order+features", "order"], "features"
+    )
+    related = pd.DataFrame({"evidence": evidence, "certainty": by_kind.max(axis="columns")})
+    cut = ends[~ends["is_joined"]].groupby("sha256")["certainty"].max()
+    alone = pd.DataFrame({"evidence": "", "certainty": 1 - cut})
     return pd.concat([related, alone[~alone.index.isin(related.index)]])
 
 
