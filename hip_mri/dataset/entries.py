@@ -13,6 +13,7 @@ from joblib import Parallel, delayed
 
 from hip_mri.config import ImageSettings
 from hip_mri.dataset.deliveries import Delivery
+from hip_mri.dataset.manifest import ADDED_COLUMNS
 from hip_mri.dataset.pseudonyms import hash_identities, make_pseudonyms
 from hip_mri.dataset.table_files import read_table, write_table
 from hip_mri.errors import ImageError, WorkspaceError, list_offenders
@@ -35,13 +36,18 @@ ENTRY_COLUMNS: Final = (
     "num_bytes",  # size of the file
     "num_stored_bytes",  # size of the stored image, or 0
     "patient",  # keyed hash of the patient that a DICOM file names, or empty
+    "study",  # keyed hash of the study that a DICOM file names, or empty
     "series",  # keyed hash of the series that a DICOM file names, or empty
+    "series_number",  # of a DICOM file; not a number where it has none, as the next two
+    "instance_number",  # of a DICOM file
+    "acquired",  # rank of its time of acquisition among the files of the delivery, from 1; files read later follow
     "position",  # of the slice along the normal of its plane, in mm; not a number where the file does not say
     "reason",  # why the file cannot be used, or empty
 )
 
 _NUMBERS: Final = dict.fromkeys(("slice", "num_slices", "num_bytes", "num_stored_bytes"), "int64")
-_TYPES: Final = dict.fromkeys(ENTRY_COLUMNS, "str") | _NUMBERS | {"position": "float64"}
+_FRACTIONS: Final = dict.fromkeys(("series_number", "instance_number", "acquired", "position"), "float64")
+_TYPES: Final = dict.fromkeys(ENTRY_COLUMNS, "str") | _NUMBERS | _FRACTIONS
 
 ENTRIES_PER_BATCH = 2048
 """Entries between two reports of progress; limits the memory of pending results."""
@@ -80,9 +86,9 @@ def read_delivery(
     """Decode every new file of a delivery once and store its pictures.
 
     Only gray levels are stored, named by the SHA-256 of the pixels: names never become paths, nothing else of a file is
-    kept, and files with equal pixels are one image. A file that an earlier run read with the same settings is not read
-    again if its name, size and checksum are unchanged. Files are decoded in a sandbox: one that crashes the decoder is
-    quarantined.
+    kept but the hashes and numbers of `ENTRY_COLUMNS`, and files with equal pixels are one image. A file that an
+    earlier run read with the same settings is not read again if its name, size and checksum are unchanged. Files are
+    decoded in a sandbox: one that crashes the decoder is quarantined.
 
     Args:
         delivery: What to read.
@@ -120,6 +126,8 @@ def read_delivery(
                 on_progress(done := done + len(batch), len(source.entries))
         num_ignored = source.num_ignored
     listed = pd.concat(parts, ignore_index=True)
+    times = listed["acquired"].iloc[len(known) :].dropna()
+    listed.loc[times.index, "acquired"] = _rank_times(times, earlier["acquired"])
     if keep_earlier:
         is_gone = ~earlier["entry"].isin(listed["entry"]) & ~earlier["sha256"].isin(listed["sha256"])
         listed = pd.concat([listed, earlier[is_gone]])
@@ -149,8 +157,12 @@ def list_entries(names: Sequence[str], workspace: Workspace) -> pd.DataFrame:
 
 def _read_list(name: str, workspace: Workspace) -> pd.DataFrame:
     advice = "Remove it and start again: the delivery is read anew."
-    table = read_table(_locate_list(name, workspace), ENTRY_COLUMNS, advice)
-    return table[list(ENTRY_COLUMNS)].astype(_TYPES)
+    table = read_table(_locate_list(name, workspace), ENTRY_COLUMNS, advice, added=ADDED_COLUMNS | {"study": None})
+    has_facts = (table[["patient", "series"]] != "").any(axis="columns") | table["position"].notna()
+    has_facts = has_facts.groupby(table["entry"]).transform("any")
+    # Files with such facts that an earlier version read are read again, for the study and order of DICOM files.
+    table["decoding"] = table["decoding"].mask(table["study"].isna() & has_facts, "")
+    return table[list(ENTRY_COLUMNS)].fillna({"study": ""}).astype(_TYPES)
 
 
 def _locate_list(name: str, workspace: Workspace) -> Path:
@@ -177,6 +189,11 @@ def check_stored(entries: pd.DataFrame, workspace: Workspace) -> None:
 def _tabulate(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(ENTRY_COLUMNS))
     return table.astype(_TYPES)
+
+
+def _rank_times(times: pd.Series, earlier_ranks: pd.Series) -> pd.Series:
+    """Replace times of acquisition by ranks, above those of files that were read earlier: dates identify patients."""
+    return times.rank(method="dense") + np.nan_to_num(earlier_ranks.max())
 
 
 def _find_known(
@@ -212,13 +229,14 @@ def _is_stored(sha256: str, num_bytes: int, workspace: Workspace) -> bool:
 
 
 Row = dict[str, Any]
-"""A row of `ENTRY_COLUMNS`, with patient and series still as the file names them."""
+"""A row of `ENTRY_COLUMNS`, with patient, study, series and time of acquisition still as the file names them."""
 
 
 def _read(source: Source, pseudonym: str, entry: Entry, workspace: Workspace, sandbox: Sandbox) -> list[Row]:
     """Decode a file and store its pictures; the rows of one entry."""
     row: Row = {"entry": pseudonym, "version": entry.version, "label": entry.label, "num_bytes": entry.num_bytes}
-    row |= {"slice": 0, "num_slices": 1, "sha256": "", "num_stored_bytes": 0, "patient": "", "series": "", "reason": ""}
+    row |= {"slice": 0, "num_slices": 1, "sha256": "", "num_stored_bytes": 0, "reason": ""}
+    row |= {"patient": "", "study": "", "series": ""}
     content = None
     try:
         content = read_entry(source, entry)
@@ -248,8 +266,8 @@ def _store(content: bytes, file: Path) -> None:
 
 
 def _hide_identities(rows: list[Row], workspace: Workspace) -> list[Row]:
-    """Replace patients and series by keyed hashes."""
-    for name in ("patient", "series"):
+    """Replace patients, studies and series by keyed hashes."""
+    for name in ("patient", "study", "series"):
         named = [row for row in rows if row[name]]
         hashes = hash_identities(pd.Series([row[name] for row in named], dtype="str"), workspace) if named else ()
         for row, hashed in zip(named, hashes, strict=True):

@@ -1,4 +1,4 @@
-"""Patients, series, given splits and user attributes of the images, as keyed hashes.
+"""Patients, studies, series, given splits and user attributes of the images, as keyed hashes.
 
 Each delivery may bring a table of patients, and DICOM files name their patient themselves. Both are stored with the
 delivery, for runs to which it is not delivered again.
@@ -34,9 +34,9 @@ from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "series", "patient", "split", "split_by")
-"""Image, its patient by table or file and by the pattern of names, its series, its patient by either (all hashed), the
-given split, and whether `folders` or the `table` gave it. The split is `train`, `val`, `test`, one of
+IDENTITY_COLUMNS: Final = ("sha256", "patient_id", "patient_pattern", "study", "series", "patient", "split", "split_by")
+"""Image, its patient by table or file and by the pattern of names, its study and series, its patient by either (all
+hashed), the given split, and whether `folders` or the `table` gave it. The split is `train`, `val`, `test`, one of
 `split_folders.UNDECIDED`, or empty."""
 
 TABLE: Final = "table"
@@ -87,7 +87,7 @@ def check_patient_tables(
 
 
 def identify_images(deliveries: Sequence[Delivery], workspace: Workspace, settings: DataSettings) -> None:
-    """Find and store the patients and series of the images, and the split that they were given.
+    """Find and store the patients, studies and series of the images, and the split that they were given.
 
     Args:
         deliveries: Those of this run, whose entries were read. Without `patients_file`, each may hold a table of
@@ -143,7 +143,7 @@ def _identify(
     class_names: ClassNames,
 ) -> pd.DataFrame:
     """Columns of `IDENTITY_COLUMNS` without the splits of folders, and the user's own, with the index of `entries`."""
-    known = entries[["sha256"]].assign(patient_id="", patient_pattern="", split="", split_by="")
+    known = entries[["sha256", "study"]].assign(patient_id="", patient_pattern="", split="", split_by="")
     is_stack = (entries["num_slices"] > 1) & (entries["series"] == "")
     known["series"] = entries["series"].where(~is_stack, entries["entry"])  # slices of one file are one series
     if table is not None:
@@ -186,9 +186,11 @@ def _keep(name: str, known: pd.DataFrame, folder_splits: pd.DataFrame, workspace
     earlier = _read(name, workspace)
     is_by_table = earlier["split_by"] == TABLE  # the folders are read again
     earlier = earlier.assign(**{column: earlier[column].where(is_by_table, "") for column in ("split", "split_by")})
-    is_empty = (known.drop(columns=["sha256", "series"]) == "").all(axis="columns")
+    is_empty = (known.drop(columns=["sha256", "study", "series"]) == "").all(axis="columns")
     is_empty &= known["sha256"].isin(earlier["sha256"])
     remembered = earlier[earlier["sha256"].isin(known.loc[is_empty, "sha256"])]
+    studies = known.drop_duplicates("sha256").set_index("sha256")["study"]
+    remembered = remembered.assign(study=studies[remembered["sha256"]].to_numpy())  # earlier versions did not read it
     rows = pd.concat([known[~is_empty], remembered], ignore_index=True).fillna("")
     write_table(_locate(name, workspace), _add_folder_splits(rows, folder_splits))
 
@@ -215,7 +217,7 @@ def _add_folder_splits(rows: pd.DataFrame, folder_splits: pd.DataFrame) -> pd.Da
 
 def _read(name: str, workspace: Workspace) -> pd.DataFrame:
     advice = "Restore it from a backup, or remove it and deliver its images again with their table of patients."
-    return read_table(_locate(name, workspace), IDENTITY_COLUMNS, advice)
+    return read_table(_locate(name, workspace), IDENTITY_COLUMNS, advice, added={"study": ""})
 
 
 def _locate(name: str, workspace: Workspace) -> Path:

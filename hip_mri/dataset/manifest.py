@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from hip_mri.dataset.table_files import read_table, write_table
@@ -20,7 +21,11 @@ MANIFEST_COLUMNS: Final = (
     "entry",  # pseudonym of the path inside the delivery; empty in a batch that is scored
     "slice",  # number of the picture in its file, from 0
     "num_slices",  # pictures in the file
+    "study",  # keyed hash of the DICOM study, or empty
     "series",  # keyed hash of the DICOM series, or empty
+    "series_number",  # of a DICOM file; not a number where it has none, as the next two
+    "instance_number",  # of a DICOM file
+    "acquired",  # rank of its time of acquisition in the delivery
     "position",  # of the slice along the normal of its plane, in mm; not a number where the file does not say
     "sha256",  # of the pixels (quarantined: of the source file); empty where it could not be read
     "label",  # `normal` or `osseous_lesion`
@@ -33,6 +38,9 @@ MANIFEST_COLUMNS: Final = (
     "num_bytes",  # size of the source file
     "version",  # changes when the entry in the source changes
 )
+
+ADDED_COLUMNS: Final = {"study": "", "series_number": np.nan, "instance_number": np.nan, "acquired": np.nan}
+"""Columns that earlier versions did not write, with the value that they get."""
 
 ROWS_AT_ONCE: Final = 2**16
 """Rows that are held as text at a time, about 10 MB."""
@@ -51,7 +59,7 @@ def read_manifest(file: Path) -> pd.DataFrame:
         WorkspaceError: The file is missing, damaged or not a manifest.
     """
     advice = "Remove it and start again: it is rebuilt. Or give an empty workspace."
-    return read_table(file, MANIFEST_COLUMNS, advice, is_optional=False)
+    return read_table(file, MANIFEST_COLUMNS, advice, is_optional=False, added=ADDED_COLUMNS)
 
 
 def write_manifest(file: Path, manifest: pd.DataFrame) -> None:

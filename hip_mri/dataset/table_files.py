@@ -1,6 +1,6 @@
 """Reads and writes the tables and arrays of a workspace, Parquet and NumPy files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -17,7 +17,9 @@ UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
 _NUM_TRIES: Final = 10
 
 
-def read_table(file: Path, columns: Sequence[str], advice: str, *, is_optional: bool = True) -> pd.DataFrame:
+def read_table(
+    file: Path, columns: Sequence[str], advice: str, *, is_optional: bool = True, added: Mapping[str, object] = {}
+) -> pd.DataFrame:
     """Read a table that `write_table` wrote.
 
     Args:
@@ -25,6 +27,7 @@ def read_table(file: Path, columns: Sequence[str], advice: str, *, is_optional: 
         columns: Columns that it must have.
         advice: Next step for the user if it cannot be read; ends the error message.
         is_optional: Whether a missing file stands for a table without rows.
+        added: Columns that earlier versions did not write, with the value that they get then.
 
     Returns:
         The table; without a file, no rows and the columns as text.
@@ -38,6 +41,7 @@ def read_table(file: Path, columns: Sequence[str], advice: str, *, is_optional: 
         table = pd.read_parquet(file)
     except UNREADABLE as error:
         raise WorkspaceError(f"{file} cannot be read. {advice}") from error
+    table = table.assign(**{column: value for column, value in added.items() if column not in table.columns})
     if missing := [column for column in columns if column not in table.columns]:
         raise WorkspaceError(f"{file} has no column {', '.join(missing)}. {advice}")
     return table

@@ -1,7 +1,7 @@
 """Groups related images, so that no test image is related to a training image.
 
-Evidence comes from the user (a table of patients, a pattern of file names), from DICOM files, which name their patient
-and their series, from the images (near duplicates; equal ones are one image), and, where no patient is named, from the
+Evidence comes from the user (a table of patients, a pattern of file names), from DICOM files, which name their patient,
+study and series, from the images (near duplicates; equal ones are one image), and, where no patient is named, from the
 order of the files and from features. Groups are the connected components of all evidence. It includes the images of
 earlier runs that the source no longer holds, so that new images related to them join their split.
 """
@@ -34,9 +34,12 @@ logger = logging.getLogger(__name__)
 INFERRED_EVIDENCE: Final = ("order", "features")
 """Kinds of evidence that are inferred, with an error that is estimated: the order of files, and near features."""
 
-EVIDENCE: Final = ("patient_id", "patient_pattern", "series", "similar", *INFERRED_EVIDENCE)
-"""Kinds of evidence: the table of patients or the DICOM files, the pattern of file names, the DICOM series or the file
-that holds several slices, near duplicates, and those of `INFERRED_EVIDENCE`."""
+EXAMINATION_EVIDENCE: Final = ("study", *INFERRED_EVIDENCE)
+"""Kinds of evidence that images are of one examination, which can be found after the images were split."""
+
+EVIDENCE: Final = ("patient_id", "patient_pattern", "study", "series", "similar", *INFERRED_EVIDENCE)
+"""Kinds of evidence: the table of patients or the DICOM files, the pattern of file names, the DICOM study, the DICOM
+series or the file that holds several slices, near duplicates, and those of `INFERRED_EVIDENCE`."""
 
 TIE_COLUMNS: Final = ("sha256", "kind", "key")
 """Columns of a table of ties: images with the same key are related; the kind is the evidence for it."""
@@ -225,8 +228,8 @@ def _name_evidence(num_nodes: int, heads: NDArray[np.int64], kinds: NDArray[np.i
 
 
 def _tie_patients(known: pd.DataFrame, absent: pd.DataFrame) -> pd.DataFrame:
-    """Ties of images of one series or patient; the patient id of an image may equal the pattern of another's name."""
-    ties = known.melt("sha256", ["patient_id", "patient_pattern", "series"], var_name="kind", value_name="key")
+    """Ties of images of one series, study or patient; the patient id of one may equal the pattern of another's name."""
+    ties = known.melt("sha256", ["patient_id", "patient_pattern", "study", "series"], var_name="kind", value_name="key")
     earlier = absent.loc[:, ["sha256", "patient"]].rename(columns={"patient": "key"}).assign(kind="patient_id")
     ties = pd.concat([ties, earlier])
     return ties.loc[ties["key"] != "", list(TIE_COLUMNS)].drop_duplicates()
@@ -255,34 +258,34 @@ def _find_given_splits(known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _drop_placeholders(known: pd.DataFrame, workspace: Workspace) -> tuple[pd.DataFrame, bool]:
-    """Ignore a patient id that all images have: a placeholder of an export, which would make them one group.
+    """Ignore a patient or study that all images have: a placeholder of an export, which would make them one group.
 
     Ignored ids are stored, so that their images are not related later, when they are in different splits.
 
     Returns:
-        The table without these ids, and whether there are any.
+        The table without these ids, and whether there are any of patients.
     """
-    file, columns = workspace.ignored_patients_file, ["patient_id", "patient_pattern"]
+    file, columns = workspace.ignored_patients_file, ["patient_id", "patient_pattern", "study"]
     earlier = set(read_json(file)) if file.exists() else set()
     ignored = earlier | {patient for column in columns if (patient := _find_placeholder(known, column))}
     if ignored > earlier:
         write_json(file, sorted(ignored))
     is_ignored = known[columns].isin(ignored)
-    is_affected = is_ignored.any(axis="columns")
-    if is_affected.any():
-        logger.warning(
-            "%d of %d images name one and the same patient, as a placeholder does; it is ignored, and their patients "
-            "are not known. Give a table of patients with --data.patients-file",
-            known.loc[is_affected, "sha256"].nunique(),
-            known["sha256"].nunique(),
-        )
+    is_patient, is_study = is_ignored[columns[:2]].any(axis="columns"), is_ignored["study"]
+    for name, is_affected in {"patient": is_patient, "study": is_study}.items():
+        if is_affected.any():
+            logger.warning(
+                "%d of %d images name one and the same %s, as a placeholder does; it is ignored. Give a table of "
+                "patients with --data.patients-file",
+                *(known.loc[is_affected, "sha256"].nunique(), known["sha256"].nunique(), name),
+            )
     kept = known[columns].mask(is_ignored, "")
     patient = kept["patient_id"].where(kept["patient_id"] != "", kept["patient_pattern"])
-    return known.assign(**kept, patient=patient), bool(is_affected.any())
+    return known.assign(**kept, patient=patient), bool(is_patient.any())
 
 
 def _find_placeholder(known: pd.DataFrame, column: str) -> str:
-    """The patient id that all images have in a column; empty if they differ, if an image has none, or for few images.
+    """The patient or study that all images have in a column; empty if they differ, one has none, or for few images.
 
     An image without id shows that the ids come from single files or rows, so the patient may be real: the images stay
     related, and where that leaves too few groups, the split fails instead of dividing a patient.

@@ -2,7 +2,7 @@
 
 The first split is drawn, or given by the folders or the table of a source; `splits.parquet` stores it. Later runs never
 move an image: new images join the split of their group, and new groups are drawn. A new image that relates two splits
-is held out of all, and so is an earlier image that is inferred to be of one examination with images of another split.
+is held out of all, and so is an earlier image that is found to be of one examination with images of another split.
 Where a given split divides a group, its test images are kept, else its validation images, and the others are held out.
 Once a test set has been used it is locked, and no image joins it.
 """
@@ -22,7 +22,7 @@ from hip_mri.dataset.table_files import read_table
 from hip_mri.errors import SplitError, list_offenders
 from hip_mri.grouping.allocation import allocate_groups
 from hip_mri.grouping.given_split import GivenSplit, count_given_split, hold_out_divided_groups, merge_given_split
-from hip_mri.grouping.groups import INFERRED_EVIDENCE, TIE_COLUMNS
+from hip_mri.grouping.groups import EXAMINATION_EVIDENCE, TIE_COLUMNS
 from hip_mri.sources.split_folders import UNDECIDED
 from hip_mri.workspace import Workspace
 
@@ -90,9 +90,9 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     is_kept = images["sha256"].isin(registry["sha256"])
     absent = registry[~registry["sha256"].isin(images["sha256"])].set_index("sha256")["split"]
     splits = pd.concat([fixed[is_kept].set_axis(images.loc[is_kept, "sha256"]), absent])
-    is_inferred = ties["kind"].isin(INFERRED_EVIDENCE)
-    _check_ties(splits, ties[~is_inferred])
-    fixed = fixed.mask(images["sha256"].isin(_find_divided(splits, ties[is_inferred])), HELD_OUT)
+    is_examination = ties["kind"].isin(EXAMINATION_EVIDENCE)
+    _check_ties(splits, ties[~is_examination])
+    fixed = fixed.mask(images["sha256"].isin(_find_divided(splits, ties[is_examination])), HELD_OUT)
     related = _find_absent_members(images, absent, ties)
     fixed = hold_out_divided_groups(images, fixed, related, is_kept)
     fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
@@ -145,7 +145,7 @@ def _check_ties(splits: pd.Series, ties: pd.DataFrame) -> None:
 
 
 def _find_divided(splits: pd.Series, ties: pd.DataFrame) -> pd.Index:
-    """SHA-256 of images that inferred ties relate to images of a split of higher precedence; `splits` by SHA-256.
+    """SHA-256 of images that these ties relate to images of a split of higher precedence; `splits` by SHA-256.
 
     Test comes before validation, and validation before training.
     """
@@ -155,7 +155,7 @@ def _find_divided(splits: pd.Series, ties: pd.DataFrame) -> pd.Index:
     divided = pd.Index(placed.loc[rank < rank.groupby(placed["key"]).transform("max"), "sha256"]).unique()
     if len(divided):
         logger.warning(
-            "%d images of earlier runs are held out: they are inferred to be of one examination with images of another "
+            "%d images of earlier runs are held out: they are found to be of one examination with images of another "
             "split, of which test comes before validation and validation before training. To draw all splits anew, "
             "start in an empty workspace; to keep them as they are, use --data.infer-examinations false",
             len(divided),

@@ -40,7 +40,12 @@ class SliceFacts:
 
     Attributes:
         patient: PatientID of a DICOM file; empty where there is none. Never stored unhashed.
+        study: StudyInstanceUID of a DICOM file; empty where there is none. Never stored unhashed.
         series: SeriesInstanceUID of a DICOM file; empty where there is none. Never stored unhashed.
+        series_number: SeriesNumber of a DICOM file; `None` if unknown.
+        instance_number: InstanceNumber of a DICOM file; `None` if unknown.
+        acquired: Local time of acquisition of a DICOM file, in seconds since 1970; `None` if unknown. Never stored: its
+            rank is.
         slice: Number of the slice in its file, from 0.
         num_slices: Slices in the file.
         position: Position of the slice along the normal of its plane, in mm; `None` if unknown.
@@ -48,7 +53,11 @@ class SliceFacts:
     """
 
     patient: str = ""
+    study: str = ""
     series: str = ""
+    series_number: float | None = None
+    instance_number: float | None = None
+    acquired: float | None = None
     slice: int = 0
     num_slices: int = 1
     position: float | None = None

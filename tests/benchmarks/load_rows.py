@@ -25,7 +25,7 @@ from hip_mri.config import LABELS, DataSettings, EvaluationSettings, PipelineCon
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.entries import ENTRY_COLUMNS, keep_entries
 from hip_mri.dataset.identities import identify_images
-from hip_mri.dataset.manifest import MANIFEST_COLUMNS, read_manifest, write_manifest
+from hip_mri.dataset.manifest import ADDED_COLUMNS, MANIFEST_COLUMNS, read_manifest, write_manifest
 from hip_mri.dataset.pseudonyms import make_pseudonyms, store_names
 from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.shards import plan_shards
@@ -79,7 +79,8 @@ def make_entries(num_rows: int, workspace: Workspace) -> pd.DataFrame:
         }
     )
     numbers = {"slice": 0, "num_slices": 1, "num_bytes": 1024, "num_stored_bytes": 1024, "position": np.nan}
-    return entries.assign(**numbers, decoding="", patient="", series="", reason="")[list(ENTRY_COLUMNS)]
+    entries = entries.assign(**numbers, **ADDED_COLUMNS, decoding="", patient="", series="", reason="")
+    return entries[list(ENTRY_COLUMNS)]
 
 
 def make_fingerprints(folder: Path, hashes: pd.Series) -> None:

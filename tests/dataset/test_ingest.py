@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hip_mri.dataset import entries as entries_module
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import IngestReport, ingest_images
-from hip_mri.dataset.manifest import read_manifest
+from hip_mri.dataset.manifest import ADDED_COLUMNS, read_manifest
 from hip_mri.dataset.preprocessing import read_stored_image
 from hip_mri.dataset.pseudonyms import read_named_manifest
+from hip_mri.dataset.table_files import write_table
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.sources.zip_files.archive import Archive
 from hip_mri.workspace import Workspace
@@ -232,6 +233,40 @@ def test_the_second_time_nothing_is_read(entries, pack, workspace, reads):
         first.num_quarantined,
     )
     assert workspace.manifest_file.read_bytes() == before
+
+
+def write_study(draw, number: int, time: str) -> bytes:
+    tags = {"StudyInstanceUID": "1.2.34567", "AcquisitionDate": "20240229", "AcquisitionTime": time}
+    return write_dicom(draw(700 + number), SeriesInstanceUID="1.2.34567.1", InstanceNumber=number, **tags)
+
+
+def test_only_ranks_of_times_and_hashes_of_studies_are_stored(entries, draw, pack, workspace):
+    times = ["101503", "101501", "101502", "101501"]
+    files = {f"normal/{number}.dcm": write_study(draw, number, time) for number, time in enumerate(times)}
+    ingest(pack(entries | files), workspace)
+    found = find(workspace)
+    assert list(found.loc[list(files), "acquired"]) == [3, 1, 2, 1]
+    assert found.loc[list(entries), "acquired"].isna().all()
+    (study,) = set(found.loc[list(files), "study"])
+    assert len(study) == 16
+    assert "34567" not in study
+    later = {"normal/4.dcm": write_study(draw, 4, "090000")}
+    ingest(pack(entries | files | later), workspace)
+    assert list(find(workspace).loc[[*files, *later], "acquired"]) == [3, 1, 2, 1, 4]
+
+
+def test_dicom_files_that_an_earlier_version_read_are_read_again_for_their_study(entries, draw, pack, workspace, reads):
+    source = pack(entries | {"normal/0.dcm": write_study(draw, 0, "101500")})
+    ingest(source, workspace)
+    for file in [*workspace.entries_folder.iterdir(), workspace.manifest_file]:
+        write_table(file, pd.read_parquet(file).drop(columns=list(ADDED_COLUMNS)))
+    assert set(read_manifest(workspace.manifest_file)["study"]) == {""}
+    reads.clear()
+    ingest(source, workspace)
+    assert reads == ["normal/0.dcm"]
+    assert find(workspace).loc["normal/0.dcm", ["acquired", "instance_number"]].tolist() == [1, 0]
+    ingest(source, workspace)
+    assert reads == ["normal/0.dcm"]
 
 
 def test_a_changed_entry_is_read_again(entries, draw, encode, pack, workspace, reads):

@@ -4,7 +4,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from hip_mri.dataset import manifest as manifest_module
-from hip_mri.dataset.manifest import MANIFEST_COLUMNS, digest_table, read_manifest, select_ready, write_manifest
+from hip_mri.dataset.manifest import (
+    ADDED_COLUMNS,
+    MANIFEST_COLUMNS,
+    digest_table,
+    read_manifest,
+    select_ready,
+    write_manifest,
+)
 from hip_mri.errors import WorkspaceError
 from hip_mri.hashes import digest
 
@@ -64,7 +71,7 @@ def test_the_table_of_another_program_is_refused(workspace):
     pd.DataFrame({"image_id": ["a"], "label": ["normal"]}).to_parquet(workspace.manifest_file)
     with pytest.raises(WorkspaceError) as caught:
         read_manifest(workspace.manifest_file)
-    missing = [column for column in MANIFEST_COLUMNS if column not in ("image_id", "label")]
+    missing = [column for column in MANIFEST_COLUMNS if column not in ("image_id", "label", *ADDED_COLUMNS)]
     assert f"{workspace.manifest_file} has no column {', '.join(missing)}." in str(caught.value)
     assert "empty workspace" in str(caught.value)
 

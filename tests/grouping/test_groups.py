@@ -15,6 +15,7 @@ from hip_mri.dataset.identities import identify_images
 from hip_mri.dataset.ingest import CONTRADICTORY_LABEL, ingest_images
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.dataset.shards import plan_shards
+from hip_mri.dataset.table_files import write_table
 from hip_mri.errors import SourceError, SplitError
 from hip_mri.grouping.fingerprints import fingerprint_images
 from hip_mri.grouping.groups import connect, group_images
@@ -157,6 +158,45 @@ def test_files_of_one_dicom_series_are_one_group(hips, pack, workspace, draw):
     assert [len(group) for group in groups] == [1, 1]
     assert groups[0] != groups[1]
     assert not {"1.2.0", "1.2.1"} & set(manifest["series"])
+
+
+def write_studies(draw, studies: dict[int, str]) -> dict[str, bytes]:
+    """Files of one series each."""
+    return {
+        f"normal/{number}.dcm": write_dicom(
+            draw(400 + number).astype(np.uint16) * 16, SeriesInstanceUID=f"1.3.{number}", StudyInstanceUID=study
+        )
+        for number, study in studies.items()
+    }
+
+
+def test_images_of_one_dicom_study_are_one_group(hips, pack, workspace, draw):
+    files = write_studies(draw, {0: "1.2.1", 1: "1.2.2", 2: "1.2.1"})
+    report, manifest = ingest(pack(hips | files), workspace)
+    groups = manifest.loc[list(files), "group"].tolist()
+    assert groups[0] == groups[2] != groups[1]
+    assert list(manifest.loc[list(files), "evidence"]) == ["study", "", "study"]
+    assert report.evidence["study"] == 2
+
+
+def test_a_study_that_an_earlier_version_did_not_read_is_added_to_a_remembered_patient(hips, pack, workspace, draw):
+    files = write_studies(draw, {0: "1.2.1", 1: "1.2.1"})
+    table = "source_name,patient_id\nnormal/0.dcm,Smith\n"
+    ingest(pack(hips | files | {"patients.csv": table.encode()}), workspace)
+    for file in workspace.identities_folder.iterdir():
+        write_table(file, pd.read_parquet(file).drop(columns="study"))
+    report, manifest = ingest(pack(hips | files), workspace)
+    assert (report.num_patients, report.evidence["study"]) == (1, 2)
+    assert manifest.loc[list(files), "group"].nunique() == 1
+
+
+def test_a_study_of_all_images_is_a_placeholder(pack, workspace, draw, caplog):
+    files = write_studies(draw, dict.fromkeys(range(8), "1.2.1"))
+    files |= {name.replace("normal", "osseous_lesion"): files.pop(name) for name in list(files)[:4]}
+    report, manifest = ingest(pack(files), workspace, group_similar=False)
+    assert manifest["group"].nunique() == 8
+    assert "8 of 8 images name one and the same study" in caplog.text
+    assert (report.has_constant_patient, report.evidence["study"]) == (False, 0)
 
 
 def test_patients_of_the_table_stay_together_and_unnamed(hips, pack, workspace):

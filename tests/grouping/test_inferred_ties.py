@@ -118,7 +118,7 @@ def test_images_of_earlier_splits_that_turn_out_to_be_related_are_held_out(volum
     assert (after["split"].to_numpy() == found["split"].to_numpy())[~is_held_out].all()
     assert is_held_out[divided & (found["split"] == "train")].all()
     assert not is_held_out[found["split"] == "test"].any()
-    assert "inferred to be of one examination" in caplog.text
+    assert "found to be of one examination" in caplog.text
 
 
 def test_the_draft_is_private_and_can_be_corrected_and_given_back(volumes, group, workspace, tmp_path):

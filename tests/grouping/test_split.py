@@ -13,6 +13,7 @@ from hip_mri.config import LABELS, SPLITS
 from hip_mri.dataset.manifest import read_manifest, write_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.errors import SplitError, WorkspaceError
+from hip_mri.grouping.groups import EXAMINATION_EVIDENCE
 from hip_mri.grouping.split import count_images, split_manifest
 from hip_mri.workspace import Workspace
 
@@ -315,6 +316,20 @@ def test_a_largest_group_is_reported_with_its_evidence(workspace, write_rows):
     regroup(workspace, dict.fromkeys(rows["image_id"][:16], "one"))
     with pytest.raises(SplitError, match=r"16 of 18 images.* patient_pattern"):
         split_manifest(workspace, 0.15, 0.15, seed=1)
+
+
+@pytest.mark.parametrize("kind", EXAMINATION_EVIDENCE)
+def test_earlier_images_of_one_examination_in_two_splits_are_held_out_of_the_lower_one(workspace, write_rows, kind):
+    rows = write_rows(workspace, 12, 12)
+    rows["split"] = [SPLITS[number % 3] for number in range(24)]
+    write_manifest(workspace.manifest_file, rows)
+    tie(workspace)
+    split_manifest(workspace, 0.15, 0.15, seed=1)
+    tie(workspace, *((sha256, kind, "torn") for sha256 in rows["sha256"][:3]))
+    split_manifest(workspace, 0.15, 0.15, seed=1)
+    states = read_states(workspace)
+    assert [states[image_id] for image_id in rows["image_id"][:3]] == [HELD_OUT, HELD_OUT, "ready"]
+    assert list(states.values()).count(HELD_OUT) == 2
 
 
 def test_ties_that_show_between_images_of_earlier_runs_are_refused(workspace, write_rows):

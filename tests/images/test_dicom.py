@@ -258,7 +258,8 @@ def test_fault_52_nothing_but_pixels_is_kept():
     content = write_dicom(values, PatientName="Canary^Jane", PatientID="4711", StudyDescription="canary hip")
     (picture,) = read_pictures(content)
     assert picture.patient == "4711"
-    assert vars(picture).keys() - {"levels", "patient"} == {"series", "slice", "num_slices", "position", "reason"}
+    origin, order = {"patient", "study", "series"}, {"series_number", "instance_number", "acquired", "position"}
+    assert vars(picture).keys() - {"levels"} == {*origin, *order, "slice", "num_slices", "reason"}
     assert decode_gray(encode_png(picture.levels)).tolist() == picture.levels.tolist()
 
 

@@ -264,9 +264,33 @@ def test_run_length_frames_are_taken_apart():
     ]
 
 
-def test_what_the_file_says_of_patient_and_series_comes_with_every_frame():
-    content = write_enhanced(make_frames(3), [{}] * 3, PatientID="4711", SeriesInstanceUID="1.2.3.9", **TWELVE)
-    assert {(it.patient, it.series) for it in read_pictures(content)} == {("4711", "1.2.3.9")}
+def test_what_the_file_says_of_its_origin_and_order_comes_with_every_frame():
+    uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.9"}
+    numbers = {"SeriesNumber": "4", "InstanceNumber": "17"}
+    content = write_enhanced(make_frames(3), [{}] * 3, PatientID="4711", **uids, **numbers, **TWELVE)
+    facts = {(it.patient, it.study, it.series, it.series_number, it.instance_number) for it in read_pictures(content)}
+    assert facts == {("4711", "1.2.3", "1.2.3.9", 4, 17)}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"AcquisitionDateTime": "20240229101530.25+0100"}, "2024-02-29T10:15:30.25"),
+        ({"AcquisitionDate": "20240229", "AcquisitionTime": "1015", "ContentTime": "11"}, "2024-02-29T10:15"),
+        ({"ContentDate": "2024.02.29", "ContentTime": "10:15:30.5"}, "2024-02-29T10:15:30.5"),
+        ({"SeriesDate": "20240229", "SeriesTime": "10", "AcquisitionTime": "11"}, "2024-02-29T10"),
+        ({"AcquisitionDate": "", "AcquisitionTime": "", "StudyDate": "20240229", "StudyTime": "00"}, "2024-02-29T00"),
+        ({"AcquisitionDate": "19000101", "AcquisitionTime": "101530"}, None),
+        ({"AcquisitionTime": "101530"}, None),
+        ({"AcquisitionDate": "20240229"}, None),
+        ({"AcquisitionDate": "20249999", "AcquisitionTime": "xx", "InstanceNumber": ""}, None),
+    ],
+)
+def test_the_time_of_acquisition_needs_a_date_and_a_time(tags, expected):
+    (picture,) = read_pictures(write_dicom(VALUES, **tags))
+    time = None if expected is None else np.datetime64(expected, "us").astype(int) / 1e6
+    assert (picture.acquired, picture.series_number, picture.instance_number) == (time, None, None)
 
 
 # Text in the pixels

@@ -15,6 +15,7 @@ NOT_AVAILABLE: Final = "not available"
 EVIDENCE_TITLES: Final = {
     "patient_id": "the table of patients",
     "patient_pattern": "their file names",
+    "study": "their DICOM study",
     "series": "their series of slices",
     "similar": "near duplicates",
     "order": "the order of files (inferred)",

@@ -1,4 +1,4 @@
-"""Reads the images of DICOM files, their patient and their series.
+"""Reads the images of DICOM files, their patient, study and series, and what orders them.
 
 Files that viewers accept are read: with any preamble or none, without file meta information, with missing elements that
 have one sensible default, and with padding after the pixels. An element without content counts as missing, because
@@ -7,8 +7,10 @@ anonymization often empties elements.
 Source: DICOM PS3.3 2024e, C.7.6.3 (pixels) and C.7.6.16 (functional groups); PS3.5, 8 (encoding of pixels); PS3.10, 7.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -23,7 +25,7 @@ from hip_mri.images.decoding_results import (
 )
 from hip_mri.images.formats.dicom_display import Frame, show_frames
 from hip_mri.images.formats.dicom_frames import check_pixels, read_frame
-from hip_mri.images.formats.dicom_parsing import get_numbers, parse_dicom
+from hip_mri.images.formats.dicom_parsing import get_number, get_numbers, parse_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -47,6 +49,9 @@ _PLACEHOLDER: Final = re.compile(
 """Placeholders of a removed identity, which must not assign all images to one patient. Values that distinguish patients
 are not matched: `ANON0017` is a pseudonym."""
 
+_FIRST_YEAR: Final = 1977
+"""Year of the first MRI of a person; earlier dates replace a removed date."""
+
 
 def read_dicom(content: bytes, options: ReadingOptions) -> list[Picture]:
     """Read the frames of a DICOM file.
@@ -58,7 +63,7 @@ def read_dicom(content: bytes, options: ReadingOptions) -> list[Picture]:
         options: Which frames are read, and whether burned-in text is accepted.
 
     Returns:
-        One picture per frame, with PatientID and SeriesInstanceUID; empty if missing or a placeholder.
+        One picture per frame, with the fields of `SliceFacts`; unknown if missing or a placeholder.
 
     Raises:
         ImageError: The file contains no image, burned-in text or too few pixels, or its encoding
@@ -77,7 +82,11 @@ def _read(dataset: "Dataset", options: ReadingOptions) -> list[Picture]:
     patient = str(dataset.get("PatientID") or "").strip()
     facts = {
         "patient": "" if _PLACEHOLDER.fullmatch(patient) else patient,
+        "study": str(dataset.get("StudyInstanceUID") or "").strip(),
         "series": str(dataset.get("SeriesInstanceUID") or "").strip(),
+        "series_number": _find_number(dataset, "SeriesNumber"),
+        "instance_number": _find_number(dataset, "InstanceNumber"),
+        "acquired": _find_time(dataset),
         "num_slices": num_frames,
     }
     return [
@@ -132,6 +141,25 @@ def _list_items(group: object) -> "Iterator[Dataset]":
     for element in group:  # type: ignore[attr-defined]
         if element.VR == "SQ" and len(element.value):
             yield element.value[0]
+
+
+def _find_number(dataset: "Dataset", name: str) -> float | None:
+    number = get_number(dataset, name)
+    return number if number is not None and np.isfinite(number) else None
+
+
+def _find_time(dataset: "Dataset") -> float | None:
+    """Time of the acquisition, or else of the content, the series or the study, in seconds since 1970, local time."""
+    for event in ("Acquisition", "Content", "Series", "Study"):
+        date, time = (str(dataset.get(f"{event}{part}") or "") for part in ("Date", "Time"))
+        for text in (str(dataset.get(f"{event}DateTime") or ""), date + time if time else ""):
+            digits = re.sub(r"[.:\s]", "", re.sub(r"[+-].*", "", text))  # without the time zone
+            if len(digits) > len("YYYYMMDD"):
+                with contextlib.suppress(ValueError):
+                    found = datetime.strptime(digits[:14].ljust(14, "0"), "%Y%m%d%H%M%S")
+                    if found.year >= _FIRST_YEAR:
+                        return (found - datetime(1970, 1, 1)).total_seconds() + float(f"0.{digits[14:] or 0}")
+    return None
 
 
 def _find_position(elements: "Dataset") -> float | None:
