@@ -87,7 +87,7 @@ def filled_once(entries: Entries, tmp_path_factory: pytest.TempPathFactory) -> W
 @pytest.fixture
 def filled(filled_once: Workspace, source_file: Path, workspace: Workspace) -> Workspace:
     """A copy of `filled_once`, beside the source that was ingested."""
-    shutil.copytree(filled_once.root, workspace.root)
+    shutil.copytree(filled_once.root, workspace.root, dirs_exist_ok=True)
     return workspace
 
 

@@ -79,6 +79,7 @@ OTHERS = {
     "data.patients_file",
     "data.patient_pattern",
     "data.group_similar",
+    "data.infer_examinations",
     "data.slices",
     "data.find_text",
     "data.accept_burned_in_text",

@@ -118,7 +118,7 @@ def group_images(
 
     check_class_sizes(ready["label"], manifest["reason"], workspace.quarantine_file)
     similar = _find_similar(ready, absent, workspace, settings, num_threads)
-    inferred_ties, inferred = _infer(ready, named, workspace, settings, features, seed)
+    inferred_ties, inferred = _infer(ready, named, registry["sha256"], workspace, settings, features, seed)
     ties = pd.concat([_tie_patients(known, absent), _tie_pairs(similar), inferred_ties], ignore_index=True)
     nodes = pd.Index(ready["sha256"]).append(pd.Index(absent["sha256"]))
     ties = ties[ties["sha256"].isin(nodes)]
@@ -162,6 +162,7 @@ def _find_similar(
 def _infer(
     ready: pd.DataFrame,
     named: pd.Series,
+    placed: pd.Series,
     workspace: Workspace,
     settings: DataSettings,
     features: RowStore | None,
@@ -172,7 +173,7 @@ def _infer(
     ordered = find_order(ready, kinds, workspace, seed)
     if not settings.infer_examinations:
         return pd.DataFrame(columns=list(TIE_COLUMNS), dtype="str"), None
-    return infer_ties(ordered, kinds, named, workspace, seed)
+    return infer_ties(ordered, kinds, named, placed, workspace, seed)
 
 
 def _log_groups(groups: pd.Series, report: GroupReport) -> None:

@@ -19,7 +19,7 @@ from hip_mri.dataset.table_files import read_table, write_table
 from hip_mri.grouping.examinations.descriptors import (
     Descriptors,
     describe_features,
-    has_informative_order,
+    find_informative_order,
     make_comparable,
 )
 from hip_mri.grouping.examinations.images import JOIN_COLUMNS, UNKNOWN
@@ -72,7 +72,7 @@ class InferredReport:
     Attributes:
         num_images: Images whose examination was inferred.
         num_examinations: Their examinations.
-        is_ordered: Whether the order of the files was used.
+        num_ordered: Images whose order was used.
         has_features: Whether features of a pretrained network were compared besides thumbnails.
         false_cuts: Expected fraction of the neighbors within examinations that are in two groups; `None` without an
             order.
@@ -81,7 +81,7 @@ class InferredReport:
 
     num_images: int
     num_examinations: int
-    is_ordered: bool
+    num_ordered: int
     has_features: bool
     false_cuts: float | None
     missed_borders: float | None
@@ -107,14 +107,20 @@ def find_order(images: pd.DataFrame, kinds: Sequence[DescriptorStore], workspace
     images = images.sort_values(["sequence", "place", "sha256"], ignore_index=True)
     if kinds and len(images) >= MIN_NUM_IMAGES:
         opened = [kind.open(images["sha256"]) for kind in kinds]
-        if not has_informative_order(opened, images["sequence"].to_numpy(), seed):
-            images, order = images.assign(sequence=UNKNOWN), order[:0]
+        is_informative = find_informative_order(opened, images["sequence"].to_numpy(), seed)
+        images["sequence"] = images["sequence"].where(is_informative, UNKNOWN)
+        images = images.sort_values(["sequence", "place", "sha256"], ignore_index=True)
     write_table(workspace.order_file, order)
     return images
 
 
 def infer_ties(
-    images: pd.DataFrame, kinds: Sequence[DescriptorStore], patients: pd.Series, workspace: Workspace, seed: int
+    images: pd.DataFrame,
+    kinds: Sequence[DescriptorStore],
+    patients: pd.Series,
+    placed: pd.Series,
+    workspace: Workspace,
+    seed: int,
 ) -> tuple[pd.DataFrame, InferredReport | None]:
     """Infer which images without a named patient are of one examination.
 
@@ -122,6 +128,8 @@ def infer_ties(
         images: From `find_order`.
         kinds: Descriptors that are compared.
         patients: Patient of each image whose patient is named, by SHA-256.
+        placed: SHA-256 of the images that earlier runs have split; the record of others, of a run that did not get so
+            far, is made anew.
         workspace: Its record of examinations is extended, and `borders.parquet` written.
         seed: Seed of the random choices.
 
@@ -131,6 +139,7 @@ def infer_ties(
     images = images.assign(patient=patients.reindex(images["sha256"], fill_value="").to_numpy())
     is_named = images["patient"] != ""
     recorded = read_examinations(workspace)
+    recorded = recorded[recorded["sha256"].isin(placed)]
     if len(images) < MIN_NUM_IMAGES or is_named.all():
         return _list_ties(recorded, patients), None
     pairs, inference = _infer_pairs(images, kinds, seed)
@@ -141,7 +150,7 @@ def infer_ties(
     report = InferredReport(
         num_images=len(found),
         num_examinations=found["examination"].nunique(),
-        is_ordered=inference.is_ordered,
+        num_ordered=int((images["sequence"] != UNKNOWN).sum()),
         has_features=any(kind.describe is describe_features for kind in kinds),
         false_cuts=inference.false_cuts,
         missed_borders=inference.missed_borders,
@@ -149,7 +158,7 @@ def infer_ties(
     logger.info(
         "Inferred %d examinations of %d images without a named patient, by %s%s",
         *(report.num_examinations, report.num_images),
-        "the order of files and " if report.is_ordered else "",
+        "the order of files and " if report.num_ordered else "",
         "features and thumbnails" if report.has_features else "thumbnails",
     )
     return pd.concat([_list_ties(recorded, patients), bridges], ignore_index=True), report

@@ -90,9 +90,10 @@ def measure_leakage(workspace: Workspace, features: FeatureSet, evaluation: Eval
 def _read_images(workspace: Workspace) -> pd.DataFrame:
     """Read the training images with their order: columns sequence, empty where it is not known, and place."""
     order = read_table(workspace.order_file, ORDER_COLUMNS, "Remove it and start again: it is written again.")
-    images = read_training_images(workspace).merge(order.drop_duplicates("sha256"), on="sha256", how="left")
+    order = order.astype({"sequence": "str"}).drop_duplicates("sha256")
+    images = read_training_images(workspace).merge(order, on="sha256", how="left")
     places = pd.to_numeric(images["place"]).fillna(0).astype("int64")
-    return images.assign(sequence=images["sequence"].fillna("").astype("str"), place=places)
+    return images.assign(sequence=images["sequence"].fillna(""), place=places)
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")

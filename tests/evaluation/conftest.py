@@ -157,7 +157,7 @@ def metrics(scores) -> dict[str, Any]:
             "inferred": {
                 "num_images": 210,
                 "num_examinations": 105,
-                "is_ordered": True,
+                "num_ordered": 210,
                 "has_features": False,
                 "false_cuts": 0.012,
                 "missed_borders": 0.08,

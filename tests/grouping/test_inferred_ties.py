@@ -64,7 +64,7 @@ def test_unnamed_examinations_are_grouped_and_told(volumes, group, workspace):
     assert found["group"].nunique() >= 8
     assert not report.is_patient_level
     assert report.inferred is not None
-    assert report.inferred.is_ordered
+    assert report.inferred.num_ordered == len(volumes)
     assert not report.inferred.has_features
     assert report.inferred.num_images == len(volumes)
     assert report.evidence["order"] > 0.9 * len(volumes)

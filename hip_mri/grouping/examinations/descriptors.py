@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hip_mri.dataset.row_store import StoredRows
-from hip_mri.grouping.examinations.distances import is_order_informative
+from hip_mri.grouping.examinations.distances import compute_border_p_values, is_informative
 from hip_mri.grouping.examinations.images import UNKNOWN, ComparableImages
 from hip_mri.grouping.examinations.learned_metric import fit_metric, normalize
 
 MAX_NUM_LEARNED: Final = 4096
 """Images from which the metric is learned."""
+
+MIN_NUM_JUDGED: Final = 60
+"""Neighbors from which the order of a sequence is judged by itself."""
 
 STRETCH: Final = 64
 """Neighbors that are learned from together, where there are more images."""
@@ -76,19 +79,32 @@ def describe_features(features: NDArray) -> NDArray[np.float32]:
     return features.astype(np.float32, copy=False)
 
 
-def has_informative_order(kinds: Sequence[Descriptors], sequence: NDArray[np.int64], seed: int) -> bool:
-    """Whether the order of files brings similar images together.
+def find_informative_order(kinds: Sequence[Descriptors], sequence: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Find the sequences whose order brings similar images together.
 
     Args:
         kinds: Descriptors of the images, sorted by sequence and place.
         sequence: Number of each image's sequence, or `UNKNOWN`.
         seed: Seed of the random choices.
+
+    Returns:
+        Whether the sequence of each image is informative, shape (images,). Sequences of fewer than
+        `MIN_NUM_JUDGED` neighbors are judged together.
     """
     generator = np.random.default_rng(seed)
     sample, stretch = _sample_stretches(sequence, generator)
     points = _join_kinds([kind.read(sample) for kind in kinds])
-    patient = np.full(len(sample), UNKNOWN)
-    return is_order_informative(ComparableImages(points, stretch, patient), generator)
+
+    def judge(chosen: NDArray[np.bool_]) -> bool:
+        images = ComparableImages(points[chosen], stretch[chosen], np.full(int(chosen.sum()), UNKNOWN))
+        p_values = compute_border_p_values(images, generator)
+        return is_informative(p_values[np.isfinite(p_values)])
+
+    numbers, counts = np.unique(sequence[sample], return_counts=True)
+    long = numbers[(counts > MIN_NUM_JUDGED) & (numbers != UNKNOWN)]
+    informative = [number for number in long if judge(sequence[sample] == number)]
+    is_short = ~np.isin(sequence, [*long, UNKNOWN])
+    return np.isin(sequence, informative) | (is_short & judge(is_short[sample]))
 
 
 def make_comparable(

@@ -44,21 +44,18 @@ def compute_border_p_values(images: ComparableImages, generator: np.random.Gener
     Returns:
         Shape (images - 1,); NaN where an image and the next one are not neighbors.
     """
-    has_neighbor = images.has_neighbor
-    if not has_neighbor.any():
-        return np.full(len(has_neighbor), np.nan)
+    if len(images) < 2 or not (has_neighbor := images.has_neighbor).any():
+        return np.full(max(len(images) - 1, 0), np.nan)
     strangers = np.sort(_draw_stranger_borders(images, generator))
     rank = np.searchsorted(strangers, _measure_borders(images), side="right")
     return np.where(has_neighbor, (rank + 1) / (len(strangers) + 1), np.nan)
 
 
-def is_order_informative(images: ComparableImages, generator: np.random.Generator) -> bool:
-    """Whether more neighbors in the order are near to each other than by chance.
+def is_informative(p_values: NDArray[np.float64]) -> bool:
+    """Whether more neighbors in an order are near to each other than by chance, by the p-values of their borders.
 
     Descriptors must not be in a metric that was learned from these neighbors, in which they are nearer by chance.
     """
-    p_values = compute_border_p_values(images, generator)
-    p_values = p_values[np.isfinite(p_values)]
     num_near = int((p_values <= NEAR_P_VALUE).sum())
     if not num_near or num_near < MIN_NEAR_FRACTION * len(p_values):
         return False

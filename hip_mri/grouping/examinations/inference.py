@@ -38,6 +38,9 @@ MIN_CERTAINTY: Final = 0.1
 MAX_NUM_PAIRS: Final = 20_000
 """Pairs of images of a run from which the metric is learned anew."""
 
+MIN_NUM_LEARNED: Final = 60
+"""Images in runs of at least two from which the metric can be learned anew."""
+
 MIN_NUM_RUNS: Final = 10
 """Neighboring pairs of runs from which a mixture is fitted; with fewer the limit is `MAX_LIMIT`."""
 
@@ -74,18 +77,16 @@ def infer_examinations(images: ComparableImages, max_images: int, seed: int) -> 
         seed: Seed of the random comparisons.
     """
     generator = np.random.default_rng(seed)
-    images, runs, inference = _join_neighbors(images, generator)
+    runs, inference = _join_neighbors(images, generator)
     joins = pd.concat([inference.joins, join_nearest(images, runs, generator)], ignore_index=True)
-    return replace(inference, joins=_limit_size(joins, len(images), max_images))
+    return replace(inference, joins=_limit_size(joins, images.patient, max_images))
 
 
-def _join_neighbors(
-    images: ComparableImages, generator: np.random.Generator
-) -> tuple[ComparableImages, list[Run], Inference]:
-    """Steps 1 and 2; the images in the metric of the runs, the runs of step 1, and all joins."""
+def _join_neighbors(images: ComparableImages, generator: np.random.Generator) -> tuple[list[Run], Inference]:
+    """Steps 1 and 2; the runs of step 1 and all joins."""
     nothing = tabulate_joins([], [], "order", [])
     if not images.has_neighbor.any():
-        return images, list(np.arange(len(images))[:, None]), Inference(nothing, nothing)
+        return list(np.arange(len(images))[:, None]), Inference(nothing, nothing)
     p_values = compute_border_p_values(images, generator)
     patient = images.patient
     is_known = (patient[1:] != UNKNOWN) & (patient[:-1] != UNKNOWN)
@@ -104,7 +105,7 @@ def _join_neighbors(
     is_near = run_p_values <= limit
     joins = pd.concat([joins, judged[is_near]], ignore_index=True)
     cuts = judged[~is_near].reset_index(drop=True)
-    return images, runs, Inference(joins, cuts, false_cuts, missed_borders=limit)
+    return runs, Inference(joins, cuts, false_cuts, missed_borders=limit)
 
 
 def _learn_from_runs(images: ComparableImages, runs: list[Run], generator: np.random.Generator) -> ComparableImages:
@@ -115,6 +116,8 @@ def _learn_from_runs(images: ComparableImages, runs: list[Run], generator: np.ra
     second = start + generator.integers(np.array([len(members) for members in runs])[run[first]])
     pairs = np.stack([first, second], axis=1)[first != second]
     learned, places = np.unique(pairs, return_inverse=True)
+    if len(learned) < MIN_NUM_LEARNED:
+        return images
     metric = fit_metric(images.points[learned], places.reshape(pairs.shape), seed=0, are_certain=True)
     return replace(images, points=metric.project(images.points))
 
@@ -143,9 +146,9 @@ def _choose_limit(p_values: NDArray[np.float64], num_joined: int) -> tuple[PValu
     return mixture, limit, float(num_missed / max(num_joined + num_together, 1))
 
 
-def _limit_size(joins: pd.DataFrame, num_images: int, max_images: int) -> pd.DataFrame:
-    """Keep joins in the order of their certainty, except those that would make an examination too large."""
-    parent, size = list(range(num_images)), [1] * num_images
+def _limit_size(joins: pd.DataFrame, patient: NDArray[np.int64], max_images: int) -> pd.DataFrame:
+    """Keep joins in the order of their certainty, but none that makes an examination too large or of two patients."""
+    named, parent, size = patient.tolist(), list(range(len(patient))), [1] * len(patient)
 
     def find(image: int) -> int:
         while parent[image] != image:
@@ -156,8 +159,10 @@ def _limit_size(joins: pd.DataFrame, num_images: int, max_images: int) -> pd.Dat
     kept = []
     for row, (first, second) in enumerate(zip(joins["first"].tolist(), joins["second"].tolist(), strict=True)):
         one, other = find(first), find(second)
-        if one != other and size[one] + size[other] <= max_images:
+        are_two_patients = named[one] != named[other] and UNKNOWN not in (named[one], named[other])
+        if one != other and size[one] + size[other] <= max_images and not are_two_patients:
             parent[other] = one
+            named[one] = named[other] if named[one] == UNKNOWN else named[one]
             size[one] += size[other]
             kept.append(row)
     return joins.iloc[kept].reset_index(drop=True)

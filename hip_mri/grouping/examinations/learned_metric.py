@@ -22,6 +22,9 @@ IMAGES_PER_DIRECTION: Final = 8
 MAX_STRANGER_FRACTION: Final = 0.05
 """Neighbors count as images of one patient while they are nearer to each other than this fraction of random pairs."""
 
+MIN_VARIANCE: Final = 1e-12
+"""Variance of a component below which descriptors count as equal."""
+
 NUM_ROUNDS: Final = 5
 """Rounds in which the neighbors of one patient are chosen anew; on phantoms the choice is stable after three."""
 
@@ -60,9 +63,10 @@ def fit_metric(
 
     mean = descriptors.mean(axis=0)
     num_directions = max(1, min(MAX_NUM_DIRECTIONS, len(descriptors) // IMAGES_PER_DIRECTION, descriptors.shape[1]))
-    pca = PCA(num_directions, whiten=True, svd_solver="randomized", random_state=seed)
-    whitened = pca.fit_transform(normalize(descriptors - mean))
-    whitening = pca.components_.T / np.sqrt(pca.explained_variance_)
+    pca = PCA(num_directions, svd_solver="randomized", random_state=seed)
+    pca.fit(normalized := normalize(descriptors - mean))
+    whitening = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, MIN_VARIANCE))
+    whitened = normalized @ whitening  # without their mean, which differences do not have
     differences = whitened[pairs[:, 0]] - whitened[pairs[:, 1]]
     random_pairs = np.random.default_rng(seed).integers(len(whitened), size=(20_000, 2))
     random_differences = whitened[random_pairs[:, 0]] - whitened[random_pairs[:, 1]]

@@ -18,6 +18,9 @@ MAX_STRANGERS_ORDERED, MAX_STRANGERS_UNORDERED = 0.01, 0.2
 an order, for which there is no other evidence: a missed join leaks, a false one costs a group. The number is halved
 from round to round, so that chains of strangers stay short."""
 
+MIN_NUM_RUNS: Final = 10
+"""Runs from which the nearest are searched; fewer do not show how near strangers are."""
+
 MAX_REPRESENTATIVES: Final = 4
 """Images of a run whose nearest images are searched, evenly spaced."""
 
@@ -41,8 +44,7 @@ def join_nearest(images: ComparableImages, runs: list[Run], generator: np.random
     joins = []
     for number in range(MAX_NUM_ROUNDS):
         sequence = np.array([images.sequence[run[0]] for run in runs])
-        max_strangers = MAX_STRANGERS_UNORDERED if (sequence == UNKNOWN).all() else MAX_STRANGERS_ORDERED
-        found = _find_reciprocal_pairs(images, runs, sequence, max_strangers / 2**number, generator)
+        found = _find_reciprocal_pairs(images, runs, sequence, number, generator)
         joins += [
             (*_find_nearest_images(images, runs[first], runs[second]), certainty) for first, second, certainty in found
         ]
@@ -57,10 +59,12 @@ def _find_reciprocal_pairs(
     images: ComparableImages,
     runs: list[Run],
     sequence: NDArray[np.int64],
-    max_strangers: float,
+    round_number: int,
     generator: np.random.Generator,
 ) -> list[tuple[int, int, float]]:
     """Pairs of runs that are each other's nearest, with the certainty that they are of one examination."""
+    if len(runs) < MIN_NUM_RUNS:
+        return []
     scale = np.array([_score_strangers(images, runs, number, generator) for number in range(len(runs))])
     best = [(np.inf, -1)] * len(runs)
     for first, second in _list_candidates(images, runs, sequence):
@@ -73,6 +77,8 @@ def _find_reciprocal_pairs(
     found = []
     for run, (score, other) in enumerate(best):
         num_strangers = float(ndtr(score)) * len(runs)
+        is_ordered = other >= 0 and UNKNOWN not in (sequence[run], sequence[other])
+        max_strangers = (MAX_STRANGERS_ORDERED if is_ordered else MAX_STRANGERS_UNORDERED) / 2**round_number
         if run < other and best[other][1] == run and num_strangers <= max_strangers:
             found.append((run, other, 1 / (1 + num_strangers)))
     return found

@@ -11,7 +11,7 @@ from hip_mri.grouping.examinations.descriptors import (
     Descriptors,
     describe_features,
     describe_orientations,
-    has_informative_order,
+    find_informative_order,
     make_comparable,
 )
 from hip_mri.grouping.examinations.images import UNKNOWN
@@ -114,14 +114,35 @@ def test_a_shuffled_order_is_not_used():
     rows, patients = draw_patients(4)
     shuffled = np.random.default_rng(0).permutation(len(rows))
     sequence = np.zeros(len(rows), np.int64)
-    assert has_informative_order([read(rows)], sequence, seed=0)
-    assert not has_informative_order([read(rows[shuffled])], sequence, seed=0)
+    assert find_informative_order([read(rows)], sequence, seed=0).all()
+    assert not find_informative_order([read(rows[shuffled])], sequence, seed=0).any()
+    both = np.concatenate([rows, rows[shuffled]])
+    found = find_informative_order([read(both)], np.repeat([0, 1], len(rows)), seed=0)
+    assert found.tolist() == [True] * len(rows) + [False] * len(rows)
     inference = infer(rows[shuffled], np.full(len(rows), UNKNOWN))
     assert not inference.is_ordered
     groups = np.empty(len(rows), np.int64)
     groups[shuffled] = connect(inference, len(rows))
     assert len(set(groups)) < len(rows) / 2
     assert count_errors(groups, patients)[1] <= 0.2
+
+
+def test_images_without_an_order_are_joined_beside_others_with_one():
+    """Half of the patients have numbered files; the metric is learned from these."""
+    rows, patients = draw_patients(7)
+    is_unordered = patients % 2 == 0
+    shuffled = np.random.default_rng(0).permutation(np.flatnonzero(is_unordered))
+    order = np.concatenate([shuffled, np.flatnonzero(~is_unordered)])
+    sequence = np.where(is_unordered, UNKNOWN, 0)[order]
+    groups = connect(infer(rows[order], sequence), len(rows))
+    patients = patients[order]
+    alone = [((groups == groups[it]) & (patients == patients[it])).sum() == 1 for it in range(len(shuffled))]
+    assert np.mean(alone) < 0.1
+
+
+def test_images_that_are_all_alike_are_no_error():
+    rows = np.ones((100, NUM_VALUES), np.float32)
+    assert len(infer(rows).joins) < len(rows)
 
 
 def test_known_patients_are_neither_joined_nor_divided():
