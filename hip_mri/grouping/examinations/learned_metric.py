@@ -63,8 +63,10 @@ def fit_metric(
 
     mean = descriptors.mean(axis=0)
     num_directions = max(1, min(MAX_NUM_DIRECTIONS, len(descriptors) // IMAGES_PER_DIRECTION, descriptors.shape[1]))
-    pca = PCA(num_directions, svd_solver="randomized", random_state=seed)
-    pca.fit(normalized := normalize(descriptors - mean))
+    normalized = normalize(descriptors - mean)
+    if not normalized.any():  # all are equal
+        return LearnedMetric(mean.astype(np.float32), np.zeros((len(mean), 1), np.float32))
+    pca = PCA(num_directions, svd_solver="randomized", random_state=seed).fit(normalized)
     whitening = pca.components_.T / np.sqrt(np.maximum(pca.explained_variance_, MIN_VARIANCE))
     whitened = normalized @ whitening  # without their mean, which differences do not have
     differences = whitened[pairs[:, 0]] - whitened[pairs[:, 1]]
