@@ -34,7 +34,7 @@ from hip_mri.grouping.examinations.descriptors import (
     Descriptors,
     describe_features,
     describe_orientations,
-    has_informative_order,
+    find_informative_order,
     make_comparable,
 )
 from hip_mri.grouping.examinations.images import UNKNOWN
@@ -105,17 +105,22 @@ def infer_groups(images: VolumeSet, *, with_features: bool = True) -> NDArray[np
     """Number the group of each image, as `infer_ties` infers it where no patient is named."""
     num_images = len(images.label)
     names = pd.DataFrame({"sha256": np.arange(num_images).astype(str), "source_name": images.source_name})
-    names = names.assign(delivery="", slice=0)
-    ordered = names.merge(list_sequences(names), on="sha256", how="left").sort_values(
-        ["sequence", "place", "sha256"], na_position="first"
-    )
-    position = ordered.index.to_numpy()
-    kinds = [Descriptors(as_stored(images.thumbnails[position]), describe_orientations)]
-    if with_features:
-        kinds.append(Descriptors(as_stored(images.features[position]), describe_features))
-    sequence = ordered["sequence"].fillna(UNKNOWN).to_numpy(np.int64)
-    if not has_informative_order(kinds, sequence, seed=0):
-        sequence = np.full(num_images, UNKNOWN)
+    unknown = dict.fromkeys(("series_number", "instance_number", "acquired", "position"), np.nan)
+    names = names.assign(delivery="", slice=0, study="", series="", **unknown)
+    order = list_sequences(names).set_index("sha256").reindex(names["sha256"])
+    sequence, place = order[["sequence", "place"]].fillna(UNKNOWN).to_numpy(np.int64, copy=True).T
+
+    def open_kinds(position: NDArray[np.int64]) -> list[Descriptors]:
+        kinds = [Descriptors(as_stored(images.thumbnails[position]), describe_orientations)]
+        if with_features:
+            kinds.append(Descriptors(as_stored(images.features[position]), describe_features))
+        return kinds
+
+    position = np.lexsort((place, sequence))
+    is_informative = find_informative_order(open_kinds(position), sequence[position], seed=0)
+    sequence[position[~is_informative]] = UNKNOWN
+    position = np.lexsort((place, sequence))
+    kinds, sequence = open_kinds(position), sequence[position]
     comparable = make_comparable(kinds, sequence, np.full(num_images, UNKNOWN), seed=0)
     max_images = int(np.clip(MAX_EXAMINATION_FRACTION * num_images, MIN_BOUND, MAX_BOUND))
     joins = infer_examinations(comparable, max_images, seed=0).joins
