@@ -31,7 +31,7 @@ MANIFEST_COLUMNS: Final = (
     "label",  # `normal` or `osseous_lesion`
     "patient",  # keyed hash of the patient's identity, or empty
     "group",  # images of one group share a split; named by its smallest image id
-    "evidence",  # what relates the image to others of its group: kinds of `groups.EVIDENCE` joined by +, or empty
+    "evidence",  # what relates the image to others of its group: kinds of `evidence.EVIDENCE` joined by +, or empty
     "split",  # `train`, `val`, `test`, or empty
     "state",  # `ready`, `duplicate` (same pixels and label as another image), `quarantined` or `held_out` of all splits
     "reason",  # why it is quarantined, or empty

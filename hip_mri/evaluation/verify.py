@@ -17,7 +17,7 @@ from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceError
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.run_tables import read_scores, read_table
-from hip_mri.grouping.split import count_images
+from hip_mri.grouping.split_checks import count_images
 from hip_mri.hashes import HASHES, compare_hashes, digest, digest_file
 from hip_mri.models.loading import list_foreign_settings
 from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE

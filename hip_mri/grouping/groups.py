@@ -10,9 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, SPLITS, DataSettings
 from hip_mri.dataset.identities import read_identities
@@ -21,6 +19,7 @@ from hip_mri.dataset.manifest import read_manifest, write_manifest
 from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.split_registry import read_split_registry
 from hip_mri.dataset.table_files import write_table
+from hip_mri.grouping.evidence import TIE_COLUMNS, connect, count_evidence
 from hip_mri.grouping.examinations.descriptors import describe_features, describe_orientations
 from hip_mri.grouping.fingerprints import list_fingerprinted, open_fingerprints
 from hip_mri.grouping.inferred_ties import DescriptorStore, InferredReport, find_order, infer_ties
@@ -30,19 +29,6 @@ from hip_mri.storage import read_json, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-INFERRED_EVIDENCE: Final = ("order", "features")
-"""Kinds of evidence that are inferred, with an error that is estimated: the order of files, and near features."""
-
-EXAMINATION_EVIDENCE: Final = ("study", *INFERRED_EVIDENCE)
-"""Kinds of evidence that images are of one examination, which can be found after the images were split."""
-
-EVIDENCE: Final = ("patient_id", "patient_pattern", "study", "series", "similar", *INFERRED_EVIDENCE)
-"""Kinds of evidence: the table of patients or the DICOM files, the pattern of file names, the DICOM study, the DICOM
-series or the file that holds several slices, near duplicates, and those of `INFERRED_EVIDENCE`."""
-
-TIE_COLUMNS: Final = ("sha256", "kind", "key")
-"""Columns of a table of ties: images with the same key are related; the kind is the evidence for it."""
 
 MIN_PLACEHOLDER_IMAGES: Final = len(SPLITS) * len(LABELS)
 """Images that must share their only patient id for it to count as a placeholder: one per split and class."""
@@ -137,7 +123,7 @@ def group_images(
     report = GroupReport(
         num_patients=int(patients.nunique()),
         num_without_patient=len(grouped) - len(patients),
-        evidence=_count_evidence(grouped["evidence"]),
+        evidence=count_evidence(grouped["evidence"]),
         num_contradictory=int((manifest["reason"] == CONTRADICTORY_LABEL).sum()),
         attributes=identities.attributes,
         given_split_by=" and ".join(sorted(set(known["split_by"]) - {""})),
@@ -190,42 +176,6 @@ def _list_descriptors(workspace: Workspace, settings: DataSettings, features: Ro
     if settings.group_similar or settings.infer_examinations:
         kinds.append(DescriptorStore(open_fingerprints(workspace), describe_orientations, "thumbnail"))
     return kinds
-
-
-def connect(nodes: pd.Index, ties: pd.DataFrame) -> tuple[NDArray[np.int32], pd.Series]:
-    """Find the connected components of all evidence.
-
-    Args:
-        nodes: SHA-256 of each image, unique.
-        ties: Columns of `TIE_COLUMNS`, of these images.
-
-    Returns:
-        Number of the group of each image, shape (len(nodes),), and the kinds of evidence that relate it to another
-        image, joined by `+` in the order of `EVIDENCE`; both in the order of `nodes`.
-    """
-    from scipy.sparse import coo_array  # noqa: PLC0415 - a tenth of a second to import
-    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415 - see above
-
-    kinds = pd.Categorical(ties["kind"], categories=list(EVIDENCE)).codes
-    heads, (keys, distinct) = nodes.get_indexer(pd.Index(ties["sha256"])), pd.factorize(ties["key"])
-    numbers = pd.DataFrame({"head": heads, "key": keys, "kind": kinds})  # a tenth of the memory of text
-    num_images = np.bincount(numbers[["head", "key"]].drop_duplicates()["key"], minlength=len(distinct))
-    numbers = numbers[num_images[numbers["key"]] > 1]
-    heads, keys = numbers["head"].to_numpy(), numbers["key"].to_numpy()
-    size = len(nodes) + len(distinct)
-    graph = coo_array((np.ones(len(heads), np.int8), (heads, keys + len(nodes))), shape=(size, size))
-    group = connected_components(graph, directed=False)[1][: len(nodes)]
-    return group, pd.Series(_name_evidence(len(nodes), heads, numbers["kind"].to_numpy()), index=nodes, dtype="str")
-
-
-def _name_evidence(num_nodes: int, heads: NDArray[np.int64], kinds: NDArray[np.int8]) -> NDArray[np.object_]:
-    """The kinds of evidence for each image, joined by `+`; equal texts are one object."""
-    found = np.zeros(num_nodes, np.int64)
-    for kind in range(len(EVIDENCE)):
-        found[heads[kinds == kind]] |= 1 << kind
-    sets = range(1 << len(EVIDENCE))
-    names = ["+".join(name for kind, name in enumerate(EVIDENCE) if bits >> kind & 1) for bits in sets]
-    return np.array(names, dtype=object)[found]
 
 
 def _tie_patients(known: pd.DataFrame, absent: pd.DataFrame) -> pd.DataFrame:
@@ -295,8 +245,3 @@ def _find_placeholder(known: pd.DataFrame, column: str) -> str:
     num_images = known["sha256"].nunique()
     is_placeholder = named[column].nunique() == 1 and named["sha256"].nunique() == num_images >= MIN_PLACEHOLDER_IMAGES
     return str(named[column].iloc[0]) if is_placeholder else ""
-
-
-def _count_evidence(evidence: pd.Series) -> dict[str, int]:
-    counts = evidence.value_counts()
-    return {kind: int(counts[[kind in found.split("+") for found in counts.index]].sum()) for kind in EVIDENCE}

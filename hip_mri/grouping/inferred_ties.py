@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hip_mri.dataset.pseudonyms import resolve_pseudonyms
 from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.table_files import read_table, write_table
+from hip_mri.grouping.evidence import INFERRED_EVIDENCE
 from hip_mri.grouping.examinations.descriptors import (
     Descriptors,
     describe_features,
@@ -37,9 +38,6 @@ MAX_EXAMINATION_FRACTION, MIN_BOUND, MAX_BOUND = 0.1, 60, 500
 
 BORDER_COLUMNS: Final = (*JOIN_COLUMNS, "is_joined")
 """As `JOIN_COLUMNS`, with the SHA-256 of the two images, and whether they are joined."""
-
-KINDS: Final = ("order", "features")
-"""Evidence of joins."""
 
 RECORD_COLUMNS: Final = ("sha256", "examination", "evidence", "certainty")
 """SHA-256 of an image, that of the first image of its examination, the evidence that relates it to others (`order`,
@@ -134,7 +132,7 @@ def infer_ties(
         seed: Seed of the random choices.
 
     Returns:
-        Columns sha256, kind and key, as `groups.TIE_COLUMNS`, and the counts, if anything was inferred in this run.
+        Columns sha256, kind and key, as `evidence.TIE_COLUMNS`, and the counts, if anything was inferred in this run.
     """
     images = images.assign(patient=patients.reindex(images["sha256"], fill_value="").to_numpy())
     is_named = images["patient"] != ""
@@ -222,7 +220,13 @@ def _extend_record(
 def _describe_relations(pairs: pd.DataFrame) -> pd.DataFrame:
     """Evidence and certainty of each image (index) of these pairs; see `RECORD_COLUMNS`."""
     ends = pd.concat([pairs.assign(sha256=pairs[end]) for end in ("first", "second")])
-    by_kind = ends[ends["is_joined"]].groupby(["sha256", "kind"])["certainty"].max().unstack().reindex(columns=KINDS)
+    by_kind = (
+        ends[ends["is_joined"]]
+        .groupby(["sha256", "kind"])["certainty"]
+        .max()
+        .unstack()
+        .reindex(columns=INFERRED_EVIDENCE)
+    )
     evidence = np.select(
         [by_kind.notna().all(axis="columns"), by_kind["order"].notna()], ["order+features", "order"], "features"
     )

@@ -8,7 +8,6 @@ Once a test set has been used it is locked, and no image joins it.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,10 +18,11 @@ from hip_mri.config import LABELS, SPLITS
 from hip_mri.dataset.manifest import read_manifest, select_ready, write_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, check_test_set, extend_split_registry, read_split_registry
 from hip_mri.dataset.table_files import read_table
-from hip_mri.errors import SplitError, list_offenders
+from hip_mri.errors import SplitError
 from hip_mri.grouping.allocation import allocate_groups
+from hip_mri.grouping.evidence import EXAMINATION_EVIDENCE, TIE_COLUMNS
 from hip_mri.grouping.given_split import GivenSplit, count_given_split, hold_out_divided_groups, merge_given_split
-from hip_mri.grouping.groups import EXAMINATION_EVIDENCE, TIE_COLUMNS
+from hip_mri.grouping.split_checks import check_classes, check_ties, count_images
 from hip_mri.sources.split_folders import UNDECIDED
 from hip_mri.workspace import Workspace
 
@@ -91,7 +91,7 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     absent = registry[~registry["sha256"].isin(images["sha256"])].set_index("sha256")["split"]
     splits = pd.concat([fixed[is_kept].set_axis(images.loc[is_kept, "sha256"]), absent])
     is_examination = ties["kind"].isin(EXAMINATION_EVIDENCE)
-    _check_ties(splits, ties[~is_examination])
+    check_ties(splits, ties[~is_examination])
     fixed = fixed.mask(images["sha256"].isin(_find_divided(splits, ties[is_examination])), HELD_OUT)
     related = _find_absent_members(images, absent, ties)
     fixed = hold_out_divided_groups(images, fixed, related, is_kept)
@@ -103,7 +103,7 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     used = images[images["split"] != HELD_OUT].copy()
     # Images that are held out no longer connect the others: a group is split where they did.
     used["group"] = used.groupby(["group", "split"])["image_id"].transform("min")
-    _check_classes(used, num_held_out=len(images) - len(used), is_given=bool((given != "").any()))
+    check_classes(used, num_held_out=len(images) - len(used), is_given=bool((given != "").any()))
     extend_split_registry(images, workspace)  # including those held out, which stay so
     _write_splits(manifest, images, used, workspace)
     report = SplitReport(
@@ -118,30 +118,6 @@ def split_manifest(workspace: Workspace, val_fraction: float, test_fraction: flo
     )
     _log_report(report)
     return report
-
-
-def count_images(images: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Count images (columns split and label) by split and label, zeros included."""
-    counts = Counter(zip(images["split"], images["label"], strict=True))
-    return {split: {label: counts[split, label] for label in LABELS} for split in SPLITS}
-
-
-def _check_ties(splits: pd.Series, ties: pd.DataFrame) -> None:
-    """Check that no evidence relates images of different splits of earlier runs; `splits` by SHA-256."""
-    placed = ties.assign(split=splits.reindex(ties["sha256"], fill_value="").to_numpy())
-    placed = placed[placed["split"].isin(SPLITS)]
-    conflicts = placed[placed.groupby("key")["split"].transform("nunique") > 1]
-    if conflicts.empty:
-        return
-    is_patient = conflicts["kind"].isin(["patient_id", "patient_pattern"])
-    shown = conflicts[is_patient] if is_patient.any() else conflicts
-    what = "patients" if is_patient.any() else "pairs of equal or nearly equal images"
-    accept = "" if is_patient.any() else ", or accept it with --data.group-similar false"
-    raise SplitError(
-        f"data: {shown['key'].nunique()} {what} are in two splits, with the images "
-        f"{list_offenders([sha256[:16] for sha256 in shown.sort_values(['key', 'sha256'])['sha256'].unique()])}. "
-        f"They were split before this was known: start in an empty workspace{accept}."
-    )
 
 
 def _find_divided(splits: pd.Series, ties: pd.DataFrame) -> pd.Index:
@@ -228,53 +204,6 @@ def _measure_deviation(used: pd.DataFrame, fractions: Mapping[str, float], *, is
     counted = _select_counted(used, is_locked=is_locked)
     found = pd.crosstab(counted["split"], counted["label"], normalize="columns").reindex(list(SPLITS), fill_value=0)
     return float(found.sub(pd.Series(fractions), axis="index").abs().to_numpy().max())
-
-
-def _check_classes(images: pd.DataFrame, *, num_held_out: int, is_given: bool) -> None:
-    """Check that each class has images in every split.
-
-    Args:
-        images: Columns label, group, split and evidence.
-        num_held_out: Further images, which are in no split.
-        is_given: Whether the source gives a split.
-
-    Raises:
-        SplitError: A class has no image in a split, with the number of its images and groups.
-    """
-    counts = count_images(images)
-    lacking = [f"{label} in {split}" for split in SPLITS for label in LABELS if not counts[split][label]]
-    if not lacking:
-        return
-    by_label = [(label, images.loc[images["label"] == label, "group"]) for label in LABELS]
-    groups = ", ".join(f"{label} {len(names)} images in {names.nunique()} groups" for label, names in by_label)
-    held_out = (
-        f" {num_held_out} images are held out, since they are related to another split; start in an empty workspace."
-        if num_held_out
-        else ""
-    )
-    given = (
-        " The source gives a split, by its folders or its table: put each class into every split that it gives, or "
-        "draw a new split with --data.given-split ignore."
-    )
-    raise SplitError(
-        f"data: too few groups for a split into {', '.join(SPLITS)}: no {', no '.join(lacking)} ({groups})."
-        f"{held_out}{given if is_given else ''}{_describe_largest_group(images)} Each class needs at least "
-        f"{len(SPLITS)} unrelated groups; add patients, or look into quarantine.csv for refused images."
-    )
-
-
-def _describe_largest_group(images: pd.DataFrame) -> str:
-    """Size of a group that holds most images, and the evidence for it; empty if there is no such group."""
-    sizes = images["group"].value_counts()
-    if sizes.empty or 2 * sizes.iloc[0] <= len(images):
-        return ""
-    evidence = images.loc[images["group"] == sizes.index[0], "evidence"]
-    kinds = sorted({kind for found in evidence.unique() for kind in found.split("+") if kind})
-    return (
-        f" The largest group holds {sizes.iloc[0]} of {len(images)} images, related by "
-        f"{', '.join(kinds) or 'nothing'}. If one patient id stands for several patients, give a table with "
-        "--data.patients-file."
-    )
 
 
 def _write_splits(manifest: pd.DataFrame, images: pd.DataFrame, used: pd.DataFrame, workspace: Workspace) -> None:

@@ -17,8 +17,9 @@ from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.dataset.table_files import write_table
 from hip_mri.errors import SourceError, SplitError
+from hip_mri.grouping.evidence import connect
 from hip_mri.grouping.fingerprints import fingerprint_images
-from hip_mri.grouping.groups import connect, group_images
+from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.split import split_manifest
 from hip_mri.synthetic.demo import draw_demo
 from tests.images.dicom_files import write_dicom

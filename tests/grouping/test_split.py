@@ -13,8 +13,9 @@ from hip_mri.config import LABELS, SPLITS
 from hip_mri.dataset.manifest import read_manifest, write_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.errors import SplitError, WorkspaceError
-from hip_mri.grouping.groups import EXAMINATION_EVIDENCE
-from hip_mri.grouping.split import count_images, split_manifest
+from hip_mri.grouping.evidence import EXAMINATION_EVIDENCE
+from hip_mri.grouping.split import split_manifest
+from hip_mri.grouping.split_checks import count_images
 from hip_mri.workspace import Workspace
 
 SEEDS = st.integers(0, 2**32 - 1)
