@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import unmapped
 
+from hip_mri import run_files
 from hip_mri.config import TrainingConfig
 from hip_mri.dataset.deliveries import Delivery
 from hip_mri.dataset.ingest import IngestReport
@@ -117,27 +118,16 @@ def train_and_report(config: TrainingConfig, workspace: Workspace, weights: Weig
     """Train a model, evaluate it, and publish the run; returns the run's folder."""
     hidden_units, training, features = config.model.hidden_units, config.training, images.features
     trained = train_model.submit(workspace, features, hidden_units, training, config.seed).result()
-    folds_file = cross_validate(config, workspace, features)
-    leakage_file = measure_leakage(workspace, features, config.evaluation)
-    neighbors_file = find_neighbors(workspace, features)
-    novelty_file = fit_novelty(workspace, features, trained, config.evaluation.outside_fraction)
-    shortcuts_file = measure_shortcuts(workspace, config.runner.count_threads())
-    training_sizes_file = measure_training_sizes(workspace, features, config.seed)
+    tables = {
+        run_files.FOLDS_FILE: cross_validate(config, workspace, features),
+        run_files.LEAKAGE_FILE: measure_leakage(workspace, features, config.evaluation),
+        run_files.NEIGHBORS_FILE: find_neighbors(workspace, features),
+        run_files.NOVELTY_FILE: fit_novelty(workspace, features, trained, config.evaluation.outside_fraction),
+        run_files.SHORTCUTS_FILE: measure_shortcuts(workspace, config.runner.count_threads()),
+        run_files.TRAINING_SIZES_FILE: measure_training_sizes(workspace, features, config.seed),
+    }
     run_folder = publish_run(
-        workspace,
-        config,
-        weights,
-        features,
-        trained,
-        images.ingested,
-        images.grouped,
-        images.split,
-        folds_file,
-        neighbors_file,
-        leakage_file,
-        novelty_file,
-        shortcuts_file,
-        training_sizes_file,
+        workspace, config, weights, features, trained, images.ingested, images.grouped, images.split, tables
     )
     if config.tracking.mlflow_uri:
         track_run(run_folder, config.tracking)

@@ -1,5 +1,6 @@
 """Task that evaluates a model and publishes the run; see `hip_mri.evaluation`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefect import task
@@ -28,12 +29,7 @@ def publish_run(
     ingested: IngestReport,
     grouped: GroupReport,
     split: SplitReport,
-    folds_file: Path | None,
-    neighbors_file: Path,
-    leakage_file: Path,
-    novelty_file: Path,
-    shortcuts_file: Path,
-    training_sizes_file: Path,
+    tables: Mapping[str, Path | None],
 ) -> str:
     """See `hip_mri.evaluation.run.publish_run`; shows the metrics as a table and the report as Markdown."""
     from hip_mri.evaluation import run  # noqa: PLC0415 - loads Matplotlib and scikit-learn, seconds
@@ -42,21 +38,7 @@ def publish_run(
     report = run.publish_run(
         workspace,
         run.RunFacts(
-            config,
-            weights,
-            ingested,
-            grouped,
-            split,
-            features,
-            trained,
-            folds_file,
-            neighbors_file,
-            leakage_file,
-            novelty_file,
-            shortcuts_file,
-            training_sizes_file,
-            get_timer().seconds,
-            flow_run.id,
+            config, weights, ingested, grouped, split, features, trained, tables, get_timer().seconds, flow_run.id
         ),
     )
     metrics = report.metrics

@@ -144,6 +144,7 @@ DECISIONS = {
         "hip_mri.grouping.split.SplitReport",
         "hip_mri.models.features.FeatureSet",
         "hip_mri.models.backbones.weights.Weights",
+        "hip_mri.run_files",
         "hip_mri.workspace.Workspace",
     ),
     "tasks.approval": ("pydantic",),

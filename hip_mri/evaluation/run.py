@@ -39,18 +39,12 @@ from hip_mri.run_files import (
     BORDERS_FILE,
     CONFIG_FILE,
     FIGURES_FOLDER,
-    FOLDS_FILE,
     HISTORY_FILE,
-    LEAKAGE_FILE,
     MANIFEST_FILE,
     METRICS_FILE,
     MODEL_FILE,
-    NEIGHBORS_FILE,
-    NOVELTY_FILE,
     PATIENTS_DRAFT_FILE,
     PREDICTIONS_FILE,
-    SHORTCUTS_FILE,
-    TRAINING_SIZES_FILE,
 )
 from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace
@@ -83,12 +77,8 @@ class RunFacts:
     Attributes:
         ingest: Counts of the entries of the source.
         trained: The whole network, its epochs, and the score of every image.
-        folds_file: CSV of cross-validation; `None` where it was left out.
-        neighbors_file: CSV of the nearest training image of each test image.
-        leakage_file: CSV of the leakage test.
-        novelty_file: Out-of-distribution detector.
-        shortcuts_file: CSV of the shortcut test.
-        training_sizes_file: CSV of the learning curve over patients.
+        tables: Stored results of cross-validation and of the audits, by their name in the run folder (see
+            `hip_mri.run_files`); `None` for one that was left out.
         seconds: Wall time by step.
         flow_run_id: Id of the Prefect flow run; `None` without one.
     """
@@ -100,12 +90,7 @@ class RunFacts:
     split: SplitReport
     features: FeatureSet
     trained: TrainedModel
-    folds_file: Path | None
-    neighbors_file: Path
-    leakage_file: Path
-    novelty_file: Path
-    shortcuts_file: Path
-    training_sizes_file: Path
+    tables: Mapping[str, Path | None]
     seconds: Mapping[str, float]
     flow_run_id: str | None = None
 
@@ -161,19 +146,15 @@ def publish_run(workspace: Workspace, facts: RunFacts) -> RunReport:
 
 def _copy_files(facts: RunFacts, workspace: Workspace, folder: Path) -> None:
     link_or_copy(facts.trained.model_file, folder / MODEL_FILE)
-    for file, target in (
-        (facts.trained.history_file, folder / HISTORY_FILE),
-        (facts.trained.predictions_file, folder / PREDICTIONS_FILE),
-        (facts.neighbors_file, folder / NEIGHBORS_FILE),
-        (facts.leakage_file, folder / LEAKAGE_FILE),
-        (facts.novelty_file, folder / NOVELTY_FILE),
-        (facts.shortcuts_file, folder / SHORTCUTS_FILE),
-        (facts.training_sizes_file, folder / TRAINING_SIZES_FILE),
-        (facts.folds_file, folder / FOLDS_FILE),
-        (workspace.quarantine_file, folder / workspace.quarantine_file.name),
-    ):
+    copied = {
+        HISTORY_FILE: facts.trained.history_file,
+        PREDICTIONS_FILE: facts.trained.predictions_file,
+        workspace.quarantine_file.name: workspace.quarantine_file,
+        **facts.tables,
+    }
+    for name, file in copied.items():
         if file is not None:
-            shutil.copyfile(file, target)
+            shutil.copyfile(file, folder / name)
     describe_manifest(read_manifest(workspace.manifest_file)).to_csv(folder / MANIFEST_FILE, index=False)
     if facts.groups.inferred is not None:
         list_doubtful_borders(workspace).to_csv(folder / BORDERS_FILE, index=False)
