@@ -54,14 +54,13 @@ def explain_images(network: SplitNetwork, images: NDArray[np.uint8], cache_folde
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
     ICCV 2017. Maps are enlarged by linear interpolation.
     """
-    size = network.features.backbone.image_size
-    _check_images(images, size)
+    _check_images(images, network.features.backbone.image_size)
     content = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
     identity = [EXPLANATION_RECIPE, network.features.digest, digest_file(network.head_file), len(images), content]
     file = cache_folder / f"{digest(identity)[:16]}.npy"
     heat = _read_heat(file, images.shape)
     if heat is None:
-        heat = _compute_heat(network, images)
+        heat = compute_heat_maps(network, images)
         with replace_file(file) as temporary:
             np.save(temporary, heat)
     return heat
@@ -76,10 +75,20 @@ def _read_heat(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None
     return heat if heat.shape == shape and heat.dtype == np.float32 else None
 
 
-def _compute_heat(network: SplitNetwork, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def compute_heat_maps(
+    network: SplitNetwork, images: NDArray[np.uint8], head: "Model | None" = None
+) -> NDArray[np.float32]:
+    """Compute Grad-CAM heat maps without a cache on disk; see `explain_images`.
+
+    Args:
+        network: The network that scored the images.
+        images: Preprocessed gray levels 0-255, shape (num_images, height, width).
+        head: The head of the network, if it is loaded already.
+    """
+    _check_images(images, network.features.backbone.image_size)
     features = network.features
     engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
-    head = load_head(network.head_file)
+    head = head or load_head(network.head_file)
     normalizations = _list_normalizations(features.backbone)
     heat = np.empty(images.shape, np.float32)
     for start in range(0, len(images), BATCH_SIZE):

@@ -31,16 +31,19 @@ class SplitNetwork:
     features: FeatureSet
     head_file: Path
 
-    def score(self, rows: Rows) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def score(
+        self, rows: Rows, head: "Model | None" = None
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Score images, block by block.
 
         Args:
             rows: Features of the images, shape (images, features).
+            head: The head, if it is loaded already.
 
         Yields:
             The features of a block, and the probability of a lesion for each of its rows.
         """
-        head = load_head(self.head_file)
+        head = head or load_head(self.head_file)
         for block in iterate_blocks(rows, ROWS_PER_BLOCK):
             yield block, predict(head, block)
 

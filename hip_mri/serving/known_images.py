@@ -1,5 +1,6 @@
 """Finds the images of a batch that trained, validated or tested the model that scores them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,26 @@ USES: Final = {"train": "trained", "val": "validated", "test": "tested"}
 """How the model used the images of each split, for sentences."""
 
 
-def find_known_splits(hashes: pd.Series, manifest_file: Path | None) -> pd.Series:
+def read_known_splits(manifest_file: Path | None) -> dict[str, str] | None:
+    """Read the split of each image that a run used.
+
+    Args:
+        manifest_file: The `manifest.csv` of the run; `None` if it is missing.
+
+    Returns:
+        `train`, `val` or `test` by the SHA-256 of the pixels of the image; `None` without a manifest.
+
+    Raises:
+        WorkspaceError: The manifest cannot be read.
+    """
+    if manifest_file is None:
+        return None
+    manifest = read_table(manifest_file)
+    used = manifest[manifest["split"] != ""]  # a duplicate has the hash of the image that is used, and no split
+    return dict(zip(used["sha256"], used["split"], strict=True))
+
+
+def find_known_splits(hashes: pd.Series, known_splits: Mapping[str, str] | None) -> pd.Series:
     """Find the split of each image in the run that trained the model.
 
     Images are compared by the SHA-256 of their pixels. A lossless copy is found in any file format; a copy with other
@@ -22,21 +42,15 @@ def find_known_splits(hashes: pd.Series, manifest_file: Path | None) -> pd.Serie
 
     Args:
         hashes: SHA-256 of the pixels of each image.
-        manifest_file: The `manifest.csv` of the run; `None` if it is missing.
+        known_splits: See `read_known_splits`.
 
     Returns:
         `train`, `val`, `test`, or empty for an image that the run did not use; `NOT_RECORDED` for all images without a
         manifest. The index is that of `hashes`.
-
-    Raises:
-        WorkspaceError: The manifest cannot be read.
     """
-    if manifest_file is None:
+    if known_splits is None:
         return pd.Series(NOT_RECORDED, hashes.index)
-    manifest = read_table(manifest_file)
-    used = manifest[manifest["split"] != ""]  # a duplicate has the hash of the image that is used, and no split
-    splits = dict(zip(used["sha256"], used["split"], strict=True))
-    return pd.Series([splits.get(sha256, "") for sha256 in hashes], hashes.index, dtype="str")
+    return pd.Series([known_splits.get(sha256, "") for sha256 in hashes], hashes.index, dtype="str")
 
 
 def count_known(splits: pd.Series) -> dict[str, int] | None:

@@ -9,30 +9,25 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, SheetSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.disk_errors import explain_write_errors
-from hip_mri.errors import EvaluationError, WorkspaceError
+from hip_mri.errors import WorkspaceError
 from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.models.scoring import SplitNetwork
-from hip_mri.monitoring.novelty import Novelty, load_novelty
 from hip_mri.run_files import PREDICTIONS_FILE
-from hip_mri.serving.known_images import count_known, describe_known, find_known_splits
+from hip_mri.serving.known_images import count_known, describe_known
 from hip_mri.serving.prediction_inputs import InputReport
 from hip_mri.serving.prediction_sheet import PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
+from hip_mri.serving.scorer import Scorer, load_scorer
 from hip_mri.serving.served_model import ServedModel
 from hip_mri.storage import find_next_folder, publish_folder, write_bytes, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-CLINICAL_NOTICE: Final = (
-    "NOT FOR CLINICAL USE: for research only. These scores are not a diagnosis and must not guide treatment."
-)
 
 SCORE_COLUMNS: Final = (
     "image_id",  # first 16 digits of the SHA-256; `names.csv` has the file name
@@ -51,7 +46,7 @@ SCORE_COLUMNS: Final = (
 """Columns of `predictions.csv`, one row per different image."""
 
 
-def score_images(workspace: Workspace, model: ServedModel, network: SplitNetwork) -> pd.DataFrame:
+def score_images(workspace: Workspace, scorer: Scorer) -> pd.DataFrame:
     """Score a batch whose features are stored.
 
     Returns:
@@ -60,41 +55,16 @@ def score_images(workspace: Workspace, model: ServedModel, network: SplitNetwork
     Raises:
         EvaluationError: A score is not a number.
     """
-    manifest, novelty = read_manifest(workspace.manifest_file), _load_novelty(model)
+    manifest = read_manifest(workspace.manifest_file)
     images = select_ready(manifest)
-    scores, distances = _measure(workspace, images["sha256"], network, novelty)
-    scored = images[["image_id", "sha256"]].assign(
-        state="scored",
-        score=scores,
-        label=np.where(scores >= model.threshold, LABELS[1], LABELS[0]),
-        threshold=model.threshold,
-        distance=distances,
-        is_outside=distances > novelty.limit if novelty else None,
-        known_split=find_known_splits(images["sha256"], model.manifest_file),
-    )
+    rows = scorer.network.features.open_store(workspace).select(images["sha256"], mirrored=False)
+    scores = scorer.score(images["sha256"], rows).astype({"is_outside": object})
+    scored = images[["image_id", "sha256"]].assign(state="scored").join(scores)
     unreadable = manifest.loc[manifest["state"] == "quarantined", ["image_id", "sha256", "reason"]]
-    table = pd.concat([scored.astype({"is_outside": object}), unreadable.assign(state="unreadable")])
+    table = pd.concat([scored, unreadable.assign(state="unreadable")])
+    model = scorer.model
     table = table.assign(model=model.name, model_sha256=model.network.sha256).fillna({"reason": "", "known_split": ""})
     return table.sort_values("image_id", ignore_index=True).loc[:, list(SCORE_COLUMNS)]
-
-
-def _load_novelty(model: ServedModel) -> Novelty | None:
-    return load_novelty(model.novelty_file) if model.novelty_file else None
-
-
-def _measure(
-    workspace: Workspace, hashes: pd.Series, network: SplitNetwork, novelty: Novelty | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute score and distance of each image, each of shape (num_images,); NaN for distances without `novelty`."""
-    rows = network.features.open_store(workspace).select(hashes, mirrored=False)
-    scores, distances = [], []
-    for block, scored in network.score(rows):
-        scores.append(scored.astype(np.float64))
-        distances.append(novelty.measure(block) if novelty else np.full(len(block), np.nan))
-    num_bad = int((~np.isfinite(np.concatenate(scores))).sum())
-    if num_bad:
-        raise EvaluationError(f"scores: {num_bad} of {len(rows)} are not a number. Give another model.")
-    return np.concatenate(scores), np.concatenate(distances)
 
 
 def publish_predictions(
@@ -124,8 +94,9 @@ def publish_predictions(
         readable by its owner only, `names.csv`.
     """
     folder = find_next_folder(workspace.predictions_folder)
-    table = score_images(workspace.serving, model, network)
-    facts = _describe(table, model, network, inputs, is_synthetic=is_synthetic)
+    scorer = load_scorer(model, network)
+    table = score_images(workspace.serving, scorer)
+    facts = _describe(table, scorer, inputs, is_synthetic=is_synthetic)
     with publish_folder(folder) as fresh:
         table.to_csv(fresh / PREDICTIONS_FILE, index=False)
         write_bytes(fresh / "names.csv", _read_names(workspace.serving), is_private=True)
@@ -154,20 +125,19 @@ def _remove_images(serving: Workspace) -> None:
                 shutil.rmtree(folder)
 
 
-def _describe(
-    table: pd.DataFrame, model: ServedModel, network: SplitNetwork, inputs: InputReport, *, is_synthetic: bool
-) -> dict[str, Any]:
+def _describe(table: pd.DataFrame, scorer: Scorer, inputs: InputReport, *, is_synthetic: bool) -> dict[str, Any]:
     """Return the content of `summary.json`."""
-    novelty = _load_novelty(model)
+    model, features, novelty = scorer.model, scorer.network.features, scorer.novelty
     known = count_known(table["known_split"])
     about_images = [describe_known(known, inputs.num_images), SYNTHETIC_NOTICE if is_synthetic else ""]
+    clinical, *of_training = scorer.notices
     reasons = table.loc[table["state"] == "unreadable", "reason"].value_counts()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "notices": [CLINICAL_NOTICE, *filter(None, about_images), *map(_attribute, model.notices)],
+        "notices": [clinical, *filter(None, about_images), *of_training],
         "model": {"name": model.name, "sha256": model.network.sha256, "threshold": model.threshold},
-        "features": asdict(network.features.choice),
-        "preprocessing": network.features.preprocessing.model_dump(),
+        "features": asdict(features.choice),
+        "preprocessing": features.preprocessing.model_dump(),
         "novelty": novelty
         and {
             "limit": novelty.limit,
@@ -184,12 +154,6 @@ def _describe(
         },
         "reasons": {str(reason): int(count) for reason, count in reasons.items()},
     }
-
-
-def _attribute(notice: str) -> str:
-    """Say in a notice's heading that it is about the run that trained the model."""
-    heading, colon, text = notice.partition(":")
-    return f"{heading}, IN THE RUN THAT TRAINED THE MODEL{colon}{text}"
 
 
 def _read_names(workspace: Workspace) -> bytes:

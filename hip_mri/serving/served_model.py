@@ -33,7 +33,7 @@ class ServedModel:
         threshold: Scores at or above it are called a lesion; it was chosen on validation images.
         notices: Texts that every output must show.
         novelty_file: File for `load_novelty`; `None` where the run wrote none.
-        manifest_file: File for `find_known_splits`; `None` where it is missing.
+        manifest_file: File for `read_known_splits`; `None` where it is missing.
     """
 
     name: str

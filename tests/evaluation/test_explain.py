@@ -215,7 +215,7 @@ def test_without_evidence_for_a_lesion_there_is_no_heat(explain_small):
 def test_cached_heat_is_not_computed_again(explain_small, monkeypatch):
     network, images = build_network(standardized=False), draw_images(3)
     heat = explain_small(network, images)
-    monkeypatch.setattr(explain, "_compute_heat", lambda *_: pytest.fail("it was computed"))
+    monkeypatch.setattr(explain, "compute_heat_maps", lambda *_: pytest.fail("it was computed"))
     np.testing.assert_array_equal(explain_small(network, images), heat)
 
 

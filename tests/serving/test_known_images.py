@@ -11,7 +11,7 @@ from hip_mri.config import PreprocessingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.errors import WorkspaceError
 from hip_mri.evaluation.run_tables import describe_manifest
-from hip_mri.serving.known_images import NOT_RECORDED, count_known, describe_known, find_known_splits
+from hip_mri.serving.known_images import NOT_RECORDED, count_known, describe_known, find_known_splits, read_known_splits
 from hip_mri.serving.prediction_inputs import ingest_inputs
 from hip_mri.workspace import Workspace
 from tests.dataset.batches import read_batch
@@ -29,7 +29,7 @@ def manifest(filled):
 def test_splits_are_those_of_the_manifest(manifest):
     table, file = manifest
     asked = pd.Series([*reversed(table["sha256"]), "0" * 64], index=range(100, 112))
-    splits = find_known_splits(asked, file)
+    splits = find_known_splits(asked, read_known_splits(file))
     assert splits.index.equals(asked.index)
     assert list(splits) == [*reversed(table["split"]), ""]
     assert count_known(splits) == table["split"].value_counts().to_dict()
@@ -38,13 +38,13 @@ def test_splits_are_those_of_the_manifest(manifest):
 def test_images_without_a_split_are_not_known(manifest):
     table, file = manifest
     table.assign(state="held_out", split="").to_csv(file, index=False)
-    assert set(find_known_splits(table["sha256"], file)) == {""}
+    assert set(find_known_splits(table["sha256"], read_known_splits(file))) == {""}
 
 
 def test_an_image_that_occurred_twice_in_the_source_is_known(manifest):
     table, file = manifest
     pd.concat([table, table.assign(state="duplicate", split="")]).to_csv(file, index=False)
-    assert list(find_known_splits(table["sha256"], file)) == list(table["split"])
+    assert list(find_known_splits(table["sha256"], read_known_splits(file))) == list(table["split"])
 
 
 def test_copies_are_known_in_every_lossless_format(manifest, entries, encode, spread, tmp_path):
@@ -62,7 +62,7 @@ def test_copies_are_known_in_every_lossless_format(manifest, entries, encode, sp
     serving = Workspace(tmp_path / "serving")
     ingest_inputs(spread(files, "copies"), serving, PreprocessingSettings(image_size=32), num_threads=1)
     batch = read_batch(serving)
-    splits = find_known_splits(batch["sha256"], file)
+    splits = find_known_splits(batch["sha256"], read_known_splits(file))
     assert (splits[["a.tif", "b.bmp", "c.png"]] != "").all()
     assert splits[["a.tif", "b.bmp", "c.png"]].nunique() == 1
     assert (splits[["d.jpg", "e.png", "f.png"]] == "").all()
@@ -71,7 +71,7 @@ def test_copies_are_known_in_every_lossless_format(manifest, entries, encode, sp
 
 
 def test_without_a_manifest_nothing_is_claimed():
-    splits = find_known_splits(pd.Series(["0" * 64] * 2), None)
+    splits = find_known_splits(pd.Series(["0" * 64] * 2), read_known_splits(None))
     assert list(splits) == [NOT_RECORDED] * 2
     assert count_known(splits) is None
     assert describe_known(None, 2) == ""
@@ -80,7 +80,7 @@ def test_without_a_manifest_nothing_is_claimed():
 def test_a_damaged_manifest_is_refused(tmp_path):
     (tmp_path / "manifest.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(WorkspaceError, match=r"manifest\.csv"):
-        find_known_splits(pd.Series(["0" * 64]), tmp_path / "manifest.csv")
+        read_known_splits(tmp_path / "manifest.csv")
 
 
 def test_the_notice_has_the_counts_of_each_use():
