@@ -6,7 +6,7 @@ METRICS_FILE: Final = "metrics.json"
 """All metrics and the records that they are based on."""
 
 PREDICTIONS_FILE: Final = "predictions.csv"
-"""image_id, split, label and score of every image."""
+"""image_id, split, label, score and decision of every image."""
 
 MANIFEST_FILE: Final = "manifest.csv"
 """Every file of the source by pseudonym; see `MANIFEST_COLUMNS`."""

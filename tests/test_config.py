@@ -49,6 +49,7 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
     ("training.fine_tune.batch_size", (1, 4096), (0, 4097)),
     ("training.fine_tune.early_stopping_patience", (0, 1000), (-1, 1001)),
     ("evaluation.required_sensitivity", (JUST, 1), (0, 1.001)),
+    ("evaluation.uncertain_error_rate", (JUST, 0.5 - JUST), (0, 0.5)),
     ("evaluation.num_resamples", (200, 100_000), (199, 100_001)),
     ("evaluation.cross_validation_folds", (2, 20), (1, 21)),
     ("evaluation.cross_validation_seeds", (0, 20), (-1, 21)),

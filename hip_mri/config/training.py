@@ -110,6 +110,11 @@ class EvaluationSettings(Settings):
     prevalences: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.01, 0.05, 0.2)
     """Prevalences of lesions for which predictive values are reported in addition to that of the test set."""
 
+    uncertain_error_rate: float = Field(default=0.1, gt=0, lt=0.5)
+    """Fraction of the images of either class that may be decided as the other class; scores for which this cannot be
+    kept are `uncertain`. It determines the limits on validation images. A smaller rate needs more groups (0.1: 9 of
+    each class) and gives more uncertain images."""
+
     recalibrate: bool = False
     """Whether the report also shows probabilities recalibrated by Platt's method, fitted on validation images."""
 

@@ -26,7 +26,7 @@ from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import write_documents
 from hip_mri.evaluation.report.run_report import RunReport
 from hip_mri.evaluation.report.settings import WITHHELD
-from hip_mri.evaluation.run_tables import describe_manifest, read_borders, read_scores, read_table
+from hip_mri.evaluation.run_tables import describe_manifest, read_borders, read_scores, read_table, write_decisions
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.patients_draft import list_doubtful_borders, write_patients_draft
 from hip_mri.grouping.split import SplitReport
@@ -129,6 +129,7 @@ def publish_run(workspace: Workspace, facts: RunFacts) -> RunReport:
         metrics = evaluate(scores, config.evaluation, config.seed)
         metrics |= _collect_records(facts, fresh, test_set, _list_warnings(metrics))
         write_json(fresh / METRICS_FILE, metrics)
+        write_decisions(fresh / PREDICTIONS_FILE, metrics)
         history = pd.read_csv(fresh / HISTORY_FILE)
         images = RunImages(read_table(fresh / MANIFEST_FILE), workspace, config.preprocessing)
         num_resamples = config.evaluation.num_resamples

@@ -1,13 +1,15 @@
 """Reads and writes the tables of a run folder, which have no source names and no patient identities."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
 from hip_mri.dataset.pseudonyms import resolve_pseudonyms
 from hip_mri.dataset.table_files import UNREADABLE
 from hip_mri.errors import EvaluationError, WorkspaceError
+from hip_mri.evaluation.conformal import decide, read_image_rule
 from hip_mri.evaluation.metrics.results import Scores
 from hip_mri.images.shortcut_statistics import NUMBERS as SHORTCUT_NUMBERS
 from hip_mri.run_files import (
@@ -73,6 +75,13 @@ def read_scores(run_folder: Path, workspace: Workspace, attributes: str | None) 
     neighbors = read_table(run_folder / NEIGHBORS_FILE)
     predictions = joined.drop(columns="sha256")
     return Scores(predictions, neighbors, folds, leakage, attribute_table, shortcuts, training_sizes)
+
+
+def write_decisions(predictions_file: Path, metrics: Mapping[str, Any]) -> None:
+    """Add the column `decision` to the predictions of a run."""
+    predictions = read_table(predictions_file)
+    decisions = decide(predictions["score"], read_image_rule(metrics))
+    predictions.assign(decision=decisions).to_csv(predictions_file, index=False)
 
 
 def read_borders(run_folder: Path) -> pd.DataFrame:

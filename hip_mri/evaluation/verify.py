@@ -11,16 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeGuard, cast
 
+import pandas as pd
 import yaml
 
 from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceError
+from hip_mri.evaluation.conformal import decide, read_image_rule
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.run_tables import read_scores, read_table
 from hip_mri.grouping.split_checks import count_images
 from hip_mri.hashes import HASHES, compare_hashes, digest, digest_file
 from hip_mri.models.loading import list_foreign_settings
-from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE
+from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE
 from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace, resolve_path
 
@@ -47,7 +49,11 @@ def verify_run(folder: Path) -> list[str]:
         metrics = read_json(folder / METRICS_FILE)
         config = _read_config(folder / CONFIG_FILE)
         scores = read_scores(folder, Workspace(folder.parent.parent), metrics["grouping"]["attributes"])
-        differences += compare(metrics, evaluate(scores, config.evaluation, config.seed))
+        computed = evaluate(scores, config.evaluation, config.seed)
+        if "conformal" not in metrics:  # of an earlier version
+            del computed["conformal"]
+        differences += compare(metrics, computed)
+        differences += _compare_decisions(scores.predictions, computed)
         differences += compare(metrics, _count_images(folder), METRICS_FILE)
     except (HipMriError, OSError, ValueError, KeyError, TypeError) as error:
         differences.append(f"the metrics cannot be computed again: {error}")
@@ -113,6 +119,13 @@ def _count_images(folder: Path) -> dict[str, Any]:
             "splits": count_images(used),
         },
     }
+
+
+def _compare_decisions(predictions: pd.DataFrame, computed: Mapping[str, Any]) -> Iterator[str]:
+    if "conformal" in computed:
+        is_other = predictions["decision"] != decide(predictions["score"], read_image_rule(computed))
+        if is_other.any():
+            yield f"{PREDICTIONS_FILE}: {is_other.sum()} decisions are not those of the scores"
 
 
 def _compare_test_set(folder: Path, metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -42,6 +42,7 @@ SCORE_COLUMNS: Final = (
     "known_split",  # `train`, `val` or `test` if the image trained, validated or tested the model; see `known_images`
     "model",  # name of the version or the run
     "model_sha256",  # of its file
+    "decision",  # `normal`, `osseous_lesion` or `uncertain`; empty where the model's run could not calibrate it
 )
 """Columns of `predictions.csv`, one row per different image."""
 
@@ -63,7 +64,8 @@ def score_images(workspace: Workspace, scorer: Scorer) -> pd.DataFrame:
     unreadable = manifest.loc[manifest["state"] == "quarantined", ["image_id", "sha256", "reason"]]
     table = pd.concat([scored, unreadable.assign(state="unreadable")])
     model = scorer.model
-    table = table.assign(model=model.name, model_sha256=model.network.sha256).fillna({"reason": "", "known_split": ""})
+    texts = {"reason": "", "known_split": "", "decision": ""}
+    table = table.assign(model=model.name, model_sha256=model.network.sha256).fillna(texts)
     return table.sort_values("image_id", ignore_index=True).loc[:, list(SCORE_COLUMNS)]
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
 from hip_mri.errors import EvaluationError
+from hip_mri.evaluation.conformal import decide
 from hip_mri.models.keras_settings import Model
 from hip_mri.models.network_inputs import Rows
 from hip_mri.models.scoring import SplitNetwork
@@ -52,7 +53,7 @@ class Scorer:
             rows: Their features, in the same order.
 
         Returns:
-            Columns score, label, threshold, distance, is_outside and known_split of `predictions.SCORE_COLUMNS`, with
+            Columns score, label, decision, threshold, distance, is_outside and known_split of `predictions.SCORE_COLUMNS`, with
             the index of `hashes`.
 
         Raises:
@@ -63,6 +64,7 @@ class Scorer:
             {
                 "score": scores,
                 "label": np.where(scores >= self.model.threshold, LABELS[1], LABELS[0]),
+                "decision": decide(scores, self.model.conformal),
                 "threshold": self.model.threshold,
                 "distance": distances,
                 "is_outside": distances > self.novelty.limit if self.novelty else None,

@@ -9,6 +9,7 @@ import yaml
 
 from hip_mri.config import Precision, PreprocessingSettings
 from hip_mri.errors import ReleaseError, list_offenders
+from hip_mri.evaluation.conformal import DecisionRule, read_image_rule, read_patient_rule
 from hip_mri.hashes import HASHES, find_changed, read_hashes
 from hip_mri.registry.champion import read_champion
 from hip_mri.registry.versions import RECORD, read_record, read_version
@@ -31,6 +32,8 @@ class ServedModel:
         name: Such as `version 0003` or `run 0001`.
         network: The whole network, with its recorded hash.
         threshold: Scores at or above it are called a lesion; it was chosen on validation images.
+        conformal: Rule of `hip_mri.evaluation.conformal.decide` for images.
+        patients: The same for the mean score of a patient's images; `None` if the run has no threshold for patients.
         notices: Texts that every output must show.
         novelty_file: File for `load_novelty`; `None` where the run wrote none.
         manifest_file: File for `read_known_splits`; `None` where it is missing.
@@ -39,6 +42,8 @@ class ServedModel:
     name: str
     network: SavedNetwork
     threshold: float
+    conformal: DecisionRule
+    patients: DecisionRule | None
     notices: tuple[str, ...]
     novelty_file: Path | None
     manifest_file: Path | None
@@ -98,6 +103,8 @@ def load_served_model(folder: Path) -> ServedModel:
                 _find_precision(metrics, settings),
             ),
             threshold=float(metrics["threshold"]),
+            conformal=read_image_rule(metrics),
+            patients=read_patient_rule(metrics),
             notices=tuple(metrics["notices"]),
             novelty_file=folder / NOVELTY_FILE if NOVELTY_FILE in used else None,
             manifest_file=folder / MANIFEST_FILE if MANIFEST_FILE in used else None,

@@ -117,6 +117,11 @@ def swap_scores(folder: Path) -> None:
     rows.to_csv(folder / "predictions.csv", index=False)
 
 
+def change_decisions(folder: Path) -> None:
+    rows = pd.read_csv(folder / "predictions.csv", dtype="str")
+    rows.assign(decision="certain").to_csv(folder / "predictions.csv", index=False)
+
+
 def flip_byte(folder: Path) -> None:
     content = bytearray((folder / "model.keras").read_bytes())
     content[len(content) // 2] ^= 1
@@ -150,6 +155,7 @@ def move_test_image(folder: Path) -> None:
     [
         (change_digit, ["metrics.json was changed", "metrics.json: test.at_half.specificity says"]),
         (swap_scores, ["predictions.csv was changed", "metrics.json: test.auc says"]),
+        (change_decisions, ["predictions.csv was changed", "decisions are not those of the scores"]),
         (flip_byte, ["model.keras was changed"]),
         (scramble_network, ["model.keras: its layers have data_format channels_first", ": 1 differences"]),
         (move_test_image, ["manifest.csv has other test images than the locked test set"]),
@@ -172,7 +178,8 @@ def test_a_run_that_does_not_record_the_settings_of_keras_says_so(finished, tmp_
     folder, _ = finished
     copied = shutil.copytree(folder, tmp_path / "runs" / folder.name)
     metrics = json.loads((copied / "metrics.json").read_text())
-    (copied / "metrics.json").write_text(json.dumps({name: metrics[name] for name in metrics if name != "keras"}))
+    del metrics["keras"], metrics["conformal"]
+    (copied / "metrics.json").write_text(json.dumps(metrics))
     record_hashes(copied)
     assert run_command(["verify", str(copied)]) == 0
     said = capsys.readouterr().out

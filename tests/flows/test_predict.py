@@ -51,6 +51,7 @@ def test_scores_are_those_of_the_run_on_a_machine_that_has_its_folder_alone(run,
     threshold = json.loads((run / "metrics.json").read_text())["threshold"]
     assert set(predicted["threshold"]) == {threshold}
     assert ((joined["score"] >= threshold) == (joined["label_new"] == "osseous_lesion")).all()
+    assert joined["decision_new"].equals(joined["decision"])
     assert predicted["distance"].between(0, 2).all()
     assert (joined["known_split"] == joined["split"]).all()
     validation = joined[joined["split"] == "val"]

@@ -32,6 +32,8 @@ def test_a_version_serves_under_any_folder_name(workspace, version, tmp_path):
     model = find_model(workspace, str(copied))
     assert (model.name, model.threshold, model.notices) == ("version 0002", 0.25, ("A notice.",))
     assert model.network.file == copied.resolve() / "model.keras"
+    assert "earlier version" in model.conformal.reason
+    assert model.patients is None
 
 
 def test_a_copy_without_its_manifest_serves_and_a_changed_manifest_is_refused(version):

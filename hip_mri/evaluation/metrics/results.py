@@ -16,6 +16,7 @@ from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.audits.shortcuts import summarize_shortcuts
 from hip_mri.evaluation.audits.training_sizes import find_test_lesions, summarize_training_sizes
+from hip_mri.evaluation.conformal import Cases, calibrate_and_measure
 from hip_mri.evaluation.metrics.measures import measure_probabilities, measure_ranking
 from hip_mri.evaluation.metrics.recalibration import fit_platt
 from hip_mri.evaluation.metrics.split_metrics import measure_points, measure_split, pool_by_patient
@@ -85,12 +86,14 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
         if split != "test"
     }
     measured = measure_split(test["truth"], test["score"], test["group"], threshold, *options)
+    patients = _measure_patients(val, test, settings, seed)
     return {
         "threshold": threshold,
         "test": measured,
         "val": points["val"],
         "train": points["train"],
-        "patients": _measure_patients(val, test, settings, seed),
+        "patients": patients,
+        "conformal": _calibrate(val, test, threshold, patients, settings.uncertain_error_rate),
         "recalibration": _recalibrate(val, test) if settings.recalibrate else None,
         "subgroups": _measure_subgroups(test, scores.attributes, threshold, settings, seed),
         "cross_validation": None if scores.folds is None else summarize_folds(scores.folds),
@@ -138,6 +141,28 @@ def _measure_patients(
         return None
     threshold = choose_threshold(*chosen_on, settings.threshold_rule, settings.required_sensitivity)
     return measure_split(*measured, None, threshold, settings.prevalences, seed, settings.num_resamples)
+
+
+def _calibrate(
+    val: pd.DataFrame, test: pd.DataFrame, threshold: float, patients: Mapping[str, Any] | None, error_rate: float
+) -> dict[str, Any]:
+    """Calibrate decisions for images, and for the mean scores of patients where these are measured."""
+    rules: dict[str, Any] = {
+        "images": calibrate_and_measure(_list_images(val), _list_images(test), threshold, error_rate),
+        "patients": None,
+    }
+    if patients is not None:
+        at = patients["at_threshold"]["threshold"]
+        rules["patients"] = calibrate_and_measure(_list_patients(val), _list_patients(test), at, error_rate)
+    return rules
+
+
+def _list_images(rows: pd.DataFrame) -> Cases:
+    return Cases(rows["truth"], rows["score"], rows["group"])
+
+
+def _list_patients(rows: pd.DataFrame) -> Cases:
+    return Cases(*pool_by_patient(rows["truth"], rows["score"], rows["patient"]), None)
 
 
 def _recalibrate(val: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
