@@ -38,7 +38,7 @@ def publish_run(
     report = run.publish_run(
         workspace,
         run.RunFacts(
-            config, weights, ingested, grouped, split, features, trained, tables, get_timer().seconds, flow_run.id
+            config, weights, ingested, grouped, split, features, trained, tables, get_timer().measure, flow_run.id
         ),
     )
     metrics = report.metrics

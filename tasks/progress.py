@@ -29,13 +29,10 @@ class StepTimer:
     """Wall time of the steps of a flow run, each of which begins where the one before has ended.
 
     Prefect's own times of task runs are known to the server only, and up to five seconds after their end.
-
-    Attributes:
-        seconds: Of each finished step, by the name of its task.
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._name = ""
         self._start = 0.0
 
@@ -49,10 +46,20 @@ class StepTimer:
     def stop(self) -> None:
         """End the current step, if any."""
         if self._name:
-            self.seconds[self._name] = seconds = round(time.perf_counter() - self._start, 3)
+            seconds = time.perf_counter() - self._start
+            self._seconds[self._name] += seconds
             if seconds >= MIN_LOGGED_SECONDS:
                 logger.info("%s took %.1f s", self._name, seconds)
             self._name = ""
+
+    def measure(self) -> dict[str, float]:
+        """Return the seconds of each step by the name of its task, of the current step so far.
+
+        The sum is the time since the first step began. A step that ran twice has the sum of both.
+        """
+        current = {self._name: time.perf_counter() - self._start} if self._name else {}
+        names = dict.fromkeys([*self._seconds, *current])
+        return {name: round(self._seconds.get(name, 0.0) + current.get(name, 0.0), 3) for name in names}
 
 
 TIMERS: Final[defaultdict[UUID | None, StepTimer]] = defaultdict(StepTimer)

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -79,7 +79,7 @@ class RunFacts:
         trained: The whole network, its epochs, and the score of every image.
         tables: Stored results of cross-validation and of the audits, by their name in the run folder (see
             `hip_mri.run_files`); `None` for one that was left out.
-        seconds: Wall time by step.
+        measure_seconds: Returns the wall time of each step, of the current one so far.
         flow_run_id: Id of the Prefect flow run; `None` without one.
     """
 
@@ -91,7 +91,7 @@ class RunFacts:
     features: FeatureSet
     trained: TrainedModel
     tables: Mapping[str, Path | None]
-    seconds: Mapping[str, float]
+    measure_seconds: Callable[[], Mapping[str, float]]
     flow_run_id: str | None = None
 
     @property
@@ -210,7 +210,7 @@ def _collect_records(
         "test_set": {**test_set, "num_missing": num_missing},
         "features": dict(facts.features.describe()),
         "keras": {**describe_keras(), "num_threads": count_network_threads()},
-        "seconds": dict(facts.seconds),
+        "seconds": dict(facts.measure_seconds()),
         "versions": list_versions(),
         "environment": {
             "commit": find_commit(),

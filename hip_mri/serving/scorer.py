@@ -53,8 +53,8 @@ class Scorer:
             rows: Their features, in the same order.
 
         Returns:
-            Columns score, label, decision, threshold, distance, is_outside and known_split of `predictions.SCORE_COLUMNS`, with
-            the index of `hashes`.
+            Columns score, label, decision, threshold, distance, is_outside and known_split of
+            `predictions.SCORE_COLUMNS`, with the index of `hashes`.
 
         Raises:
             EvaluationError: A score is not a number.

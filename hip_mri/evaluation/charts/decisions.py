@@ -85,11 +85,13 @@ def draw_decision_curve(curve: DecisionCurve, threshold: float, title: str, noti
     axes.plot(curve.thresholds, curve.model, label="Treat by the model", **style.SPLIT_LINES["test"])
     axes.plot(curve.thresholds, curve.treat_all, label="Treat all", **style.SPLIT_LINES["val"])
     axes.axhline(0, label="Treat none", **style.REFERENCE_LINE)
-    if curve.thresholds[0] <= threshold <= curve.thresholds[-1]:
-        benefit = np.interp(threshold, curve.thresholds, curve.model)
-        axes.plot(threshold, benefit, label=f"At {threshold:.3g}, the chosen threshold", zorder=5, **style.RING)
-    style.style_axes(axes, title, "Threshold probability", "Net benefit (true positives/image)")
     highest = max(float(np.nanmax(curve.model)), float(np.nanmax(curve.treat_all)), 0.02)
-    axes.set(xlim=(0, 1), ylim=(-0.25 * highest, 1.08 * highest))  # the curve of treating all is unbounded below
+    lowest = -0.25 * highest  # the curves are unbounded below
+    if curve.thresholds[0] <= threshold <= curve.thresholds[-1]:
+        benefit = float(np.interp(threshold, curve.thresholds, curve.model))
+        axes.plot(threshold, benefit, label=f"At {threshold:.3g}, the chosen threshold", zorder=5, **style.RING)
+        lowest = min(lowest, 1.15 * benefit)
+    style.style_axes(axes, title, "Threshold probability", "Net benefit (true positives/image)")
+    axes.set(xlim=(0, 1), ylim=(lowest, 1.08 * highest))
     style.add_legend_beneath(figure, axes, num_columns=2)
     return figure
