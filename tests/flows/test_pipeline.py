@@ -84,7 +84,7 @@ def test_run_folder_holds_what_was_promised(finished: tuple[Path, PipelineConfig
     assert set(metrics["seconds"]) >= {"fetch_source", "preprocess_images", "extract_features", "train_model"}
     assert metrics["keras"].items() >= describe_keras().items()
     assert metrics["keras"]["num_threads"] >= 1
-    assert list(predictions.columns) == ["image_id", "split", "label", "score"]
+    assert list(predictions.columns) == ["image_id", "split", "label", "score", "decision"]
     assert predictions["score"].between(0, 1).all()
     recorded = PipelineConfig.model_validate(yaml.safe_load((folder / "config.yaml").read_text()))
     assert recorded == config.model_copy(update={"source": "given, not shown"})  # a path can name a person
