@@ -26,6 +26,7 @@ os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
 
 from hip_mri.models.backbones import backbone as backbones
 from hip_mri.workspace import Workspace
+from tests.browser import browser, open_page  # noqa: F401 - fixtures
 from tests.small_models import backbone, prepared, shards, trained_workspace  # noqa: F401 - fixtures
 from tests.small_network import build_small_convnext, build_small_resnet
 from tests.small_runs import versions, write_run  # noqa: F401 - fixtures

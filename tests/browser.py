@@ -1,0 +1,83 @@
+"""Fixtures that drive pages in the system's Chromium; tests that need it are skipped where there is none."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""Names under which systems install it. Playwright's own browsers are downloads that not every machine can make."""
+
+CONTROLS = "button, input, select, textarea, a[href], summary"
+
+
+@dataclass
+class BrowserPage:
+    """A page in a browser, with what must not happen in it.
+
+    Attributes:
+        page: Playwright's page.
+        errors: Errors that the page wrote to the console or raised.
+        requests: Addresses that the page asked for, other than `data:` and `blob:`.
+    """
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def list_unnamed_controls(self) -> list[str]:
+        """HTML of each visible control that a screen reader could not name."""
+        controls = self.page.locator(CONTROLS).filter(visible=True).all()
+        return [control.evaluate("it => it.outerHTML") for control in controls if not _is_named(control)]
+
+
+def _is_named(control: Any) -> bool:
+    """Whether a control has an accessible name, by the tree that the browser gives to screen readers."""
+    first_line = control.aria_snapshot().split("\n")[0]
+    return '"' in first_line
+
+
+def find_chromium() -> str | None:
+    """The program of the system's Chromium; `None` if there is none."""
+    return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser for the tests of a module; while it is open, no other event loop can run in the process."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if (program := find_chromium()) is None:
+        pytest.skip(f"no Chromium: none of {', '.join(PROGRAMS)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Opens a file or an address in a browser profile of its own, of a given width; returns a `BrowserPage`."""
+    contexts = []
+
+    def open_page(address: Path | str, width: int = 1280) -> BrowserPage:
+        context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        context.set_default_timeout(5000)
+        contexts.append(context)
+        opened = BrowserPage(context.new_page())
+        opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
+        opened.page.on("console", lambda said: said.type == "error" and opened.errors.append(said.text))
+        opened.page.on("request", lambda request: _note(opened, request.url))
+        opened.page.goto(address.as_uri() if isinstance(address, Path) else address)
+        return opened
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def _note(opened: BrowserPage, address: str) -> None:
+    if not address.startswith(("data:", "blob:")):
+        opened.requests.append(address)
