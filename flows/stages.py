@@ -39,6 +39,7 @@ from tasks.models import (
     measure_training_sizes,
     plan_folds,
     prepare_backbone,
+    review_labels,
     train_model,
 )
 from tasks.tracking import track_run
@@ -118,8 +119,10 @@ def train_and_report(config: TrainingConfig, workspace: Workspace, weights: Weig
     """Train a model, evaluate it, and publish the run; returns the run's folder."""
     hidden_units, training, features = config.model.hidden_units, config.training, images.features
     trained = train_model.submit(workspace, features, hidden_units, training, config.seed).result()
+    folds = cross_validate(config, workspace, features)
     tables = {
-        run_files.FOLDS_FILE: cross_validate(config, workspace, features),
+        run_files.FOLDS_FILE: folds,
+        run_files.LABEL_REVIEW_FILE: review_labels(workspace, features, trained, folds),
         run_files.LEAKAGE_FILE: measure_leakage(workspace, features, config.evaluation),
         run_files.NEIGHBORS_FILE: find_neighbors(workspace, features),
         run_files.NOVELTY_FILE: fit_novelty(workspace, features, trained, config.evaluation.outside_fraction),

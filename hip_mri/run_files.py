@@ -20,6 +20,9 @@ LEAKAGE_FILE: Final = "leakage.csv"
 SHORTCUTS_FILE: Final = "shortcuts.csv"
 """Numbers of the test images that need no anatomy, and the scores of classifiers that use them alone."""
 
+LABEL_REVIEW_FILE: Final = "label_review.csv"
+"""Every image in use, ranked by how probably its label is wrong."""
+
 TRAINING_SIZES_FILE: Final = "training_sizes.csv"
 """Cross-validated AUC by number of training groups."""
 

@@ -108,6 +108,7 @@ class Workspace:
     neighbors_folder = _Below("neighbours")  # <digest>.csv: nearest training images, by features
     leakage_folder = _Below("leakage")  # <digest>.csv: AUC of labels drawn at random for blocks of images
     shortcuts_folder = _Below("shortcuts")  # <digest>.csv: numbers of test images that need no anatomy, and scores
+    label_review_folder = _Below("label_review")  # <digest>.csv: images ranked by how probably their label is wrong
     training_sizes_folder = _Below("training_sizes")  # <digest>.csv: AUC by number of training groups
     novelty_folder = _Below("novelty")  # <digest>.npz: out-of-distribution detectors
     explanations_folder = _Below("explanations")  # <digest>.npy: class activation maps

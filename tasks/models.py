@@ -11,7 +11,7 @@ from hip_mri.models.backbones import preparation, weights
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import Epoch
 from hip_mri.models.network import TrainedModel
-from hip_mri.monitoring import leakage, neighbors, novelty, shortcuts, training_sizes
+from hip_mri.monitoring import label_review, leakage, neighbors, novelty, shortcuts, training_sizes
 from hip_mri.workspace import Workspace
 from tasks.options import CALLED, GPU_TAG, NETWORK, cache_shards
 from tasks.progress import show_progress
@@ -69,5 +69,7 @@ measure_leakage = task(**CALLED)(leakage.measure_leakage)
 measure_shortcuts = task(**CALLED)(shortcuts.measure_shortcuts)
 
 measure_training_sizes = task(**CALLED)(training_sizes.measure_training_sizes)
+
+review_labels = task(**CALLED)(label_review.review_labels)
 
 fit_novelty = task(**CALLED)(novelty.fit_novelty)

@@ -1,6 +1,6 @@
 """Collects the data of the figures that is not in `metrics.json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_images, read_stored_image
 from hip_mri.errors import EvaluationError
+from hip_mri.evaluation.audits.label_review import is_suspected
+from hip_mri.evaluation.charts.captions import name_label
 from hip_mri.evaluation.charts.figures import FigureData
 from hip_mri.evaluation.charts.image_sheets import ContrastSample, ExplainedCase, ImagePair
 from hip_mri.evaluation.explain import ExplainImages, pick_cases
@@ -24,6 +26,9 @@ SAMPLES_PER_CLASS: Final = 3
 
 NUM_CLOSE_PAIRS: Final = 6
 """Pairs on the sheet of the closest pairs."""
+
+NUM_SUSPECTED_LABELS: Final = 8
+"""Pairs on the sheet of suspected labels."""
 
 NUM_DOUBTFUL_PAIRS: Final = 4
 """Joins, and cuts, on the sheet of inferred groups that are least certain."""
@@ -78,6 +83,7 @@ def collect_figure_data(
         explained=_explain(test, metrics["threshold"], images, explain),
         samples=_select_samples(images),
         close_pairs=_select_close_pairs(scores.neighbors, test.set_index("image_id")["group"], images),
+        suspected_labels=_select_suspected_labels(scores, images),
         doubtful_pairs=_select_doubtful_pairs(borders, images),
     )
 
@@ -119,6 +125,28 @@ def _select_close_pairs(neighbors: pd.DataFrame, groups: pd.Series, images: RunI
         ImagePair(row["image_id"], row["neighbour_id"], test, train, f"distance {row['distance']:.4g}")
         for row, (test, train) in zip(tested.to_dict("records"), pixels, strict=True)
     ]
+
+
+def _select_suspected_labels(scores: Scores, images: RunImages) -> list[ImagePair]:
+    """Select the most suspect label of each group, with the nearest image; images without a neighbor are left out."""
+    if scores.label_review is None:
+        return []
+    review = scores.label_review.set_index("image_id")
+    shown = review[is_suspected(review) & (review["neighbors"] != "")].sort_values("rank")
+    groups = scores.predictions.set_index("image_id")["group"]
+    shown = shown[~groups[shown.index].duplicated().to_numpy()].head(NUM_SUSPECTED_LABELS)
+    nearest = shown["neighbors"].str.partition(" ")[0]
+    pixels = zip(images.read(list(shown.index)), images.read(list(nearest)), strict=True)
+    return [
+        ImagePair(image_id, neighbor, *pair, _describe_label(row, review.loc[neighbor, "label"]))
+        for (image_id, row), neighbor, pair in zip(shown.to_dict("index").items(), nearest, pixels, strict=True)
+    ]
+
+
+def _describe_label(row: Mapping[str, Any], neighbor_label: str) -> str:
+    """Describe a suspected label below its image."""
+    score = "no score" if np.isnan(row["score"]) else f"score {row['score']:.2f}"
+    return f"labeled {name_label(row['label'])}, {score}; neighbor labeled {name_label(neighbor_label)}"
 
 
 def _select_doubtful_pairs(borders: pd.DataFrame, images: RunImages) -> list[ImagePair]:

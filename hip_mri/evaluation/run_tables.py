@@ -15,6 +15,7 @@ from hip_mri.images.shortcut_statistics import NUMBERS as SHORTCUT_NUMBERS
 from hip_mri.run_files import (
     BORDERS_FILE,
     FOLDS_FILE,
+    LABEL_REVIEW_FILE,
     LEAKAGE_FILE,
     MANIFEST_FILE,
     NEIGHBORS_FILE,
@@ -29,7 +30,9 @@ MANIFEST_COLUMNS: Final = ("image_id", "sha256", "label", "split", "state", "rea
 
 NUMBERS: Final = {
     **dict.fromkeys(("score", "distance", "auc", "fraction", "certainty", *SHORTCUT_NUMBERS), "float64"),
-    **dict.fromkeys(("seed", "fold", "length", "num_images", "num_groups", "num_blocks", "draw", "number"), "int64"),
+    **dict.fromkeys(
+        ("seed", "fold", "length", "num_images", "num_groups", "num_blocks", "draw", "number", "rank"), "int64"
+    ),
 }
 """Columns with numbers; read as text first, since CSV readers can lose the last digit of a float."""
 
@@ -67,14 +70,14 @@ def read_scores(run_folder: Path, workspace: Workspace, attributes: str | None) 
             f"{PREDICTIONS_FILE} and {MANIFEST_FILE} differ in their images, splits or labels. "
             "Run the pipeline again, which writes both."
         )
-    optional = (FOLDS_FILE, LEAKAGE_FILE, SHORTCUTS_FILE, TRAINING_SIZES_FILE)
-    folds, leakage, shortcuts, training_sizes = (
+    optional = (FOLDS_FILE, LEAKAGE_FILE, SHORTCUTS_FILE, TRAINING_SIZES_FILE, LABEL_REVIEW_FILE)
+    folds, leakage, shortcuts, training_sizes, label_review = (
         read_table(run_folder / name) if (run_folder / name).exists() else None for name in optional
     )
     attribute_table = None if attributes is None else read_attributes(joined, workspace, attributes)
     neighbors = read_table(run_folder / NEIGHBORS_FILE)
     predictions = joined.drop(columns="sha256")
-    return Scores(predictions, neighbors, folds, leakage, attribute_table, shortcuts, training_sizes)
+    return Scores(predictions, neighbors, folds, leakage, attribute_table, shortcuts, training_sizes, label_review)
 
 
 def write_decisions(predictions_file: Path, metrics: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Finds the training image that is nearest to each test image."""
+"""Finds nearest images by their features, such as the training image that is nearest to each test image."""
 
 from pathlib import Path
 from typing import Final
@@ -46,9 +46,9 @@ def find_neighbors(workspace: Workspace, features: FeatureSet) -> Path:
     rows, query_rows = (
         features.open_store(workspace).select(part["sha256"], mirrored=False) for part in (train, queries)
     )
-    mean = np.sum([block.sum(axis=0, dtype=np.float64) for block in iterate_blocks(rows, ROWS_PER_BLOCK)], axis=0)
-    mean = (mean / len(rows)).astype(np.float32)
+    mean = _average(rows)
     nearest, similarity = _search(normalize(query_rows[np.arange(len(queries))], mean), rows, mean)
+    nearest, similarity = nearest[:, 0], similarity[:, 0]
     table = pd.DataFrame(
         {
             "image_id": queries["image_id"],
@@ -61,15 +61,42 @@ def find_neighbors(workspace: Workspace, features: FeatureSet) -> Path:
     return file
 
 
+def find_nearest(rows: Rows, num_queries: int, num_nearest: int) -> NDArray[np.int64]:
+    """Find the nearest other rows of the first rows, by the cosine of the features after subtraction of their mean.
+
+    Args:
+        rows: Features, shape (num_rows, num_features).
+        num_queries: Number of rows, from the first, whose neighbors are found.
+        num_nearest: Number of neighbors of each; fewer if there are not as many other rows.
+
+    Returns:
+        Positions of the neighbors, the nearest first, shape (num_queries, num_nearest).
+    """
+    mean, first = _average(rows), np.arange(num_queries)
+    nearest, _ = _search(normalize(rows[first], mean), rows, mean, min(num_nearest + 1, len(rows)))
+    order = np.argsort(nearest == first[:, None], axis=1, kind="stable")  # the row itself, if found, comes last
+    return np.take_along_axis(nearest, order, axis=1)[:, :-1]
+
+
+def _average(rows: Rows) -> NDArray[np.float32]:
+    """Compute the mean row."""
+    total = np.sum([block.sum(axis=0, dtype=np.float64) for block in iterate_blocks(rows, ROWS_PER_BLOCK)], axis=0)
+    return (total / len(rows)).astype(np.float32)
+
+
 def _search(
-    queries: NDArray[np.floating], rows: Rows, mean: NDArray[np.floating]
+    queries: NDArray[np.floating], rows: Rows, mean: NDArray[np.floating], num_nearest: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-    """Find position and similarity of the nearest row for each query."""
-    position, similarity = np.zeros(len(queries), np.int64), np.full(len(queries), -np.inf, np.float32)
+    """Find positions and similarities of the nearest rows of each query, the nearest first."""
+    positions = np.zeros((len(queries), 0), np.int64)
+    similarities = np.zeros((len(queries), 0), np.float32)
     for block in cut_positions(len(rows), ROWS_PER_BLOCK):
         found = queries @ normalize(rows[block], mean).T
-        best = found.argmax(axis=1)
-        best_similarity = found[np.arange(len(queries)), best]
-        nearer = best_similarity > similarity
-        position[nearer], similarity[nearer] = block[best[nearer]], best_similarity[nearer]
-    return position, similarity
+        positions = np.hstack([positions, np.broadcast_to(block, found.shape)])
+        similarities = np.hstack([similarities, found])
+        if positions.shape[1] > num_nearest:
+            best = np.argpartition(-similarities, num_nearest - 1, axis=1)[:, :num_nearest]
+            positions = np.take_along_axis(positions, best, axis=1)
+            similarities = np.take_along_axis(similarities, best, axis=1)
+    order = np.argsort(-similarities, axis=1, kind="stable")
+    return np.take_along_axis(positions, order, axis=1), np.take_along_axis(similarities, order, axis=1)

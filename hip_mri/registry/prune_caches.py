@@ -143,7 +143,7 @@ def _list_unused(workspace: Workspace, run: Path, needed: set[str]) -> Iterator[
     is_needed |= dict.fromkeys(
         (
             *(workspace.folds_folder, workspace.neighbors_folder, workspace.leakage_folder, workspace.novelty_folder),
-            *(workspace.shortcuts_folder, workspace.training_sizes_folder),
+            *(workspace.shortcuts_folder, workspace.training_sizes_folder, workspace.label_review_folder),
         ),
         lambda file: digest_file(file) in needed,
     )

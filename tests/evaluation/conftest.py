@@ -84,7 +84,11 @@ def scores(predictions) -> Scores:
         for scheme in ("grouped", "by_image")
     ]
     leakage = draw_leakage_aucs(generator, 0.5)
-    tables = {"shortcuts": draw_shortcut_table(grouped, generator), "training_sizes": draw_curve_table(generator)}
+    tables = {
+        "shortcuts": draw_shortcut_table(grouped, generator),
+        "training_sizes": draw_curve_table(generator),
+        "label_review": make_label_review(predictions),
+    }
     return Scores(grouped, neighbors, pd.concat(folds, ignore_index=True), leakage, **tables)
 
 
@@ -103,6 +107,20 @@ def draw_curve_table(generator: np.random.Generator) -> pd.DataFrame:
         curve.assign(kind=kind, number=number, auc=0.95 - 0.5 * sizes**-0.5 + generator.normal(0, 0.005, 5))
         for kind, count in (("draw", 10), ("resample", 50))
         for number in range(count)
+    )
+
+
+def make_label_review(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The labels that contradict the score most; two of them have near duplicates with another label."""
+    confidence = predictions["score"].where(predictions["label"] == LABELS[1], 1 - predictions["score"])
+    review = predictions.assign(score=predictions["score"].astype(float), confidence=confidence)
+    review = review.sort_values("confidence", ignore_index=True).drop(columns="confidence")
+    reasons = ["score", "score+near_duplicate", "near_duplicate", *["score"] * 6]
+    reasons += [""] * (len(review) - len(reasons))
+    is_suspected = [str(reason != "") for reason in reasons]
+    rank = range(1, len(review) + 1)
+    return review.assign(
+        rank=rank, is_suspected=is_suspected, reason=reasons, neighbors=review["image_id"].iloc[::-1].to_numpy()
     )
 
 

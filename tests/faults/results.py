@@ -50,6 +50,7 @@ PLACES = (
     "leakage/*",
     "shortcuts/*",
     "training_sizes/*",
+    "label_review/*",
     "novelty/*",
     "drift/*",
     "shards/*",

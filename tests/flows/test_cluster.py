@@ -150,7 +150,17 @@ def read_outputs(workspace: Path) -> dict[str, bytes]:
 def test_fault_58_a_killed_worker_changes_nothing(spread: Finished, local: Path) -> None:
     assert spread.trap.victim in ("cpu-1", "cpu-2")
     assert read_outputs(spread.workspace) == read_outputs(local.parents[1])
-    tables = ("predictions", "folds", "leakage", "neighbours", "shortcuts", "training_sizes", "history", "manifest")
+    tables = (
+        "predictions",
+        "folds",
+        "leakage",
+        "neighbours",
+        "shortcuts",
+        "training_sizes",
+        "label_review",
+        "history",
+        "manifest",
+    )
     for name in (f"{table}.csv" for table in tables):
         assert (spread.folder / name).read_bytes() == (local / name).read_bytes(), name
 

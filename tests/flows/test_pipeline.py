@@ -90,7 +90,7 @@ def test_run_folder_holds_what_was_promised(finished: tuple[Path, PipelineConfig
     assert recorded == config.model_copy(update={"source": "given, not shown"})  # a path can name a person
     rare = {"leakage", "training_sizes", "doubtful_pairs"}  # the images are few and hardly related
     assert {file.stem for file in (folder / "figures").iterdir()} | rare == set(CAPTIONS)
-    for name in ("leakage.csv", "shortcuts.csv", "training_sizes.csv"):
+    for name in ("leakage.csv", "shortcuts.csv", "training_sizes.csv", "label_review.csv"):
         assert (folder / name).exists()
     for name in ("report.html", "model_card.md"):
         assert "RANDOM WEIGHTS" in (folder / name).read_text()

@@ -50,6 +50,7 @@ class FigureData:
         explained: Correct and incorrect calls with their heat maps, the most confident first.
         samples: Images before and after preprocessing.
         close_pairs: The closest pairs of test and training image, the closest first.
+        suspected_labels: Images whose label is suspected, beside their nearest image, the most suspect first.
         doubtful_pairs: The least certain joins and cuts between inferred groups.
     """
 
@@ -62,6 +63,7 @@ class FigureData:
     explained: Sequence[ExplainedCase] = ()
     samples: Sequence[ContrastSample] = ()
     close_pairs: Sequence[ImagePair] = ()
+    suspected_labels: Sequence[ImagePair] = ()
     doubtful_pairs: Sequence[ImagePair] = ()
 
 
@@ -106,6 +108,8 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
     yield "learning_curves", draw_learning_curves(data.history, notice)
     if data.explained:
         yield "explanations", draw_explanations(data.explained, notice)
+    if data.suspected_labels:
+        yield "suspected_labels", draw_pairs(data.suspected_labels, ("Suspected label", "Nearest image"), notice)
     if data.samples:
         yield "contrast_samples", draw_contrast_samples(data.samples, notice)
     if metrics["leakage"]["blocks"]:

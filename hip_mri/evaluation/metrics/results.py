@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hip_mri.config import LABELS, SPLITS, EvaluationSettings
 from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
+from hip_mri.evaluation.audits.label_review import summarize_label_review
 from hip_mri.evaluation.audits.shortcuts import summarize_shortcuts
 from hip_mri.evaluation.audits.training_sizes import find_test_lesions, summarize_training_sizes
 from hip_mri.evaluation.conformal import Cases, calibrate_and_measure
@@ -47,6 +48,7 @@ class Scores:
         attributes: Column image_id and the attributes for subgroups, as text; `None` without any.
         shortcuts: See `hip_mri.monitoring.shortcuts.measure_shortcuts`; `None` for runs of earlier versions.
         training_sizes: See `hip_mri.monitoring.training_sizes.measure_training_sizes`; `None` likewise.
+        label_review: See `hip_mri.monitoring.label_review.review_labels`; `None` likewise.
     """
 
     predictions: pd.DataFrame
@@ -56,6 +58,7 @@ class Scores:
     attributes: pd.DataFrame | None = None
     shortcuts: pd.DataFrame | None = None
     training_sizes: pd.DataFrame | None = None
+    label_review: pd.DataFrame | None = None
 
 
 def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def _summarize_audits(
     settings: EvaluationSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Summarize shortcuts and training sizes, as far as the run has their tables."""
+    """Summarize shortcuts, training sizes and suspected labels, as far as the run has their tables."""
     summaries: dict[str, Any] = {}
     if scores.shortcuts is not None:
         interval, test = measured["intervals"]["auc"], splits["test"]
@@ -120,6 +123,8 @@ def _summarize_audits(
         num_rarer = test.groupby("truth")["group"].nunique().min()
         summaries["training_sizes"] = summarize_training_sizes(scores.training_sizes, num_groups)
         summaries["halved_interval"] = find_test_lesions(measured, int(num_rarer))
+    if scores.label_review is not None:
+        summaries["label_review"] = summarize_label_review(scores.label_review)
     return summaries
 
 

@@ -81,6 +81,7 @@ def test_all_data_gives_all_figures(figure_data, tmp_path):
         bands=make_split(kind).bands,
         decision_curve=make_decision_curve(kind),
         explained=make_cases(kind, ["true positive", "false negative"]),
+        suspected_labels=make_pairs(kind, 2),
         close_pairs=make_pairs(kind, 2),
         doubtful_pairs=make_pairs(kind, 2),
     )

@@ -73,6 +73,7 @@ def test_report_has_its_sections_in_order(rendered):
         "Metrics",
         "Leakage",
         "Shortcut test",
+        "Suspected labels",
         "AUC by number of training groups",
         "Figures",
         "Data",
@@ -106,7 +107,7 @@ def test_report_needs_no_other_file_and_no_network(run, rendered):
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
     values = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
     beside = {"metrics.json", "predictions.csv", "manifest.csv", "leakage.csv", "folds.csv", "shortcuts.csv"}
-    beside |= {"training_sizes.csv"}
+    beside |= {"training_sizes.csv", "label_review.csv"}
     assert {value for value in values if not value.startswith("data:")} == {*beside, "model_card.md", "checklist.md"}
     links = [value for value in values if value.startswith("data:")]
     assert len(links) == len(run.figures) == 11
