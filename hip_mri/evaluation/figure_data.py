@@ -146,7 +146,7 @@ def _select_suspected_labels(scores: Scores, images: RunImages) -> list[ImagePai
 def _describe_label(row: Mapping[str, Any], neighbor_label: str) -> str:
     """Describe a suspected label below its image."""
     score = "no score" if np.isnan(row["score"]) else f"score {row['score']:.2f}"
-    return f"labeled {name_label(row['label'])}, {score}; neighbor labeled {name_label(neighbor_label)}"
+    return f"labeled {name_label(row['label'])}, {score}\nneighbor: {name_label(neighbor_label)}"
 
 
 def _select_doubtful_pairs(borders: pd.DataFrame, images: RunImages) -> list[ImagePair]:

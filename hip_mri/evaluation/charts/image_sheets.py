@@ -141,7 +141,8 @@ def draw_pairs(pairs: Sequence[ImagePair], headings: tuple[str, str], notice: st
     """Draw pairs of images, at least one, two pairs per row, in the given order; headings for both images."""
     num_columns = min(2, len(pairs))
     num_rows = math.ceil(len(pairs) / num_columns)
-    figure = style.create_figure(3.9 * num_columns, 2.2 * num_rows + 0.2, notice)
+    further_lines = max(pair.text.count("\n") for pair in pairs)
+    figure = style.create_figure(3.9 * num_columns, (2.2 + 0.2 * further_lines) * num_rows + 0.2, notice)
     parts = figure.subfigures(1, num_columns, squeeze=False, wspace=0.04)[0]
     for column, part in enumerate(parts):
         _draw_column(part, "", pairs[column::num_columns], num_rows, partial(_draw_pair, headings=headings))
