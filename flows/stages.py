@@ -109,16 +109,21 @@ def choose_feature_set(config: TrainingConfig, workspace: Workspace, weights: We
     backbone = prepare_backbone.submit(
         weights, workspace, preprocessing, config.seed, num_threads, config.model.input_scaling
     ).result()
-    with_mirrored = config.training.horizontal_flip
     return choose_features.submit(
-        backbone, config.features, preprocessing, with_mirrored, workspace, num_threads
+        backbone,
+        config.features,
+        preprocessing,
+        workspace,
+        num_threads,
+        with_mirrored=config.training.horizontal_flip,
+        averages_mirrored=config.model.mirror_averaging,
     ).result()
 
 
 def train_and_report(config: TrainingConfig, workspace: Workspace, weights: Weights, images: PreparedImages) -> str:
     """Train a model, evaluate it, and publish the run; returns the run's folder."""
-    hidden_units, training, features = config.model.hidden_units, config.training, images.features
-    trained = train_model.submit(workspace, features, hidden_units, training, config.seed).result()
+    head, training, features = config.model.head_design, config.training, images.features
+    trained = train_model.submit(workspace, features, head, training, config.seed).result()
     folds = cross_validate(config, workspace, features)
     tables = {
         run_files.FOLDS_FILE: folds,
@@ -139,7 +144,7 @@ def train_and_report(config: TrainingConfig, workspace: Workspace, weights: Weig
 
 def cross_validate(config: TrainingConfig, workspace: Workspace, features: FeatureSet) -> Path | None:
     """Score each training image by a head that was trained without its fold, one task run for each fold."""
-    plan = plan_folds(workspace, features, config.model.hidden_units, config.training, config.evaluation)
+    plan = plan_folds(workspace, features, config.model.head_design, config.training, config.evaluation)
     if plan is None:
         return None
     validated = wait_for_all(

@@ -5,7 +5,7 @@ import logging
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from hip_mri.config import TrainingSettings
+from hip_mri.config import HeadDesign, TrainingSettings
 from hip_mri.models import cross_validation, features, network
 from hip_mri.models.backbones import preparation, weights
 from hip_mri.models.features import FeatureSet
@@ -35,7 +35,7 @@ extract_features = task(
 
 @task(**NETWORK)
 def train_model(
-    workspace: Workspace, features: FeatureSet, hidden_units: int, settings: TrainingSettings, seed: int
+    workspace: Workspace, features: FeatureSet, head: HeadDesign, settings: TrainingSettings, seed: int
 ) -> TrainedModel:
     """See `network.train_model`; shows each epoch as progress, in the log and in a table."""
     num_epochs = settings.epochs + settings.fine_tune.epochs
@@ -48,7 +48,7 @@ def train_model(
                 *(epoch.epoch, num_epochs, epoch.loss, epoch.accuracy, epoch.val_loss, epoch.val_accuracy),
             )
 
-        model = network.train_model(workspace, features, hidden_units, settings, seed, on_epoch)
+        model = network.train_model(workspace, features, head, settings, seed, on_epoch)
         update(num_epochs, num_epochs)
     create_table_artifact(model.read_history(), key="epochs", description="Loss and accuracy by epoch")
     return model

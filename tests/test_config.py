@@ -63,6 +63,7 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
 CHOICES = {
     "preprocessing.interpolation": {"linear", "area"},
     "model.backbone": set(ARCHITECTURES),
+    "model.head": {"dense", "logistic", "knn"},
     "model.input_scaling": {"auto", "caffe", "caffe_255", "tf", "tf_128", "torch", "none"},
     "features.engine": {"auto", "keras", "openvino"},
     "features.precision": {"auto", "float32", "bfloat16"},
@@ -84,6 +85,7 @@ OTHERS = {
     "data.slices",
     "data.find_text",
     "data.accept_burned_in_text",
+    "model.mirror_averaging",
     "model.pretrained_on",
     "model.weights",
     "training.horizontal_flip",

@@ -31,6 +31,8 @@ from hip_mri.config.training import (
     EvaluationSettings,
     FeatureSettings,
     FineTuneSettings,
+    HeadDesign,
+    HeadName,
     ModelSettings,
     Precision,
     TrainingSettings,

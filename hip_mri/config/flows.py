@@ -91,6 +91,15 @@ class TrainingConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_head(self) -> Self:
+        if self.model.head == "knn" and self.training.fine_tune.epochs:
+            raise ValueError(
+                f"training.fine_tune.epochs is {self.training.fine_tune.epochs}, and model.head knn has no weights to "
+                "train; give 0 epochs, or head dense or logistic"
+            )
+        return self
+
     def with_backbone(self, backbone: BackboneName) -> Self:
         """Return the same settings with another backbone."""
         return self.model_copy(update={"model": self.model.model_copy(update={"backbone": backbone})})

@@ -1,5 +1,6 @@
 """Settings of the network, its training and its evaluation."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,6 +11,22 @@ from hip_mri.config.base import CollectionName, Settings
 
 Engine = Literal["keras", "openvino"]
 Precision = Literal["float32", "bfloat16"]
+HeadName = Literal["dense", "logistic", "knn"]
+
+
+@dataclass(frozen=True)
+class HeadDesign:
+    """Kind and size of a head.
+
+    Attributes:
+        kind: Kind of the head.
+        hidden_units: Width of the hidden layer of a dense head, else 0.
+        num_references: Training images that a knn head holds, else 0; known when it is fitted.
+    """
+
+    kind: HeadName
+    hidden_units: int = 0
+    num_references: int = 0
 
 
 class ModelSettings(Settings):
@@ -32,8 +49,22 @@ class ModelSettings(Settings):
     """Collection of images that the weights of a file were trained on, such as `RadImageNet`. If the images of the run
     come from it, or may (`data.collection`), every output says so. ImageNet weights need no value."""
 
+    head: HeadName = "dense"
+    """Classifier on the features: `dense` (a ReLU layer and a sigmoid), `logistic` (logistic regression with an L2
+    penalty that is chosen by cross-validation) or `knn` (the 20 most similar training images; a baseline, whose model
+    file contains the features of training images)."""
+
     hidden_units: int = Field(default=1024, ge=1, le=65536)
-    """Number of units of the dense ReLU layer between the features and the sigmoid."""
+    """Number of units of the ReLU layer of the head `dense`."""
+
+    mirror_averaging: bool = False
+    """Whether the score of an image is the mean of the scores of the image and of its mirror image, in evaluation,
+    prediction and promotion alike. Each image is then computed twice."""
+
+    @property
+    def head_design(self) -> HeadDesign:
+        """Kind and size of the head."""
+        return HeadDesign(self.head, self.hidden_units if self.head == "dense" else 0)
 
 
 class FeatureSettings(Settings):

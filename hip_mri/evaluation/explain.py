@@ -21,6 +21,7 @@ from hip_mri.evaluation.charts.image_sheets import MAX_CASES, Outcome
 from hip_mri.hashes import digest, digest_file
 from hip_mri.models.backbones.backbone import Backbone, load_backbone
 from hip_mri.models.backbones.engines import open_engine
+from hip_mri.models.heads.nearest_neighbors import CLASS_NAME, differentiate_nearest_neighbors
 from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.loading import load_head
 from hip_mri.models.scoring import SplitNetwork
@@ -107,7 +108,7 @@ def differentiate_head(head: Model, features: NDArray[np.float32]) -> NDArray[np
     The closed form needs NumPy only. Automatic differentiation would need code for each backend of Keras.
 
     Args:
-        head: Dense layers with ReLU, and a last one with one unit whose sigmoid is left out.
+        head: A head of any kind; the sigmoid of its last layer is left out.
         features: Input of the head, shape (num_images, num_features).
 
     Returns:
@@ -116,6 +117,8 @@ def differentiate_head(head: Model, features: NDArray[np.float32]) -> NDArray[np
     Raises:
         EvaluationError: The head has another kind of layer.
     """
+    if type(head.layers[-1]).__name__ == CLASS_NAME:
+        return differentiate_nearest_neighbors(head.layers[-1].get_weights(), features)
     _check_layers(head)
     *hidden, last = (layer.get_weights() for layer in head.layers[1:])
     output, is_active = features, []

@@ -6,8 +6,7 @@ difference of the two is the optimistic bias that grouping prevents.
 
 import logging
 import shutil
-import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,16 +14,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hip_mri.config import LABELS, EvaluationSettings, FineTuneSettings, TrainingSettings
+from hip_mri.config import LABELS, EvaluationSettings, FineTuneSettings, HeadDesign, TrainingSettings
 from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
 from hip_mri.hashes import digest
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import TrainingImages
-from hip_mri.models.head import compile_head, train_head
-from hip_mri.models.keras_settings import Model, count_network_threads, describe_keras
+from hip_mri.models.heads.head import fit_head
+from hip_mri.models.keras_settings import count_network_threads, describe_keras
 from hip_mri.models.network import select_features
-from hip_mri.models.network_inputs import SelectedRows, iterate_blocks
-from hip_mri.models.scoring import ROWS_PER_BLOCK, predict
+from hip_mri.models.network_inputs import Views
+from hip_mri.models.predict import predict_views
 from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
 
@@ -35,6 +34,9 @@ FOLD_RECIPE: Final = 2
 them."""
 
 MIN_NUM_FOLDS: Final = 2
+
+ROWS_PER_BATCH: Final = 256
+"""Rows that a head scores at once."""
 
 FOLD_COLUMNS: Final = ("scheme", "seed", "fold", "image_id", "label", "score")
 """Columns of the table of scores: `scheme` is `grouped` or `by_image`, `score` the probability of a lesion, 0-1."""
@@ -71,7 +73,7 @@ class FoldPlan:
         num_folds: Number of folds of one repetition.
         folds: Folds that are to be scored; empty if the file exists.
         features: The set to train on.
-        hidden_units: Width of the head's dense layer.
+        head: Kind and size of the head.
         settings: Settings of the training; without early stopping, which would need the fold that is scored, and
             without fine-tuning.
     """
@@ -80,7 +82,7 @@ class FoldPlan:
     num_folds: int
     folds: tuple[Fold, ...]
     features: FeatureSet
-    hidden_units: int
+    head: HeadDesign
     settings: TrainingSettings
 
     def part_file(self, fold: Fold) -> Path:
@@ -91,7 +93,7 @@ class FoldPlan:
 def plan_folds(
     workspace: Workspace,
     features: FeatureSet,
-    hidden_units: int,
+    head: HeadDesign,
     settings: TrainingSettings,
     evaluation: EvaluationSettings,
 ) -> FoldPlan | None:
@@ -118,7 +120,8 @@ def plan_folds(
         "num_threads": count_network_threads(),
         "features": features.digest,
         "with_mirrored": features.with_mirrored,
-        "hidden_units": hidden_units,
+        "head": asdict(head),
+        "averages_mirrored": features.averages_mirrored,
         "settings": settings.model_dump(exclude={"fine_tune"}),
         "folds": [num_folds, num_seeds],
         "images": digest_table(images[["image_id", "sha256", "label", "group"]]),
@@ -126,7 +129,7 @@ def plan_folds(
     file = workspace.folds_folder / f"{digest(identity)[:16]}.csv"
     repetitions: list[tuple[Scheme, int]] = [*(("grouped", seed) for seed in range(num_seeds)), ("by_image", 0)]
     folds = [Fold(scheme, seed, number) for scheme, seed in repetitions for number in range(num_folds)]
-    return FoldPlan(file, num_folds, () if file.exists() else tuple(folds), features, hidden_units, settings)
+    return FoldPlan(file, num_folds, () if file.exists() else tuple(folds), features, head, settings)
 
 
 def cross_validate_fold(fold: Fold, plan: FoldPlan, workspace: Workspace) -> Path:
@@ -140,7 +143,7 @@ def cross_validate_fold(fold: Fold, plan: FoldPlan, workspace: Workspace) -> Pat
         return file
     images = read_training_images(workspace)
     training = select_features(images, "train", workspace, plan.features, with_mirrored=plan.features.with_mirrored)
-    scores = score_fold(fold, plan, training, images["group"].to_numpy())
+    scores = score_fold(fold, plan, training, plan.features.open_views(workspace, images["sha256"]))
     scores["image_id"] = images["image_id"].to_numpy()[scores["position"]]
     with replace_file(file) as temporary:
         scores[list(FOLD_COLUMNS)].to_csv(temporary, index=False)
@@ -157,41 +160,28 @@ def join_folds(plan: FoldPlan) -> Path:
     return plan.file
 
 
-def score_fold(fold: Fold, plan: FoldPlan, training: TrainingImages, groups: NDArray) -> pd.DataFrame:
-    """Train a head on the other folds and score the images of a fold.
+def score_fold(fold: Fold, plan: FoldPlan, training: TrainingImages, views: Views) -> pd.DataFrame:
+    """Fit a head on the other folds and score the images of a fold.
 
     Args:
         fold: The fold to score.
         plan: Number of folds and settings.
-        training: Features and labels of all images.
-        groups: Group of each image; not used by the scheme `by_image`.
+        training: Features, labels and groups of all images.
+        views: Features of the same images, to be scored.
 
     Returns:
         Columns scheme, seed, fold, position (of the image), label and score; no rows if the other folds hold a single
         class, as can happen with very few groups.
     """
-    fit_on, scored = _split_folds(training.labels, groups, fold, plan.num_folds)[fold.number]
+    fit_on, scored = _split_folds(training.labels, training.groups, fold, plan.num_folds)[fold.number]
     if len(np.unique(training.labels[fit_on])) < len(LABELS):
         scored, scores = scored[:0], np.empty(0, np.float32)
     else:
-        head = _get_compiled_head(training.num_features, plan.hidden_units, plan.settings)
-        train_head(head, _select(training, fit_on), None, plan.settings, fold.seed)
-        blocks = iterate_blocks(SelectedRows(training.plain, scored), ROWS_PER_BLOCK)
-        scores = np.concatenate([predict(head, block, batch_size=256) for block in blocks])
+        fitted, _ = fit_head(plan.head, training.select(fit_on), None, plan.settings, fold.seed, reuse_compiled=True)
+        blocks = predict_views(fitted, views.select(scored), batch_size=ROWS_PER_BATCH)
+        scores = np.concatenate([block_scores for _, block_scores in blocks])
     columns = {"scheme": fold.scheme, "seed": fold.seed, "fold": fold.number, "position": scored}
     return pd.DataFrame({**columns, "label": np.array(LABELS)[training.labels[scored]], "score": scores})
-
-
-_compiled = threading.local()
-"""Head of each thread; tracing its functions costs more than training on few images."""
-
-
-def _get_compiled_head(num_features: int, hidden_units: int, settings: TrainingSettings) -> Model:
-    """Return the compiled head of this thread."""
-    key = (num_features, hidden_units, settings.learning_rate)
-    if getattr(_compiled, "key", None) != key:
-        _compiled.key, _compiled.head = key, compile_head(num_features, hidden_units, settings)
-    return _compiled.head
 
 
 def read_training_images(workspace: Workspace) -> pd.DataFrame:
@@ -211,25 +201,19 @@ def assign_folds(images: pd.DataFrame, seed: int, num_folds: int) -> NDArray[np.
     Returns:
         Number of each image's fold, from 0.
     """
-    labels, folds = images["label"].map(LABELS.index).to_numpy(), np.empty(len(images), np.int64)
-    for number, (_, scored) in enumerate(
-        _split_folds(labels, images["group"].to_numpy(), Fold("grouped", seed, 0), num_folds)
-    ):
+    labels, groups = images["label"].map(LABELS.index).to_numpy(), images["group"].to_numpy()
+    folds = np.empty(len(images), np.int64)
+    for number, (_, scored) in enumerate(_split_folds(labels, groups, Fold("grouped", seed, 0), num_folds)):
         folds[scored] = number
     return folds
 
 
 def _split_folds(
-    labels: NDArray[np.int64], groups: NDArray, fold: Fold, num_folds: int
+    labels: NDArray[np.int64], groups: NDArray | None, fold: Fold, num_folds: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Compute the positions of training and scored images for each fold."""
+    """Compute the positions of training and scored images for each fold; the scheme `by_image` needs no groups."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # noqa: PLC0415 - a second to import
 
     if fold.scheme == "grouped":
         return list(StratifiedGroupKFold(num_folds, shuffle=True, random_state=fold.seed).split(labels, labels, groups))
     return list(StratifiedKFold(num_folds, shuffle=True, random_state=fold.seed).split(labels, labels))
-
-
-def _select(images: TrainingImages, positions: NDArray[np.int64]) -> TrainingImages:
-    mirrored = None if images.mirrored is None else SelectedRows(images.mirrored, positions)
-    return TrainingImages(SelectedRows(images.plain, positions), mirrored, images.labels[positions])

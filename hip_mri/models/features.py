@@ -18,7 +18,7 @@ from hip_mri.models.backbones.backbone import BYTES_PER_NUMBER, Backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice, choose_engine
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.keras_settings import describe_keras
-from hip_mri.models.network_inputs import cut_positions
+from hip_mri.models.network_inputs import Views, cut_positions
 from hip_mri.workspace import Workspace
 
 FEATURE_RECIPE: Final = 2
@@ -37,12 +37,15 @@ class FeatureSet:
         preprocessing: Preprocessing of its input.
         choice: Engine and precision.
         with_mirrored: Whether mirrored training images are needed, too; rows do not depend on it.
+        averages_mirrored: Whether an image's score is averaged with that of its mirror image, so that all images are
+            needed mirrored; rows do not depend on it.
     """
 
     backbone: Backbone
     preprocessing: PreprocessingSettings
     choice: EngineChoice
     with_mirrored: bool
+    averages_mirrored: bool = False
 
     @property
     def digest(self) -> str:
@@ -56,6 +59,7 @@ class FeatureSet:
         return asdict(self.choice) | {
             "engine_version": self.choice.version,
             "input_scaling": self.backbone.scaling,
+            "averages_mirrored": self.averages_mirrored,
             "set": self.digest,
             "preprocessed": name_set(self.preprocessing),
         }
@@ -64,44 +68,50 @@ class FeatureSet:
         """Open the store of this set."""
         return RowStore(workspace.features_folder / self.digest)
 
+    def open_views(self, workspace: Workspace, hashes: pd.Series) -> Views:
+        """Open the features of images to score, in the order of `hashes`."""
+        store = self.open_store(workspace)
+        mirrored = store.select(hashes, mirrored=True) if self.averages_mirrored else None
+        return Views(store.select(hashes, mirrored=False), mirrored)
+
 
 def choose_features(
     backbone: Backbone,
     settings: FeatureSettings,
     preprocessing: PreprocessingSettings,
-    with_mirrored: bool,
     workspace: Workspace,
     num_threads: int,
+    *,
+    with_mirrored: bool,
+    averages_mirrored: bool,
 ) -> FeatureSet:
     """Choose the features of a run; see `choose_engine`."""
     num_images = len(select_ready(read_manifest(workspace.manifest_file)))
-    num_rows = num_images * (2 if with_mirrored else 1)  # the split, which decides what is mirrored, is drawn later
+    # The split, which decides what is mirrored, is drawn later.
+    num_rows = num_images * (2 if with_mirrored or averages_mirrored else 1)
     choice = choose_engine(
         backbone, settings.engine, settings.precision, num_rows, workspace, preprocessing, num_threads
     )
-    return FeatureSet(backbone, preprocessing, choice, with_mirrored)
+    return FeatureSet(backbone, preprocessing, choice, with_mirrored, averages_mirrored)
 
 
-def list_rows(images: pd.DataFrame, *, with_mirrored: bool) -> pd.DataFrame:
-    """List the feature rows that images need.
+def list_rows(images: pd.DataFrame, features: FeatureSet) -> pd.DataFrame:
+    """List the feature rows that images need; columns sha256 and mirrored.
 
     Args:
         images: Columns sha256 and split, which is empty until it is drawn.
-        with_mirrored: Whether training uses mirrored images.
-
-    Returns:
-        Columns sha256 and mirrored: each image plain, and with `with_mirrored` training images also mirrored.
+        features: The set.
     """
     plain = images[["sha256"]].assign(mirrored=False)
-    if not with_mirrored:
+    if not (features.with_mirrored or features.averages_mirrored):
         return plain
-    mirrored = images.loc[images["split"] == "train", ["sha256"]].assign(mirrored=True)
-    return pd.concat([plain, mirrored], ignore_index=True)
+    chosen = images if features.averages_mirrored else images[images["split"] == "train"]
+    return pd.concat([plain, chosen[["sha256"]].assign(mirrored=True)], ignore_index=True)
 
 
 def find_missing_rows(shard: Shard, workspace: Workspace, features: FeatureSet) -> pd.DataFrame:
     """List the rows of a shard of images that are not stored; columns sha256 and mirrored."""
-    rows = list_rows(read_shard(shard), with_mirrored=features.with_mirrored)
+    rows = list_rows(read_shard(shard), features)
     return features.open_store(workspace).find_missing(rows)
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from hip_mri.errors import TrainingError
 from hip_mri.models.keras_settings import Model, import_keras
-from hip_mri.models.network_inputs import Rows, cut_positions
+from hip_mri.models.network_inputs import Rows, SelectedRows, Views, cut_positions
+from hip_mri.models.predict import predict_views
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,27 @@ class TrainingImages:
         plain: Rows of the images.
         mirrored: Rows of the mirrored images, in the same order; `None` trains without flips.
         labels: 0 (normal) or 1 (lesion) per image, shape (num_images,).
+        groups: Group of each image, shape (num_images,); `None` where no fit needs them.
     """
 
     plain: Rows
     mirrored: Rows | None
     labels: NDArray[np.int64]
+    groups: NDArray | None = None
 
     @property
     def num_features(self) -> int:
         """Length of a row of features."""
         return self.plain[np.arange(1)].shape[1]
+
+    def select(self, positions: NDArray[np.integer]) -> "TrainingImages":
+        """Select images by position."""
+        return TrainingImages(
+            SelectedRows(self.plain, positions),
+            None if self.mirrored is None else SelectedRows(self.mirrored, positions),
+            self.labels[positions],
+            None if self.groups is None else self.groups[positions],
+        )
 
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -99,6 +111,22 @@ def fit(
         _check_finite(epoch, is_validated=validation is not None)
         if on_epoch(epoch):
             break
+
+
+def measure_epoch(network: Model, training: TrainingImages, validation: TrainingImages) -> Epoch:
+    """Measure loss and accuracy of a network that was fitted in one step, as those of a first epoch."""
+    loss, accuracy = _measure(network, training)
+    epoch = Epoch(1, loss, accuracy, *_measure(network, validation))
+    _check_finite(epoch, is_validated=True)
+    return epoch
+
+
+def _measure(network: Model, images: TrainingImages) -> tuple[float, float]:
+    """Compute mean binary cross-entropy and accuracy of the plain images."""
+    scores = np.concatenate([scores for _, scores in predict_views(network, Views(images.plain))])
+    scores = scores.astype(np.float64).clip(np.finfo(np.float32).eps, 1 - np.finfo(np.float32).eps)
+    likelihoods = np.where(images.labels == 1, scores, 1 - scores)
+    return -float(np.log(likelihoods).mean()), float((likelihoods > 0.5).mean())
 
 
 def choose_jit() -> bool | Literal["auto"]:

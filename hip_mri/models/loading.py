@@ -17,13 +17,13 @@ from typing import Any, Final, cast
 
 import h5py
 
-from hip_mri.config import ARCHITECTURES, BackboneName
+from hip_mri.config import ARCHITECTURES, BackboneName, HeadDesign
 from hip_mri.disk_errors import explain_write_errors, require_room
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, describe_cause
 from hip_mri.models.backbones.input_scaling import find_scaling
 from hip_mri.models.backbones.random_weights import STANDARDIZE
-from hip_mri.models.head import PREFIX, build_head, build_network
+from hip_mri.models.heads.head import PREFIX, build_head, build_network, find_design
 from hip_mri.models.keras_settings import DTYPE_POLICY, SETTINGS, Model, import_keras
 
 WEIGHTS: Final = "model.weights.h5"
@@ -41,8 +41,7 @@ MAX_OVERHEAD_BYTES: Final = 2**24
 """Names and addresses in HDF5; ten times the size for a ResNet152."""
 
 MAX_IMAGE_SIZE: Final = 4096
-MAX_HIDDEN_UNITS: Final = 65_536
-"""Limits of the architecture that a file may describe."""
+"""Limit of the architecture that a file may describe; see also `find_design`."""
 
 Layer = tuple[str, str, str | None]
 """Class, module and registered name of a layer."""
@@ -63,7 +62,7 @@ def load_network(file: Path, sha256: str | None = None) -> Model:
 
 def load_head(file: Path, sha256: str | None = None) -> Model:
     """Load a saved head; see `load_network`."""
-    return _load(file, sha256, lambda description: build_head(_find_width(description), _find_units(description), 0))
+    return _load(file, sha256, lambda description: build_head(_find_width(description), _find_head(description), 0))
 
 
 def load_weights(network: Model, file: Path) -> None:
@@ -194,7 +193,7 @@ def _build(description: dict[str, Any]) -> Model:
     return build_network(
         known[found],
         size,
-        _find_units(description),
+        _find_head(description),
         scaling=find_scaling(names),
         standardized=STANDARDIZE in names,
     )
@@ -208,11 +207,8 @@ def _find_width(description: dict[str, Any]) -> int:
     return width
 
 
-def _find_units(description: dict[str, Any]) -> int:
-    units = description["config"]["layers"][-2]["config"]["units"]
-    if not (isinstance(units, int) and 0 < units <= MAX_HIDDEN_UNITS):
-        raise ValueError(f"its head has the width {str(units)[:20]}")
-    return units
+def _find_head(description: dict[str, Any]) -> HeadDesign:
+    return find_design(description["config"]["layers"])
 
 
 def _list_layers(description: dict[str, Any]) -> list[Layer]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from hip_mri.config import LABELS, TrainingSettings
+from hip_mri.config import LABELS, HeadDesign, TrainingSettings
 from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
 from hip_mri.disk_errors import require_room
 from hip_mri.hashes import digest, is_as_recorded, record_hashes
@@ -26,10 +26,11 @@ from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fine_tune import fine_tune
 from hip_mri.models.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
-from hip_mri.models.head import build_network, compile_head, cut_network, join_network, train_head
+from hip_mri.models.heads.head import build_network, cut_network, fit_head, join_network
 from hip_mri.models.keras_settings import Model, count_network_threads, describe_keras
-from hip_mri.models.network_inputs import ImageRows, Rows
-from hip_mri.models.scoring import ROWS_PER_BLOCK, SplitNetwork, score_rows
+from hip_mri.models.network_inputs import ImageRows, Rows, Views
+from hip_mri.models.predict import ROWS_PER_BLOCK
+from hip_mri.models.scoring import SplitNetwork, score_views
 from hip_mri.run_files import HISTORY_FILE, MODEL_FILE, PREDICTIONS_FILE
 from hip_mri.storage import publish_folder, write_json
 from hip_mri.workspace import Workspace
@@ -101,7 +102,7 @@ class TrainedModel:
 def train_model(
     workspace: Workspace,
     features: FeatureSet,
-    hidden_units: int,
+    head: HeadDesign,
     settings: TrainingSettings,
     seed: int,
     on_epoch: EpochReport = lambda epoch: None,
@@ -114,7 +115,7 @@ def train_model(
     Args:
         workspace: Its manifest and features are read, its `models` folder is written.
         features: The set to train on.
-        hidden_units: Width of the head's dense layer.
+        head: Kind and size of the head.
         settings: Settings of the training.
         seed: Seed of every random choice.
         on_epoch: Called after each epoch.
@@ -126,7 +127,8 @@ def train_model(
     identity = {
         "recipe": NETWORK_RECIPE,
         "features": features.digest,
-        "hidden_units": hidden_units,
+        "head": asdict(head),
+        "averages_mirrored": features.averages_mirrored,
         "settings": settings.model_dump(),
         "seed": seed,
         "keras": describe_keras(),
@@ -141,14 +143,14 @@ def train_model(
     if model.folder.exists():
         logger.warning("%s is not as it was written, or not recorded: the model is trained again", model.folder)
     network, history, scores = _train(
-        images, workspace, features, hidden_units, settings, seed, model.checkpoint_folder, on_epoch
+        images, workspace, features, head, settings, seed, model.checkpoint_folder, on_epoch
     )
     require_room(model.folder, 2 * BYTES_PER_NUMBER * network.count_params())
     with publish_folder(model.folder) as fresh:
         unpublished = replace(model, folder=fresh)
         network.save(unpublished.model_file)
-        backbone, head = cut_network(network)
-        head.save(unpublished.head_file)
+        backbone, fitted = cut_network(network)
+        fitted.save(unpublished.head_file)
         if settings.fine_tune.epochs:
             (fresh / TUNED_BACKBONE).mkdir()
             origin = features.backbone.identity | {"model": model.digest}
@@ -175,7 +177,7 @@ def _train(
     images: pd.DataFrame,
     workspace: Workspace,
     features: FeatureSet,
-    hidden_units: int,
+    head: HeadDesign,
     settings: TrainingSettings,
     seed: int,
     checkpoint_folder: Path,
@@ -184,17 +186,15 @@ def _train(
     """Train the network; returns it with its history and the scores of all images."""
     training = select_features(images, "train", workspace, features, with_mirrored=features.with_mirrored)
     validation = select_features(images, "val", workspace, features, with_mirrored=False)
-    head = compile_head(features.backbone.num_features, hidden_units, settings)
-    epochs = train_head(head, training, validation, settings, seed, on_epoch)
+    fitted, epochs = fit_head(head, training, validation, settings, seed, on_epoch)
     history = pd.DataFrame([asdict(epoch) for epoch in epochs]).assign(stage="head")
     if not settings.fine_tune.epochs:
-        rows = features.open_store(workspace).select(images["sha256"], mirrored=False)
-        scores = score_rows(head, rows, images, ROWS_PER_BLOCK)
-        return join_network(load_backbone(features.backbone), head), history, scores
+        scores = score_views(fitted, features.open_views(workspace, images["sha256"]), images, ROWS_PER_BLOCK)
+        return join_network(load_backbone(features.backbone), fitted), history, scores
 
     mixed = "mixed_bfloat16" if features.choice.precision == "bfloat16" else "float32"
     network, tuned = fine_tune(
-        join_network(load_own_backbone(features.backbone, mixed), head),
+        join_network(load_own_backbone(features.backbone, mixed), fitted),
         open_images(images, "train", workspace, features, with_mirrored=features.with_mirrored),
         open_images(images, "val", workspace, features, with_mirrored=False),
         settings.fine_tune,
@@ -203,20 +203,25 @@ def _train(
         checkpoint_folder,
         lambda epoch: on_epoch(replace(epoch, epoch=len(epochs) + epoch.epoch)),
     )
-    network = _copy_in_float32(network, features, hidden_units)
+    network = _copy_in_float32(network, features, head)
     later = pd.DataFrame([asdict(epoch) for epoch in tuned]).assign(stage="fine_tune")
     history = pd.concat([history, later.assign(epoch=later["epoch"] + len(epochs))])
-    rows = ImageRows(images["sha256"], workspace, features.preprocessing, mirrored=False)
-    return network, history, score_rows(network, rows, images, IMAGES_PER_BLOCK)
+    views = _open_image_views(images["sha256"], workspace, features)
+    return network, history, score_views(network, views, images, IMAGES_PER_BLOCK)
 
 
-def _copy_in_float32(network: Model, features: FeatureSet, hidden_units: int) -> Model:
+def _open_image_views(hashes: pd.Series, workspace: Workspace, features: FeatureSet) -> Views:
+    open_rows = functools.partial(ImageRows, hashes, workspace, features.preprocessing)
+    return Views(open_rows(mirrored=False), open_rows(mirrored=True) if features.averages_mirrored else None)
+
+
+def _copy_in_float32(network: Model, features: FeatureSet, head: HeadDesign) -> Model:
     """Copy the weights into a network that computes in float32, as every saved model does."""
     backbone = features.backbone
     copy = build_network(
         backbone.name,
         backbone.image_size,
-        hidden_units,
+        head,
         scaling=backbone.scaling,
         standardized=backbone.standardized,
     )
@@ -249,4 +254,5 @@ def _select_split(
         plain=open_rows(chosen["sha256"], mirrored=False),
         mirrored=open_rows(chosen["sha256"], mirrored=True) if with_mirrored else None,
         labels=chosen["label"].map(LABELS.index).to_numpy(np.int64),
+        groups=chosen["group"].to_numpy(),
     )

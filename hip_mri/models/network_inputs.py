@@ -22,6 +22,27 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
+class Views:
+    """Rows of images to score.
+
+    Attributes:
+        plain: Rows of the images.
+        mirrored: Rows of their mirror images, in the same order, where scores are averaged over both; else `None`.
+    """
+
+    plain: Rows
+    mirrored: Rows | None = None
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def select(self, positions: NDArray[np.integer]) -> "Views":
+        """Select images by position."""
+        mirrored = None if self.mirrored is None else SelectedRows(self.mirrored, positions)
+        return Views(SelectedRows(self.plain, positions), mirrored)
+
+
+@dataclass(frozen=True)
 class SelectedRows:
     """Rows at some positions, in their order."""
 

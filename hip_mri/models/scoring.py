@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -11,12 +10,10 @@ from numpy.typing import NDArray
 
 from hip_mri.errors import TrainingError
 from hip_mri.models.features import FeatureSet
-from hip_mri.models.keras_settings import Model, import_keras
+from hip_mri.models.keras_settings import Model
 from hip_mri.models.loading import load_head
-from hip_mri.models.network_inputs import Rows, cut_positions, iterate_blocks
-
-ROWS_PER_BLOCK: Final = 4096
-"""Feature rows that are scored at once, 8 KB each."""
+from hip_mri.models.network_inputs import Views
+from hip_mri.models.predict import predict_views
 
 
 @dataclass(frozen=True)
@@ -32,38 +29,20 @@ class SplitNetwork:
     head_file: Path
 
     def score(
-        self, rows: Rows, head: "Model | None" = None
+        self, views: Views, head: Model | None = None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Score images, block by block.
+        """Score images, block by block; see `predict_views`.
 
         Args:
-            rows: Features of the images, shape (images, features).
+            views: Features of the images, as `FeatureSet.open_views` opens them.
             head: The head, if it is loaded already.
-
-        Yields:
-            The features of a block, and the probability of a lesion for each of its rows.
         """
-        head = head or load_head(self.head_file)
-        for block in iterate_blocks(rows, ROWS_PER_BLOCK):
-            yield block, predict(head, block)
+        return predict_views(head or load_head(self.head_file), views)
 
 
-def predict(network: Model, inputs: NDArray[np.float32], batch_size: int = 32) -> NDArray[np.float32]:
-    """Run a network; returns shape (len(inputs),). Short batches are padded, so that scores do not depend on them."""
-    import_keras()
-    scores = np.empty(len(inputs), np.float32)
-    batch = np.zeros((batch_size, *inputs.shape[1:]), np.float32)
-    for positions in cut_positions(len(inputs), batch_size):
-        batch[: len(positions)] = inputs[positions]
-        scores[positions] = np.asarray(network.predict_on_batch(batch))[: len(positions), 0]
-    return scores
-
-
-def score_rows(network: Model, rows: Rows, images: pd.DataFrame, block_size: int) -> pd.DataFrame:
-    """Score every image, of which `rows` are the features or the pixels, in the same order; see `tabulate_scores`."""
-    return tabulate_scores(
-        images, np.concatenate([predict(network, block) for block in iterate_blocks(rows, block_size)])
-    )
+def score_views(network: Model, views: Views, images: pd.DataFrame, block_size: int) -> pd.DataFrame:
+    """Score every image, of which `views` are the features or the pixels, in the same order; see `tabulate_scores`."""
+    return tabulate_scores(images, np.concatenate([scores for _, scores in predict_views(network, views, block_size)]))
 
 
 def tabulate_scores(images: pd.DataFrame, scores: NDArray[np.float32]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hip_mri.models.network_inputs import Rows, cut_positions
-from hip_mri.models.scoring import ROWS_PER_BLOCK
+from hip_mri.models.predict import ROWS_PER_BLOCK
 
 STRETCH_LENGTH: Final = 50
 """Consecutive images that are sampled together: several patients, so that a patient is rarely cut."""

@@ -11,7 +11,7 @@ from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
 from hip_mri.hashes import digest
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.network_inputs import Rows, cut_positions, iterate_blocks
-from hip_mri.models.scoring import ROWS_PER_BLOCK
+from hip_mri.models.predict import ROWS_PER_BLOCK
 from hip_mri.monitoring.leakage_blocks import normalize
 from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace

@@ -29,7 +29,7 @@ from hip_mri.hashes import digest
 from hip_mri.models.cross_validation import read_training_images
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.network_inputs import Rows, cut_positions
-from hip_mri.models.scoring import ROWS_PER_BLOCK
+from hip_mri.models.predict import ROWS_PER_BLOCK
 from hip_mri.storage import replace_file
 from hip_mri.workspace import Workspace
 

@@ -58,8 +58,8 @@ def score_images(workspace: Workspace, scorer: Scorer) -> pd.DataFrame:
     """
     manifest = read_manifest(workspace.manifest_file)
     images = select_ready(manifest)
-    rows = scorer.network.features.open_store(workspace).select(images["sha256"], mirrored=False)
-    scores = scorer.score(images["sha256"], rows).astype({"is_outside": object})
+    views = scorer.network.features.open_views(workspace, images["sha256"])
+    scores = scorer.score(images["sha256"], views).astype({"is_outside": object})
     scored = images[["image_id", "sha256"]].assign(state="scored").join(scores)
     unreadable = manifest.loc[manifest["state"] == "quarantined", ["image_id", "sha256", "reason"]]
     table = pd.concat([scored, unreadable.assign(state="unreadable")])

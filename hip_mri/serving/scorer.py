@@ -11,7 +11,7 @@ from hip_mri.config import LABELS
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.conformal import decide
 from hip_mri.models.keras_settings import Model
-from hip_mri.models.network_inputs import Rows
+from hip_mri.models.network_inputs import Views
 from hip_mri.models.scoring import SplitNetwork
 from hip_mri.monitoring.novelty import Novelty, load_novelty
 from hip_mri.serving.known_images import find_known_splits, read_known_splits
@@ -45,12 +45,12 @@ class Scorer:
         """Texts that every output must show."""
         return [CLINICAL_NOTICE, *map(_attribute, self.model.notices)]
 
-    def score(self, hashes: pd.Series, rows: Rows) -> pd.DataFrame:
+    def score(self, hashes: pd.Series, views: Views) -> pd.DataFrame:
         """Score images.
 
         Args:
             hashes: SHA-256 of the pixels of each image.
-            rows: Their features, in the same order.
+            views: Their features, in the same order.
 
         Returns:
             Columns score, label, decision, threshold, distance, is_outside and known_split of
@@ -59,7 +59,7 @@ class Scorer:
         Raises:
             EvaluationError: A score is not a number.
         """
-        scores, distances = self._measure(rows)
+        scores, distances = self._measure(views)
         return pd.DataFrame(
             {
                 "score": scores,
@@ -73,15 +73,15 @@ class Scorer:
             index=hashes.index,
         )
 
-    def _measure(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _measure(self, views: Views) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Compute score and distance of each image, shape (num_images,) each; NaN for distances without `novelty`."""
         scores, distances = [], []
-        for block, scored in self.network.score(rows, self.head):
+        for block, scored in self.network.score(views, self.head):
             scores.append(scored.astype(np.float64))
             distances.append(self.novelty.measure(block) if self.novelty else np.full(len(block), np.nan))
         num_bad = int((~np.isfinite(np.concatenate(scores))).sum())
         if num_bad:
-            raise EvaluationError(f"scores: {num_bad} of {len(rows)} are not a number. Give another model.")
+            raise EvaluationError(f"scores: {num_bad} of {len(views)} are not a number. Give another model.")
         return np.concatenate(scores), np.concatenate(distances)
 
 

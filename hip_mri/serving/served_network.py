@@ -30,7 +30,7 @@ from hip_mri.models.backbones.export import has_export, link_export
 from hip_mri.models.backbones.input_scaling import find_scaling
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.features import FeatureSet
-from hip_mri.models.head import PREFIX, cut_network
+from hip_mri.models.heads.head import PREFIX, cut_network
 from hip_mri.models.loading import load_network
 from hip_mri.models.network import HEAD_NAME, TUNED_BACKBONE
 from hip_mri.models.scoring import SplitNetwork
@@ -59,6 +59,7 @@ class SavedNetwork:
         backbone: Architecture.
         preprocessing: Preprocessing of its images.
         precision: Precision in which its metrics and its threshold were computed.
+        averages_mirrored: Whether its scores are averaged over an image and its mirror image.
     """
 
     file: Path
@@ -66,6 +67,7 @@ class SavedNetwork:
     backbone: BackboneName
     preprocessing: PreprocessingSettings
     precision: Precision
+    averages_mirrored: bool = False
 
 
 def prepare_network(
@@ -98,7 +100,14 @@ def prepare_network(
     prefers_openvino = has_export(backbone) or (wanted == "bfloat16" and computes_bfloat16("openvino"))
     chosen = resolve_engine(engine, num_images, is_exported=prefers_openvino)
     choice = choose_serving_engine(chosen, precision, network.precision)
-    return SplitNetwork(FeatureSet(backbone, network.preprocessing, choice, with_mirrored=False), folder / HEAD_NAME)
+    features = FeatureSet(
+        backbone,
+        network.preprocessing,
+        choice,
+        with_mirrored=False,
+        averages_mirrored=network.averages_mirrored,
+    )
+    return SplitNetwork(features, folder / HEAD_NAME)
 
 
 def choose_serving_engine(engine: Engine, precision: Precision | Literal["auto"], evaluated: Precision) -> EngineChoice:

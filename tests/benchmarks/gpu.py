@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from hip_mri.config import FineTuneSettings, TrainingSettings
+from hip_mri.config import FineTuneSettings, HeadDesign, TrainingSettings
 from hip_mri.images.stored_png import decode_png, encode_png
 from hip_mri.models.backbones import engines
 from hip_mri.models.backbones.backbone import build_backbone, open_backbone, write_backbone
 from hip_mri.models.fine_tune import fine_tune
 from hip_mri.models.fitting import TrainingImages
-from hip_mri.models.head import build_head, compile_head, join_network, train_head
+from hip_mri.models.heads.dense import compile_head, train_head
+from hip_mri.models.heads.head import build_head, join_network
 from hip_mri.models.keras_settings import describe_keras
 
 BATCH_SIZES = (16, 64, 256)
@@ -66,7 +67,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     pixels = images[..., None].astype(np.float32)
     tuned = TrainingImages(pixels, pixels, labels)
-    network = join_network(backbone, build_head(NUM_FEATURES, HIDDEN_UNITS, seed=0))
+    network = join_network(backbone, build_head(NUM_FEATURES, HeadDesign("dense", HIDDEN_UNITS), seed=0))
     times: list[float] = [time.perf_counter()]
     fine_tune(
         network,

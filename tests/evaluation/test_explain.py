@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-from hip_mri.config import PreprocessingSettings
+from hip_mri.config import HeadDesign, PreprocessingSettings
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation import explain
 from hip_mri.evaluation.explain import differentiate_head, differentiate_normalizations, explain_images, pick_cases
 from hip_mri.models.backbones.backbone import build_backbone, open_backbone, write_backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet
-from hip_mri.models.head import build_head, cut_network, join_network
+from hip_mri.models.heads.head import build_head, cut_network, join_network
 from hip_mri.models.scoring import SplitNetwork
 
 keras = pytest.importorskip("keras")
@@ -126,7 +126,9 @@ def test_gradient_is_that_of_automatic_differentiation(standardized, has_layer_n
 def split_network(tmp_path_factory):
     """A network of the real architecture, and the folder with its parts as files."""
     keras.utils.set_random_seed(3)
-    network = join_network(build_backbone("ResNet50", 64, standardized=True), build_head(2048, 32, seed=3))
+    network = join_network(
+        build_backbone("ResNet50", 64, standardized=True), build_head(2048, HeadDesign("dense", 32), seed=3)
+    )
     normalization = network.get_layer("standardize")
     spread = np.random.default_rng(4).uniform(0.5, 2, normalization.moving_variance.shape)
     normalization.moving_variance.assign(spread.astype(np.float32))

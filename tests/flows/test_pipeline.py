@@ -26,7 +26,7 @@ from hip_mri.errors import SourceError, WeightsError
 from hip_mri.evaluation.charts.captions import CAPTIONS
 from hip_mri.hashes import record_hashes
 from hip_mri.models.keras_settings import describe_keras
-from hip_mri.models.scoring import predict
+from hip_mri.models.predict import predict
 from hip_mri.workspace import Workspace
 
 SMALL = {

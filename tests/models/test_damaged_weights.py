@@ -11,11 +11,11 @@ import h5py
 import keras
 import pytest
 
-from hip_mri.config import ARCHITECTURES
+from hip_mri.config import ARCHITECTURES, HeadDesign
 from hip_mri.errors import WeightsError
 from hip_mri.models.backbones import weights
 from hip_mri.models.backbones.hdf5_checks import count_parameters
-from hip_mri.models.head import build_head
+from hip_mri.models.heads.head import build_head
 from hip_mri.models.loading import load_head
 from tests.models.saved_files import change
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Skipping nested container")  # K
 
 @pytest.fixture(scope="module")
 def head() -> keras.Model:
-    return build_head(2048, 4, seed=0)
+    return build_head(2048, HeadDesign("dense", 4), seed=0)
 
 
 def change_bytes(content: bytes, seed: int) -> bytes:

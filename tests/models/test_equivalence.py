@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hip_mri.config import TrainingSettings
+from hip_mri.config import HeadDesign, TrainingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.dataset.shards import plan_shards
@@ -11,7 +11,7 @@ from hip_mri.models.backbones.backbone import Backbone, load_backbone
 from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet, extract_features
 from hip_mri.models.fitting import draw_epoch, fit
-from hip_mri.models.head import build_head, join_network
+from hip_mri.models.heads.head import build_head, join_network
 from hip_mri.models.network import select_features
 from hip_mri.workspace import Workspace
 from tests.small_models import SMALL
@@ -43,7 +43,7 @@ def test_losses_equal_those_of_fit_on_the_whole_network(prepared, backbone, expe
 def _build_head():
     import keras
 
-    head = build_head(2048, hidden_units=32, seed=1)
+    head = build_head(2048, HeadDesign("dense", 32), seed=1)
     head.compile(keras.optimizers.Adam(SETTINGS.learning_rate), "binary_crossentropy", metrics=["accuracy"])
     return head
 
@@ -61,7 +61,7 @@ def _fit_whole_network(workspace, backbone):
     """Keras' own `fit` on images, one epoch at a time, with the same order and the same flips."""
     import keras
 
-    network = join_network(load_backbone(backbone), build_head(2048, hidden_units=32, seed=1))
+    network = join_network(load_backbone(backbone), build_head(2048, HeadDesign("dense", 32), seed=1))
     network.compile(keras.optimizers.Adam(SETTINGS.learning_rate), "binary_crossentropy")
     (images, labels), validation = _read(workspace, "train"), _read(workspace, "val")
     losses, val_losses = [], []

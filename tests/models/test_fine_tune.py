@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hip_mri.config import FineTuneSettings, TrainingSettings
+from hip_mri.config import FineTuneSettings, HeadDesign, TrainingSettings
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.errors import TrainingError
 from hip_mri.models import fitting
@@ -34,7 +34,7 @@ def features(prepared: Workspace, backbone: Backbone) -> FeatureSet:
 
 @pytest.fixture(scope="module")
 def tuned(prepared: Workspace, features: FeatureSet) -> TrainedModel:
-    return train_model(prepared, features, 8, SETTINGS, seed=1)
+    return train_model(prepared, features, HeadDesign("dense", 8), SETTINGS, seed=1)
 
 
 @pytest.mark.full_network
@@ -57,10 +57,10 @@ def test_fault_54_interrupted_training_ends_in_the_same_weights(prepared, featur
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_model(prepared, features, 8, SETTINGS, seed=1, on_epoch=interrupt)
+        train_model(prepared, features, HeadDesign("dense", 8), SETTINGS, seed=1, on_epoch=interrupt)
     assert not tuned.folder.exists()
     reported = []
-    resumed = train_model(prepared, features, 8, SETTINGS, seed=1, on_epoch=reported.append)
+    resumed = train_model(prepared, features, HeadDesign("dense", 8), SETTINGS, seed=1, on_epoch=reported.append)
 
     assert [epoch.epoch for epoch in reported] == [1, 2, 4]
     assert resumed.predictions_file.read_bytes() == uninterrupted
@@ -90,13 +90,13 @@ def test_the_best_epoch_is_kept_also_after_an_interruption(
         if epoch.epoch == 5:
             raise KeyboardInterrupt
 
-    two_epochs = train_model(prepared, features, 8, settings(epochs=2), seed=4)
+    two_epochs = train_model(prepared, features, HeadDesign("dense", 8), settings(epochs=2), seed=4)
     patient = settings(epochs=6, early_stopping_patience=2)
     measure_losses(0.9, 0.8, 0.7, 0.6, 0.65)  # two epochs of the head, then those of fine-tuning
     with pytest.raises(KeyboardInterrupt):
-        train_model(prepared, features, 8, patient, seed=4, on_epoch=interrupt)
+        train_model(prepared, features, HeadDesign("dense", 8), patient, seed=4, on_epoch=interrupt)
     measure_losses(0.9, 0.8, 0.66)
-    resumed = train_model(prepared, features, 8, patient, seed=4)
+    resumed = train_model(prepared, features, HeadDesign("dense", 8), patient, seed=4)
 
     assert list(pd.read_csv(resumed.history_file)["val_loss"]) == [0.9, 0.8, 0.7, 0.6, 0.65, 0.66]
     assert resumed.predictions_file.read_bytes() == two_epochs.predictions_file.read_bytes()
@@ -106,7 +106,7 @@ def test_fine_tuning_changes_the_top_and_the_scores(prepared, features, tuned: T
     import keras
 
     settings = SETTINGS.model_copy(update={"fine_tune": FineTuneSettings()})
-    head_only = train_model(prepared, features, 8, settings, seed=1)
+    head_only = train_model(prepared, features, HeadDesign("dense", 8), settings, seed=1)
     network, plain = keras.models.load_model(tuned.model_file), load_backbone(features.backbone)
 
     def moved(name: str) -> float:
@@ -127,5 +127,5 @@ def test_fault_67_infinite_loss_ends_training(prepared: Workspace, features: Fea
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "_process", lambda *_: (float("nan"), 0.5))
         with pytest.raises(TrainingError, match=r"loss of epoch 1 is nan"):
-            train_model(prepared, broken, 8, settings, seed=3)
+            train_model(prepared, broken, HeadDesign("dense", 8), settings, seed=3)
     assert models == set(prepared.models_folder.iterdir())

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from hip_mri.config import EvaluationSettings, TrainingSettings
+from hip_mri.config import EvaluationSettings, HeadDesign, TrainingSettings
 from hip_mri.dataset.preprocessing import name_set
 from hip_mri.errors import SettingsError
 from hip_mri.hashes import digest
@@ -24,7 +24,7 @@ from hip_mri.models.backbones.preparation import prepare_backbone
 from hip_mri.models.backbones.weights import resolve_weights
 from hip_mri.models.cross_validation import plan_folds
 from hip_mri.models.features import FeatureSet
-from hip_mri.models.head import compile_head
+from hip_mri.models.heads.dense import compile_head
 from hip_mri.models.keras_settings import (
     BACKEND_VARIABLE,
     choose_backend,
@@ -50,7 +50,8 @@ logging.basicConfig(level=logging.WARNING)
 {before}
 from hip_mri.models.backbones import backbone, random_weights
 from hip_mri.models import network
-from hip_mri.models.head import compile_head, join_network
+from hip_mri.models.heads.dense import compile_head
+from hip_mri.models.heads.head import join_network
 from hip_mri.models.keras_settings import import_keras, list_keras_folders
 from hip_mri.config import TrainingSettings
 from tests.small_network import build_small_resnet
@@ -284,7 +285,7 @@ def names(prepared: Workspace, features: FeatureSet) -> Callable[[], dict[str, o
     def name_all() -> dict[str, object]:
         keras_choice = replace(features, choice=replace(features.choice, engine="keras"))
         openvino_choice = replace(features, choice=replace(features.choice, engine="openvino"))
-        plan = plan_folds(prepared, features, 16, TrainingSettings(), EvaluationSettings())
+        plan = plan_folds(prepared, features, HeadDesign("dense", 16), TrainingSettings(), EvaluationSettings())
         assert plan is not None
         return {"keras": keras_choice.digest, "openvino": openvino_choice.digest, "folds": plan.file.name}
 

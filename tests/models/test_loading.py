@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hip_mri.config import HeadDesign
 from hip_mri.errors import DiskError, TrainingError, WeightsError
 from hip_mri.models.backbones.hdf5_checks import check_numbers_only
 from hip_mri.models.backbones.weights import resolve_weights
-from hip_mri.models.head import build_head, build_network
+from hip_mri.models.heads.head import build_head, build_network
 from hip_mri.models.loading import list_foreign_settings, load_head, load_network
-from hip_mri.models.scoring import predict, tabulate_scores
+from hip_mri.models.predict import predict
+from hip_mri.models.scoring import tabulate_scores
 from tests.models.saved_files import change, change_description
 
 LAMBDA = {
@@ -28,7 +30,7 @@ LAMBDA = {
 
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
-    return build_network("ResNet50", 32, hidden_units=4, standardized=True)
+    return build_network("ResNet50", 32, HeadDesign("dense", 4), standardized=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_a_saved_network_computes_the_same(network, saved, never_built):
 
 
 def test_a_saved_head_computes_the_same(tmp_path, never_built):
-    head = build_head(2048, 4, seed=3)
+    head = build_head(2048, HeadDesign("dense", 4), seed=3)
     head.save(tmp_path / "head.keras")
     rows = np.random.default_rng(0).normal(size=(3, 2048)).astype(np.float32)
     np.testing.assert_array_equal(predict(load_head(tmp_path / "head.keras"), rows), predict(head, rows))
@@ -140,7 +142,7 @@ def test_fault_65_what_is_no_network_is_rejected(tmp_path, never_built, content)
 
 
 def test_fault_65_an_h5_model_is_rejected(tmp_path, never_built):
-    build_head(2048, 4, seed=0).save(tmp_path / "model.h5")
+    build_head(2048, HeadDesign("dense", 4), seed=0).save(tmp_path / "model.h5")
     with pytest.raises(WeightsError, match=r"model\.h5"):
         load_network(tmp_path / "model.h5")
 
@@ -229,7 +231,7 @@ def test_fault_65_zeros_that_were_compressed_are_plain_numbers(tmp_path):
 
 @pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
 def test_fault_65_packed_members_that_are_damaged_are_rejected(tmp_path, never_built, member):
-    build_head(2048, 4, seed=0).save(tmp_path / "undamaged.keras")
+    build_head(2048, HeadDesign("dense", 4), seed=0).save(tmp_path / "undamaged.keras")
     file = change(tmp_path / "undamaged.keras", tmp_path / "model.keras", zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(file) as packed:
         start = packed.getinfo(member).header_offset + 30 + len(member)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hip_mri.config import TrainingSettings
+from hip_mri.config import HeadDesign, TrainingSettings
 from hip_mri.hashes import is_as_recorded, record_hashes
 from hip_mri.models import network
 from hip_mri.models.features import FeatureSet
@@ -19,7 +19,7 @@ SETTINGS = TrainingSettings(epochs=2, batch_size=16)
 @pytest.fixture
 def trained(trained_workspace: tuple[Workspace, FeatureSet]) -> TrainedModel:
     """Trained once; a test that changes its files trains it again."""
-    return train_model(*trained_workspace, 8, SETTINGS, seed=6)
+    return train_model(*trained_workspace, HeadDesign("dense", 8), SETTINGS, seed=6)
 
 
 def forge_scores(model: TrainedModel) -> None:
@@ -52,7 +52,7 @@ def test_fault_66_a_changed_model_is_trained_again(trained_workspace, trained, d
     scores, history = trained.predictions_file.read_bytes(), trained.history_file.read_bytes()
     damage(trained)
     with caplog.at_level(logging.WARNING):
-        again = train_model(*trained_workspace, 8, SETTINGS, seed=6)
+        again = train_model(*trained_workspace, HeadDesign("dense", 8), SETTINGS, seed=6)
     assert str(trained.folder) in caplog.text
     assert again == trained
     assert (again.predictions_file.read_bytes(), again.history_file.read_bytes()) == (scores, history)
@@ -64,7 +64,7 @@ def test_an_undamaged_model_is_reused_and_its_checkpoint_discarded(trained_works
     """A run that is killed between the two leaves the checkpoint."""
     (trained.checkpoint_folder / "epoch-00001").mkdir(parents=True)
     monkeypatch.setattr(network, "_train", lambda *_: pytest.fail("it was trained"))
-    assert train_model(*trained_workspace, 8, SETTINGS, seed=6) == trained
+    assert train_model(*trained_workspace, HeadDesign("dense", 8), SETTINGS, seed=6) == trained
     assert not trained.checkpoint_folder.exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hip_mri.config import FineTuneSettings, TrainingSettings
+from hip_mri.config import FineTuneSettings, HeadDesign, TrainingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.errors import WorkspaceError
@@ -19,7 +19,7 @@ from hip_mri.monitoring.novelty import Novelty, find_directions, find_limit, fit
 @pytest.fixture(scope="module")
 def fitted(trained_workspace):
     workspace, features = trained_workspace
-    trained = train_model(workspace, features, 8, TrainingSettings(epochs=2), seed=1)
+    trained = train_model(workspace, features, HeadDesign("dense", 8), TrainingSettings(epochs=2), seed=1)
     return workspace, features, trained, fit_novelty(workspace, features, trained, 0.2)
 
 
@@ -131,7 +131,7 @@ def test_it_is_done_once_and_the_same_each_time(fitted):
 def test_a_fine_tuned_network_is_measured_by_its_own_features(fitted):
     workspace, features, _, file = fitted
     settings = TrainingSettings(epochs=1, fine_tune=FineTuneSettings(epochs=1, learning_rate=1e-2))
-    tuned = train_model(workspace, features, 8, settings, seed=1)
+    tuned = train_model(workspace, features, HeadDesign("dense", 8), settings, seed=1)
     own = load_novelty(fit_novelty(workspace, features, tuned, 0.2))
 
     hashes = select_ready(read_manifest(workspace.manifest_file)).query("split == 'val'")["sha256"].sort_values()

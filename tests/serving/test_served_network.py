@@ -7,17 +7,23 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
-from hip_mri.config import FineTuneSettings, TrainingSettings
+from hip_mri.config import FineTuneSettings, HeadDesign, TrainingSettings
+from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.dataset.shards import plan_shards
 from hip_mri.errors import WeightsError
 from hip_mri.hashes import digest_file, record_hashes
 from hip_mri.models.backbones import engine_choice, export
 from hip_mri.models.backbones.backbone import open_backbone
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.backbones.export import export_openvino
+from hip_mri.models.features import extract_features
 from hip_mri.models.network import train_model
-from hip_mri.models.scoring import SplitNetwork, predict
+from hip_mri.models.network_inputs import Views
+from hip_mri.models.predict import predict
+from hip_mri.models.scoring import SplitNetwork
 from hip_mri.serving import served_network as serving
 from hip_mri.serving.served_network import SavedNetwork, choose_serving_engine, prepare_network
 from hip_mri.storage import write_json
@@ -27,7 +33,7 @@ from hip_mri.workspace import Workspace
 @pytest.fixture
 def network(trained_workspace) -> SavedNetwork:
     workspace, features = trained_workspace
-    trained = train_model(workspace, features, 8, TrainingSettings(epochs=2), seed=1)
+    trained = train_model(workspace, features, HeadDesign("dense", 8), TrainingSettings(epochs=2), seed=1)
     file = trained.model_file
     return SavedNetwork(file, digest_file(file), features.backbone.name, features.preprocessing, "float32")
 
@@ -55,9 +61,28 @@ def test_the_parts_compute_what_the_whole_computes(network, place):
 def check_scores(parts: SplitNetwork, file: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32), np.uint8)
     features = open_engine(parts.features.backbone, "keras", "float32").compute(list(images))
-    scores = np.concatenate([scored for _, scored in parts.score(features)])
+    scores = np.concatenate([scored for _, scored in parts.score(Views(features))])
     whole = keras.models.load_model(file, compile=False)
     np.testing.assert_allclose(scores, predict(whole, images[..., None].astype(np.float32)), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dense", "logistic", "knn"])
+def test_every_head_scores_as_in_training_also_averaged_over_mirror_images(kind, home, workspace, trained_workspace):
+    features = replace(trained_workspace[1], averages_mirrored=True)
+    for shard in plan_shards(home, shard_size=2048):
+        extract_features(shard, home, features, num_threads=1)
+    trained = train_model(home, features, HeadDesign(kind, 8), TrainingSettings(epochs=2), seed=1)
+    recorded = pd.read_csv(trained.predictions_file, dtype={"image_id": "str"}).set_index("image_id")["score"]
+    file = trained.model_file
+    saved = SavedNetwork(file, digest_file(file), "ResNet50", features.preprocessing, "float32", averages_mirrored=True)
+    parts = prepare(saved, workspace)
+    assert parts.features.averages_mirrored
+    images = select_ready(read_manifest(home.manifest_file))
+    views = features.open_views(home, images["sha256"])
+    scores = np.concatenate([scored for _, scored in parts.score(views)])
+    np.testing.assert_allclose(scores, recorded[images["image_id"]], atol=5e-6)
+    plain = np.concatenate([scored for _, scored in parts.score(Views(views.plain))])
+    assert np.abs(plain - scores).max() > 1e-4
 
 
 def test_it_is_split_once_and_a_changed_part_is_made_anew(network, place):
@@ -99,7 +124,7 @@ def test_files_of_the_training_are_used(network, home, trained_workspace, monkey
 def test_the_backbone_of_fine_tuning_is_used(home, trained_workspace, monkeypatch):
     features = trained_workspace[1]
     settings = TrainingSettings(epochs=1, fine_tune=FineTuneSettings(epochs=1))
-    tuned = train_model(home, features, 8, settings, seed=2)
+    tuned = train_model(home, features, HeadDesign("dense", 8), settings, seed=2)
     assert tuned.features.backbone.digest != features.backbone.digest
     monkeypatch.setattr(serving, "load_network", lambda *_, **__: pytest.fail("it was split"))
     file = tuned.model_file
@@ -109,7 +134,7 @@ def test_the_backbone_of_fine_tuning_is_used(home, trained_workspace, monkeypatc
 
 
 def test_files_of_another_training_are_not_used(network, home, trained_workspace):
-    other = train_model(home, trained_workspace[1], 8, TrainingSettings(epochs=2), seed=9)
+    other = train_model(home, trained_workspace[1], HeadDesign("dense", 8), TrainingSettings(epochs=2), seed=9)
     parts = prepare(network, home)
     assert digest_file(parts.head_file) != digest_file(other.head_file)
 

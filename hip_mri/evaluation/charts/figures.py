@@ -43,7 +43,7 @@ class FigureData:
         predictions: Columns `image_id`, `split`, `label` (name) and `score` (0-1), one row per image.
         metrics: Content of `metrics.json`.
         history: Columns `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy` and possibly `stage`, one row per
-            epoch.
+            epoch; a single one gives no figure.
         bands: Bands of the curves of the test images.
         recalibrated: Recalibrated scores of the test images, in the order of their rows, shape (num_images,).
         decision_curve: Net benefit on the test images.
@@ -105,7 +105,8 @@ def _draw(data: FigureData, notice: str) -> Iterator[tuple[str, Figure]]:
         yield "shortcuts", draw_shortcuts(metrics["shortcuts"], metrics["test"], notice)
     if metrics.get("training_sizes"):
         yield "training_sizes", draw_training_sizes(metrics["training_sizes"], notice, group)
-    yield "learning_curves", draw_learning_curves(data.history, notice)
+    if len(data.history) > 1:
+        yield "learning_curves", draw_learning_curves(data.history, notice)
     if data.explained:
         yield "explanations", draw_explanations(data.explained, notice)
     if data.suspected_labels:

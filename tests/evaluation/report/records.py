@@ -89,7 +89,7 @@ CONFIG: dict[str, Any] = {
     "seed": 42,
     "data": {"val_fraction": 0.15, "test_fraction": 0.15, "given_split": "keep"},
     "preprocessing": {"clahe_clip_limit": 2.0, "clahe_num_tiles": 8, "image_size": 224},
-    "model": {"backbone": "ResNet101", "weights": "/home/smith/weights.h5", "hidden_units": 1024},
+    "model": {"backbone": "ResNet101", "weights": "/home/smith/weights.h5", "head": "dense", "hidden_units": 1024},
     "training": {
         "epochs": 30,
         "batch_size": 150,

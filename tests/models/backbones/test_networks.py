@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from hip_mri.config import ARCHITECTURES, PreprocessingSettings
+from hip_mri.config import ARCHITECTURES, HeadDesign, PreprocessingSettings
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.models.backbones.backbone import (
     Backbone,
@@ -29,9 +29,10 @@ from hip_mri.models.backbones.stages import STAGES
 from hip_mri.models.backbones.weights import resolve_weights
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fine_tune import unfreeze
-from hip_mri.models.head import build_head, join_network
+from hip_mri.models.heads.head import build_head, join_network
 from hip_mri.models.loading import load_network
-from hip_mri.models.scoring import SplitNetwork, predict
+from hip_mri.models.predict import predict
+from hip_mri.models.scoring import SplitNetwork
 from tests.conftest import draw_image
 
 keras = pytest.importorskip("keras")
@@ -69,7 +70,7 @@ def as_inputs(images: list[np.ndarray]) -> np.ndarray:
 
 def join(built: Built):
     backbone = load_own_backbone(built.backbone)
-    return join_network(backbone, build_head(built.backbone.num_features, 8, seed=1))
+    return join_network(backbone, build_head(built.backbone.num_features, HeadDesign("dense", 8), seed=1))
 
 
 @pytest.mark.system
@@ -133,7 +134,7 @@ def test_heat_is_grad_cam(built: Built, tmp_path: Path) -> None:
     """Oracle: gradient of the logit by TensorFlow."""
     import tensorflow as tf
 
-    head = build_head(built.backbone.num_features, 8, seed=1)
+    head = build_head(built.backbone.num_features, HeadDesign("dense", 8), seed=1)
     head.save(tmp_path / "head.keras")
     size = built.backbone.image_size
     choice = EngineChoice("keras", "float32", "test")

@@ -1,24 +1,24 @@
-"""Builds and trains the head: a dense ReLU layer and a sigmoid on frozen features."""
+"""Trains the dense head: a ReLU layer and a sigmoid on frozen features."""
 
 import math
+import threading
 from typing import Any, Final
 
 import numpy as np
 
-from hip_mri.config import BackboneName, InputScaling, TrainingSettings
-from hip_mri.models.backbones.backbone import build_backbone
+from hip_mri.config import TrainingSettings
 from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, fit, make_deterministic, weigh_classes
 from hip_mri.models.keras_settings import Model, import_keras
 
-FIRST_HEAD_LAYER: Final = "hidden"
-"""First layer of the head; the layers before it are the backbone."""
+HIDDEN: Final = "hidden"
+"""Name of the dense ReLU layer."""
 
-PREFIX: Final = "hip_mri_"
-"""Prefix of the name of a whole network; the rest is the name of its backbone."""
+SCORE: Final = "score"
+"""Name of the last layer of every head."""
 
 
-def build_head(num_features: int, hidden_units: int, seed: int) -> Model:
-    """Build the head, from features to the probability of a lesion.
+def add_dense(features: Any, hidden_units: int, seed: int) -> Any:
+    """Add a dense head to symbolic features; returns the symbolic probability.
 
     The seed determines the initial weights. Each layer has an initializer with a seed of its own, since Keras' global
     random state is shared between threads.
@@ -26,30 +26,19 @@ def build_head(num_features: int, hidden_units: int, seed: int) -> Model:
     Source of the initial weights: Glorot and Bengio, AISTATS 2010, the default of Keras.
     """
     keras = import_keras()
-    features = keras.Input((num_features,), name="features")
-    return keras.Model(features, _score(features, hidden_units, seed), name="head")
-
-
-def build_network(
-    name: BackboneName, image_size: int, hidden_units: int, *, scaling: InputScaling | None = None, standardized: bool
-) -> Model:
-    """Build a whole network with random weights, of the same architecture as `join_network` returns."""
-    keras = import_keras()
-    backbone = build_backbone(name, image_size, scaling=scaling, standardized=standardized)
-    return keras.Model(backbone.input, _score(backbone.output, hidden_units, seed=0), name=_name_network(backbone))
-
-
-def _score(features: Any, hidden_units: int, seed: int) -> Any:
-    """Add the layers of the head to symbolic features; returns the symbolic probability."""
-    keras = import_keras()
     first_seed, second_seed = _draw_layer_seeds(seed)
     hidden = keras.layers.Dense(
-        hidden_units, "relu", kernel_initializer=keras.initializers.GlorotUniform(first_seed), name=FIRST_HEAD_LAYER
+        hidden_units, "relu", kernel_initializer=keras.initializers.GlorotUniform(first_seed), name=HIDDEN
     )(features)
+    return add_sigmoid(hidden, second_seed)
+
+
+def add_sigmoid(inputs: Any, seed: int) -> Any:
+    """Add one unit with a sigmoid; returns the symbolic probability."""
+    keras = import_keras()
+    initializer = keras.initializers.GlorotUniform(seed)
     # float32, since the loss is computed from it; the other layers may have another precision.
-    return keras.layers.Dense(
-        1, "sigmoid", kernel_initializer=keras.initializers.GlorotUniform(second_seed), dtype="float32", name="score"
-    )(hidden)
+    return keras.layers.Dense(1, "sigmoid", kernel_initializer=initializer, dtype="float32", name=SCORE)(inputs)
 
 
 def _draw_layer_seeds(seed: int) -> tuple[int, int]:
@@ -58,47 +47,27 @@ def _draw_layer_seeds(seed: int) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def join_network(backbone: Model, head: Model) -> Model:
-    """Join a backbone and a head.
-
-    Args:
-        backbone: Gray levels 0-255, shape (batch, height, width, 1), to features.
-        head: Features to a probability.
-
-    Returns:
-        One flat network with the layers and weights of both; only those of the head are trainable.
-    """
-    keras = import_keras()
-    score = backbone.output
-    for layer in head.layers[1:]:
-        score = layer(score)
-    return keras.Model(backbone.input, score, name=_name_network(backbone))
-
-
-def cut_network(network: Model) -> tuple[Model, Model]:
-    """Divide a network into backbone and head with their weights, the reverse of `join_network`."""
-    keras = import_keras()
-    hidden = network.get_layer(FIRST_HEAD_LAYER)
-    features = network.layers[network.layers.index(hidden) - 1].output
-    backbone = keras.Model(network.input, features, name=network.name.removeprefix(PREFIX))
-    head = build_head(features.shape[-1], hidden.units, seed=0)
-    for layer in head.layers[1:]:
-        layer.set_weights(network.get_layer(layer.name).get_weights())
-    return backbone, head
-
-
-def _name_network(backbone: Model) -> str:
-    return f"{PREFIX}{backbone.name}"
-
-
 def compile_head(num_features: int, hidden_units: int, settings: TrainingSettings) -> Model:
-    """Build and compile a head. `train_head` can be called on it repeatedly; its functions are traced once."""
+    """Build and compile a dense head. `train_head` can be called on it repeatedly; its functions are traced once."""
     keras = import_keras()
     make_deterministic()
-    head = build_head(num_features, hidden_units, seed=0)
+    features = keras.Input((num_features,), name="features")
+    head = keras.Model(features, add_dense(features, hidden_units, seed=0), name="head")
     head.compile(keras.optimizers.Adam(settings.learning_rate), "binary_crossentropy", metrics=["accuracy"])
     head.optimizer.build(head.trainable_variables)
     return head
+
+
+_compiled = threading.local()
+"""Head of each thread; tracing its functions costs more than training on few images."""
+
+
+def get_compiled_head(num_features: int, hidden_units: int, settings: TrainingSettings) -> Model:
+    """Return the compiled head of this thread; its next training overwrites its weights."""
+    key = (num_features, hidden_units, settings.learning_rate)
+    if getattr(_compiled, "key", None) != key:
+        _compiled.key, _compiled.head = key, compile_head(num_features, hidden_units, settings)
+    return _compiled.head
 
 
 def train_head(
@@ -109,7 +78,7 @@ def train_head(
     seed: int,
     on_epoch: EpochReport = lambda epoch: None,
 ) -> list[Epoch]:
-    """Train a head with Adam on binary cross-entropy, from the initial weights that the seed gives.
+    """Train a dense head with Adam on binary cross-entropy, from the initial weights that the seed gives.
 
     Equivalent to training the whole network on images with a frozen backbone.
 

@@ -1,0 +1,1 @@
+"""Heads: from features to the probability of a lesion, fitted on stored features."""
