@@ -32,6 +32,7 @@ FOUNDATION = (
 )
 PREFECT = ("prefect",)
 NETWORKS = ("keras", "tensorflow", "tensorflow_hub", "openvino", "torch")
+WEB = ("fastapi", "starlette", "uvicorn", "python_multipart")
 VAGUE_NAMES = {"util", "utils", "utility", "utilities", "common", "helper", "helpers", "misc"}
 
 
@@ -79,10 +80,12 @@ def list_rules() -> dict[str, Rule]:
     for layer in LAYERS:
         names = [f"hip_mri.{name}" for name in layer]
         for name, package in zip(names, layer, strict=True):
-            never = PREFECT if package in WITH_NETWORKS else PREFECT + NETWORKS
+            never = PREFECT + WEB if package in WITH_NETWORKS else PREFECT + WEB + NETWORKS
             rules[name] = Rule((*below, name), never=never)
         below = (*below, *names)
-    rules["hip_mri.evaluation.explain"] = Rule(rules["hip_mri.evaluation"].project, never=PREFECT)
+    rules["hip_mri.evaluation.explain"] = Rule(rules["hip_mri.evaluation"].project, never=PREFECT + WEB)
+    # The web service alone knows HTTP; what it scores with is used by a flow as well.
+    rules["hip_mri.serving.web"] = Rule(rules["hip_mri.serving"].project, never=PREFECT + NETWORKS)
     return rules
 
 
@@ -101,6 +104,7 @@ DECISIONS = {
         "hip_mri.evaluation.verify",
         "hip_mri.promotion",
         "hip_mri.registry",
+        "hip_mri.serving.web.start.start_service",
         "hip_mri.synthetic.demo.write_demo_zip",
         "hip_mri.workspace.Workspace",
         "pydantic",
@@ -163,7 +167,8 @@ DECISIONS = {
 prints errors in one line. It checks the source before Prefect takes its seconds to start, likewise that another run
 holds the workspace, and that MLflow is installed where runs are logged to it; and it loads Keras beside the start of
 a server of the run's own where a flow will surely need it, and reads the choice of its backend. `verify` reads from a
-saved network, without Keras, which settings of Keras it was built with. That a server is gone shows in an error of
+saved network, without Keras, which settings of Keras it was built with.
+`serve` scores without Prefect. That a server is gone shows in an error of
 httpx, Prefect's client. Proxies and certificates that httpx would fail on, and a server that does not start or
 answer, are errors of the project's tree, as are settings of Prefect that it refuses. The process of a server of a
 run's own hands Prefect's application to Uvicorn itself, so that it can end with the run. Progress is drawn by Rich.
@@ -295,6 +300,8 @@ def test_decisions_are_still_needed():
         ("hip_mri.monitoring.drift", "from hip_mri.registry import versions", "hip_mri.registry.versions"),
         ("hip_mri.serving.predictions", "from hip_mri.promotion import gate", "hip_mri.promotion.gate"),
         ("hip_mri.evaluation.explain", "from tasks import dataset", "tasks.dataset"),
+        ("hip_mri.serving.scorer", "from fastapi import FastAPI", "fastapi.FastAPI"),
+        ("hip_mri.serving.web.app", "import keras", "keras"),
         ("hip_mri.promotion.gate", "import prefect.artifacts", "prefect.artifacts"),
         ("tasks.dataset", "from flows import pipeline", "flows.pipeline"),
         ("tasks.dataset", "import numpy as np", "numpy"),
@@ -320,6 +327,7 @@ def test_forbidden_imports_of_every_form_are_found(module, source, offender):
         ("hip_mri.evaluation.explain", "import keras\nfrom hip_mri.models import head"),
         ("hip_mri.serving.predictions", "from hip_mri.monitoring import novelty"),
         ("hip_mri.promotion.gate", "from hip_mri.evaluation import metrics"),
+        ("hip_mri.serving.web.app", "from fastapi import FastAPI\nfrom hip_mri.serving import scorer"),
         ("flows.pipeline", "from hip_mri.config import PipelineConfig\nfrom tasks.dataset import ingest_images"),
         ("flows.cli.arguments", "from hip_mri.errors import HipMriError\nimport yaml"),
     ],

@@ -18,6 +18,7 @@ from hip_mri.config import (
     ReleaseSettings,
     RetrainConfig,
     RunnerSettings,
+    ServeConfig,
     SourceLimits,
 )
 from hip_mri.config.base import FORMER_NAMES as PRESENT_NAMES
@@ -117,14 +118,35 @@ PREDICT_OTHERS |= {f"runner.{name}" for name in RunnerSettings.model_fields}
 PREDICT_OTHERS |= {f"data.{name}" for name in ImageSettings.model_fields}
 PREDICT_OTHERS |= {f"limits.{name}" for name in SourceLimits.model_fields}
 
+SERVE_BOUNDS = [
+    ("port", (0, 65535), (-1, 65536)),
+    ("service.max_request_bytes", (2**10, 2**31), (2**10 - 1, 2**31 + 1)),
+    ("service.max_images", (1, 4096), (0, 4097)),
+    ("service.max_requests", (1, 256), (0, 257)),
+    ("service.upload_timeout_seconds", (JUST, 3600), (0, 3601)),
+    ("service.decoding_timeout_seconds", (JUST, 60), (0, 61)),
+]
+SERVE_OTHERS = {"workspace", "model", "host", "token"} | {f"data.{name}" for name in ImageSettings.model_fields}
+
 ALL_BOUNDS = [
     pytest.param(kind, *row, id=row[0])
-    for kind, rows in ((PipelineConfig, BOUNDS), (RetrainConfig, RELEASE_BOUNDS), (PredictConfig, PREDICT_BOUNDS))
+    for kind, rows in (
+        (PipelineConfig, BOUNDS),
+        (RetrainConfig, RELEASE_BOUNDS),
+        (PredictConfig, PREDICT_BOUNDS),
+        (ServeConfig, SERVE_BOUNDS),
+        (ServeConfig, SERVE_BOUNDS),
+    )
     for row in rows
 ]
 ALL_CHOICES = [
     pytest.param(kind, *row, id=row[0])
-    for kind, rows in ((PipelineConfig, CHOICES), (RetrainConfig, RELEASE_CHOICES), (PredictConfig, PREDICT_CHOICES))
+    for kind, rows in (
+        (PipelineConfig, CHOICES),
+        (RetrainConfig, RELEASE_CHOICES),
+        (PredictConfig, PREDICT_CHOICES),
+        (ServeConfig, PREDICT_CHOICES),
+    )
     for row in rows.items()
 ]
 
@@ -162,6 +184,8 @@ def test_the_tables_above_name_every_setting():
     assert {setting for setting, *_ in RELEASE_BOUNDS} | set(RELEASE_CHOICES) == of_release
     of_predict = {setting for setting, *_ in PREDICT_BOUNDS} | set(PREDICT_CHOICES) | PREDICT_OTHERS
     assert of_predict == set(list_settings(PredictConfig))
+    of_serve = {setting for setting, *_ in SERVE_BOUNDS} | set(PREDICT_CHOICES) | SERVE_OTHERS
+    assert of_serve == set(list_settings(ServeConfig))
 
 
 @pytest.mark.parametrize(("kind", "setting", "allowed", "refused"), ALL_BOUNDS)

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import CliSettingsSource
 from pydantic_settings.exceptions import SettingsError as OptionError
 
-from flows.cli.base_commands import Command, CommandGroup, FlowCommand, Program
+from flows.cli.base_commands import Command, CommandGroup, Program, SettingsCommand
 from hip_mri.config.base import FORMER_NAMES, list_settings
 from hip_mri.errors import SettingsError
 
-CONFIDENTIAL: Final = (("source",), ("sources",), ("tracking", "mlflow_uri"))
+CONFIDENTIAL: Final = (("source",), ("sources",), ("tracking", "mlflow_uri"), ("token",))
 """Settings whose value an error does not repeat, since an address can contain a token."""
 
 MAX_USAGE_OPTIONS: Final = 6
@@ -52,7 +52,7 @@ def read_command(arguments: Sequence[str], program: type[Program]) -> Command:
         message = re.sub(r"\S*:/\S*", "...", message)  # addresses can contain passwords
         raise SettingsError(f"{message}.{hint} See {program.program} --help for all commands and options.") from None
     command, values = _select_command(program, source())
-    if issubclass(command, FlowCommand) and (file := values.get("config")):
+    if issubclass(command, SettingsCommand) and (file := values.get("config")):
         values = _merge(_read_yaml(Path(file)), values)
     try:
         return command.model_validate(values)

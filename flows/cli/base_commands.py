@@ -1,7 +1,7 @@
 """Base classes of commands: the fields of a class are its options or its commands."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
@@ -42,14 +42,22 @@ class Program(CommandGroup, BaseSettings):
     """How it is called."""
 
 
-class FlowCommand(Command):
-    """Base class of commands that run a flow; the fields are its settings."""
+class SettingsCommand(Command):
+    """Base class of commands with many settings, which a file can contain."""
 
     config: Path | None = None
     """YAML file with settings, nested as the dots in the options. Options override it."""
 
     settings: ClassVar[type[Settings]]
-    """Parameter of the flow."""
+    """The settings without `config`."""
+
+    def read_settings(self) -> Any:
+        """Return the settings that were given, as `settings`."""
+        return self.settings.model_validate(self.model_dump(exclude={"config"}, exclude_unset=True))
+
+
+class FlowCommand(SettingsCommand):
+    """Base class of commands that run a flow; `settings` is its parameter."""
 
     flow: ClassVar[str]
     """Module and name of the flow, as in `prefect.yaml`."""
@@ -60,8 +68,7 @@ class FlowCommand(Command):
     def execute(self) -> None:
         from flows.cli.flow_runs import start_flow  # noqa: PLC0415 - not needed by other commands
 
-        settings = self.settings.model_validate(self.model_dump(exclude={"config"}, exclude_unset=True))
-        print(start_flow(self.flow, settings, is_serving=self.is_serving))
+        print(start_flow(self.flow, self.read_settings(), is_serving=self.is_serving))
 
 
 class WorkspaceCommand(Command):

@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, CliSubCommand, CliToggleFlag
 
-from flows.cli.base_commands import Command, FlowCommand, Program, WorkspaceCommand
+from flows.cli.base_commands import Command, FlowCommand, Program, SettingsCommand, WorkspaceCommand
 from flows.cli.model_commands import Models
-from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, TrackingSettings
+from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, ServeConfig, TrackingSettings
 from hip_mri.errors import EvaluationError, ReleaseError, WorkspaceError, list_offenders
 from hip_mri.promotion.error_budget import check_ledger
 from hip_mri.registry.release_checks import check_audit_log, verify_releases
@@ -37,6 +37,25 @@ class Predict(PredictConfig, FlowCommand):
     settings = PredictConfig
     flow = "flows.predict:hip_predict"
     is_serving = True
+
+
+class Serve(ServeConfig, SettingsCommand):
+    """Start a web service and a page that score images with one model, for research only, not for diagnosis.
+
+    Without --model it uses the champion of the workspace. Prints its address when it is ready, and answers until Ctrl-C
+    or SIGTERM. `python flows/serve.py` is another program, which runs the flows on a Prefect server.
+    """
+
+    settings = ServeConfig
+
+    def execute(self) -> None:
+        from flows.cli.flow_runs import show_progress_lines  # noqa: PLC0415 - not needed by other commands
+        from flows.runtime.native_stderr import filter_native_stderr  # noqa: PLC0415
+        from hip_mri.serving.web.start import start_service  # noqa: PLC0415 - loads Keras
+
+        filter_native_stderr()
+        show_progress_lines(sys.stderr)
+        start_service(self.read_settings(), lambda address: print(address, flush=True))
 
 
 class Retrain(RetrainConfig, FlowCommand):
@@ -163,6 +182,7 @@ class HipMri(Program):
 
     run: CliSubCommand[Run]
     predict: CliSubCommand[Predict]
+    serve: CliSubCommand[Serve]
     retrain: CliSubCommand[Retrain]
     verify: CliSubCommand[Verify]
     track: CliSubCommand[Track]

@@ -25,6 +25,7 @@ from hip_mri.config.flows import (
     TrainingConfig,
 )
 from hip_mri.config.promotion import DriftSettings, ReleaseSettings, RetrainSettings
+from hip_mri.config.serving import ServeConfig, ServiceLimits
 from hip_mri.config.tracking import TrackingSettings
 from hip_mri.config.training import (
     Engine,

@@ -1,0 +1,1 @@
+"""A web service and a page that score images with one model: `hip-mri serve`."""
