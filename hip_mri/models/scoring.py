@@ -29,7 +29,7 @@ class SplitNetwork:
     head_file: Path
 
     def score(
-        self, views: Views, head: Model | None = None
+        self, views: Views, head: "Model | None" = None
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Score images, block by block; see `predict_views`.
 
