@@ -19,7 +19,7 @@ from hip_mri.images.decoding_results import Picture
 from hip_mri.images.stored_png import hash_pixels
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.loading import load_head
-from hip_mri.models.network_inputs import Rows
+from hip_mri.models.network_inputs import Rows, Views
 from hip_mri.serving.scorer import Scorer, load_scorer
 from hip_mri.serving.served_model import find_model
 from hip_mri.serving.served_network import prepare_network
@@ -78,9 +78,14 @@ class LoadedModel:
         Raises:
             EvaluationError: A score is not a number.
         """
-        rows = cast("Rows", self._engine.compute([image.levels for image in images]))
+        levels = [image.levels for image in images]
+        averages_mirrored = self.scorer.network.features.averages_mirrored
+        mirrored = self._compute(list(map(np.fliplr, levels))) if averages_mirrored else None
         hashes = pd.Series([image.sha256 for image in images], dtype="str")
-        return self.scorer.score(hashes, rows).to_dict("records")
+        return self.scorer.score(hashes, Views(self._compute(levels), mirrored)).to_dict("records")
+
+    def _compute(self, levels: list[NDArray[np.uint8]]) -> Rows:
+        return cast("Rows", self._engine.compute(levels))
 
     def explain(self, images: Sequence[PreparedImage]) -> NDArray[np.float32]:
         """Compute the Grad-CAM heat map of each image, 0-1, shape (num_images, image_size, image_size)."""

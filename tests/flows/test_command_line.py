@@ -308,7 +308,7 @@ def test_fault_56_and_57_a_disk_that_refuses_elsewhere_is_an_error_too(number, t
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "run, predict, retrain"),
+        ([], "run, predict, serve, retrain"),
         (["models"], "list, history, register"),
         (["rnu"], "Did you mean run?"),
         (["models", "promte", "w"], "Did you mean promote?"),

@@ -8,7 +8,7 @@ import httpx
 import pandas as pd
 import pytest
 
-from hip_mri.config import ImageSettings, ServiceLimits, TrainingSettings
+from hip_mri.config import HeadDesign, ImageSettings, ServiceLimits, TrainingSettings
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.evaluation.conformal import DecisionRule
 from hip_mri.evaluation.run_tables import describe_manifest
@@ -35,7 +35,7 @@ RULE = DecisionRule(threshold=0.5, error_rate=0.1, min_lesion=0.0, max_normal=0.
 @pytest.fixture(scope="session")
 def scorer(trained_workspace, tmp_path_factory) -> Scorer:
     workspace, features = trained_workspace
-    trained = train_model(workspace, features, 8, TrainingSettings(epochs=2), seed=1)
+    trained = train_model(workspace, features, HeadDesign("dense", 8), TrainingSettings(epochs=2), seed=1)
     file = trained.model_file
     saved = SavedNetwork(file, digest_file(file), features.backbone.name, features.preprocessing, "float32")
     manifest_file = tmp_path_factory.mktemp("run") / "manifest.csv"
