@@ -116,7 +116,7 @@ def choose_feature_set(config: TrainingConfig, workspace: Workspace, weights: We
         workspace,
         num_threads,
         with_mirrored=config.training.horizontal_flip,
-        averages_mirrored=config.model.mirror_averaging,
+        averages_mirrored=config.averages_mirrored,
     ).result()
 
 

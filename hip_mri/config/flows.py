@@ -100,6 +100,12 @@ class TrainingConfig(Settings):
             )
         return self
 
+    @property
+    def averages_mirrored(self) -> bool:
+        """Whether the score of an image is averaged with that of its mirror image."""
+        chosen = self.model.mirror_averaging
+        return self.training.horizontal_flip if chosen is None else chosen
+
     def with_backbone(self, backbone: BackboneName) -> Self:
         """Return the same settings with another backbone."""
         return self.model_copy(update={"model": self.model.model_copy(update={"backbone": backbone})})

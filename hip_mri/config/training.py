@@ -57,9 +57,9 @@ class ModelSettings(Settings):
     hidden_units: int = Field(default=1024, ge=1, le=65536)
     """Number of units of the ReLU layer of the head `dense`."""
 
-    mirror_averaging: bool = False
+    mirror_averaging: bool | None = None
     """Whether the score of an image is the mean of the scores of the image and of its mirror image, in evaluation,
-    prediction and promotion alike. Each image is then computed twice."""
+    prediction and promotion alike. Each image is then computed twice. By default that of `training.horizontal_flip`."""
 
     @property
     def head_design(self) -> HeadDesign:

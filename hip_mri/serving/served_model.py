@@ -101,7 +101,7 @@ def load_served_model(folder: Path) -> ServedModel:
                 settings["model"]["backbone"],
                 PreprocessingSettings.model_validate(settings["preprocessing"]),
                 _find_precision(metrics, settings),
-                settings["model"].get("mirror_averaging", False),  # runs of earlier versions have no such setting
+                metrics["features"].get("averages_mirrored", False),  # not in runs of earlier versions
             ),
             threshold=float(metrics["threshold"]),
             conformal=read_image_rule(metrics),
