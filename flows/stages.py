@@ -34,6 +34,7 @@ from tasks.models import (
     find_neighbors,
     fit_novelty,
     join_folds,
+    measure_distances,
     measure_leakage,
     measure_shortcuts,
     measure_training_sizes,
@@ -125,12 +126,14 @@ def train_and_report(config: TrainingConfig, workspace: Workspace, weights: Weig
     head, training, features = config.model.head_design, config.training, images.features
     trained = train_model.submit(workspace, features, head, training, config.seed).result()
     folds = cross_validate(config, workspace, features)
+    novelty = fit_novelty(workspace, features, trained, config.evaluation.outside_fraction)
     tables = {
         run_files.FOLDS_FILE: folds,
         run_files.LABEL_REVIEW_FILE: review_labels(workspace, features, trained, folds),
         run_files.LEAKAGE_FILE: measure_leakage(workspace, features, config.evaluation),
         run_files.NEIGHBORS_FILE: find_neighbors(workspace, features),
-        run_files.NOVELTY_FILE: fit_novelty(workspace, features, trained, config.evaluation.outside_fraction),
+        run_files.NOVELTY_FILE: novelty,
+        run_files.DISTANCES_FILE: measure_distances(workspace, features, trained, novelty),
         run_files.SHORTCUTS_FILE: measure_shortcuts(workspace, config.runner.count_threads()),
         run_files.TRAINING_SIZES_FILE: measure_training_sizes(workspace, features, config.seed),
     }

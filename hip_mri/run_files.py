@@ -41,7 +41,13 @@ MODEL_FILE: Final = "model.keras"
 NOVELTY_FILE: Final = "novelty.npz"
 """Out-of-distribution detector."""
 
+DISTANCES_FILE: Final = "distances.csv"
+"""Distance of images from the training images, by the detector."""
+
 REPORT_FILE: Final = "report.html"
+REVIEW_FILE: Final = "review.html"
+"""Images of the run with their scores, to look at and to mark."""
+
 MODEL_CARD_FILE: Final = "model_card.md"
 CHECKLIST_FILE: Final = "checklist.md"
 

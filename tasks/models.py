@@ -73,3 +73,5 @@ measure_training_sizes = task(**CALLED)(training_sizes.measure_training_sizes)
 review_labels = task(**CALLED)(label_review.review_labels)
 
 fit_novelty = task(**CALLED)(novelty.fit_novelty)
+
+measure_distances = task(**CALLED)(novelty.measure_distances)

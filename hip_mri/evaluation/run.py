@@ -18,14 +18,15 @@ from hip_mri.dataset.manifest import read_manifest
 from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.evaluation.audits.shortcuts import DECISIVE
 from hip_mri.evaluation.charts.captions import collect_notices, explain_pretraining, summarize_notices
-from hip_mri.evaluation.charts.figures import draw_figures
+from hip_mri.evaluation.charts.figures import FigureData, draw_figures
 from hip_mri.evaluation.environment import find_commit, list_versions
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.evaluation.figure_data import RunImages, collect_figure_data
-from hip_mri.evaluation.metrics.results import evaluate
+from hip_mri.evaluation.metrics.results import Scores, evaluate
 from hip_mri.evaluation.report.documents import write_documents
 from hip_mri.evaluation.report.run_report import RunReport
 from hip_mri.evaluation.report.settings import WITHHELD
+from hip_mri.evaluation.review.page import write_review
 from hip_mri.evaluation.run_tables import describe_manifest, read_borders, read_scores, read_table, write_decisions
 from hip_mri.grouping.groups import GroupReport
 from hip_mri.grouping.patients_draft import list_doubtful_borders, write_patients_draft
@@ -38,6 +39,7 @@ from hip_mri.models.network import TrainedModel
 from hip_mri.run_files import (
     BORDERS_FILE,
     CONFIG_FILE,
+    DISTANCES_FILE,
     FIGURES_FOLDER,
     HISTORY_FILE,
     MANIFEST_FILE,
@@ -45,6 +47,7 @@ from hip_mri.run_files import (
     MODEL_FILE,
     PATIENTS_DRAFT_FILE,
     PREDICTIONS_FILE,
+    REVIEW_FILE,
 )
 from hip_mri.storage import find_next_folder, link_or_copy, publish_folder, write_json
 from hip_mri.workspace import Workspace
@@ -140,9 +143,18 @@ def publish_run(workspace: Workspace, facts: RunFacts) -> RunReport:
         figures = draw_figures(figure_data, fresh / FIGURES_FOLDER, summarize_notices(metrics["notices"]))
         report = RunReport(metrics, config.model_dump(mode="json"), folder, tuple(figures))
         write_documents(fresh, report)
+        _write_review(fresh, report, scores, images, figure_data, config.runner.count_threads())
         record_hashes(fresh)
     _log_result(folder, metrics)
     return replace(report, figures=tuple(folder / FIGURES_FOLDER / file.name for file in figures))
+
+
+def _write_review(
+    folder: Path, report: RunReport, scores: Scores, images: RunImages, figure_data: FigureData, num_threads: int
+) -> None:
+    file = folder / DISTANCES_FILE
+    distances = read_table(file) if file.exists() else None
+    write_review(folder / REVIEW_FILE, report, scores, distances, images, figure_data.explained, num_threads)
 
 
 def _copy_files(facts: RunFacts, workspace: Workspace, folder: Path) -> None:

@@ -18,11 +18,12 @@ from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceError
 from hip_mri.evaluation.conformal import decide, read_image_rule
 from hip_mri.evaluation.metrics.results import evaluate
+from hip_mri.evaluation.review.page import check_review
 from hip_mri.evaluation.run_tables import read_scores, read_table
 from hip_mri.grouping.split_checks import count_images
 from hip_mri.hashes import HASHES, compare_hashes, digest, digest_file
 from hip_mri.models.loading import list_foreign_settings
-from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE
+from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, REVIEW_FILE
 from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace, resolve_path
 
@@ -55,6 +56,8 @@ def verify_run(folder: Path) -> list[str]:
         differences += compare(metrics, computed)
         differences += _compare_decisions(scores.predictions, computed)
         differences += compare(metrics, _count_images(folder), METRICS_FILE)
+        if (review := folder / REVIEW_FILE).is_file():
+            differences += check_review(review, metrics)
     except (HipMriError, OSError, ValueError, KeyError, TypeError) as error:
         differences.append(f"the metrics cannot be computed again: {error}")
         return differences

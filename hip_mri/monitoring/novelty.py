@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hip_mri.dataset.manifest import read_manifest, select_ready
+from hip_mri.config import SPLITS
+from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.errors import WorkspaceError
 from hip_mri.hashes import digest
@@ -147,6 +148,32 @@ def fit_novelty(workspace: Workspace, features: FeatureSet, trained: TrainedMode
     limit = find_limit(distances, outside_fraction)
     replace(unlimited, limit=limit).save(file)
     logger.info("Images with a distance above %.4f from the training images are out of distribution", limit)
+    return file
+
+
+def measure_distances(workspace: Workspace, features: FeatureSet, trained: TrainedModel, novelty_file: Path) -> Path:
+    """Measure the images of each split; of training images, which the directions come from, a little too small.
+
+    Args:
+        workspace: As in `fit_novelty`.
+        features: As in `fit_novelty`.
+        trained: As in `fit_novelty`.
+        novelty_file: Result of `fit_novelty`.
+
+    Returns:
+        CSV with the columns image_id, distance and is_outside; at most `MAX_NUM_IMAGES` images of a split.
+    """
+    images = select_ready(read_manifest(workspace.manifest_file)).sort_values("sha256")
+    images = images[images["split"].isin(SPLITS)].groupby("split").head(MAX_NUM_IMAGES)
+    identity = digest([NOVELTY_RECIPE, novelty_file.stem, digest_table(images[["image_id", "sha256"]])])
+    file = novelty_file.with_name(f"{identity[:16]}.csv")
+    if file.exists():
+        return file
+    novelty, rows = load_novelty(novelty_file), _open_rows(images["sha256"], workspace, features, trained)
+    distances = np.concatenate([novelty.measure(block) for block in iterate_blocks(rows, ROWS_PER_BLOCK)])
+    table = pd.DataFrame({"image_id": images["image_id"], "distance": distances})
+    with replace_file(file) as temporary:
+        table.assign(is_outside=distances > novelty.limit).to_csv(temporary, index=False)
     return file
 
 

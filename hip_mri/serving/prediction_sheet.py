@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
 from hip_mri.evaluation.report.templates import load_templates
+from hip_mri.evaluation.review.pictures import draw_overlay
 from hip_mri.serving.known_images import USES
 from hip_mri.storage import write_bytes
 
@@ -32,9 +33,6 @@ MAX_IN_MARKDOWN: Final = 50
 
 MAX_UNREADABLE: Final = 100
 """Unreadable files that are listed."""
-
-HEAT_OPACITY: Final = 0.6
-"""Opacity of the heat map where it is 1."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +125,7 @@ def encode_overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> bytes
     Returns:
         A JPEG of `THUMBNAIL_SIZE`; where the heat is 0 the image is unchanged.
     """
-    gray = cv2.cvtColor(_resize(image), cv2.COLOR_GRAY2BGR).astype(np.float32)
-    level = np.clip(cv2.resize(heat, gray.shape[1::-1], interpolation=cv2.INTER_LINEAR), 0, 1)
-    color = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_PLASMA).astype(np.float32)
-    opacity = HEAT_OPACITY * level[..., None]
-    return _encode_jpeg((gray * (1 - opacity) + color * opacity).astype(np.uint8))
+    return _encode_jpeg(draw_overlay(_resize(image), heat))
 
 
 def _resize(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

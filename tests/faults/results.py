@@ -64,7 +64,7 @@ PLACES = (
 UNORDERED = ("names.parquet", "identities", "attributes")
 """Files, or folders of files, whose rows may come in another order after a kill."""
 
-NOT_COMPARED = ("files.json", "report.html", "model_card.md", "checklist.md")
+NOT_COMPARED = ("files.json", "report.html", "review.html", "model_card.md", "checklist.md")
 """They repeat the other files, with times and hashes of files that hold times."""
 
 

@@ -6,7 +6,6 @@ Data and pictures are JSON in it.
 
 import base64
 import hashlib
-import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from hip_mri.config import LABELS
+from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.captions import SPLIT_TITLES, name_label
 from hip_mri.evaluation.charts.image_sheets import ExplainedCase
@@ -111,15 +111,16 @@ def describe_data(
         others: The other images of the run, which the figures of a threshold count.
         attributes: Columns for subgroups.
     """
+    columns = list_columns(shown.sort_values("rank"))
     return {
-        "key": digest([metrics["environment"]["model_sha256"], sorted(shown["image_id"])])[:16],
+        "key": digest([metrics["threshold"], columns["image_id"], columns["score"]])[:16],
         "threshold": metrics["threshold"],
         "num_images": len(shown) + len(others),
         "num_steps": NUM_STEPS,
         "labels": list(LABELS),
         "splits": SPLIT_TITLES,
         "attributes": list(attributes),
-        "images": list_columns(shown.sort_values("rank")),
+        "images": columns,
         "others": count_calls(others, metrics["threshold"]) if len(others) else None,
     }
 
@@ -166,26 +167,26 @@ def _list_notes(data: Mapping[str, Any], pictures: EncodedPictures) -> list[str]
     notes = []
     if num_shown < num_all:
         notes.append(
-            f"The run has {num_all:,} images; the page shows {num_shown:,} of them: suspected labels, wrong calls, images "
-            "unlike the training images and uncertain ones first, then test images, each by loss. The figures of the "
-            "threshold count all images."
+            f"The run has {num_all:,} images. The page shows the {num_shown:,} most informative ones: suspected "
+            "labels, wrong calls, images unlike the training images and uncertain ones first, then test images, each "
+            "by loss. The figures of the threshold count all images."
         )
     if num_large < num_shown:
         notes.append(
-            f"{num_large:,} images have large pictures, the same first; the others are enlarged thumbnails, so that the "
-            f"page stays below {MAX_PAGE_BYTES / 1e6:.0f} MB."
+            f"The {num_large:,} most informative images have large pictures, the others enlarged thumbnails, so that "
+            f"the page stays below {MAX_PAGE_BYTES / 1e6:.0f} MB."
         )
     return notes
 
 
 def _describe_attribute(name: str, values: Sequence[str]) -> dict[str, Any]:
-    return {"name": name.partition(": ")[2], "options": [(value, value) for value in sorted(set(values))]}
+    return {"name": name.removeprefix(ATTRIBUTE_PREFIX), "options": [(value, value) for value in sorted(set(values))]}
 
 
 def _read_inline(*parts: tuple[str, str]) -> Inline:
     text = "\n".join((files(package) / name).read_text(encoding="utf-8") for package, name in parts)
     sha256 = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-    return Inline(Markup(text), f"sha256-{sha256}")  # noqa: S704 - of this package
+    return Inline(Markup(text), f"sha256-{sha256}")
 
 
 def check_review(file: Path, metrics: Mapping[str, Any]) -> list[str]:
@@ -199,9 +200,9 @@ def check_review(file: Path, metrics: Mapping[str, Any]) -> list[str]:
         EvaluationError: The page has no data.
     """
     data = read_review_data(file)
-    differences = [
-        f"{file.name}: the threshold is {data['threshold']}, {metrics['threshold']} was recorded"
-    ] * (data["threshold"] != metrics["threshold"])
+    differences = []
+    if data["threshold"] != metrics["threshold"]:
+        differences.append(f"{file.name}: the threshold is {data['threshold']}, {metrics['threshold']} was recorded")
     for split in ("test", "val"):
         shown, recorded = count_matrix(data, split), metrics[split]["at_threshold"]["confusion_matrix"]
         if shown != recorded:
@@ -218,7 +219,7 @@ def read_review_data(file: Path) -> dict[str, Any]:
     found = _DATA.search(file.read_text(encoding="utf-8"))
     if found is None:
         raise EvaluationError(f"{file.name} has no data. Run the pipeline again.")
-    return json.loads(html.unescape(found[1]))
+    return json.loads(found[1])
 
 
 def count_matrix(data: Mapping[str, Any], split: str) -> list[list[int]]:

@@ -245,9 +245,9 @@ function showDetails(image) {
     Split: data.splits[image.split],
     "Rank of the label": `${image.rank.toLocaleString("en")} of ${data.num_images.toLocaleString("en")}${image.is_suspected ? `, suspected: ${nameReasons(image)}` : ""}`,
     "Decision of the run": image.decision && nameLabel(image.decision),
-    "Distance from the training images": image.distance !== null && `${image.distance.toFixed(3)}, ${image.is_outside ? "outside" : "inside"} (limit ${data.distance_limit.toFixed(3)})`,
+    "Distance from the training images": image.distance !== null && `${image.distance.toFixed(3)}, ${image.is_outside ? "outside" : "inside"}`,
     Group: image.group,
-    ...Object.fromEntries(data.attributes.map((name) => [name, image[name]])),
+    ...Object.fromEntries(data.attributes.map((name) => [name.replace("attribute: ", ""), image[name]])),
   };
   const rows = Object.entries(facts).filter(([, value]) => value);
   find("facts").replaceChildren(...rows.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));

@@ -7,7 +7,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS, SPLITS
-from hip_mri.dataset.identities import ATTRIBUTE_PREFIX
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.audits.label_review import is_suspected
 from hip_mri.evaluation.conformal import UNCERTAIN, DecisionRule, decide
@@ -52,13 +51,13 @@ def collect_images(
     review = scores.label_review.assign(is_suspected=is_suspected(scores.label_review))
     images = review.merge(scores.predictions[["image_id", "group"]], on="image_id", validate="one_to_one")
     nearest = scores.neighbors.set_index("image_id")["neighbour_id"]
-    images["neighbors"] = images["neighbors"].where(images["neighbors"] != "", images["image_id"].map(nearest).fillna(""))
+    images["neighbors"] = images["neighbors"].where(
+        images["neighbors"] != "", images["image_id"].map(nearest).fillna("")
+    )
     images = _join_distances(images, distances).assign(decision=decide(images["score"], rule))
     names: list[str] = []
     if scores.attributes is not None:
-        images, columns = join_attributes(images, scores.attributes, min_subgroup_size)
-        titles = {column: f"attribute: {column.removeprefix(ATTRIBUTE_PREFIX)}" for column in columns}
-        images, names = images.rename(columns=titles), list(titles.values())
+        images, names = join_attributes(images, scores.attributes, min_subgroup_size)
     return images[[*COLUMNS, *names]].sort_values("rank", ignore_index=True), names
 
 
@@ -105,9 +104,7 @@ def count_calls(images: pd.DataFrame, threshold: float) -> dict[str, dict[str, l
         Counts for the `NUM_STEPS` + 1 thresholds from 0 to 1, and for `threshold`.
     """
     thresholds = np.append(np.arange(NUM_STEPS + 1) / NUM_STEPS, threshold)
-    return {
-        split: {label: _count_above(images, split, label, thresholds) for label in LABELS} for split in SPLITS
-    }
+    return {split: {label: _count_above(images, split, label, thresholds) for label in LABELS} for split in SPLITS}
 
 
 def _count_above(images: pd.DataFrame, split: str, label: str, thresholds: NDArray[np.float64]) -> list[int]:

@@ -108,7 +108,12 @@ def test_report_needs_no_other_file_and_no_network(run, rendered):
     values = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
     beside = {"metrics.json", "predictions.csv", "manifest.csv", "leakage.csv", "folds.csv", "shortcuts.csv"}
     beside |= {"training_sizes.csv", "label_review.csv"}
-    assert {value for value in values if not value.startswith("data:")} == {*beside, "model_card.md", "checklist.md"}
+    assert {value for value in values if not value.startswith("data:")} == {
+        *beside,
+        "model_card.md",
+        "checklist.md",
+        "review.html",
+    }
     links = [value for value in values if value.startswith("data:")]
     assert len(links) == len(run.figures) == 11
     assert all(link and link.startswith("data:image/png;base64,") for link in links)
