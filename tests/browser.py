@@ -59,7 +59,7 @@ def open_page(browser: Any) -> Iterator[Any]:
 
     def open_page(address: Path | str, width: int = 1280) -> BrowserPage:
         context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
-        context.set_default_timeout(5000)
+        context.set_default_timeout(20_000)  # milliseconds; machines that test are busy
         contexts.append(context)
         opened = BrowserPage(context.new_page())
         opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))

@@ -175,7 +175,7 @@ def test_keyboard_alone(opened):
     assert page.inner_text("#position") == f"{number} of 210"
     page.keyboard.press("Escape")
     assert not page.is_visible("#viewer")
-    assert page.evaluate("document.activeElement.dataset.id") == list_shown(page)[number - 1]
+    page.locator(f"#grid [data-id='{list_shown(page)[number - 1]}']:focus").wait_for()
 
 
 @pytest.mark.parametrize("width", [390, 1280])
