@@ -1,4 +1,7 @@
-"""Serves all deployments of `prefect.yaml` from this process, without work pool and worker: `python flows/serve.py`."""
+"""Serves all deployments of `prefect.yaml` from this process, without work pool and worker: `python flows/serve.py`.
+
+`hip-mri serve` is another program: the web service that scores images, in `hip_mri/serving/web/`.
+"""
 
 import os
 import sys

@@ -77,7 +77,10 @@ def _read_heat(file: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None
 
 
 def compute_heat_maps(
-    network: SplitNetwork, images: NDArray[np.uint8], head: "Model | None" = None
+    network: SplitNetwork,
+    images: NDArray[np.uint8],
+    head: "Model | None" = None,
+    features: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Compute Grad-CAM heat maps without a cache on disk; see `explain_images`.
 
@@ -85,17 +88,19 @@ def compute_heat_maps(
         network: The network that scored the images.
         images: Preprocessed gray levels 0-255, shape (num_images, height, width).
         head: The head of the network, if it is loaded already.
+        features: The features of the images, if they are computed already.
     """
-    _check_images(images, network.features.backbone.image_size)
-    features = network.features
-    engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
+    backbone, choice = network.features.backbone, network.features.choice
+    _check_images(images, backbone.image_size)
+    engine = open_engine(backbone, choice.engine, choice.precision)
     head = head or load_head(network.head_file)
-    normalizations = _list_normalizations(features.backbone)
+    normalizations = _list_normalizations(backbone)
     heat = np.empty(images.shape, np.float32)
     for start in range(0, len(images), BATCH_SIZE):
-        batch = list(images[start : start + BATCH_SIZE])
+        positions = slice(start, start + BATCH_SIZE)
+        batch = list(images[positions])
         maps = engine.compute_maps(batch)
-        gradients = differentiate_head(head, engine.compute(batch))
+        gradients = differentiate_head(head, engine.compute(batch) if features is None else features[positions])
         gradients = differentiate_normalizations(normalizations, maps.mean(axis=(1, 2)), gradients)
         for row, (image_maps, gradient) in enumerate(zip(maps, gradients, strict=True), start):
             heat[row] = _shape_heat(image_maps @ gradient, (images.shape[1], images.shape[2]))

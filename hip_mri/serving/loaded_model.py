@@ -62,35 +62,40 @@ class LoadedModel:
     def warm_up(self) -> None:
         """Compute everything once, so that the first image does not take longer than others."""
         size = self._preprocessing.image_size
-        blank = PreparedImage("", np.zeros((size, size), np.uint8))
-        self.score([blank])
+        blank = [PreparedImage("", np.zeros((size, size), np.uint8))]
+        views = self.compute(blank)
+        self.score(blank, views)
         with suppress(EvaluationError):  # the head has other layers than Grad-CAM supports
-            self.explain([blank])
+            self.explain(blank, views)
             self.explains = True
 
     def prepare(self, picture: Picture) -> PreparedImage:
         """Preprocess a decoded image, as `prediction_inputs.ingest_inputs` does."""
         return PreparedImage(hash_pixels(picture.levels), preprocess_image(picture.levels, self._preprocessing))
 
-    def score(self, images: Sequence[PreparedImage]) -> list[dict[str, Any]]:
-        """Score images; see `Scorer.score` for the fields of each result.
+    def compute(self, images: Sequence[PreparedImage]) -> Views:
+        """Compute the features of images, and those of their mirror images where scores are averaged over both."""
+        levels = [image.levels for image in images]
+        averages_mirrored = self.scorer.network.features.averages_mirrored
+        mirrored = self._run(list(map(np.fliplr, levels))) if averages_mirrored else None
+        return Views(self._run(levels), mirrored)
+
+    def _run(self, levels: list[NDArray[np.uint8]]) -> Rows:
+        return cast("Rows", self._engine.compute(levels))
+
+    def score(self, images: Sequence[PreparedImage], views: Views) -> list[dict[str, Any]]:
+        """Score images whose features are computed; see `Scorer.score` for the fields of each result.
 
         Raises:
             EvaluationError: A score is not a number.
         """
-        levels = [image.levels for image in images]
-        averages_mirrored = self.scorer.network.features.averages_mirrored
-        mirrored = self._compute(list(map(np.fliplr, levels))) if averages_mirrored else None
         hashes = pd.Series([image.sha256 for image in images], dtype="str")
-        return self.scorer.score(hashes, Views(self._compute(levels), mirrored)).to_dict("records")
+        return self.scorer.score(hashes, views).to_dict("records")
 
-    def _compute(self, levels: list[NDArray[np.uint8]]) -> Rows:
-        return cast("Rows", self._engine.compute(levels))
-
-    def explain(self, images: Sequence[PreparedImage]) -> NDArray[np.float32]:
+    def explain(self, images: Sequence[PreparedImage], views: Views) -> NDArray[np.float32]:
         """Compute the Grad-CAM heat map of each image, 0-1, shape (num_images, image_size, image_size)."""
-        stacked = np.stack([image.levels for image in images])
-        return compute_heat_maps(self.scorer.network, stacked, self.scorer.head)
+        stacked, features = np.stack([image.levels for image in images]), views.plain[np.arange(len(images))]
+        return compute_heat_maps(self.scorer.network, stacked, self.scorer.head, features)
 
 
 def load_model(

@@ -157,11 +157,13 @@ function drawScore(row, result) {
   add(label, "div", `${isLesion ? "at or above" : "below"} ${result.threshold.toFixed(4)}`, "muted");
   if (result.decision === "uncertain") add(label, "span", "uncertain", "badge uncertain");
   const distribution = add(row, "td");
+  distribution.dataset.label = "Training distribution"; // narrow pages have no heads of columns
   if (result.is_outside) add(distribution, "span", "outside", "badge outside");
-  else distribution.textContent = result.is_outside === false ? "within" : "not measured";
+  else distribution.append(result.is_outside === false ? "within" : "not measured");
   if (result.distance !== null) add(distribution, "div", `distance ${result.distance.toFixed(4)}`, "muted");
   row.classList.toggle("marked", Boolean(result.is_outside));
   const known = add(row, "td");
+  known.dataset.label = "Known image";
   if (result.known_split === "not_recorded" || !result.known_split) known.textContent = SPLITS[result.known_split] ?? "no";
   else add(known, "span", SPLITS[result.known_split], "badge known");
 }

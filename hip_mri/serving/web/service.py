@@ -175,9 +175,7 @@ class ScoringService:
         if not jobs:
             return
         try:
-            scores = self.model.score([job.image for job in jobs])
-            explained = [job for job in jobs if job.wants_heat]
-            heats = iter(self.model.explain([job.image for job in explained]) if explained else ())
+            results = self._compute([job.image for job in jobs], [job.wants_heat for job in jobs])
         except Exception as error:
             if len(jobs) > 1 and isinstance(error, EvaluationError):  # of one image, which must not affect the others
                 for job in jobs:
@@ -186,8 +184,18 @@ class ScoringService:
             for job in jobs:
                 job.done.set_exception(error)
             return
-        for job, score in zip(jobs, scores, strict=True):
-            job.done.set_result((score, next(heats) if job.wants_heat else None))
+        for job, result in zip(jobs, results, strict=True):
+            job.done.set_result(result)
+
+    def _compute(self, images: list[PreparedImage], wants_heat: list[bool]) -> list[Scored]:
+        views = self.model.compute(images)
+        scores = self.model.score(images, views)
+        explained = np.flatnonzero(wants_heat)
+        heats = (
+            self.model.explain([images[row] for row in explained], views.select(explained)) if len(explained) else ()
+        )
+        by_row = dict(zip(explained.tolist(), heats, strict=True))
+        return [(score, by_row.get(row)) for row, score in enumerate(scores)]
 
 
 def _describe(facts: SliceFacts, message: str = "") -> dict[str, Any]:

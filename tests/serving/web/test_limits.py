@@ -108,7 +108,7 @@ def test_a_parameter_with_an_unusable_value_is_named(predict):
 
 
 def test_an_error_that_nobody_expected_is_answered_without_its_cause(service, predict, monkeypatch, draw, encode):
-    monkeypatch.setattr(service.model, "score", lambda images: 1 / 0)
+    monkeypatch.setattr(service.model, "score", lambda *_: 1 / 0)
     response = predict(encode(draw(1, 40, 40)))
     assert find_error(response) == (500, "failed")
     assert "division" not in response.text

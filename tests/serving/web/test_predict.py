@@ -2,7 +2,9 @@
 
 import io
 import logging
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -10,8 +12,10 @@ from PIL import Image
 from hip_mri.config import LABELS, ImageSettings
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.errors import EvaluationError
+from hip_mri.images.reading import read_pictures
 from hip_mri.images.sandbox import Sandbox
 from hip_mri.models.features import extract_features
+from hip_mri.serving.loaded_model import LoadedModel
 from hip_mri.serving.prediction_inputs import ingest_inputs
 from hip_mri.serving.predictions import score_images
 from hip_mri.serving.web.app import make_app
@@ -60,6 +64,20 @@ def test_results_are_those_of_a_batch(files, predict, scorer, spread, workspace)
         results[COLUMNS[1:]], expected.loc[results.index, COLUMNS[1:]], check_dtype=False, rtol=0, atol=1e-6
     )
     assert set(expected["known_split"]) >= {"train", "test", ""}
+
+
+def test_scores_are_averaged_over_mirror_images_where_the_model_does_so(scorer, stored):
+    averaging = replace(scorer.network.features, averages_mirrored=True)
+    model = LoadedModel(replace(scorer, network=replace(scorer.network, features=averaging)))
+    plain = LoadedModel(scorer)
+    images = [plain.prepare(read_pictures(content)[0]) for content in stored[1]]
+    flipped = [replace(image, levels=np.fliplr(image.levels)) for image in images]
+    once, mirrored, averaged = (
+        np.array([it["score"] for it in one.score(given, one.compute(given))])
+        for one, given in ((plain, images), (plain, flipped), (model, images))
+    )
+    assert averaged == pytest.approx((once + mirrored) / 2, abs=1e-6)
+    assert np.abs(once - mirrored).max() > 1e-4
 
 
 def test_each_response_has_model_and_notices(predict, files, scorer):
@@ -142,10 +160,10 @@ def test_broken_decoders_are_replaced(content, reason, fragile, call, files):
 def test_an_image_without_a_score_gets_no_label_and_costs_no_other_image(service, files, monkeypatch, call, app):
     score = service.model.score
 
-    def fail(images):
+    def fail(images, views):
         if any(image.sha256 in broken for image in images):
             raise EvaluationError("scores: 1 of 1 are not a number. Give another model.")
-        return score(images)
+        return score(images, views)
 
     (result,) = call(app, "POST", "/predict", files=[("images", ("x", files["tested.png"]))]).json()["images"]
     broken = {result["sha256"]}
