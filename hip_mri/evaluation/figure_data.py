@@ -135,7 +135,7 @@ def _select_suspected_labels(scores: Scores, images: RunImages) -> list[ImagePai
     shown = review[is_suspected(review) & (review["neighbors"] != "")].sort_values("rank")
     groups = scores.predictions.set_index("image_id")["group"]
     shown = shown[~groups[shown.index].duplicated().to_numpy()].head(NUM_SUSPECTED_LABELS)
-    nearest = shown["neighbors"].str.partition(" ")[0]
+    nearest = shown["neighbors"].str.split(" ").str[0]  # `partition` gives no columns where no label is suspected
     pixels = zip(images.read(list(shown.index)), images.read(list(nearest)), strict=True)
     return [
         ImagePair(image_id, neighbor, *pair, _describe_label(row, review.loc[neighbor, "label"]))
