@@ -71,6 +71,10 @@ class ReleaseError(HipMriError):
     """A version cannot be registered, compared or made the champion."""
 
 
+class ExportError(HipMriError):
+    """A model cannot be exported, or an export is not as it was written."""
+
+
 class TrackingError(HipMriError):
     """A run could not be logged to MLflow, which ends no run."""
 

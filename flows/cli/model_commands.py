@@ -2,13 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, CliSubCommand
 
-from flows.cli.base_commands import CommandGroup, WorkspaceCommand
+from flows.cli.base_commands import Command, CommandGroup, WorkspaceCommand
+from hip_mri.addresses import LocalName
 from hip_mri.config import TrackingSettings
-from hip_mri.errors import ReleaseError, TrackingError
+from hip_mri.errors import ExportError, ReleaseError, TrackingError
 from hip_mri.registry.audit import find_system_user, read_decisions
 from hip_mri.registry.champion import promote, read_champion, roll_back
 from hip_mri.registry.registration import register_version
@@ -158,8 +160,65 @@ class TrackModel(WorkspaceCommand):
         print(track_champion(self.find_workspace(), self.tracking) or "There is no champion.")
 
 
+class ExportModel(WorkspaceCommand):
+    """Export the whole network of a model to ONNX, OpenVINO or TensorFlow Lite, for research only.
+
+    The graph takes gray levels 0-255 and returns the probability of a lesion. `metadata.json` says how images are
+    preprocessed before it. The last line on standard output is the folder.
+    """
+
+    folder: CliPositionalArg[Path]
+    """New folder for the export."""
+
+    format: Literal["onnx", "openvino", "tflite"]
+    """Format of the graph; `onnx` and `tflite` need the extra `export`."""
+
+    model: LocalName = "champion"
+    """Model: `champion`, the number of a version, or the folder of a run or a version."""
+
+    def execute(self) -> None:
+        from hip_mri.serving.export.writing import export_model  # noqa: PLC0415 - loads pandas
+        from hip_mri.serving.served_model import find_model  # noqa: PLC0415
+
+        export_model(find_model(self.find_workspace(), self.model), self.format, self.folder)
+        print(self.folder)
+
+
+class CheckExport(Command):
+    """Check an export: hashes, metadata, preprocessing, and that the graph gives the recorded scores.
+
+    With --model also that it is an export of this model. Fails if anything differs.
+    """
+
+    folder: CliPositionalArg[Path]
+    """Folder of the export."""
+
+    model: LocalName | None = None
+    """Model that it should be an export of: `champion`, the number of a version, or the folder of a run or a version.
+    """
+
+    workspace: Path = Path("workspace")
+    """Workspace of the model."""
+
+    def execute(self) -> None:
+        from hip_mri.serving.export.checking import check_against_model, check_export  # noqa: PLC0415 - loads pandas
+        from hip_mri.serving.served_model import find_model  # noqa: PLC0415
+
+        check = check_export(self.folder)
+        problems = check.problems
+        if self.model is not None:
+            problems += check_against_model(check, find_model(Workspace(self.workspace.resolve()), self.model))
+        if problems:
+            raise ExportError(f"export: {self.folder}: {'; '.join(problems)}. Export again.")
+        metadata = check.metadata
+        print(
+            f"{metadata.model.name}, {metadata.format}: {len(metadata.files)} files as recorded, scores of "
+            f"{len(check.scores)} images differ from those of Keras by at most {check.difference:.1e}"
+        )
+
+
 class Models(CommandGroup):
-    """List, register, approve, promote, roll back and track versions of the model."""
+    """List, register, approve, promote, roll back, track and export versions of the model."""
 
     list: CliSubCommand[ListModels]
     history: CliSubCommand[ShowHistory]
@@ -169,3 +228,5 @@ class Models(CommandGroup):
     promote: CliSubCommand[PromoteModel]
     rollback: CliSubCommand[RollBackModel]
     track: CliSubCommand[TrackModel]
+    export: CliSubCommand[ExportModel]
+    check_export: CliSubCommand[CheckExport]

@@ -43,7 +43,7 @@ class Scorer:
     @property
     def notices(self) -> list[str]:
         """Texts that every output must show."""
-        return [CLINICAL_NOTICE, *map(_attribute, self.model.notices)]
+        return list_notices(self.model)
 
     def score(self, hashes: pd.Series, views: Views) -> pd.DataFrame:
         """Score images.
@@ -93,6 +93,11 @@ def load_scorer(model: ServedModel, network: SplitNetwork, head: "Model | None" 
     """
     novelty = load_novelty(model.novelty_file) if model.novelty_file else None
     return Scorer(model, network, novelty, read_known_splits(model.manifest_file), head)
+
+
+def list_notices(model: ServedModel) -> list[str]:
+    """List the texts that every output of a model must show."""
+    return [CLINICAL_NOTICE, *map(_attribute, model.notices)]
 
 
 def _attribute(notice: str) -> str:

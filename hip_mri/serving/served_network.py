@@ -160,7 +160,7 @@ def _find_trained(network: SavedNetwork, workspace: Workspace) -> tuple[Backbone
 def _split(network: SavedNetwork, folder: Path) -> None:
     """Fill a folder that is about to be published with the parts."""
     logger.info("Splitting the network into backbone and head, once for this model")
-    whole = _load(network)
+    whole = load_whole_network(network)
     require_room(folder, BYTES_PER_NUMBER * whole.count_params())
     backbone, head = cut_network(whole)
     head.save(folder / HEAD_NAME)
@@ -169,7 +169,12 @@ def _split(network: SavedNetwork, folder: Path) -> None:
     write_backbone(backbone, folder, identity)
 
 
-def _load(network: SavedNetwork) -> "keras.Model":
+def load_whole_network(network: SavedNetwork) -> "keras.Model":
+    """Load a saved network in float32.
+
+    Raises:
+        WeightsError: The file was changed, or is not a network of this architecture.
+    """
     whole = load_network(network.file, network.sha256)
     expected = f"{PREFIX}{network.backbone.lower()}"
     if whole.name != expected:

@@ -1,0 +1,1 @@
+"""Exports of trained networks to other formats, for programs without this package."""
