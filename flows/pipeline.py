@@ -36,7 +36,12 @@ def hip_pipeline(config: PipelineConfig = PipelineConfig()) -> State[str]:
         name_flow_run(workspace.runs_folder)
         start_task_runner(config.runner, workspace)
         check_tracking(config.tracking)
-        weights = resolve_weights(config.model.weights, config.model.backbone, fall_back_to_random=config.is_demo)
+        weights = resolve_weights(
+            config.model.weights,
+            config.model.backbone,
+            fall_back_to_random=config.is_demo,
+            image_size=config.preprocessing.image_size,
+        )
         config = config.with_backbone(weights.backbone)
 
         delivered = fetch_source(config.source, config.source_sha256, workspace, config.limits)

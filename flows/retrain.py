@@ -55,7 +55,8 @@ def hip_retrain(config: RetrainConfig = RetrainConfig()) -> State[str]:
     with hold_workspace(config.workspace) as workspace:
         start_task_runner(config.runner, workspace)
         check_tracking(config.tracking)
-        weights = resolve_weights(model.weights, model.backbone, fall_back_to_random=False)
+        size = config.preprocessing.image_size
+        weights = resolve_weights(model.weights, model.backbone, fall_back_to_random=False, image_size=size)
         conclude_unanswered(workspace)
 
         delivered = fetch_deliveries(config.sources, workspace, config.limits, config.data.class_names)

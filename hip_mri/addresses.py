@@ -108,6 +108,23 @@ LocalPath = Annotated[Path, AfterValidator(refuse_address), Field(json_schema_ex
 LocalName = Annotated[str, AfterValidator(refuse_address), Field(json_schema_extra=_NO_ADDRESS)]
 """A path on this machine, or a keyword."""
 
+_PRESET: Final = r"^hf://[\w.-]{1,96}/[\w.-]{1,96}$"
+"""A preset of the Hugging Face hub, without credentials."""
+
+
+def _refuse_other_address(weights: str) -> str:
+    return weights if re.fullmatch(_PRESET, weights) else refuse_address(weights)
+
+
+WeightsName = Annotated[
+    str,
+    AfterValidator(_refuse_other_address),
+    Field(
+        json_schema_extra=_refuse(f"^(?!{_PRESET[1:]}){_SCHEME.pattern}", "a path on this machine, or hf://OWNER/NAME")
+    ),
+]
+"""A path on this machine, a keyword, or the address of a preset."""
+
 _TRACKING: Final = (
     r"^(https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:[0-9]{1,5})?(/[^\s?#@]*)?|sqlite:///[^?#\r\n]*[^?#\r\n/])$"
 )

@@ -4,7 +4,15 @@ The command line, a YAML file, `prefect.yaml` and the form in the Prefect UI all
 Library functions receive the values that they use, not the whole object.
 """
 
-from hip_mri.config.backbones import ARCHITECTURES, KERAS_ADDRESS, Architecture, BackboneName, InputScaling
+from hip_mri.config.backbones import (
+    ARCHITECTURES,
+    KERAS_ADDRESS,
+    PRESET,
+    PRESETS,
+    Architecture,
+    BackboneName,
+    InputScaling,
+)
 from hip_mri.config.base import Settings
 from hip_mri.config.classes import (
     LABELS,

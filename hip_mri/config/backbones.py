@@ -10,7 +10,7 @@ InputScaling = Literal["caffe", "caffe_255", "tf", "tf_128", "torch", "none"]
 KERAS_ADDRESS: Final = "https://storage.googleapis.com/tensorflow/keras-applications/"
 """Folder of the ImageNet weights of `keras.applications`."""
 
-MIT, APACHE, BSD = "MIT", "Apache-2.0", "BSD-3-Clause"
+MIT, APACHE, BSD, DINOV3 = "MIT", "Apache-2.0", "BSD-3-Clause", "DINOv3 License"
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,26 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
 }
 """Networks by their name in `keras.applications`. A further one is one more entry."""
 
+PRESET: Final = "preset"
+"""Value of `model.backbone` for a preset of keras-hub, which `model.weights` names."""
+
+PRESETS: Final[dict[str, str]] = {
+    "dinov2_small": APACHE,
+    "dinov2_base": APACHE,
+    "dinov2_large": APACHE,
+    "dinov2_with_registers_small": APACHE,
+    "dinov2_with_registers_base": APACHE,
+    "dinov2_with_registers_large": APACHE,
+    "dinov3_vit_small_lvd1689m": DINOV3,
+    "dinov3_vit_base_lvd1689m": DINOV3,
+    "dinov3_vit_large_lvd1689m": DINOV3,
+    "siglip_base_patch16_224": APACHE,
+    "siglip2_base_patch16_224": APACHE,
+    "vit_base_patch16_224_imagenet21k": APACHE,
+}
+"""Presets of keras-hub by name, with the license of their weights. Others are given by address or folder."""
+
 if TYPE_CHECKING:
     BackboneName = str
 else:
-    BackboneName = Literal[tuple(ARCHITECTURES)]
+    BackboneName = Literal[(*ARCHITECTURES, PRESET)]

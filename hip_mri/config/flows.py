@@ -7,7 +7,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from hip_mri.addresses import DaskAddress, LocalName, LocalPath, SourceAddress
-from hip_mri.config.backbones import ARCHITECTURES, BackboneName
+from hip_mri.config.backbones import ARCHITECTURES, PRESET, PRESETS, BackboneName
 from hip_mri.config.base import Settings
 from hip_mri.config.data import DataSettings, ImageSettings, PreprocessingSettings, SourceLimits
 from hip_mri.config.promotion import DriftSettings, ReleaseSettings, RetrainSettings
@@ -82,7 +82,28 @@ class TrainingConfig(Settings):
     tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="after")
+    def _check_preset(self) -> Self:
+        is_preset = self.model.backbone == PRESET
+        names_preset = self.model.weights in PRESETS or self.model.weights.startswith("hf://")
+        if names_preset and not is_preset:
+            raise ValueError(
+                f"model.weights names a preset, and model.backbone is {self.model.backbone}; give the backbone preset"
+            )
+        if is_preset and self.model.weights in ("imagenet", "random"):
+            raise ValueError(
+                f"model.backbone is preset, and model.weights is {self.model.weights}; give the preset there: one of "
+                f"{', '.join(PRESETS)}, an address hf://OWNER/NAME, or the folder of a preset"
+            )
+        if is_preset and self.model.input_scaling != "auto":
+            raise ValueError(
+                f"model.input_scaling is {self.model.input_scaling}, and a preset has its own scaling; give auto"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_image_size(self) -> Self:
+        if self.model.backbone == PRESET:
+            return self  # known when the preset was read
         needed = ARCHITECTURES[self.model.backbone].min_image_size
         if self.preprocessing.image_size < needed:
             raise ValueError(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hip_mri.addresses import LocalName
+from hip_mri.addresses import WeightsName
 from hip_mri.config.backbones import BackboneName, InputScaling
 from hip_mri.config.base import CollectionName, Settings
 
@@ -33,11 +33,13 @@ class ModelSettings(Settings):
     """Settings of the network architecture."""
 
     backbone: BackboneName = "ResNet101"
-    """Frozen network that computes the features of an image; see [models.md](models.md)."""
+    """Frozen network that computes the features of an image, or `preset` for a preset of keras-hub (extra
+    `foundation`), which `weights` names; see [models.md](models.md)."""
 
-    weights: LocalName = Field(default="imagenet", min_length=1)
+    weights: WeightsName = Field(default="imagenet", min_length=1)
     """Weights of the backbone: `imagenet` (downloaded by Keras), `random`, or the path of a Keras weights file without
-    top (`*.weights.h5` or the older `*_notop.h5`)."""
+    top (`*.weights.h5` or the older `*_notop.h5`). With the backbone `preset`: its name, such as `dinov2_small`, an
+    address of the Hugging Face hub (`hf://OWNER/NAME`), or the folder of a preset."""
 
     input_scaling: Literal["auto", InputScaling] = "auto"
     """Scaling of gray levels 0-255 that the weights need: `caffe` (BGR minus the ImageNet mean), `caffe_255` (the same

@@ -14,12 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hip_mri.config import ARCHITECTURES
 from hip_mri.dataset.table_files import load_array
 from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.charts.image_sheets import MAX_CASES, Outcome
 from hip_mri.hashes import digest, digest_file
-from hip_mri.models.backbones.backbone import Backbone, load_backbone
+from hip_mri.models.backbones.backbone import Backbone, get_architecture, load_backbone
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.heads.nearest_neighbors import CLASS_NAME, differentiate_nearest_neighbors
 from hip_mri.models.keras_settings import Model, import_keras
@@ -152,7 +151,7 @@ def _check_layers(head: Model) -> None:
 
 def _list_normalizations(backbone: Backbone) -> list[Any]:
     """List the layers between the average of the maps and the features; most backbones have none."""
-    if not (backbone.standardized or ARCHITECTURES[backbone.name].has_last_normalization):
+    if not (backbone.standardized or get_architecture(backbone.name).has_last_normalization):
         return []
     keras = import_keras()
     layers = load_backbone(backbone).layers

@@ -13,7 +13,8 @@ from typing import Final
 
 from hip_mri.config import FineTuneSettings
 from hip_mri.disk_errors import require_room
-from hip_mri.models.backbones.stages import list_operations_from
+from hip_mri.models.backbones.preset_layer import find_design, unfreeze_blocks
+from hip_mri.models.backbones.stages import STAGES, list_operations_from
 from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
 from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.loading import load_weights
@@ -106,8 +107,14 @@ def _has_stalled(epochs: list[Epoch], patience: int) -> bool:
 
 
 def unfreeze(network: Model, from_block: str) -> None:
-    """Make the stages from `from_block` on trainable, except their BatchNormalization layers."""
+    """Make the stages from `from_block` on trainable, except their BatchNormalization layers.
+
+    The blocks of a vision transformer count as four stages of equal length.
+    """
     keras = import_keras()
+    if find_design(network):
+        unfreeze_blocks(network, (len(STAGES) - STAGES.index(from_block)) / len(STAGES))
+        return
     for operation in list_operations_from(network, from_block):
         if isinstance(operation, keras.layers.Layer):
             operation.trainable = not isinstance(operation, keras.layers.BatchNormalization)

@@ -17,11 +17,12 @@ from typing import Any, Final, cast
 
 import h5py
 
-from hip_mri.config import ARCHITECTURES, BackboneName, HeadDesign
+from hip_mri.config import ARCHITECTURES, PRESET, BackboneName, HeadDesign
 from hip_mri.disk_errors import explain_write_errors, require_room
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, describe_cause
 from hip_mri.models.backbones.input_scaling import find_scaling
+from hip_mri.models.backbones.preset_layer import CLASS_NAME, parse_design
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.heads.head import PREFIX, build_head, build_network, find_design
 from hip_mri.models.keras_settings import DTYPE_POLICY, SETTINGS, Model, import_keras
@@ -42,6 +43,9 @@ MAX_OVERHEAD_BYTES: Final = 2**24
 
 MAX_IMAGE_SIZE: Final = 4096
 """Limit of the architecture that a file may describe; see also `find_design`."""
+
+MAX_NUM_FEATURES: Final = 8192
+"""Limit of the features of a backbone."""
 
 Layer = tuple[str, str, str | None]
 """Class, module and registered name of a layer."""
@@ -183,9 +187,11 @@ def _build(description: dict[str, Any]) -> Model:
     """Build the architecture that a description names."""
     known: dict[str, BackboneName] = {f"{PREFIX}{name.lower()}": name for name in ARCHITECTURES}
     found = description["config"]["name"]
+    layers = description["config"]["layers"]
+    if found == f"{PREFIX}{PRESET}":
+        known[found] = _find_preset(layers)
     if found not in known:
         raise ValueError(f"it describes {str(found)[:40]!r}, which is not a network of this pipeline")
-    layers = description["config"]["layers"]
     size = layers[0]["config"]["batch_shape"][1]
     if not (isinstance(size, int) and 0 < size <= MAX_IMAGE_SIZE):
         raise ValueError(f"its images have the size {str(size)[:20]}")
@@ -199,10 +205,16 @@ def _build(description: dict[str, Any]) -> Model:
     )
 
 
+def _find_preset(layers: Sequence[dict[str, Any]]) -> BackboneName:
+    """Find the design of a preset among the descriptions of layers, and check it."""
+    designs = [layer["config"]["design"] for layer in layers if layer["class_name"] == CLASS_NAME]
+    return parse_design(designs[0]).name
+
+
 def _find_width(description: dict[str, Any]) -> int:
     """Find the number of features, the input of a head."""
     width = description["config"]["layers"][0]["config"]["batch_shape"][1]
-    if width not in {architecture.num_features for architecture in ARCHITECTURES.values()}:
+    if not (isinstance(width, int) and 0 < width <= MAX_NUM_FEATURES):
         raise ValueError(f"its input has the width {str(width)[:20]}")
     return width
 

@@ -28,6 +28,7 @@ from hip_mri.models.backbones.backbone import (
 from hip_mri.models.backbones.engine_choice import EngineChoice, computes_bfloat16, resolve_engine
 from hip_mri.models.backbones.export import has_export, link_export
 from hip_mri.models.backbones.input_scaling import find_scaling
+from hip_mri.models.backbones.preset_layer import find_design as find_preset
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.heads.head import PREFIX, cut_network
@@ -165,7 +166,8 @@ def _split(network: SavedNetwork, folder: Path) -> None:
     backbone, head = cut_network(whole)
     head.save(folder / HEAD_NAME)
     names, size = [layer.name for layer in whole.layers], network.preprocessing.image_size
-    identity = describe_architecture(network.backbone, size, find_scaling(names), standardized=STANDARDIZE in names)
+    name = find_preset(whole) or network.backbone
+    identity = describe_architecture(name, size, find_scaling(names), standardized=STANDARDIZE in names)
     write_backbone(backbone, folder, identity)
 
 

@@ -5,14 +5,15 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 
-from hip_mri.config import ARCHITECTURES, BackboneName, InputScaling
+from hip_mri.config import ARCHITECTURES, PRESET, Architecture, BackboneName, InputScaling
 from hip_mri.errors import WeightsError, WorkspaceError
 from hip_mri.hashes import digest, is_as_recorded, read_hashes, record_hashes
-from hip_mri.models.backbones import input_scaling
+from hip_mri.models.backbones import input_scaling, preset_layer
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, describe_cause, named_for_keras
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.keras_settings import Model, import_keras
@@ -39,7 +40,7 @@ class Backbone:
     """A stored backbone.
 
     Attributes:
-        name: Architecture.
+        name: Architecture: a key of `ARCHITECTURES`, or the design of a preset.
         image_size: Height and width of the input, in pixels.
         scaling: Scaling of its input.
         digest: Digest of recipe, architecture, input size and scaling, standardization and SHA-256 of `weights_file`,
@@ -60,7 +61,12 @@ class Backbone:
     @property
     def num_features(self) -> int:
         """Number of features of an image."""
-        return ARCHITECTURES[self.name].num_features
+        return get_architecture(self.name).num_features
+
+    @property
+    def title(self) -> str:
+        """Name of the architecture for people."""
+        return preset_layer.parse_design(self.name).kind if preset_layer.is_preset(self.name) else self.name
 
     @property
     def weights_file(self) -> Path:
@@ -84,6 +90,11 @@ def describe_architecture(
 def describe_scaling(scaling: InputScaling) -> dict[str, Any]:
     """Describe a scaling for digests; `caffe` is left out, which was the only one of earlier versions."""
     return {} if scaling == "caffe" else {"input_scaling": scaling}
+
+
+def get_architecture(name: BackboneName) -> Architecture:
+    """Return the facts about an architecture: of the table, or from the design of a preset."""
+    return preset_layer.describe_preset(name) if preset_layer.is_preset(name) else ARCHITECTURES[name]
 
 
 def get_builder(name: BackboneName) -> Callable[..., Model]:
@@ -115,23 +126,33 @@ def build_backbone(
         random numbers would differ between runs.
     """
     keras = import_keras()
-    architecture, build = ARCHITECTURES[name], get_builder(name)
+    architecture = get_architecture(name)
+    if preset_layer.is_preset(name):
+        preset_layer.define_layer()
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)  # `import_keras` would reset it, and must not be called in the block
     try:
         image = keras.Input((image_size, image_size, 1), name="image")
         color = keras.layers.Concatenate(name="color")([image, image, image])
         scaled = input_scaling.add_scaling(keras, color, scaling or architecture.input_scaling)
-        arguments = {"include_top": False, "weights": None, "pooling": "avg", **architecture.options}
-        features = build(input_tensor=scaled, **arguments).output
+        features = _add_features(keras, name, scaled, image_size)
         if standardized:
             features = keras.layers.BatchNormalization(center=False, scale=False, name=STANDARDIZE)(features)
     finally:
         keras.config.set_dtype_policy(policy)
-    network = keras.Model(image, features, name=name.lower())
+    network = keras.Model(image, features, name=PRESET if preset_layer.is_preset(name) else name.lower())
     network.trainable = False
     _switch_off_dropout(network)
     return network
+
+
+def _add_features(keras: ModuleType, name: BackboneName, scaled: Any, image_size: int) -> Any:
+    """Add an architecture to symbolic images; returns the symbolic average of its last maps."""
+    if preset_layer.is_preset(name):
+        maps = preset_layer.add_preset(name, scaled, image_size)
+        return keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps)
+    arguments = {"include_top": False, "weights": None, "pooling": "avg", **ARCHITECTURES[name].options}
+    return get_builder(name)(input_tensor=scaled, **arguments).output
 
 
 def _switch_off_dropout(network: Model) -> None:

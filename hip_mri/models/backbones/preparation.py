@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hip_mri.config import ARCHITECTURES, InputScaling, PreprocessingSettings
+from hip_mri.config import InputScaling, PreprocessingSettings
 from hip_mri.dataset.preprocessing import read_sample
 from hip_mri.disk_errors import require_room
 from hip_mri.errors import WeightsError
@@ -23,11 +23,13 @@ from hip_mri.models.backbones.backbone import (
     Backbone,
     build_backbone,
     describe_scaling,
+    get_architecture,
     load_weights_file,
     open_backbone,
     write_backbone,
 )
 from hip_mri.models.backbones.input_scaling import MAX_MISFIT, MIN_RATIO_OF_NOTICE, find_best, measure_misfits
+from hip_mri.models.backbones.preset_layer import find_design, get_tokens
 from hip_mri.models.backbones.random_weights import NUM_CALIBRATION_IMAGES, calibrate, draw_weights
 from hip_mri.models.backbones.weights import Weights
 from hip_mri.models.keras_settings import Model, describe_keras
@@ -81,7 +83,7 @@ def prepare_backbone(
     Raises:
         WeightsError: The file does not fit the architecture, or has changed since `resolve_weights`.
     """
-    name, size = weights.backbone, preprocessing.image_size
+    name, size = weights.architecture, preprocessing.image_size
     origin = {"recipe": BACKBONE_RECIPE, "name": name, "image_size": size, "weights": weights.sha256}
     is_random = weights.file is None
     if is_random:
@@ -92,7 +94,9 @@ def prepare_backbone(
         return list(hashes), images
 
     record_file = workspace.backbones_folder / f"{digest(origin)[:16]}{SCALING_SUFFIX}" / "misfits.json"
-    choice = choose_scaling(weights, scaling, lambda: _compare_scalings(weights, size, record_file, read_images))
+    choice = choose_scaling(
+        weights, scaling, lambda: {} if weights.preset else _compare_scalings(weights, size, record_file, read_images)
+    )
     origin |= describe_scaling(choice.scaling)
     folder = workspace.backbones_folder / digest(origin)[:16]
     if not is_as_recorded(folder, PARTS):
@@ -100,7 +104,7 @@ def prepare_backbone(
         if weights.file is None:
             hashes, images = read_images()
             origin |= {"images": hashes}
-            draw_weights(network, seed, ARCHITECTURES[name].branch_end)
+            draw_weights(network, seed, get_architecture(name).branch_end)
             calibrate(network, images)
         else:
             _load_unchanged(network, weights.file, weights.sha256)
@@ -122,7 +126,7 @@ def choose_scaling(
             better.
         compare: Measures the misfit of each scaling; see `measure_misfits`. Called for weights from a file.
     """
-    usual = ARCHITECTURES[weights.backbone].input_scaling
+    usual = get_architecture(weights.architecture).input_scaling
     misfits = compare() if weights.file and not weights.is_published else {}
     best = find_best(misfits, usual) if misfits else usual
     scaling = best if given == "auto" else given
@@ -161,7 +165,7 @@ def _compare_scalings(weights: Weights, image_size: int, record_file: Path, read
     with contextlib.suppress(OSError, ValueError):  # missing or damaged
         return json.loads(record_file.read_text())
     assert weights.file is not None
-    network = build_backbone(weights.backbone, image_size, scaling="none")
+    network = build_backbone(weights.architecture, image_size, scaling="none")
     _load_unchanged(network, weights.file, weights.sha256)
     misfits = measure_misfits(network, read_images()[1])
     write_json(record_file, misfits)
@@ -176,4 +180,4 @@ def _load_unchanged(network: Model, file: Path, sha256: str) -> None:
             f"model.weights: the SHA-256 of {file} is {found[:12]}, but was {sha256[:12]} at the start of the run. It "
             "is not loaded. Do not change the file during a run, and start again."
         )
-    load_weights_file(network, file)
+    load_weights_file(get_tokens(network) if find_design(network) else network, file)

@@ -9,11 +9,12 @@ from typing import Final
 
 import h5py
 
-from hip_mri.config import ARCHITECTURES, KERAS_ADDRESS, BackboneName
+from hip_mri.config import ARCHITECTURES, KERAS_ADDRESS, PRESET, BackboneName, PreprocessingSettings
 from hip_mri.errors import WeightsError
 from hip_mri.hashes import digest_file
 from hip_mri.images.file_kinds import LFS_ADVICE, NUM_BYTES_NEEDED, is_lfs_pointer, is_web_page
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, count_parameters, describe_cause
+from hip_mri.models.backbones.presets import fetch_preset, find_preset_folder
 from hip_mri.models.keras_settings import choose_backend, list_keras_folders
 from hip_mri.storage import replace_file
 from hip_mri.workspace import resolve_path
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20
 """Time without an answer after which the download fails."""
+
+DEFAULT_IMAGE_SIZE: Final = PreprocessingSettings().image_size
 
 FALLBACK_BACKBONE: Final[BackboneName] = "ResNet50"
 """Backbone of the demo without downloaded weights: the smallest; with random weights a larger one is no better."""
@@ -44,12 +47,13 @@ class Weights:
     """Resolved weights.
 
     Attributes:
-        name: `imagenet`, `random`, or the SHA-256 of the file that the user gave.
-        backbone: Architecture that they belong to.
+        name: `imagenet`, `random`, or the SHA-256 of the file that the user gave; of a preset the digest of its files.
+        backbone: Architecture that they belong to, as in `model.backbone`.
         file: The weights file; `None` for random weights.
         sha256: SHA-256 of the file; empty for random weights.
         notice: Warning that every output repeats; empty for none.
         is_published: Whether the file is that of the ImageNet weights of `keras.applications`.
+        preset: Design of the preset; empty for architectures of the table.
     """
 
     name: str
@@ -58,16 +62,26 @@ class Weights:
     sha256: str
     notice: str = ""
     is_published: bool = False
+    preset: str = ""
+
+    @property
+    def architecture(self) -> BackboneName:
+        """Name of the architecture for `build_backbone`."""
+        return self.preset or self.backbone
 
 
-def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random: bool) -> Weights:
+def resolve_weights(
+    weights: str, backbone: BackboneName, *, fall_back_to_random: bool, image_size: int = DEFAULT_IMAGE_SIZE
+) -> Weights:
     """Find the weights of the backbone.
 
     Args:
-        weights: `imagenet`, `random`, or the path of a Keras weights file without top.
+        weights: `imagenet`, `random`, or the path of a Keras weights file without top; of a preset its name, address or
+            folder.
         backbone: Architecture that they belong to.
         fall_back_to_random: Whether to use random weights of the smallest network, with a notice, if the ImageNet
             weights cannot be downloaded. For the demo only.
+        image_size: Height and width of the images, which a preset must take.
 
     Returns:
         The weights, with an existing file of the right number of parameters.
@@ -77,6 +91,9 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
         SettingsError: The path begins with an unknown home folder, or the backend of Keras cannot be used.
     """
     choose_backend()
+    if backbone == PRESET:
+        preset = fetch_preset(weights, image_size)
+        return Weights(preset.digest, backbone, preset.file, digest_file(preset.file), preset=preset.design.name)
     if weights == "random":
         return Weights("random", backbone, None, "", RANDOM_NOTICE)
     if given := find_weights_file(weights, backbone):
@@ -91,7 +108,12 @@ def resolve_weights(weights: str, backbone: BackboneName, *, fall_back_to_random
 
 
 def find_weights_file(weights: str, backbone: BackboneName) -> Path | None:
-    """Find and check the weights file of the user; `None` for `imagenet` and `random`. See `resolve_weights`."""
+    """Find and check the weights file of the user, or the folder of a preset; `None` for names and addresses.
+
+    See `resolve_weights`.
+    """
+    if backbone == PRESET:
+        return find_preset_folder(weights)
     if weights in ("imagenet", "random"):
         return None
     file = resolve_path(weights, "model.weights")

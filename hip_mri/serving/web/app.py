@@ -191,7 +191,7 @@ def describe_service(service: ScoringService) -> dict[str, Any]:
     return _name_model(service).model_dump() | {
         "notices": scorer.notices,
         "error_rate": None if rule.reason else rule.error_rate,
-        "backbone": features.backbone.name,
+        "backbone": features.backbone.title,
         "engine": features.choice.engine,
         "precision": features.choice.precision,
         "image_size": features.preprocessing.image_size,
