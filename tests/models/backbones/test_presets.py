@@ -112,7 +112,7 @@ def test_whole_network_is_saved_loaded_and_explained(backbone: Backbone, images:
     loaded = load_network(tmp_path / "model.keras")
     np.testing.assert_allclose(predict(loaded, images[..., None]), predict(network, images[..., None]), atol=1e-6)
     features = FeatureSet(backbone, PreprocessingSettings(image_size=SIZE), FLOAT32, with_mirrored=False)
-    heat = explain_images(SplitNetwork(features, tmp_path / "head.keras"), images)
+    heat = explain_images(SplitNetwork(features, tmp_path / "head.keras"), images, tmp_path / "cache")
     assert heat.shape == images.shape
     assert np.isfinite(heat).all()
 
