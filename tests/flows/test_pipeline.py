@@ -122,6 +122,11 @@ def change_decisions(folder: Path) -> None:
     rows.assign(decision="certain").to_csv(folder / "predictions.csv", index=False)
 
 
+def change_review(folder: Path) -> None:
+    page = (folder / "review.html").read_text()
+    (folder / "review.html").write_text(page.replace('"test"', '"val"'))
+
+
 def flip_byte(folder: Path) -> None:
     content = bytearray((folder / "model.keras").read_bytes())
     content[len(content) // 2] ^= 1
@@ -156,6 +161,7 @@ def move_test_image(folder: Path) -> None:
         (change_digit, ["metrics.json was changed", "metrics.json: test.at_half.specificity says"]),
         (swap_scores, ["predictions.csv was changed", "metrics.json: test.auc says"]),
         (change_decisions, ["predictions.csv was changed", "decisions are not those of the scores"]),
+        (change_review, ["review.html was changed", "review.html: the confusion matrix of test is"]),
         (flip_byte, ["model.keras was changed"]),
         (scramble_network, ["model.keras: its layers have data_format channels_first", ": 1 differences"]),
         (move_test_image, ["manifest.csv has other test images than the locked test set"]),

@@ -4,6 +4,7 @@ import hashlib
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,14 @@ from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.preprocessing import read_images
 from hip_mri.errors import WorkspaceError
 from hip_mri.models.network import train_model
-from hip_mri.monitoring.novelty import Novelty, find_directions, find_limit, fit_novelty, load_novelty
+from hip_mri.monitoring.novelty import (
+    Novelty,
+    find_directions,
+    find_limit,
+    fit_novelty,
+    load_novelty,
+    measure_distances,
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +29,24 @@ def fitted(trained_workspace):
     workspace, features = trained_workspace
     trained = train_model(workspace, features, HeadDesign("dense", 8), TrainingSettings(epochs=2), seed=1)
     return workspace, features, trained, fit_novelty(workspace, features, trained, 0.2)
+
+
+def test_distances_of_the_images_of_each_split(fitted):
+    workspace, features, trained, novelty_file = fitted
+    file = measure_distances(workspace, features, trained, novelty_file)
+    table = pd.read_csv(file).set_index("image_id")
+    images = select_ready(read_manifest(workspace.manifest_file)).set_index("image_id")
+    assert sorted(table.index) == sorted(images.index)
+    novelty = load_novelty(novelty_file)
+    rows = features.open_store(workspace).select(images.loc[table.index, "sha256"], mirrored=False)
+    np.testing.assert_allclose(table["distance"], novelty.measure(rows[np.arange(len(rows))]), atol=2e-7)
+    assert (table["is_outside"] == (table["distance"] > novelty.limit)).all()
+    outside = table["is_outside"].groupby(images["split"]).mean()
+    assert outside["train"] == 0
+    assert outside["val"] <= 0.2
+    written = file.stat().st_mtime_ns
+    assert measure_distances(workspace, features, trained, novelty_file) == file
+    assert file.stat().st_mtime_ns == written
 
 
 def make_rows(seed: int, count: int, num_features: int = 40, rank: int = 5) -> np.ndarray:

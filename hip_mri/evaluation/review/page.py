@@ -96,12 +96,18 @@ def write_review(
     ranked = rank_informative(collected, metrics["threshold"])
     shown, others = ranked.head(max_images), ranked.iloc[max_images:]
     pictures = encode_pictures(list(shown["image_id"]), images, explained, MAX_PICTURE_CHARACTERS, num_threads)
-    data = describe_data(metrics, shown, others, attributes)
+    has_clahe = run.config["preprocessing"]["clahe_clip_limit"] > 0
+    data = describe_data(metrics, shown, others, attributes, has_clahe=has_clahe)
     write_bytes(file, render_review(run, data, pictures).encode())
 
 
 def describe_data(
-    metrics: Mapping[str, Any], shown: pd.DataFrame, others: pd.DataFrame, attributes: Sequence[str]
+    metrics: Mapping[str, Any],
+    shown: pd.DataFrame,
+    others: pd.DataFrame,
+    attributes: Sequence[str],
+    *,
+    has_clahe: bool = True,
 ) -> dict[str, Any]:
     """Describe the images for the script.
 
@@ -110,6 +116,7 @@ def describe_data(
         shown: Images of the page; see `collect_images`.
         others: The other images of the run, which the figures of a threshold count.
         attributes: Columns for subgroups.
+        has_clahe: Whether the contrast of the images was equalized.
     """
     columns = list_columns(shown.sort_values("rank"))
     return {
@@ -117,6 +124,7 @@ def describe_data(
         "threshold": metrics["threshold"],
         "num_images": len(shown) + len(others),
         "num_steps": NUM_STEPS,
+        "input_title": "Input of the network (after CLAHE)" if has_clahe else "Input of the network",
         "labels": list(LABELS),
         "splits": SPLIT_TITLES,
         "attributes": list(attributes),

@@ -260,7 +260,7 @@ const nameReasons = (image) => image.reason.split("+").map((reason) => ({ score:
 
 function showPictures(image) {
   const large = pictures.large[image.image_id] ?? { small: pictures.small[image.image_id] };
-  const titles = { input: "Input of the network (after CLAHE)", original: "Original", heat: "Grad-CAM: where the score rises", small: "Input of the network, 96 pixels, enlarged" };
+  const titles = { input: data.input_title, original: "Original", heat: "Grad-CAM: where the score rises", small: `${data.input_title}, 96 pixels, enlarged` };
   const named = Object.entries(titles).filter(([kind]) => large[kind]);
   find("pictures").replaceChildren(
     ...named.map(([kind, title]) => make("figure", {}, make("img", { src: makeAddress(large[kind]), alt: `${title}, image ${image.image_id}` }), make("figcaption", { textContent: title }))),

@@ -58,7 +58,11 @@ def distances(predictions) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def review_run(metrics) -> RunReport:
-    return RunReport(metrics, {"evaluation": {"min_subgroup_size": 5}}, Path("runs", "0007"))
+    return RunReport(
+        metrics,
+        {"evaluation": {"min_subgroup_size": 5}, "preprocessing": {"clahe_clip_limit": 2.0}},
+        Path("runs", "0007"),
+    )
 
 
 @pytest.fixture(scope="session")
