@@ -63,7 +63,7 @@ BOUNDS = [  # setting, allowed at the ends, refused just beyond
 ]
 CHOICES = {
     "preprocessing.interpolation": {"linear", "area"},
-    "model.backbone": {*ARCHITECTURES, "preset"},
+    "model.backbone": set(ARCHITECTURES),
     "model.head": {"dense", "logistic", "knn"},
     "model.input_scaling": {"auto", "caffe", "caffe_255", "tf", "tf_128", "torch", "none"},
     "features.engine": {"auto", "keras", "openvino"},
