@@ -59,7 +59,7 @@ def compute_reference(kind: str, folder: Path, images: np.ndarray) -> np.ndarray
 
     network = keras_hub.models.Backbone.from_preset(str(folder))
     encoder = network.vision_encoder if kind == "SigLIPVisionEncoder" else network
-    output = encoder.get_layer("post_layer_norm").output if kind == "SigLIPVisionEncoder" else encoder.output
+    output = encoder.post_layer_norm.output if kind == "SigLIPVisionEncoder" else encoder.output
     network = keras.Model(encoder.inputs[0], output)
     design = {"DINO": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}.get(kind[:4], ((0.5,) * 3, (0.5,) * 3))
     colors = (np.repeat(images[..., None], 3, axis=-1) / 255 - design[0]) / design[1]
