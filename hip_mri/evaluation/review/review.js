@@ -226,11 +226,15 @@ function showImage(number) {
   if (number < 0 || number >= shown.length) return;
   position = number;
   showDetails(shown[number]);
-  find("position").textContent = `${number + 1} of ${shown.length}`;
   find("previous").disabled = number === 0;
   find("next").disabled = number === shown.length - 1;
   if (!find("viewer").open) find("viewer").showModal();
   if (document.activeElement === document.body || document.activeElement.disabled) find("viewer-title").focus();
+}
+
+function showPosition() {
+  const kind = saved.marks[shown[position].image_id]?.kind;
+  find("position").textContent = `${position + 1} of ${shown.length}${kind ? `, marked: ${MARKS[kind]}` : ""}`;
 }
 
 function showDetails(image) {
@@ -330,6 +334,7 @@ function setMark(kind) {
 
 function showMarkButtons(image) {
   const mark = saved.marks[image.image_id];
+  showPosition();
   for (const button of document.querySelectorAll("[data-mark]")) button.setAttribute("aria-pressed", String(button.dataset.mark === (mark?.kind ?? "")));
   find("why").value = mark?.why ?? "";
   find("why").disabled = !mark;

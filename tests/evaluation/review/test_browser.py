@@ -9,6 +9,7 @@ import pytest
 from hip_mri.config import LABELS
 from hip_mri.evaluation.metrics.measures import measure_decisions
 from hip_mri.evaluation.review.page import MAX_PAGE_BYTES, read_review_data
+from hip_mri.evaluation.review.reviewed_images import compute_losses
 from tests.evaluation.review.conftest import EXPLAINED, HOSTILE
 
 
@@ -93,6 +94,14 @@ def test_filters_and_order(opened, images, metrics):
         page.select_option(f"#filters [name={name}]", value)
         assert page.inner_text("#count") == f"{chosen.astype(bool).sum()} of 210 images"
     page.click("#filters [type=reset]")
+    page.get_by_text("210 of 210 images").wait_for()
+    for value, key in (
+        ("low", images["score"]),
+        ("margin", (images["score"] - metrics["threshold"]).abs()),
+        ("loss", -compute_losses(images)),
+    ):
+        page.select_option("[name=sort]", value)
+        assert list_shown(page) == list(images.assign(key=key).sort_values(["key", "rank"])["image_id"])[:200]
     page.fill("[name=search]", EXPLAINED)
     assert list_shown(page) == [EXPLAINED]
 
@@ -102,6 +111,7 @@ def test_marks_survive_a_reload_and_are_downloaded(opened, review_file, images, 
     page.locator("#grid .card").first.click()
     assert page.inner_text("#viewer-title") == f"Image {first}"
     page.keyboard.press("w")
+    assert page.inner_text("#position") == "1 of 210, marked: label wrong"
     page.fill("#why", 'fracture, "old"')
     page.keyboard.press("Enter")
     page.click("#next")
