@@ -4,6 +4,7 @@ JPEG takes 0.3 ms per picture of 224 pixels where WebP takes 17 ms; WebP files o
 """
 
 import base64
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,8 +14,12 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
+from hip_mri.errors import WorkspaceError
 from hip_mri.evaluation.charts.image_sheets import ExplainedCase
 from hip_mri.evaluation.figure_data import RunImages
+from hip_mri.run_files import REVIEW_FILE
+
+logger = logging.getLogger(__name__)
 
 SMALL_SIZE: Final = 96
 """Height and width of a thumbnail in pixels."""
@@ -83,7 +88,11 @@ def _encode_small(image_id: str, images: RunImages) -> str:
 
 
 def _encode_large(image_id: str, images: RunImages) -> dict[str, str]:
-    pictures = {"input": images.read([image_id])[0], "original": images.read_original(image_id)}
+    pictures = {"input": images.read([image_id])[0]}
+    try:
+        pictures["original"] = images.read_original(image_id)
+    except WorkspaceError as error:  # scores and metrics do not need it
+        logger.warning("%s does not show the original of image %s: %s", REVIEW_FILE, image_id, error)
     return {kind: encode_jpeg(_shrink(picture, LARGE_SIZE)) for kind, picture in pictures.items()}
 
 

@@ -269,7 +269,8 @@ function showPictures(image) {
   find("pictures").replaceChildren(
     ...named.map(([kind, title]) => make("figure", {}, make("img", { src: makeAddress(large[kind]), alt: `${title}, image ${image.image_id}` }), make("figcaption", { textContent: title }))),
   );
-  find("pictures-note").textContent = large.heat ? "" : "The run computed no Grad-CAM map of this image.";
+  const missing = [large.input && !large.original && "The original could not be read.", !large.heat && "The run computed no Grad-CAM map of this image."];
+  find("pictures-note").textContent = missing.filter(Boolean).join(" ");
 }
 
 function showNeighbors(image) {

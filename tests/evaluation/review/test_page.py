@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from hip_mri.config import LABELS
+from hip_mri.errors import WorkspaceError
 from hip_mri.evaluation.conformal import UNCERTAIN, read_image_rule
 from hip_mri.evaluation.metrics.measures import measure_decisions
 from hip_mri.evaluation.review import page
@@ -172,6 +173,16 @@ def test_pictures_keep_to_their_size():
     assert sorted([*pictures.small, *pictures.large]) == ids
     assert 0 < len(pictures.large) < 60
     assert decode(pictures.small[ids[-1]]).shape == (96, 96)
+
+
+def test_an_original_that_cannot_be_read_is_left_out(caplog):
+    class Damaged(DrawnImages):
+        def read_original(self, image_id):
+            raise WorkspaceError("damaged")
+
+    pictures = encode_pictures(["0a", "0b"], Damaged(), [], 10**6, num_threads=1)
+    assert [list(kinds) for kinds in pictures.large.values()] == [["input"], ["input"]]
+    assert "0a: damaged" in caplog.text
 
 
 def test_page_is_the_same_again(text, reviewed, distances, review_run, tmp_path):
