@@ -68,7 +68,10 @@ def ingest(
 ) -> IngestReport:
     """Check the tables that come with the images, copy the images into the workspace, and identify their patients."""
     data = config.data
-    check_patient_tables(delivered, data.patients_file, data.class_names, keep_given_split=data.given_split == "keep")
+    keep_given_split = data.given_split == "keep"
+    check_patient_tables(
+        delivered, data.patients_file, data.class_names, data.split_files, keep_given_split=keep_given_split
+    )
     ingested = ingest_images(
         delivered,
         workspace,

@@ -84,6 +84,7 @@ class Workspace:
     batch_names_file = _Below("names.csv")  # of a workspace that serves: names of the files that are being scored
     entries_folder = _Below("entries")  # <delivery>.parquet: its files when it was read
     identities_folder = _Below("identities")  # <delivery>.parquet: keyed hashes of patients, the user's columns
+    split_tables_file = _Below("identities/split_tables.json")  # SHA-256 of the tables of the publisher's split
     ignored_patients_file = _Below("identities/ignored_patients.json")  # hashes of placeholders, which all images had
     attributes_folder = _Below("attributes")  # <digest>.parquet: hashed columns of the user's table of patients
     data_folder = _Below("DATA")  # <split>/<label>/<image id>.png: copies from preprocessed/

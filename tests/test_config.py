@@ -80,6 +80,9 @@ OTHERS = {
     "workspace",
     "data.collection",
     "data.patients_file",
+    "data.train_file",
+    "data.val_file",
+    "data.test_file",
     "data.patient_pattern",
     "data.group_similar",
     "data.infer_examinations",
@@ -473,6 +476,7 @@ def test_a_workspace_is_a_folder(workspace):
     [
         (PipelineConfig, ("workspace",)),
         (PipelineConfig, ("data", "patients_file")),
+        (PipelineConfig, ("data", "test_file")),
         (PipelineConfig, ("model", "weights")),
         (PredictConfig, ("workspace",)),
         (PredictConfig, ("model",)),

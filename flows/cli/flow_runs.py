@@ -132,16 +132,19 @@ def _check_sources(config: Settings) -> None:
 
 
 def _check_files(config: TrainingConfig) -> None:
-    """Check the weights file and the table of patients, as the flow does later."""
+    """Check the weights file and the tables of patients and of splits, as the flow does later."""
     if config.model.weights not in ("imagenet", "random"):
         from hip_mri.models.backbones.weights import find_weights_file  # noqa: PLC0415 - loads HDF5
 
         find_weights_file(config.model.weights, config.model.backbone)
-    if config.data.patients_file:
+    data = config.data
+    if data.patients_file or data.split_files:
         from hip_mri.dataset.identities import check_patient_tables  # noqa: PLC0415 - loads pandas
 
-        keep_given_split = config.data.given_split == "keep"
-        check_patient_tables((), config.data.patients_file, config.data.class_names, keep_given_split=keep_given_split)
+        keep_given_split = data.given_split == "keep"
+        check_patient_tables(
+            (), data.patients_file, data.class_names, data.split_files, keep_given_split=keep_given_split
+        )
 
 
 def _load_keras() -> None:

@@ -1,9 +1,10 @@
 """Settings of sources, image files, splits and preprocessing."""
 
 import re
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hip_mri.addresses import LocalPath
 from hip_mri.config.base import CollectionName, Settings
@@ -59,6 +60,17 @@ class DataSettings(ImageSettings):
     further columns define subgroups. With a column label, labels come from the table instead of class folders. By
     default a file `patients.csv` or `labels.csv` in the source is used if there is one."""
 
+    test_file: LocalPath | None = None
+    """CSV file with the columns filename and label: the test images of the split that the publisher of a collection
+    gives, such as RadImageNet's. Only these are tested. Names are compared from the end of the path on; the table may
+    list more than the source."""
+
+    val_file: LocalPath | None = None
+    """The same for the validation images; without it they are drawn from the training images."""
+
+    train_file: LocalPath | None = None
+    """The same for the training images; without it all other images are used for training and validation."""
+
     patient_pattern: str | None = None
     """Regular expression that finds the patient id in a file's path: its group `patient`, or else its first group. It
     is matched to the path below the class folder and to the whole path; the one with more matching files is used."""
@@ -89,6 +101,20 @@ class DataSettings(ImageSettings):
 
     test_fraction: float = Field(default=0.15, gt=0, lt=0.5)
     """Fraction of each class that is used for the test set. The rest is used for training."""
+
+    @property
+    def split_files(self) -> dict[str, Path]:
+        """The tables of the publisher's split, by split."""
+        files = {"train": self.train_file, "val": self.val_file, "test": self.test_file}
+        return {split: file for split, file in files.items() if file is not None}
+
+    @model_validator(mode="after")
+    def _check_split_files(self) -> "DataSettings":
+        if self.split_files and self.test_file is None:
+            raise ValueError("train_file and val_file need test_file; give the table of the test images too")
+        if self.split_files and self.given_split == "ignore":
+            raise ValueError("test_file gives a split that given_split ignores; leave out one of them")
+        return self
 
     @field_validator("class_names")
     @classmethod

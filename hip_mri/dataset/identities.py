@@ -30,6 +30,8 @@ from hip_mri.sources.tables.patient_table import (
     parse_patient_table,
     read_patient_file,
 )
+from hip_mri.sources.tables.split_tables import SplitTables, match_split_tables, read_split_tables
+from hip_mri.storage import write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -66,15 +68,18 @@ def check_patient_tables(
     deliveries: Sequence[Delivery],
     file: Path | None,
     class_names: Mapping[str, str] | None = None,
+    split_files: Mapping[str, Path] | None = None,
     *,
     keep_given_split: bool = True,
 ) -> None:
-    """Check the tables of patients and the class names before any image is read; see `identify_images`.
+    """Check the tables of patients and of splits and the class names before any image is read; see `identify_images`.
 
     Raises:
         SettingsError: A table cannot be used.
     """
     ClassNames(class_names)
+    if split_files:
+        read_split_tables(split_files)
     check = check_patient_splits if keep_given_split else lambda table, name: None
     if file is not None:
         check(read_patient_file(file), "data.patients_file")
@@ -109,10 +114,14 @@ def identify_images(deliveries: Sequence[Delivery], workspace: Workspace, settin
     else:
         parts = [(listed[listed["delivery"] == it.name], read_delivered_table(it)) for it in deliveries]
     class_names = ClassNames(settings.class_names)
+    split_tables = read_split_tables(settings.split_files) if settings.split_files else None
+    write_json(workspace.split_tables_file, dict(split_tables.hashes) if split_tables else {})
     for entries, table in parts:
         if len(entries):
             source_names = resolve_pseudonyms(entries["entry"], workspace)
             known = _identify(entries, source_names, table, settings.patient_pattern, workspace, class_names)
+            if split_tables is not None:
+                known = _add_publisher_split(known, entries, source_names, split_tables, class_names)
             if not keep_given_split:
                 known = known.assign(split="", split_by="")
             for name, rows in known.groupby(entries["delivery"]):
@@ -157,6 +166,30 @@ def _identify(
     known["patient_id"] = known["patient_id"].where(known["patient_id"] != "", entries["patient"])
     known["patient"] = known["patient_id"].where(known["patient_id"] != "", known["patient_pattern"])
     return known
+
+
+def _add_publisher_split(
+    known: pd.DataFrame,
+    entries: pd.DataFrame,
+    source_names: pd.Series,
+    tables: SplitTables,
+    class_names: ClassNames,
+) -> pd.DataFrame:
+    """Give images the split of the publisher's tables.
+
+    Raises:
+        SplitError: The tables do not fit the images, or the table of patients gives another split.
+    """
+    places = [names.index for _, names in source_names.groupby(entries["delivery"])]
+    parts = [match_split_tables(tables, source_names[at], entries.loc[at, "label"], class_names) for at in places]
+    split = pd.concat(parts).reindex(known.index)
+    is_conflict = known["split"].isin(SPLITS) & split.isin(SPLITS) & (known["split"] != split)
+    if is_conflict.any():
+        raise SplitError(
+            f"data: {known.loc[is_conflict, 'sha256'].nunique()} images have another split in the table of patients "
+            "than in the tables of the split. Remove the column split, or leave out --data.test-file."
+        )
+    return known.assign(split=split, split_by=TABLE)
 
 
 def _complete_splits(splits: pd.Series) -> pd.Series:
@@ -206,7 +239,7 @@ def _add_folder_splits(rows: pd.DataFrame, folder_splits: pd.DataFrame) -> pd.Da
     is_conflict &= merged["split"] != merged["folder_split"]
     if is_conflict.any():
         raise SplitError(
-            f"data: {merged.loc[is_conflict, 'sha256'].nunique()} images have another split in the table of patients "
+            f"data: {merged.loc[is_conflict, 'sha256'].nunique()} images have another split in a table "
             "than by their folder. Correct either, or draw a new split with --data.given-split ignore."
         )
     is_by_folder = (merged["split"] == "") & (merged["folder_split"] != "")

@@ -25,7 +25,7 @@ from hip_mri.evaluation.figure_data import RunImages, collect_figure_data
 from hip_mri.evaluation.metrics.results import Scores, evaluate
 from hip_mri.evaluation.report.documents import write_documents
 from hip_mri.evaluation.report.run_report import RunReport
-from hip_mri.evaluation.report.settings import WITHHELD
+from hip_mri.evaluation.report.settings import PRIVATE_FILES, WITHHELD
 from hip_mri.evaluation.review.page import write_review
 from hip_mri.evaluation.run_tables import describe_manifest, read_borders, read_scores, read_table, write_decisions
 from hip_mri.grouping.groups import GroupReport
@@ -184,8 +184,7 @@ def _write_config(config: TrainingConfig, file: Path) -> None:
         settings["source"] = WITHHELD
     if settings.get("sources"):
         settings["sources"] = [WITHHELD] * len(settings["sources"])
-    if settings["data"]["patients_file"]:
-        settings["data"]["patients_file"] = WITHHELD
+    settings["data"] |= {name: WITHHELD for name in PRIVATE_FILES if settings["data"][name]}
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
@@ -255,6 +254,7 @@ def _count_data(facts: RunFacts, manifest: pd.DataFrame) -> dict[str, Any]:
         "num_assigned": facts.split.num_assigned,
         "given_split": {
             "by": facts.groups.given_split_by,
+            "tables": dict(facts.groups.split_tables),
             "num_given_twice": facts.groups.num_given_twice,
             **asdict(facts.split.given),
         },

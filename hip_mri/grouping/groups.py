@@ -7,7 +7,8 @@ earlier runs that the source no longer holds, so that new images related to them
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import pandas as pd
@@ -45,6 +46,7 @@ class GroupReport:
         num_contradictory: Files that are quarantined because their pixels are in both classes.
         attributes: Name of the table in the workspace that holds further columns of the table of patients.
         given_split_by: What gives images their split: `folders`, `table`, `folders and table`, or nothing.
+        split_tables: SHA-256 of each table of the publisher's split, by split.
         num_given_twice: Images whose copies are given several splits; test takes precedence over validation, and
             validation over training.
         has_constant_patient: Whether a patient id that all images have is ignored as a placeholder.
@@ -57,6 +59,7 @@ class GroupReport:
     num_contradictory: int
     attributes: str | None
     given_split_by: str = ""
+    split_tables: Mapping[str, str] = field(default_factory=dict)
     num_given_twice: int = 0
     has_constant_patient: bool = False
     inferred: InferredReport | None = None
@@ -127,6 +130,7 @@ def group_images(
         num_contradictory=int((manifest["reason"] == CONTRADICTORY_LABEL).sum()),
         attributes=identities.attributes,
         given_split_by=" and ".join(sorted(set(known["split_by"]) - {""})),
+        split_tables=read_json(workspace.split_tables_file) if workspace.split_tables_file.exists() else {},
         num_given_twice=int(given["is_given_twice"].sum()),
         has_constant_patient=has_constant_patient,
         inferred=inferred,

@@ -18,6 +18,7 @@ from hip_mri.errors import SourceError, SplitError
 from hip_mri.grouping.fingerprints import fingerprint_images
 from hip_mri.grouping.groups import group_images
 from hip_mri.grouping.split import split_manifest
+from hip_mri.hashes import digest_file
 from hip_mri.sources.split_folders import find_given_splits, find_split_name
 
 PARTS = {"train": 6, "val": 3, "test": 3}
@@ -262,3 +263,27 @@ def test_given_test_images_of_a_later_delivery_do_not_join_a_locked_test_set(pre
 def test_split_folders_in_a_source_of_a_retraining_are_one_delivery(presplit, spread, workspace):
     folder = spread({name.removeprefix("DATA/"): content for name, content in presplit.items()})
     assert [delivery.path for delivery in fetch_deliveries([str(folder)], workspace)] == [folder]
+
+
+def test_only_the_test_images_of_the_publisher_are_tested(presplit, pack, workspace, tmp_path):
+    """Copies that the publisher has on both sides of the split are found; the tables are recorded by their hash."""
+    names = {
+        f"DATA/{label}/{split}{number}.png": f"DATA/{split}/{label}/{number}.png"
+        for label in ("normal", "osseous_lesion")
+        for split, count in PARTS.items()
+        for number in range(count)
+    }
+    files = {name: presplit[origin] for name, origin in names.items()}
+    files["DATA/normal/train0.png"] = files["DATA/normal/test0.png"]
+    tables = {f"{split}_file": tmp_path / f"{split}.csv" for split in PARTS}
+    for split in PARTS:
+        lines = [f"x/{name.removeprefix('DATA/')},{name.split('/')[1]}" for name in names if f"/{split}" in name]
+        tables[f"{split}_file"].write_text("\n".join(["filename,label", *lines]))
+    groups, division, manifest = take_in(pack(files), workspace, **tables)
+    tested = {name for name in names if "/test" in name}
+    assert set(manifest.index[manifest["split"] == "test"]) - {"DATA/normal/train0.png"} <= tested
+    assert division.given.num_images["test"] == len(tested)
+    assert groups.num_given_twice == 1
+    assert groups.given_split_by == "table"
+    assert groups.split_tables.keys() == {"train", "val", "test"}
+    assert set(groups.split_tables.values()) == {digest_file(file) for file in tables.values()}

@@ -7,7 +7,13 @@ from typing import Any, Final
 WITHHELD: Final = "given, not shown"
 """Replaces a value that can identify a person or a folder of the machine."""
 
-PRIVATE_SETTINGS: Final = ("source", "sources", "workspace", "data.patients_file", "data.patient_pattern")
+PRIVATE_FILES: Final = ("patients_file", "train_file", "val_file", "test_file")
+"""Files of the group `data`, whose paths are withheld."""
+
+PRIVATE_SETTINGS: Final = (
+    *("source", "sources", "workspace", "data.patient_pattern"),
+    *(f"data.{name}" for name in PRIVATE_FILES),
+)
 """Settings whose values are withheld."""
 
 
