@@ -3,7 +3,7 @@
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from hip_mri.config import ImageSettings, PreprocessingSettings, SheetSettings
+from hip_mri.config import PredictionDataSettings, PreprocessingSettings, SheetSettings
 from hip_mri.dataset.deliveries import Delivery, delete_damaged
 from hip_mri.models.scoring import SplitNetwork
 from hip_mri.serving import prediction_inputs, served_model, served_network
@@ -21,12 +21,12 @@ def ingest_inputs(
     workspace: Workspace,
     settings: PreprocessingSettings,
     num_threads: int,
-    image_settings: ImageSettings,
+    data: PredictionDataSettings,
 ) -> InputReport:
     """See `prediction_inputs.ingest_inputs`; shows the files that were read."""
     with show_progress("ingest_inputs", "files") as update, delete_damaged(delivery):
         return prediction_inputs.ingest_inputs(
-            delivery.path, workspace, settings, num_threads, update, delivery.limits, image_settings
+            delivery.path, workspace, settings, num_threads, update, delivery.limits, data
         )
 
 

@@ -104,6 +104,7 @@ DECISIONS = {
         "hip_mri.evaluation.verify",
         "hip_mri.promotion",
         "hip_mri.registry",
+        "hip_mri.serving.prediction_names.look_up_prediction_names",
         "hip_mri.serving.web.start.start_service",
         "hip_mri.synthetic.demo.write_demo_zip",
         "hip_mri.workspace.Workspace",

@@ -15,6 +15,7 @@ from hip_mri.config import (
     ImageSettings,
     PipelineConfig,
     PredictConfig,
+    PredictionDataSettings,
     ReleaseSettings,
     RetrainConfig,
     RunnerSettings,
@@ -118,7 +119,7 @@ PREDICT_BOUNDS = [("sheet.max_shown", (0, 1000), (-1, 1001)), ("sheet.max_explai
 PREDICT_CHOICES = {"engine": {"auto", "keras", "openvino"}, "precision": {"auto", "float32", "bfloat16"}}
 PREDICT_OTHERS = {"source", "source_sha256", "workspace", "model", "keep_images", "sheet.explain"}
 PREDICT_OTHERS |= {f"runner.{name}" for name in RunnerSettings.model_fields}
-PREDICT_OTHERS |= {f"data.{name}" for name in ImageSettings.model_fields}
+PREDICT_OTHERS |= {f"data.{name}" for name in PredictionDataSettings.model_fields}
 PREDICT_OTHERS |= {f"limits.{name}" for name in SourceLimits.model_fields}
 
 SERVE_BOUNDS = [

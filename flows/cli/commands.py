@@ -119,15 +119,25 @@ class Names(WorkspaceCommand):
     image_ids: CliPositionalArg[tuple[str, ...]] = ()
     """Ids of images from quarantine.csv or predictions.csv; without any, all images are listed."""
 
+    predictions: str | None = Field(default=None, pattern=r"^[0-9]{4,9}$")
+    """Number of a batch that `hip-mri predict` scored, such as 0001; then ids are those of its predictions.csv or
+    examinations.csv."""
+
     def execute(self) -> None:
         from hip_mri.dataset.pseudonyms import look_up_names  # noqa: PLC0415 - loads pandas
+        from hip_mri.serving.prediction_names import look_up_prediction_names  # noqa: PLC0415 - see above
 
-        found = look_up_names(self.find_workspace(), self.image_ids)
+        workspace = self.find_workspace()
+        if self.predictions is None:
+            found, listed_in = look_up_names(workspace, self.image_ids), "The manifest"
+        else:
+            found = look_up_prediction_names(workspace.predictions_folder / self.predictions, self.image_ids)
+            listed_in = f"names.csv of {self.predictions}"
         found.to_csv(sys.stdout, index=False)
-        if unknown := sorted(set(self.image_ids) - set(found["image_id"])):
+        if unknown := sorted(set(self.image_ids) - set(found.filter(["image_id", "examination"]).to_numpy().ravel())):
             raise WorkspaceError(
-                f"The manifest lists no image {list_offenders(unknown)}. Give ids from quarantine.csv or "
-                "predictions.csv of a run in this workspace."
+                f"{listed_in} lists no image {list_offenders(unknown)}. Give ids from quarantine.csv or "
+                "predictions.csv of a run in this workspace, or from a batch with --predictions."
             )
 
 

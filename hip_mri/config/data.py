@@ -2,13 +2,27 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hip_mri.addresses import LocalPath
 from hip_mri.config.base import CollectionName, Settings
 from hip_mri.config.classes import Label, check_class_names
+
+
+def _check_pattern(pattern: str) -> str:
+    try:
+        has_group = re.compile(pattern).groups > 0
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
+    if not has_group:
+        raise ValueError(f"{pattern!r} has no group; put brackets around the patient id, such as '(p[0-9]+)_'")
+    return pattern
+
+
+PatientPattern = Annotated[str, AfterValidator(_check_pattern)]
+"""Regular expression with a group, which finds the patient id."""
 
 
 class SourceLimits(Settings):
@@ -48,6 +62,19 @@ class ImageSettings(Settings):
     captures or screen saves. Text in pixels can contain patient names and is not removed."""
 
 
+class PredictionDataSettings(ImageSettings):
+    """Settings of reading the image files to score, and of naming their patients."""
+
+    patients_file: LocalPath | None = None
+    """CSV file with the columns source_name and patient_id. The scores of each patient are combined in
+    `examinations.csv`. By default a file `patients.csv` in the source is used if there is one, then the PatientID and
+    StudyInstanceUID of DICOM files."""
+
+    patient_pattern: PatientPattern | None = None
+    """Regular expression that finds the patient id in a file's path: its group `patient`, or else its first group. It
+    is used for files whose patient neither table nor DICOM file names."""
+
+
 class DataSettings(ImageSettings):
     """Settings of reading image files, grouping related images and splitting them."""
 
@@ -71,7 +98,7 @@ class DataSettings(ImageSettings):
     train_file: LocalPath | None = None
     """The same for the training images; without it all other images are used for training and validation."""
 
-    patient_pattern: str | None = None
+    patient_pattern: PatientPattern | None = None
     """Regular expression that finds the patient id in a file's path: its group `patient`, or else its first group. It
     is matched to the path below the class folder and to the whole path; the one with more matching files is used."""
 
@@ -121,17 +148,6 @@ class DataSettings(ImageSettings):
     def _check_class_names(cls, class_names: dict[str, Label]) -> dict[str, Label]:
         check_class_names(class_names)
         return class_names
-
-    @field_validator("patient_pattern")
-    @classmethod
-    def _check_pattern(cls, pattern: str | None) -> str | None:
-        try:
-            has_group = pattern is None or re.compile(pattern).groups > 0
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
-        if not has_group:
-            raise ValueError(f"{pattern!r} has no group; put brackets around the patient id, such as '(p[0-9]+)_'")
-        return pattern
 
 
 class PreprocessingSettings(Settings):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from hip_mri.addresses import DaskAddress, LocalName, LocalPath, SourceAddress
 from hip_mri.config.backbones import ARCHITECTURES, PRESET, PRESETS, BackboneName
 from hip_mri.config.base import Settings
-from hip_mri.config.data import DataSettings, ImageSettings, PreprocessingSettings, SourceLimits
+from hip_mri.config.data import DataSettings, PredictionDataSettings, PreprocessingSettings, SourceLimits
 from hip_mri.config.promotion import DriftSettings, ReleaseSettings, RetrainSettings
 from hip_mri.config.tracking import TrackingSettings
 from hip_mri.config.training import (
@@ -211,6 +211,6 @@ class PredictConfig(_SourceSettings):
     scoring."""
 
     limits: SourceLimits = SourceLimits()
-    data: ImageSettings = ImageSettings()
+    data: PredictionDataSettings = PredictionDataSettings()
     sheet: SheetSettings = SheetSettings()
     runner: RunnerSettings = RunnerSettings()

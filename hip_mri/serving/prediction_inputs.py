@@ -2,7 +2,7 @@
 
 Only the preprocessed images are stored, named by the SHA-256 of the pixels of the source image. Files are decoded in a
 sandbox, so that a damaged file only causes its own row to be quarantined. File names, which can identify patients, are
-written to a separate file that only its owner can read.
+written to a separate file that only its owner can read. Patients that DICOM files name are not written at all.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import cv2
 import pandas as pd
 from joblib import Parallel, delayed
 
-from hip_mri.config import ImageSettings, PreprocessingSettings, SourceLimits
+from hip_mri.config import SYNTHETIC_MARK, PredictionDataSettings, PreprocessingSettings, SourceLimits
 from hip_mri.dataset.entries import make_reading_options, number_copies, read_entry
 from hip_mri.dataset.manifest import MANIFEST_COLUMNS, write_manifest, write_quarantine
 from hip_mri.dataset.preprocessing import write_preprocessed
@@ -25,12 +25,17 @@ from hip_mri.errors import ImageError, SourceError
 from hip_mri.images.clahe_and_resizing import preprocess_image
 from hip_mri.images.sandbox import NUM_THREADS_PER_CORE, Sandbox
 from hip_mri.images.stored_png import hash_pixels
+from hip_mri.serving.examinations import find_named_patients, name_examinations, read_prediction_table
 from hip_mri.sources.source import Entry, Source, open_unlabeled
+from hip_mri.sources.tables.delivered_table import is_table_name
 from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
 from hip_mri.storage import flush_file_system, write_bytes
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+_FACTS: Final = ("slice", "num_slices", "position", "reason", "patient", "study")
+"""Attributes of a picture that its row takes over; patient and study stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class InputReport:
         num_images: Different images that can be scored.
         num_copies: Images with the same pixels as another one, whose row they share.
         num_unreadable: Files without a usable image, not counting copies.
-        num_ignored: Files that an operating system adds.
+        num_ignored: Files that an operating system adds, and tables of patients.
     """
 
     num_images: int
@@ -57,7 +62,7 @@ def ingest_inputs(
     num_threads: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     limits: SourceLimits = SourceLimits(),
-    image_settings: ImageSettings = ImageSettings(),
+    data: PredictionDataSettings = PredictionDataSettings(),
 ) -> InputReport:
     """Read and preprocess every image of a source, and write the manifest of the batch.
 
@@ -70,9 +75,10 @@ def ingest_inputs(
         num_threads: Threads that read and preprocess images; as many more wait for the decoders.
         on_progress: Called with the number of files that are read, and the number of all files.
         limits: Limits on the size of the source.
-        image_settings: How image files are decoded.
+        data: How image files are decoded, and how their patients are named.
 
     Raises:
+        SettingsError: The table or the pattern of patients cannot be used.
         SourceError: The source as a whole cannot be used, or none of its files is an image.
     """
     cv2.setNumThreads(1)  # the images are processed in parallel already
@@ -80,14 +86,18 @@ def ingest_inputs(
     parallel = Parallel(n_jobs=num_threads * NUM_THREADS_PER_CORE, backend="threading", return_as="generator")
     with (
         open_unlabeled(source_file, limits, own_folder=workspace.root) as source,
-        Sandbox(make_reading_options(image_settings)) as sandbox,
+        Sandbox(make_reading_options(data)) as sandbox,
     ):
-        read = parallel(delayed(_read)(source, entry, workspace, settings, sandbox) for entry in source.entries)
+        table = read_prediction_table(source_file, data.patients_file, limits)
+        entries = [entry for entry in source.entries if not _is_note(entry.name)] or source.entries
+        patients = find_named_patients({entry.storable_name for entry in entries}, table, data.patient_pattern)
+        read = parallel(delayed(_read)(source, entry, workspace, settings, sandbox) for entry in entries)
         for done, found in enumerate(cast("Iterable[list[dict[str, Any]]]", read), start=1):
             rows += found
-            on_progress(done, len(source.entries))
-        num_ignored = source.num_ignored
+            on_progress(done, len(entries))
+        num_ignored = source.num_ignored + len(source.entries) - len(entries)
     batch = _mark_copies(pd.DataFrame(rows).astype({"position": "float64"}))
+    batch["patient"] = name_examinations(batch.join(patients, on="source_name"))
     counts = Counter(batch["state"])
     if not counts["ready"]:
         write_quarantine(workspace.quarantine_file, batch.assign(state="quarantined"))
@@ -97,11 +107,12 @@ def ingest_inputs(
             f"{explain_unusable(reasons, workspace.quarantine_file)}"
         )
     flush_file_system(workspace.root)  # the images are on the disk before the manifest lists them
-    names = batch[["image_id", "source_name", "slice"]].to_csv(index=False)
+    named = batch[["image_id", "source_name", "slice", "patient"]].rename(columns={"patient": "examination"})
+    names = named.to_csv(index=False)
     write_bytes(workspace.batch_names_file, names.encode(), is_private=True)
     write_manifest(
         workspace.manifest_file,
-        batch.drop(columns="source_name").reindex(columns=list(MANIFEST_COLUMNS), fill_value=""),
+        batch.drop(columns=["source_name", "study"]).reindex(columns=list(MANIFEST_COLUMNS), fill_value=""),
     )
     report = InputReport(counts["ready"], counts["duplicate"], counts["quarantined"], num_ignored)
     logger.info(
@@ -111,12 +122,17 @@ def ingest_inputs(
     return report
 
 
+def _is_note(name: str) -> bool:
+    """Whether a file is a table of patients or the mark of synthetic images, which are no images to score."""
+    return name.count("/") <= 1 and (is_table_name(name) or name.rpartition("/")[2] == SYNTHETIC_MARK)
+
+
 def _read(
     source: Source, entry: Entry, workspace: Workspace, settings: PreprocessingSettings, sandbox: Sandbox
 ) -> list[dict[str, Any]]:
     """Decode a file, and preprocess and store its images; one row for each."""
     row: dict[str, Any] = {"source_name": entry.storable_name, "version": entry.version, "num_bytes": entry.num_bytes}
-    row |= {"slice": 0, "num_slices": 1, "sha256": "", "reason": "", "position": None}
+    row |= {"slice": 0, "num_slices": 1, "sha256": "", "reason": "", "position": None, "patient": "", "study": ""}
     try:
         content = read_entry(source, entry)
         row["sha256"] = hashlib.sha256(content).hexdigest()
@@ -126,7 +142,7 @@ def _read(
     rows = []
     for picture in pictures:
         sha256 = hash_pixels(picture.levels)
-        facts = {name: getattr(picture, name) for name in ("slice", "num_slices", "position", "reason")}
+        facts = {name: getattr(picture, name) for name in _FACTS}
         rows.append(row | facts | {"sha256": sha256})
         if not picture.reason:
             write_preprocessed(preprocess_image(picture.levels, settings), sha256, workspace, settings)

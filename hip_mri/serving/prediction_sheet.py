@@ -13,6 +13,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hip_mri.config import LABELS
+from hip_mri.evaluation.conformal import UNCERTAIN
 from hip_mri.evaluation.report.templates import load_templates
 from hip_mri.evaluation.review.pictures import draw_overlay
 from hip_mri.serving.known_images import USES
@@ -41,8 +42,10 @@ class PredictionSheet:
 
     Attributes:
         folder: Where the results of the batch are published; its name is a number, such as `0001`.
-        facts: Content of `summary.json`: notices, model, features, novelty, known, counts and reasons.
-        table: One row per image: image_id, state, reason, score, label, distance, is_outside and known_split.
+        facts: Content of `summary.json`: notices, model, features, novelty, decisions, examinations, known, counts and
+            reasons.
+        table: One row per image: image_id, state, reason, score, label, distance, is_outside, known_split and decision.
+        examinations: The columns of `examinations.EXAMINATION_COLUMNS`.
         thumbnails: JPEGs of the images with the highest scores, by image id, the highest first: the preprocessed image,
             and the same with its heat map or `None`.
     """
@@ -50,6 +53,7 @@ class PredictionSheet:
     folder: Path
     facts: Mapping[str, Any]
     table: pd.DataFrame
+    examinations: pd.DataFrame
     thumbnails: Mapping[str, tuple[bytes, bytes | None]]
 
     def list_scored(self, max_rows: int) -> list[dict[str, Any]]:
@@ -74,9 +78,11 @@ def write_sheet(file: Path, sheet: PredictionSheet) -> None:
         counts=sheet.facts["counts"],
         cards=cards,
         rows=rows,
+        examinations=sheet.examinations.head(MAX_LISTED).to_dict("records"),
         outside=outside.head(MAX_LISTED).to_dict("records"),
         unreadable=table[table["state"] == "unreadable"].head(MAX_UNREADABLE).to_dict("records"),
         lesion=LABELS[1],
+        uncertain=UNCERTAIN,
         uses=USES,
     )
     write_bytes(file, page.encode())
@@ -97,12 +103,17 @@ def tabulate_counts(sheet: PredictionSheet) -> list[dict[str, Any]]:
     counts = sheet.facts["counts"] | (sheet.facts["known"] or dict.fromkeys(USES, "not recorded"))
     if not sheet.facts["novelty"]:
         counts["num_outside"] = "not measured"
+    if sheet.facts["decisions"]["reason"]:
+        counts["num_uncertain"] = "not calibrated"
+    counts["num_examinations"] = sheet.facts["examinations"]["num_examinations"]
     titles = {
         "num_images": "Images scored",
         "num_lesion": "called osseous lesion",
         "num_normal": "called normal",
+        "num_uncertain": "uncertain",
         "num_outside": "outside the training distribution",
         **{split: f"that {use} the model" for split, use in USES.items()},
+        "num_examinations": "Examinations",
         "num_unreadable": "Files unreadable",
         "num_copies": "Files that are copies",
         "num_ignored": "Files ignored",

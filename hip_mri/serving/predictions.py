@@ -16,11 +16,14 @@ from hip_mri.dataset.preprocessing import read_images
 from hip_mri.disk_errors import explain_write_errors
 from hip_mri.errors import WorkspaceError
 from hip_mri.evaluation.charts.captions import SYNTHETIC_NOTICE
+from hip_mri.evaluation.conformal import UNCERTAIN
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.models.scoring import SplitNetwork
 from hip_mri.run_files import PREDICTIONS_FILE
+from hip_mri.serving.examinations import tabulate_examinations
 from hip_mri.serving.known_images import count_known, describe_known
 from hip_mri.serving.prediction_inputs import InputReport
+from hip_mri.serving.prediction_names import NAMES_FILE
 from hip_mri.serving.prediction_sheet import PredictionSheet, encode_overlay, encode_thumbnail, write_sheet
 from hip_mri.serving.scorer import Scorer, load_scorer
 from hip_mri.serving.served_model import ServedModel
@@ -43,6 +46,7 @@ SCORE_COLUMNS: Final = (
     "model",  # name of the version or the run
     "model_sha256",  # of its file
     "decision",  # `normal`, `osseous_lesion` or `uncertain`; empty where the model's run could not calibrate it
+    "examination",  # smallest image id of the patient's or study's files; empty where neither is known
 )
 """Columns of `predictions.csv`, one row per different image."""
 
@@ -60,9 +64,9 @@ def score_images(workspace: Workspace, scorer: Scorer) -> pd.DataFrame:
     images = select_ready(manifest)
     views = scorer.network.features.open_views(workspace, images["sha256"])
     scores = scorer.score(images["sha256"], views).astype({"is_outside": object})
-    scored = images[["image_id", "sha256"]].assign(state="scored").join(scores)
-    unreadable = manifest.loc[manifest["state"] == "quarantined", ["image_id", "sha256", "reason"]]
-    table = pd.concat([scored, unreadable.assign(state="unreadable")])
+    scored = images[["image_id", "sha256", "patient"]].assign(state="scored").join(scores)
+    unreadable = manifest.loc[manifest["state"] == "quarantined", ["image_id", "sha256", "reason", "patient"]]
+    table = pd.concat([scored, unreadable.assign(state="unreadable")]).rename(columns={"patient": "examination"})
     model = scorer.model
     texts = {"reason": "", "known_split": "", "decision": ""}
     table = table.assign(model=model.name, model_sha256=model.network.sha256).fillna(texts)
@@ -92,27 +96,32 @@ def publish_predictions(
             without them a later run with the same source reads it again.
 
     Returns:
-        The content of the sheet. Its folder has `predictions.csv`, `sheet.html`, `summary.json`, `explanations/` and,
-        readable by its owner only, `names.csv`.
+        The content of the sheet. Its folder has `predictions.csv`, `examinations.csv` where patients or studies are
+        known, `sheet.html`, `summary.json`, `explanations/` and, readable by its owner only, `names.csv`.
     """
     folder = find_next_folder(workspace.predictions_folder)
     scorer = load_scorer(model, network)
     table = score_images(workspace.serving, scorer)
-    facts = _describe(table, scorer, inputs, is_synthetic=is_synthetic)
+    examinations = tabulate_examinations(table, model.patients)
+    facts = _describe(table, examinations, scorer, inputs, is_synthetic=is_synthetic)
     with publish_folder(folder) as fresh:
         table.to_csv(fresh / PREDICTIONS_FILE, index=False)
-        write_bytes(fresh / "names.csv", _read_names(workspace.serving), is_private=True)
+        if len(examinations):
+            examinations.to_csv(fresh / "examinations.csv", index=False)
+        write_bytes(fresh / NAMES_FILE, _read_names(workspace.serving), is_private=True)
         write_json(fresh / "summary.json", {"predictions": folder.name, **facts})
         thumbnails = _draw_thumbnails(table, workspace.serving, network, settings, fresh / "explanations")
-        sheet = PredictionSheet(folder, facts, table, thumbnails)
+        sheet = PredictionSheet(folder, facts, table, examinations, thumbnails)
         write_sheet(fresh / "sheet.html", sheet)
     workspace.serving.batch_names_file.unlink(missing_ok=True)  # published with the predictions
     if not keep_images:
         _remove_images(workspace.serving)
     counts = facts["counts"]
     logger.info(
-        "Scored %d images: %d called osseous lesion, %d outside the training distribution, %d files unreadable",
-        *(counts[name] for name in ("num_images", "num_lesion", "num_outside", "num_unreadable")),
+        "Scored %d images: %d called osseous lesion, %d uncertain, %d outside the training distribution, %d files "
+        "unreadable; %d examinations",
+        *(counts[name] for name in ("num_images", "num_lesion", "num_uncertain", "num_outside", "num_unreadable")),
+        len(examinations),
     )
     if notice := describe_known(facts["known"], inputs.num_images):
         logger.warning(notice)
@@ -127,7 +136,9 @@ def _remove_images(serving: Workspace) -> None:
                 shutil.rmtree(folder)
 
 
-def _describe(table: pd.DataFrame, scorer: Scorer, inputs: InputReport, *, is_synthetic: bool) -> dict[str, Any]:
+def _describe(
+    table: pd.DataFrame, examinations: pd.DataFrame, scorer: Scorer, inputs: InputReport, *, is_synthetic: bool
+) -> dict[str, Any]:
     """Return the content of `summary.json`."""
     model, features, novelty = scorer.model, scorer.network.features, scorer.novelty
     known = count_known(table["known_split"])
@@ -147,11 +158,18 @@ def _describe(table: pd.DataFrame, scorer: Scorer, inputs: InputReport, *, is_sy
             "num_training": novelty.num_training,
             "num_validation": novelty.num_validation,
         },
+        "decisions": asdict(model.conformal),
+        "examinations": {
+            "num_examinations": len(examinations),
+            "num_images_without": int(((table["examination"] == "") & (table["state"] == "scored")).sum()),
+            "rule": model.patients and asdict(model.patients),
+        },
         "known": known,
         "counts": asdict(inputs)
         | {
             "num_lesion": int((table["label"] == LABELS[1]).sum()),
             "num_normal": int((table["label"] == LABELS[0]).sum()),
+            "num_uncertain": int((table["decision"] == UNCERTAIN).sum()),
             "num_outside": int(table["is_outside"].eq(True).sum()),
         },
         "reasons": {str(reason): int(count) for reason, count in reasons.items()},

@@ -161,7 +161,7 @@ def open_unlabeled(
             of it, pipes or devices.
         ArchiveError: The zip file is rejected.
     """
-    if path.is_file() and not _is_archive(path):
+    if is_single_image(path):
         files = {path.name: path.stat()}
         yield _list_files(path.parent, files, lambda names: ([(name, "") for name in names], 0))
         return
@@ -220,6 +220,11 @@ def read_file(file: Path, num_bytes: int) -> bytes:
     if len(content) != num_bytes:
         raise ImageError("unreadable_file", "the file has changed since the folder was listed")
     return content
+
+
+def is_single_image(path: Path) -> bool:
+    """Whether a source is one file that is no archive."""
+    return path.is_file() and not _is_archive(path)
 
 
 def _is_archive(file: Path) -> bool:

@@ -163,6 +163,23 @@ def test_a_command_that_fails_prints_one_line_and_creates_nothing(words, capsys,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_names_of_a_batch_of_predictions(workspace, capsys):
+    folder = workspace.predictions_folder / "0002"
+    folder.mkdir(parents=True)
+    rows = ["image_id,source_name,slice,examination", "a1,one.png,0,a1", "b2,two.png,0,a1", "c3,three.png,0,"]
+    (folder / "names.csv").write_text("\n".join(rows) + "\n")
+    of_batch = ("--predictions", "0002")
+    assert run(capsys, "names", workspace.root, *of_batch)[:2] == (0, rows)
+    assert run(capsys, "names", workspace.root, "c3", *of_batch)[1] == [rows[0], rows[3]]
+    assert run(capsys, "names", workspace.root, "a1", *of_batch)[1] == rows[:3]  # an examination
+    exit_code, lines, error = run(capsys, "names", workspace.root, "d4", *of_batch)
+    assert (exit_code, lines) == (1, rows[:1])
+    assert "d4" in error
+    exit_code, lines, error = run(capsys, "names", workspace.root, "--predictions", "0007")
+    assert (exit_code, lines) == (1, [])
+    assert "0007/names.csv cannot be read" in error
+
+
 def test_names_of_images_are_a_table_and_unknown_ids_an_error(filled, capsys):
     known = read_manifest(filled.manifest_file)["image_id"]
     exit_code, lines, error = run(capsys, "names", filled.root)

@@ -123,3 +123,8 @@ def test_a_damaged_entry_is_a_row(draw, encode, pack, workspace):
     batch = read_batch(workspace)
     assert (batch.loc["bad.png", "reason"], batch.loc["bad.png", "sha256"]) == ("damaged_entry", "")
     assert batch.loc["bad.png", "image_id"] != ""
+
+
+def test_a_source_with_a_table_alone_has_no_image(pack, workspace):
+    with pytest.raises(SourceError, match="none of its 1 files is a usable image"):
+        ingest_inputs(pack({"patients.csv": b"a,b"}), workspace, SMALL, num_threads=1)

@@ -1,6 +1,6 @@
 """The sheet of new images lists the highest scores first, and escapes all text."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hip_mri.evaluation.conformal import DecisionRule
 from hip_mri.serving import prediction_sheet
+from hip_mri.serving.examinations import tabulate_examinations
 from hip_mri.serving.prediction_sheet import (
     THUMBNAIL_SIZE,
     PredictionSheet,
@@ -20,6 +22,9 @@ from hip_mri.serving.prediction_sheet import (
 )
 
 HOSTILE = "<script>alert('x')</script>|`[a](http://evil.example)"
+
+
+RULE = DecisionRule(threshold=0.45, error_rate=0.1, min_lesion=0.35, max_normal=0.55, reason="")
 
 
 @pytest.fixture
@@ -36,6 +41,10 @@ def sheet() -> PredictionSheet:
             "distance": [0.1, 0.9, 0.1, 0.1, 0.1, 0.1, np.nan, np.nan],
             "is_outside": [False, True, False, False, False, False, None, None],
             "known_split": ["", "", "val", "train", "train", "test", "", ""],
+            "decision": ["normal"] * 3 + ["uncertain"] * 2 + ["osseous_lesion"] + [""] * 2,
+            "examination": [ids[0]] * 2 + [ids[4]] * 2 + [""] * 4,
+            "model": "version 0003",
+            "model_sha256": "ab" * 32,
         }
     )
     counts = {"num_images": 6, "num_copies": 3, "num_unreadable": 2, "num_ignored": 1}
@@ -45,13 +54,15 @@ def sheet() -> PredictionSheet:
         "model": {"name": "version 0003", "sha256": "ab" * 32, "threshold": 0.45},
         "features": {"engine": "openvino", "precision": "float32", "reason": "it was asked for"},
         "novelty": {"limit": 0.25, "outside_fraction": 0.01, "num_training": 900, "num_validation": 200},
+        "decisions": asdict(RULE),
+        "examinations": {"num_examinations": 2, "num_images_without": 2, "rule": asdict(RULE)},
         "known": {"train": 2, "val": 1, "test": 1},
-        "counts": counts | {"num_lesion": 2, "num_normal": 4, "num_outside": 1},
+        "counts": counts | {"num_lesion": 2, "num_normal": 4, "num_uncertain": 2, "num_outside": 1},
         "reasons": {"not_an_image": 1, "empty_file": 1},
     }
     picture = encode_thumbnail(np.zeros((32, 32), np.uint8))
     thumbnails = {ids[5]: (picture, picture), ids[4]: (picture, None), ids[1]: (picture, None)}
-    return PredictionSheet(Path("predictions/0007"), facts, table, thumbnails)
+    return PredictionSheet(Path("predictions/0007"), facts, table, tabulate_examinations(table, RULE), thumbnails)
 
 
 def write(sheet: PredictionSheet, folder) -> str:
@@ -80,6 +91,21 @@ def test_without_a_measure_of_novelty_nothing_is_claimed(sheet, tmp_path):
     assert 'class="badge outside' not in page
     assert ">within<" not in page
     assert "not measured" in render_summary(replace(sheet, facts={**sheet.facts, "novelty": None}))
+
+
+def test_uncertain_images_and_examinations_are_listed(sheet, tmp_path):
+    page = write(sheet, tmp_path)
+    assert page.count('class="badge uncertain"') == 2 + 1 + 1  # two images, one of them with a picture, one mean score
+    assert "at most 10% of the lesions" in page
+    rows = {row["what"]: row["count"] for row in tabulate_counts(sheet)}
+    assert (rows["uncertain"], rows["Examinations"]) == (2, 2)
+    uncalibrated = sheet.facts | {"decisions": asdict(replace(RULE, reason="groups: 3; 9 needed"))}
+    assert "is not known; groups: 3; 9 needed." in write(replace(sheet, facts=uncalibrated), tmp_path)
+    without = {"num_examinations": 0, "num_images_without": 6, "rule": None}
+    facts, empty = sheet.facts | {"examinations": without}, sheet.examinations.head(0)
+    page = write(replace(sheet, facts=facts, examinations=empty), tmp_path)
+    assert "examinations.csv" not in page
+    assert "6 images without an identity" in page
 
 
 def test_known_images_are_marked_and_counted(sheet, tmp_path):

@@ -122,8 +122,24 @@ def pool_by_patient(labels: ArrayLike, scores: ArrayLike, patients: ArrayLike) -
     """
     validated = validate_scores(labels, scores, patients)
     has_lesion = np.bincount(validated.groups, validated.labels) > 0
-    means = np.bincount(validated.groups, validated.scores) / np.bincount(validated.groups)
-    return has_lesion.astype(np.int64), np.clip(means, 0, 1)
+    means = average_scores(validated.scores, validated.groups, validated.num_groups)
+    return has_lesion.astype(np.int64), means
+
+
+def average_scores(scores: Floats, patients: NDArray[np.int64], num_patients: int) -> Floats:
+    """Compute the mean score of the images of each patient, for evaluation and for new images alike.
+
+    Args:
+        scores: Probability of a lesion, 0-1, shape (num_images,).
+        patients: Number of the patient, from 0, shape (num_images,).
+        num_patients: Number of patients.
+
+    Returns:
+        Shape (num_patients,); NaN for patients without images.
+    """
+    sums, counts = (np.bincount(patients, weights, num_patients) for weights in (scores, np.ones_like(scores)))
+    means = np.divide(sums, counts, out=np.full(num_patients, np.nan), where=counts > 0)
+    return np.clip(means, 0, 1)  # rounding errors
 
 
 def compute_intervals(

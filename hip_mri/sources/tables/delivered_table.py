@@ -60,6 +60,11 @@ def _list_tables(folder: Path, limits: SourceLimits) -> tuple[dict[str, int], Ca
     return sizes, lambda name: read_file(folder / name, sizes[name])
 
 
+def is_table_name(name: str) -> bool:
+    """Whether a file is a table by its name or path: `...patients.csv` or `...labels.csv`."""
+    return _is_wanted(name.rpartition("/")[2])
+
+
 def _is_wanted(name: str) -> bool:
     return bool(_PATIENTS.fullmatch(name) or _LABELS.fullmatch(name))
 
