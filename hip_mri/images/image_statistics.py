@@ -38,13 +38,16 @@ STATISTICS: Final = (
     Statistic("height", "height (pixels)", 16.0),
     Statistic("width", "width (pixels)", 16.0),
     Statistic("aspect", "width / height", 0.05),
-    Statistic("mean", "mean gray level", 4.0),
-    Statistic("standard_deviation", "standard deviation of gray levels", 4.0),
-    *(Statistic(f"percentile_{percent}", f"percentile {percent} of gray levels", 4.0) for percent in PERCENTILES),
+    Statistic("mean", "mean gray level (0-255)", 4.0),
+    Statistic("standard_deviation", "standard deviation of gray levels (0-255)", 4.0),
+    *(
+        Statistic(f"percentile_{percent}", f"percentile {percent} of gray levels (0-255)", 4.0)
+        for percent in PERCENTILES
+    ),
     Statistic("skewness", "skewness of gray levels", 0.2),
     Statistic("entropy", "entropy of gray levels (bits)", 0.2),
-    Statistic("border", "mean gray level of the border", 4.0),
-    Statistic("gradient", "mean step from pixel to pixel", 1.0),
+    Statistic("border", "mean gray level of the border (0-255)", 4.0),
+    Statistic("gradient", "mean step from pixel to pixel (gray levels)", 1.0),
 )
 """What `compute_statistics` returns, in this order."""
 

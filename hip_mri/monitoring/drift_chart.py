@@ -107,4 +107,6 @@ def _draw_examples(strip: Any, title: str, images: Sequence[NDArray[np.uint8]], 
             rows, columns = images[place].shape
             axes.imshow(images[place], cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0))
             axes.set(xlim=(0, width), ylim=(height, 0))
-            axes.annotate(f"{columns} x {rows}", (0, rows), (0, -3), textcoords="offset points", va="top", **SIZE_STYLE)
+            axes.annotate(
+                f"{columns} x {rows} pixels", (0, rows), (0, -3), textcoords="offset points", va="top", **SIZE_STYLE
+            )

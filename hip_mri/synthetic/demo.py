@@ -35,6 +35,10 @@ LESION_SITES: Final = ((-1, -3, 5.5), (24, 17, 3), (55, 18, 3), (0, -40, 3.5))
 RED_MARROW_SITES: Final = ((26, 19, 4), (40, 36, 4), (40, 70, 4), (-2, -46, 6), (8, -70, 6), (-30, -8, 4), (-28, 50, 4))
 
 
+SEQUENCES: Final = ("T1", "fat-suppressed")
+"""Names of the contrasts `T1` and `FAT_SUPPRESSED`."""
+
+
 class Traits(NamedTuple):
     """Traits with the same distribution in both classes."""
 
@@ -64,6 +68,7 @@ class DemoImage:
         source_name: Full name of its entry in the zip.
         patient_id: The patient, which the name does not contain.
         label: One of `LABELS`.
+        sequence: One of `SEQUENCES`.
         pixels: Gray levels 0-255, uint8, shape (size, size).
         marrow: Whether more than half of the pixel is bone marrow, bool, same shape.
         lesion: Whether at least half of a lesion's change of signal is in marrow, bool, same shape.
@@ -72,6 +77,7 @@ class DemoImage:
     source_name: str
     patient_id: str
     label: str
+    sequence: str
     pixels: NDArray[np.uint8]
     marrow: NDArray[np.bool_]
     lesion: NDArray[np.bool_]
@@ -143,11 +149,11 @@ def draw_demo(seed: int, num_patients: int = NUM_PATIENTS) -> Iterator[DemoImage
     cv2.setNumThreads(1)  # most steps take microseconds, less than to start threads
     numbers = Counter[str]()
     for patient, (label, traits) in enumerate(_plan_patients(np.random.default_rng(seed), num_patients)):
-        generator = np.random.default_rng([seed, patient])
+        generator, sequence = np.random.default_rng([seed, patient]), SEQUENCES[traits.contrast is FAT_SUPPRESSED]
         for pixels, marrow, lesion in draw_patient(generator, traits, label == LABELS[1]):
             numbers[label] += 1
             name = f"{TOP_FOLDER}/{label}/{NAME_STEMS[label]}{numbers[label]:06d}.png"
-            yield DemoImage(name, f"synthetic-{seed}-{patient + 1:04d}", label, pixels, marrow, lesion)
+            yield DemoImage(name, f"synthetic-{seed}-{patient + 1:04d}", label, sequence, pixels, marrow, lesion)
 
 
 def _plan_patients(generator: np.random.Generator, num_patients: int) -> list[tuple[str, Traits]]:
@@ -163,7 +169,7 @@ def write_demo_zip(zip_file: Path, seed: int, num_patients: int = NUM_PATIENTS) 
     """Write the demo as a zip file, atomically and byte for byte the same for the same seed.
 
     Beside the class folders are `SYNTHETIC.txt`, which marks the images as synthetic, and `SYNTHETIC-patients.csv` with
-    the columns source_name and patient_id.
+    the columns source_name, patient_id and sequence.
 
     Args:
         zip_file: The file to write or replace.
@@ -177,12 +183,12 @@ def write_demo_zip(zip_file: Path, seed: int, num_patients: int = NUM_PATIENTS) 
         SettingsError: Too few patients.
         WorkspaceError: The disk is full or not writable.
     """
-    rows = ["source_name,patient_id"]
+    rows = ["source_name,patient_id,sequence"]
     with replace_file(zip_file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr(_describe_entry(f"{TOP_FOLDER}/{SYNTHETIC_MARK}"), NOTICE.format(seed=seed))
         for image in draw_demo(seed, num_patients):
             archive.writestr(_describe_entry(image.source_name), encode_png(image.pixels))
-            rows.append(f"{image.source_name},{image.patient_id}")
+            rows.append(f"{image.source_name},{image.patient_id},{image.sequence}")
         archive.writestr(_describe_entry(f"{TOP_FOLDER}/SYNTHETIC-patients.csv"), "\n".join(rows) + "\n")
     return zip_file
 

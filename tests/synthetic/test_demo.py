@@ -152,7 +152,8 @@ def test_zip_looks_like_the_original_and_says_that_it_is_synthetic(tmp_path: Pat
     assert len(notice.splitlines()) == 1
     assert "not patients" in notice
     rows = list(csv.DictReader(io.StringIO(table)))
-    assert [(row["source_name"], row["patient_id"]) for row in rows] == [(i.source_name, i.patient_id) for i in drawn]
+    columns = ("source_name", "patient_id", "sequence")
+    assert [tuple(row.values()) for row in rows] == [tuple(getattr(image, name) for name in columns) for image in drawn]
     assert list(file.parent.iterdir()) == [file]
 
 

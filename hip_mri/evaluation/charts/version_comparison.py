@@ -58,5 +58,5 @@ def _draw_difference(axes: Axes, value: float, interval: Sequence[float], margin
     axes.text(0.62, 0, "better", va="bottom", ha="right", fontsize=style.SMALL_SIZE, color=style.MUTED)
     axes.text(0.62, -margin, "margin", va="top", ha="right", fontsize=style.SMALL_SIZE, color=style.MUTED)
     reach = 1.25 * max(abs(lower), abs(upper), 2 * margin)
-    style.style_axes(axes, "Difference of AUC", "", "Challenger minus champion")
+    style.style_axes(axes, "Difference of AUC", "", "AUC of challenger minus champion")
     axes.set(xlim=(-0.65, 0.65), ylim=(-reach, reach), xticks=[])

@@ -17,6 +17,7 @@ from hip_mri.errors import EvaluationError
 from hip_mri.evaluation.audits.label_review import summarize_label_review
 from hip_mri.evaluation.audits.shortcuts import summarize_shortcuts
 from hip_mri.evaluation.audits.training_sizes import find_test_lesions, summarize_training_sizes
+from hip_mri.evaluation.audits.worst_errors import list_worst_errors
 from hip_mri.evaluation.conformal import Cases, calibrate_and_measure
 from hip_mri.evaluation.metrics.measures import measure_probabilities, measure_ranking
 from hip_mri.evaluation.metrics.recalibration import fit_platt
@@ -98,7 +99,8 @@ def evaluate(scores: Scores, settings: EvaluationSettings, seed: int) -> dict[st
         "patients": patients,
         "conformal": _calibrate(val, test, threshold, patients, settings.uncertain_error_rate),
         "recalibration": _recalibrate(val, test) if settings.recalibrate else None,
-        "subgroups": _measure_subgroups(test, scores.attributes, threshold, settings, seed),
+        **_measure_subgroups(test, scores.attributes, threshold, settings, seed),
+        "worst_errors": list_worst_errors(test, scores.predictions, scores.neighbors, threshold),
         "cross_validation": None if scores.folds is None else summarize_folds(scores.folds),
         **({} if scores.leakage is None else {"leakage": summarize_leakage(scores.leakage)}),
         **_summarize_audits(scores, splits, measured, settings, seed),
@@ -181,12 +183,16 @@ def _recalibrate(val: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
 
 def _measure_subgroups(
     test: pd.DataFrame, attributes: pd.DataFrame | None, threshold: float, settings: EvaluationSettings, seed: int
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     if attributes is None:
-        return []
+        return {"subgroups": [], "uniform_attributes": []}
     joined, columns = join_attributes(test, attributes, settings.min_subgroup_size)
     rows = measure_subgroups(joined, columns, threshold, settings.min_subgroup_size, seed, settings.num_resamples)
-    return [{**row, "column": row["column"].removeprefix(ATTRIBUTE_PREFIX)} for row in rows]
+    uniform = [column for column in attributes.columns if column not in (*columns, "image_id")]
+    return {
+        "subgroups": [{**row, "column": row["column"].removeprefix(ATTRIBUTE_PREFIX)} for row in rows],
+        "uniform_attributes": [column.removeprefix(ATTRIBUTE_PREFIX) for column in uniform],
+    }
 
 
 def join_attributes(images: pd.DataFrame, attributes: pd.DataFrame, min_size: int) -> tuple[pd.DataFrame, list[str]]:

@@ -36,7 +36,25 @@ METRICS: dict[str, Any] = {
     "train": {"num_images": 1600},
     "threshold": 0.3125,
     "recalibration": None,
-    "subgroups": [],
+    "conformal": {
+        "images": {
+            "threshold": 0.3125,
+            "error_rate": 0.1,
+            "min_lesion": 0.21,
+            "max_normal": 0.47,
+            "reason": "",
+            "test": {
+                "normal": {"coverage": 0.92, "uncertain": 0.15, "intervals": {"coverage": None, "uncertain": None}},
+                "osseous_lesion": {"coverage": 0.9, "uncertain": 0.2, "intervals": {"coverage": None}},
+            },
+        },
+        "patients": None,
+    },
+    "subgroups": [
+        {"column": "scanner", "value": "A", "num_groups": 70, "auc": 0.88},
+        {"column": "scanner", "value": "B", "num_groups": 15, "auc": None},
+    ],
+    "uniform_attributes": ["sex"],
     "features": {"input_scaling": "caffe"},
     "weights": "imagenet",
     "versions": {"hip-mri": "1.2.0", "keras": "3.15.0", "python": "3.11.9"},
@@ -99,7 +117,7 @@ CONFIG: dict[str, Any] = {
         "early_stopping_patience": 0,
         "fine_tune": {"epochs": 0},
     },
-    "evaluation": {"threshold_rule": "youden", "num_resamples": 2000},
+    "evaluation": {"threshold_rule": "youden", "num_resamples": 2000, "min_subgroup_size": 10},
 }
 
 FILES = frozenset(
