@@ -23,31 +23,30 @@ class Statistic(NamedTuple):
 
     Attributes:
         name: As in tables.
-        title: As in sentences and charts, with the unit.
+        title: As in sentences and charts, with the unit if it is not `unit`.
         min_spread: Smallest standard deviation between patients that is used, in the unit of the statistic. If
             training images agree more closely (for example, all have one size), differences are compared with this
             value, so that differences too small to notice do not count as large.
+        unit: Unit in charts; empty if the title has it, or if there is none.
     """
 
     name: str
     title: str
     min_spread: float
+    unit: str = "gray levels, 0-255"
 
 
 STATISTICS: Final = (
-    Statistic("height", "height (pixels)", 16.0),
-    Statistic("width", "width (pixels)", 16.0),
-    Statistic("aspect", "width / height", 0.05),
-    Statistic("mean", "mean gray level (0-255)", 4.0),
-    Statistic("standard_deviation", "standard deviation of gray levels (0-255)", 4.0),
-    *(
-        Statistic(f"percentile_{percent}", f"percentile {percent} of gray levels (0-255)", 4.0)
-        for percent in PERCENTILES
-    ),
-    Statistic("skewness", "skewness of gray levels", 0.2),
-    Statistic("entropy", "entropy of gray levels (bits)", 0.2),
-    Statistic("border", "mean gray level of the border (0-255)", 4.0),
-    Statistic("gradient", "mean step from pixel to pixel (gray levels)", 1.0),
+    Statistic("height", "height (pixels)", 16.0, ""),
+    Statistic("width", "width (pixels)", 16.0, ""),
+    Statistic("aspect", "width / height", 0.05, ""),
+    Statistic("mean", "mean gray level", 4.0),
+    Statistic("standard_deviation", "standard deviation of gray levels", 4.0),
+    *(Statistic(f"percentile_{percent}", f"percentile {percent} of gray levels", 4.0) for percent in PERCENTILES),
+    Statistic("skewness", "skewness of gray levels", 0.2, ""),
+    Statistic("entropy", "entropy of gray levels (bits)", 0.2, ""),
+    Statistic("border", "mean gray level of the border", 4.0),
+    Statistic("gradient", "mean step from pixel to pixel", 1.0),
 )
 """What `compute_statistics` returns, in this order."""
 

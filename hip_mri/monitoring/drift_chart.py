@@ -92,9 +92,10 @@ def _draw_shift(axes: Axes, shift: StatisticShift, reference: NDArray, new: NDAr
 
 
 def _describe(shift: StatisticShift) -> str:
-    """Effect and p value; the p value is that of the test between groups."""
+    """Unit, effect and p value; the p value is that of the test between groups."""
     significance = "not tested" if shift.p_value is None else f"p = {shift.p_value:.2g}"
-    return f"{shift.effect:.1f} standard deviations apart, {significance}"
+    unit = f"{shift.statistic.unit}\n" if shift.statistic.unit else ""
+    return f"{unit}{shift.effect:.1f} standard deviations apart, {significance}"
 
 
 def _draw_examples(strip: Any, title: str, images: Sequence[NDArray[np.uint8]], largest: NDArray[np.int64]) -> None:

@@ -46,10 +46,12 @@ def test_panels_show_the_fractions_of_both_sides_and_the_outcome():
     texts = read_texts(figure)
     for axes, shift in zip(panels, shifts, strict=False):
         assert axes.get_title("left").lower() == shift.statistic.title.lower()
-        assert axes.get_xlabel() == f"{shift.effect:.1f} standard deviations apart, p = {shift.p_value:.2g}"
+        *unit, outcome = axes.get_xlabel().splitlines()
+        assert unit == ([shift.statistic.unit] if shift.statistic.unit else [])
+        assert outcome == f"{shift.effect:.1f} standard deviations apart, p = {shift.p_value:.2g}"
         for stairs in axes.patches:
             assert stairs.get_data().values.sum() == pytest.approx(1)
-    assert {"Training images (n = 30)", "New images (n = 12)", "48 x 48", "96 x 96"} <= set(texts)
+    assert {"Training images (n = 30)", "New images (n = 12)", "48 x 48 pixels", "96 x 96 pixels"} <= set(texts)
 
 
 def test_examples_have_one_scale():

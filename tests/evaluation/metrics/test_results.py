@@ -71,6 +71,19 @@ def test_recalibration_is_fitted_on_validation_images(scores):
     assert before["test"] != after["test"]
 
 
+def test_the_worst_errors_are_wrong_calls_in_order(scores, metrics):
+    test = scores.predictions.query("split == 'test'").set_index("image_id")
+    is_wrong = (test["score"] >= metrics["threshold"]) != (test["label"] == "osseous_lesion")
+    loss = (test["score"] - (test["label"] == "osseous_lesion")).abs()[is_wrong]
+    found = metrics["worst_errors"]
+    assert [error["image_id"] for error in found] == loss.sort_values(ascending=False).index[:10].tolist()
+    neighbors = scores.neighbors.set_index("image_id")["neighbour_id"]
+    labels = scores.predictions.set_index("image_id")["label"]
+    for error in found:
+        assert error["neighbour_id"] == neighbors[error["image_id"]]
+        assert error["neighbour_label"] == labels[error["neighbour_id"]]
+
+
 def test_subgroups_of_the_users_table(scores, metrics):
     assert metrics["subgroups"] == []
     image_ids = scores.predictions["image_id"]
@@ -84,7 +97,9 @@ def test_subgroups_of_the_users_table(scores, metrics):
         }
     )
     settings = SETTINGS.model_copy(update={"min_subgroup_size": 5})
-    rows = evaluate(replace(scores, attributes=attributes), settings, 7)["subgroups"]
+    found = evaluate(replace(scores, attributes=attributes), settings, 7)
+    rows = found["subgroups"]
+    assert found["uniform_attributes"] == ["name"]
     named = [(row["column"], row["value"]) for row in rows]
     assert named[:2] == [("label", "f"), ("label", "m")]
     assert {column for column, _ in named} == {"label", "scanner"}, "a column that identifies each patient is left out"

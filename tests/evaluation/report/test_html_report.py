@@ -71,6 +71,8 @@ def test_report_has_its_sections_in_order(rendered):
         "Result on the test images",
         "Limits",
         "Metrics",
+        "Normal, lesion or uncertain",
+        "Largest errors",
         "Leakage",
         "Shortcut test",
         "Suspected labels",
@@ -79,6 +81,32 @@ def test_report_has_its_sections_in_order(rendered):
         "Data",
         "Settings and software",
     ]
+
+
+def test_small_subgroups_are_named_as_left_out(run):
+    measured = {"column": "scanner", "value": "A", "num_images": 30, "num_lesions": 12, "num_groups": 25}
+    values = {"auc": 0.912, "sensitivity": 0.8, "specificity": 0.7}
+    small = measured | {"value": "B", "num_groups": 7} | dict.fromkeys(values)
+    none = {"intervals": dict.fromkeys(values)}
+    subgroups = [measured | values | none, small | none]
+    config = run.config | {"evaluation": run.config["evaluation"] | {"min_subgroup_size": 10}}
+    metrics = run.metrics | {"subgroups": subgroups, "uniform_attributes": ["sex"]}
+    page = render_report(replace(run, metrics=metrics, config=config, figures=()))
+    assert "scanner: A</th>" in page
+    assert "scanner: B</th>" not in page
+    assert "fewer than 10 groups with a lesion or without: scanner B (7 groups)." in page
+    assert "fewer than two values have at least 10 groups: sex." in page
+
+
+def test_the_errors_are_listed_beside_their_neighbors(run, rendered):
+    _, page = rendered
+    errors = run.metrics["worst_errors"]
+    assert errors
+    for error in errors:
+        assert error["image_id"] in page.text
+        assert error["neighbour_id"] in page.text
+    without = render_report(replace(run, metrics=run.metrics | {"worst_errors": []}, figures=()))
+    assert "No test image was called wrongly." in without
 
 
 def test_report_has_the_values(run, rendered):
@@ -107,6 +135,7 @@ def test_report_needs_no_other_file_and_no_network(run, rendered):
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object")]
     values = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
     beside = {"metrics.json", "predictions.csv", "manifest.csv", "leakage.csv", "folds.csv", "shortcuts.csv"}
+    beside |= {"neighbours.csv"}
     beside |= {"training_sizes.csv", "label_review.csv"}
     assert {value for value in values if not value.startswith("data:")} == {
         *beside,
