@@ -23,6 +23,7 @@ from hip_mri.evaluation.charts.image_sheets import (
 from hip_mri.evaluation.charts.leakage import draw_fold_comparison, draw_leakage
 from hip_mri.evaluation.charts.shortcuts import draw_shortcuts
 from hip_mri.evaluation.charts.training import draw_learning_curves, draw_training_sizes
+from hip_mri.evaluation.metrics.curves import DecisionCurve
 from tests.evaluation.charts.material import (
     KINDS,
     LONG_ID,
@@ -206,6 +207,16 @@ def test_calibration_is_written_in_the_legend():
     text = "Expected calibration error 0.061\nSlope 0.840 (ideal 1), intercept not available (ideal 0)"
     assert text in read_texts(figure)
     assert "After recalibration" not in read_texts(figure)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.98])
+def test_the_marker_of_the_decision_curve_lies_inside(threshold):
+    thresholds = np.linspace(0.01, 0.99, 99)
+    curve = DecisionCurve(thresholds, 0.3 - 4 * thresholds**2, 0.3 - thresholds)
+    (axes,) = draw_decision_curve(curve, threshold, "Decision").axes
+    (marker,) = [line for line in axes.lines if len(line.get_xdata()) == 1]
+    lowest, highest = axes.get_ylim()
+    assert lowest < marker.get_ydata()[0] < highest
 
 
 def test_decision_curve_shows_three_ways_and_the_threshold():
