@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 
 from tests.benchmarks.latency import describe_machine
 from tests.benchmarks.measure import make_images, run_flow
@@ -48,10 +49,17 @@ class Clients:
         return response.status, time.perf_counter() - start
 
 
-def measure(address: str, images: list[Path], num_clients: int, query: str = "") -> dict[str, float]:
+def count_cpu_seconds(pid: int) -> float:
+    """Processor time of the service and its decoders, which other programs on the machine hardly change."""
+    service = psutil.Process(pid)
+    times = [process.cpu_times() for process in (service, *service.children(recursive=True))]
+    return sum(time.user + time.system for time in times)
+
+
+def measure(address: str, pid: int, images: list[Path], num_clients: int, query: str = "") -> dict[str, float]:
     """Send all images by several clients at the same time."""
     clients = Clients(address, query)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), count_cpu_seconds(pid)
     with ThreadPoolExecutor(num_clients) as pool:
         results = list(pool.map(clients.send, images))
     seconds = [taken for _, taken in results]
@@ -63,6 +71,7 @@ def measure(address: str, images: list[Path], num_clients: int, query: str = "")
         "percentile_95_seconds": float(np.percentile(seconds, 95)),
         "longest_seconds": max(seconds),
         "images_per_second": len(results) / (time.perf_counter() - start),
+        "cpu_seconds_per_image": (count_cpu_seconds(pid) - cpu) / len(results),
         "load_average": os.getloadavg()[0],
     }
 
@@ -95,10 +104,12 @@ def main() -> None:
             results: dict[str, object] = {
                 "machine": describe_machine(),
                 "seconds_to_start": time.perf_counter() - start,
-                "first_image": measure(address, images[:1], 1),
-                "one_client": measure(address, images[:20], 1),
-                "clients": measure(address, images, given.clients),
-                "with_heat_maps": measure(address, images[:40], given.clients, "?heat_maps=true&pictures=true"),
+                "first_image": measure(address, service.pid, images[:1], 1),
+                "one_client": measure(address, service.pid, images[:20], 1),
+                "clients": measure(address, service.pid, images, given.clients),
+                "with_heat_maps": measure(
+                    address, service.pid, images[:40], given.clients, "?heat_maps=true&pictures=true"
+                ),
             }
             status = Path(f"/proc/{service.pid}/status").read_text()
             results["peak_mb"] = int(status.partition("VmHWM:")[2].split()[0]) / 1024

@@ -6,12 +6,15 @@ import socket
 import pytest
 from pydantic import ValidationError
 
+from flows.cli.arguments import read_command
+from flows.cli.commands import HipMri, Serve
 from hip_mri.config import ServeConfig
-from hip_mri.errors import DeploymentError, SettingsError
+from hip_mri.errors import DeploymentError, ReleaseError, SettingsError
 from hip_mri.serving.scorer import CLINICAL_NOTICE
 from hip_mri.serving.web.access import read_token
 from hip_mri.serving.web.app import REFUSALS, make_app
 from hip_mri.serving.web.server import open_socket
+from hip_mri.serving.web.start import start_service
 
 TOKEN = "a-token-of-some-length"
 
@@ -149,6 +152,33 @@ def test_a_token_is_read_from_the_environment_or_a_file(tmp_path):
     ):
         with pytest.raises(SettingsError, match="token"):
             read_token(reference, environment)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({}, ReleaseError, "champion"),
+        ({"model": "nowhere"}, ReleaseError, "nowhere"),
+        ({"token": "env:HIP_MRI_NO_SUCH_TOKEN"}, SettingsError, "HIP_MRI_NO_SUCH_TOKEN"),
+    ],
+)
+def test_nothing_is_served_without_a_model_and_its_token(tmp_path, settings, kind, message):
+    config = ServeConfig.model_validate({"workspace": tmp_path, "port": 0} | settings)
+    with pytest.raises(kind, match=message):
+        start_service(config, lambda address: pytest.fail("it is ready"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_let_other_machines_in_without_a_token_are_refused():
+    with pytest.raises(SettingsError, match="token"):
+        read_command(["serve", "--host", "0.0.0.0"], HipMri)
+    with pytest.raises(SettingsError, match="token") as caught:
+        read_command(["serve", "--token", TOKEN], HipMri)
+    assert TOKEN not in str(caught.value)
+    command = read_command(["serve", "--host", "::", "--token", "env:HIP_TOKEN", "--service.max-requests", "2"], HipMri)
+    assert isinstance(command, Serve)
+    settings = command.read_settings()
+    assert (settings.is_loopback, settings.service.max_requests) == (False, 2)
 
 
 def test_a_port_in_use_is_named():
