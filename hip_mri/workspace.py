@@ -90,6 +90,7 @@ class Workspace:
     data_folder = _Below("DATA")  # <split>/<label>/<image id>.png: copies from preprocessed/
     runs_folder = _Below("runs")  # 0001/: metrics, predictions, model, figures, report
     retrainings_folder = _Below("retrainings")  # 0001/: reports: new images, changes, decision and its reasons
+    model_comparisons_folder = _Below("comparisons")  # 0001/: candidates for the model, compared by cross-validation
     releases_folder = _Below("releases")
     versions_folder = _Below("releases/versions")  # 0001/: registered models, each with its origin
     champion_file = _Below("releases/champion.json")  # the version that serves, and all earlier ones

@@ -60,7 +60,7 @@ LAYERS = (
     ("models",),
     ("evaluation",),
     ("monitoring", "registry"),
-    ("promotion", "serving"),
+    ("promotion", "serving", "model_comparison"),
 )
 """Packages of the library from the lowest to the highest; those side by side may not import each other."""
 
@@ -102,6 +102,7 @@ DECISIONS = {
         "hip_mri.dataset.pseudonyms.look_up_names",
         "hip_mri.errors",
         "hip_mri.evaluation.verify",
+        "hip_mri.model_comparison.verify",
         "hip_mri.promotion",
         "hip_mri.registry",
         "hip_mri.serving.prediction_names.look_up_prediction_names",
@@ -140,6 +141,11 @@ DECISIONS = {
     "flows.runtime.prefect_settings": ("hip_mri.addresses.strip_credentials", "hip_mri.errors", "pydantic"),
     "flows.runtime.server_process": ("uvicorn",),
     "flows.serve": ("hip_mri.addresses.strip_credentials", "hip_mri.errors", "httpx", "yaml"),
+    "flows.compare": (
+        "hip_mri.model_comparison.candidates",
+        "hip_mri.model_comparison.evaluated_candidate",
+        "hip_mri.workspace.Workspace",
+    ),
     "flows.retrain": (
         "hip_mri.promotion.comparison_records.ComparedRetraining",
         "hip_mri.promotion.conclusion.Answer",

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from hip_mri.config import (
     ARCHITECTURES,
+    CandidateSettings,
+    CompareConfig,
     ImageSettings,
     PipelineConfig,
     PredictConfig,
@@ -155,6 +157,14 @@ ALL_CHOICES = [
 ]
 
 
+CANDIDATE_BOUNDS = [
+    ("hidden_units", (1, 65536), (0, 65537)),
+    ("clahe_clip_limit", (0, 40), (-JUST, 40.001)),
+    ("image_size", (32, 1024), (31, 1025)),
+    ("fine_tune_epochs", (0, 1000), (-1, 1001)),
+]
+
+
 def nest(setting: str, value: object) -> dict:
     for name in reversed(setting.split(".")):
         value = {name: value}
@@ -239,6 +249,55 @@ def test_groups_cannot_be_exchanged_either():
         for name in type(group).model_fields:
             with pytest.raises(ValidationError):
                 setattr(group, name, None)
+
+
+def test_hip_compare_has_all_settings_of_a_run_and_candidates():
+    assert set(list_settings(CompareConfig)) == {*list_settings(PipelineConfig), "candidates"}
+    with pytest.raises(ValidationError, match="at least 2 items"):
+        CompareConfig.model_validate({"candidates": [{"name": "a"}]})
+
+
+@pytest.mark.parametrize(("setting", "allowed", "refused"), CANDIDATE_BOUNDS)
+def test_settings_of_a_candidate_are_bounded_as_those_that_they_replace(setting, allowed, refused):
+    for value in allowed:
+        assert getattr(CandidateSettings.model_validate({"name": "a", setting: value}), setting) == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=setting):
+            CandidateSettings.model_validate({"name": "a", setting: value})
+
+
+def test_a_candidate_replaces_what_it_names_and_nothing_else():
+    given = {
+        "backbone": "DenseNet121", "weights": "random", "input_scaling": "tf", "head": "logistic", "hidden_units": 7,
+        "mirror_averaging": True, "clahe_clip_limit": 3.0, "image_size": 96, "fine_tune_epochs": 2,
+    }  # fmt: skip
+    config = CompareConfig.model_validate(
+        {"seed": 3, "candidates": [{"name": "as it is"}, {"name": "all", **given}, {"name": "other", "image_size": 64}]}
+    )
+    assert {"name", *given} == set(CandidateSettings.model_fields)
+    plain, changed, other = map(config.configure, config.candidates)
+    assert plain == PipelineConfig(seed=3)
+    for name, value in given.items():
+        places = {"image_size": "preprocessing", "clahe_clip_limit": "preprocessing"}
+        setting = "training.fine_tune.epochs" if name == "fine_tune_epochs" else f"{places.get(name, 'model')}.{name}"
+        assert look_up(changed, setting) == value
+        changed_alone = look_up(other, setting)
+        assert changed_alone == (64 if name == "image_size" else look_up(plain, setting))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "named"),
+    [
+        ([{"name": "a"}, {"name": "a"}], "a occurs more than once"),
+        ([{"name": "a"}, {"name": "b", "backbone": "InceptionV3", "image_size": 40}], "b: .*image_size is 40"),
+        ([{"name": "a"}, {"name": "b", "head": "knn", "fine_tune_epochs": 1}], "b: .*knn"),
+    ],
+)
+def test_candidates_that_cannot_be_compared_are_refused(candidates, named):
+    with pytest.raises(ValidationError, match=named):
+        CompareConfig.model_validate({"candidates": candidates})
+    with pytest.raises(ValidationError, match="cross_validation_seeds is 0"):
+        CompareConfig.model_validate({"evaluation": {"cross_validation_seeds": 0}})
 
 
 def test_the_defaults_are_the_original_recipe():
@@ -342,7 +401,7 @@ def test_other_settings_of_hip_predict_are_checked(setting, allowed, refused):
             make(setting, value, PredictConfig)
 
 
-@pytest.mark.parametrize("kind", [PipelineConfig, PredictConfig])
+@pytest.mark.parametrize("kind", [PipelineConfig, PredictConfig, CompareConfig])
 def test_the_form_explains_every_setting(kind):
     schema = kind.model_json_schema()
     explained = 0
@@ -354,7 +413,8 @@ def test_the_form_explains_every_setting(kind):
             assert description, f"{title}.{name}"
             assert description.endswith("."), f"{title}.{name}"
             explained += not reference
-    assert explained == len(list_settings(kind))
+    of_candidates = len(list_settings(CandidateSettings)) if kind is CompareConfig else 0
+    assert explained == len(list_settings(kind)) + of_candidates
 
 
 @pytest.mark.parametrize("kind", [PipelineConfig, PredictConfig, RetrainConfig])

@@ -8,7 +8,7 @@ from pydantic_settings import CliPositionalArg, CliSubCommand, CliToggleFlag
 
 from flows.cli.base_commands import Command, FlowCommand, Program, SettingsCommand, WorkspaceCommand
 from flows.cli.model_commands import Models
-from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, ServeConfig, TrackingSettings
+from hip_mri.config import CompareConfig, PipelineConfig, PredictConfig, RetrainConfig, ServeConfig, TrackingSettings
 from hip_mri.errors import EvaluationError, ReleaseError, WorkspaceError, list_offenders
 from hip_mri.promotion.error_budget import check_ledger
 from hip_mri.registry.release_checks import check_audit_log, verify_releases
@@ -69,18 +69,32 @@ class Retrain(RetrainConfig, FlowCommand):
     flow = "flows.retrain:hip_retrain"
 
 
+class Compare(CompareConfig, FlowCommand):
+    """Compare candidates for the model by cross-validation on the training split; the test set is not used.
+
+    Without --config it compares eight candidates. Progress is written to standard error; the last line on standard
+    output is the folder with report, table and the settings of the chosen candidate, for `hip-mri run --config`.
+    """
+
+    settings = CompareConfig
+    flow = "flows.compare:hip_compare"
+
+
 class Verify(Command):
     """Compute every metric of a finished run again from its tables, and compare the hashes of its files.
+
+    With the folder of a comparison, does the same for it.
 
     Also checks the record of the decisions on versions in the same workspace; with a workspace instead of a run, checks
     this record, the files of every version, and the ledger of comparisons. Fails if anything differs.
     """
 
     run: CliPositionalArg[Path]
-    """Folder of a finished run, such as workspace/runs/0001, or of a workspace."""
+    """Folder of a finished run, such as workspace/runs/0001, of a comparison, or of a workspace."""
 
     def execute(self) -> None:
         from hip_mri.evaluation.verify import list_unrecorded, verify_run  # noqa: PLC0415 - loads SciPy
+        from hip_mri.model_comparison.verify import is_comparison, verify_comparison  # noqa: PLC0415 - see above
 
         folder = self.run.resolve()
         if is_workspace := Workspace(folder).releases_folder.is_dir():
@@ -89,6 +103,8 @@ class Verify(Command):
                 check_ledger(Workspace(folder))
             except ReleaseError as error:
                 differences.append(str(error))
+        elif is_comparison(folder):
+            differences, notes = verify_comparison(folder), []
         else:
             differences, notes = verify_run(folder), list_unrecorded(folder)
             differences += check_audit_log(Workspace(folder.parent.parent))
@@ -194,6 +210,7 @@ class HipMri(Program):
     predict: CliSubCommand[Predict]
     serve: CliSubCommand[Serve]
     retrain: CliSubCommand[Retrain]
+    compare: CliSubCommand[Compare]
     verify: CliSubCommand[Verify]
     track: CliSubCommand[Track]
     models: CliSubCommand[Models]

@@ -22,6 +22,7 @@ from hip_mri.config.classes import (
     check_class_names,
     normalize_class_name,
 )
+from hip_mri.config.comparison import CandidateSettings, CompareConfig
 from hip_mri.config.data import DataSettings, ImageSettings, PredictionDataSettings, PreprocessingSettings, SourceLimits
 from hip_mri.config.flows import (
     DEFAULT_DASK_ADDRESS,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from hip_mri.config import PipelineConfig, PredictConfig, RetrainConfig, ServeConfig
+from hip_mri.config import CompareConfig, PipelineConfig, PredictConfig, RetrainConfig, ServeConfig
 from hip_mri.config.base import FORMER_NAMES
 
 COMMANDS: Final = {
@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "hip-mri predict": PredictConfig,
     "hip-mri retrain": RetrainConfig,
     "hip-mri serve": ServeConfig,
+    "hip-mri compare": CompareConfig,
 }
 
 INTRODUCTION: Final = """\
@@ -57,12 +58,17 @@ def _list_groups(group: Any, groups: Any, path: str = "") -> Iterator[tuple[str,
     """List the schemas of nested groups with their dotted names, the outermost group first."""
     yield path, group
     for name, setting in group["properties"].items():
-        if "$ref" in setting:
-            yield from _list_groups(groups[setting["$ref"].rpartition("/")[2]], groups, f"{path}.{name}".lstrip("."))
+        if reference := _find_reference(setting):
+            yield from _list_groups(groups[reference], groups, f"{path}.{name}".lstrip("."))
+
+
+def _find_reference(setting: Any) -> str:
+    """Name the group that a setting consists of, or a list of which it is; empty if there is none."""
+    return (setting.get("$ref") or setting.get("items", {}).get("$ref", "")).rpartition("/")[2]
 
 
 def _describe_setting(name: str, setting: Any) -> str:
-    default = setting.get("default")
+    default = None if _find_reference(setting) else setting.get("default")
     shown = "" if default is None else f"`{default if isinstance(default, str) else json.dumps(default)}`"
     limits = ", ".join(f"{sign} {setting[limit]:,}" for limit, sign in LIMITS.items() if limit in setting)
     meaning = " ".join(setting["description"].split()).replace("|", "\\|")
@@ -72,6 +78,8 @@ def _describe_setting(name: str, setting: Any) -> str:
 def _describe_type(schema: Any) -> str:
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if _find_reference(schema):
+        return "list of groups"
     if "items" in schema:
         return f"list of {_describe_type(schema['items'])}"
     return schema.get("format", schema["type"])

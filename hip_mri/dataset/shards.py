@@ -41,17 +41,20 @@ class Shard:
     num_images: int
 
 
-def plan_shards(workspace: Workspace, shard_size: int) -> list[Shard]:
+def plan_shards(workspace: Workspace, shard_size: int, split: str | None = None) -> list[Shard]:
     """Divide the ready images of the manifest into shards.
 
     Args:
         workspace: Its manifest is read and its `shards` folder written.
         shard_size: Upper limit of the mean number of images per shard.
+        split: Takes the images of this split only; `None` takes all.
 
     Returns:
         The shards that hold any image, in a fixed order.
     """
     images = select_ready(read_manifest(workspace.manifest_file))
+    if split is not None:
+        images = images[images["split"] == split]
     num_bits = _count_bits(len(images), shard_size)
     buckets = images["sha256"].str[:8].map(lambda digits: int(digits, 16) >> (32 - num_bits))
     groups = [rows for _, rows in images.loc[:, list(SHARD_COLUMNS)].groupby(buckets)]

@@ -25,7 +25,7 @@ from hip_mri.evaluation.figure_data import RunImages, collect_figure_data
 from hip_mri.evaluation.metrics.results import Scores, evaluate
 from hip_mri.evaluation.report.documents import write_documents
 from hip_mri.evaluation.report.run_report import RunReport
-from hip_mri.evaluation.report.settings import PRIVATE_FILES, WITHHELD
+from hip_mri.evaluation.report.settings import withhold_names
 from hip_mri.evaluation.review.page import write_review
 from hip_mri.evaluation.run_tables import describe_manifest, read_borders, read_scores, read_table, write_decisions
 from hip_mri.grouping.groups import GroupReport
@@ -127,7 +127,8 @@ def publish_run(workspace: Workspace, facts: RunFacts) -> RunReport:
     explain = partial(explain_images, facts.trained.parts, cache_folder=workspace.explanations_folder)
     with publish_folder(folder) as fresh:
         _copy_files(facts, workspace, fresh)
-        _write_config(config, fresh / CONFIG_FILE)
+        settings = withhold_names(config.model_dump(mode="json"))
+        (fresh / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
         scores = read_scores(fresh, workspace, facts.groups.attributes)
         metrics = evaluate(scores, config.evaluation, config.seed)
         metrics |= _collect_records(facts, fresh, test_set, _list_warnings(metrics))
@@ -172,20 +173,6 @@ def _copy_files(facts: RunFacts, workspace: Workspace, folder: Path) -> None:
     if facts.groups.inferred is not None:
         list_doubtful_borders(workspace).to_csv(folder / BORDERS_FILE, index=False)
         write_patients_draft(folder / PATIENTS_DRAFT_FILE, workspace)
-
-
-def _write_config(config: TrainingConfig, file: Path) -> None:
-    """Write every setting, with sources and the table of patients replaced by `WITHHELD`.
-
-    Paths can identify people. `WITHHELD` is no valid file, so that a repeated run does not start without them.
-    """
-    settings = config.model_dump(mode="json")
-    if settings.get("source"):
-        settings["source"] = WITHHELD
-    if settings.get("sources"):
-        settings["sources"] = [WITHHELD] * len(settings["sources"])
-    settings["data"] |= {name: WITHHELD for name in PRIVATE_FILES if settings["data"][name]}
-    file.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
 def _list_warnings(metrics: Mapping[str, Any]) -> list[str]:

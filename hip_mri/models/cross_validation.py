@@ -96,6 +96,7 @@ def plan_folds(
     head: HeadDesign,
     settings: TrainingSettings,
     evaluation: EvaluationSettings,
+    schemes: tuple[Scheme, ...] = ("grouped", "by_image"),
 ) -> FoldPlan | None:
     """Plan the cross-validation of the head on the training split.
 
@@ -123,13 +124,18 @@ def plan_folds(
         "head": asdict(head),
         "averages_mirrored": features.averages_mirrored,
         "settings": settings.model_dump(exclude={"fine_tune"}),
-        "folds": [num_folds, num_seeds],
+        "folds": [num_folds, num_seeds, *(() if "by_image" in schemes else schemes)],
         "images": digest_table(images[["image_id", "sha256", "label", "group"]]),
     }
     file = workspace.folds_folder / f"{digest(identity)[:16]}.csv"
-    repetitions: list[tuple[Scheme, int]] = [*(("grouped", seed) for seed in range(num_seeds)), ("by_image", 0)]
-    folds = [Fold(scheme, seed, number) for scheme, seed in repetitions for number in range(num_folds)]
-    return FoldPlan(file, num_folds, () if file.exists() else tuple(folds), features, head, settings)
+    folds = () if file.exists() else list_folds(num_folds, num_seeds, schemes)
+    return FoldPlan(file, num_folds, folds, features, head, settings)
+
+
+def list_folds(num_folds: int, num_seeds: int, schemes: tuple[Scheme, ...]) -> tuple[Fold, ...]:
+    """List the folds of all repetitions; those by image are not repeated."""
+    repetitions = [(scheme, seed) for scheme in schemes for seed in range(num_seeds if scheme == "grouped" else 1)]
+    return tuple(Fold(scheme, seed, number) for scheme, seed in repetitions for number in range(num_folds))
 
 
 def cross_validate_fold(fold: Fold, plan: FoldPlan, workspace: Workspace) -> Path:
@@ -144,7 +150,12 @@ def cross_validate_fold(fold: Fold, plan: FoldPlan, workspace: Workspace) -> Pat
     images = read_training_images(workspace)
     training = select_features(images, "train", workspace, plan.features, with_mirrored=plan.features.with_mirrored)
     scores = score_fold(fold, plan, training, plan.features.open_views(workspace, images["sha256"]))
-    scores["image_id"] = images["image_id"].to_numpy()[scores["position"]]
+    return write_fold(file, scores, images)
+
+
+def write_fold(file: Path, scores: pd.DataFrame, images: pd.DataFrame) -> Path:
+    """Write the scores of a fold (see `score_fold`) with the ids of its images."""
+    scores = scores.assign(image_id=images["image_id"].to_numpy()[scores["position"]])
     with replace_file(file) as temporary:
         scores[list(FOLD_COLUMNS)].to_csv(temporary, index=False)
     return file
@@ -173,13 +184,25 @@ def score_fold(fold: Fold, plan: FoldPlan, training: TrainingImages, views: View
         Columns scheme, seed, fold, position (of the image), label and score; no rows if the other folds hold a single
         class, as can happen with very few groups.
     """
-    fit_on, scored = _split_folds(training.labels, training.groups, fold, plan.num_folds)[fold.number]
-    if len(np.unique(training.labels[fit_on])) < len(LABELS):
-        scored, scores = scored[:0], np.empty(0, np.float32)
-    else:
+    fit_on, scored = split_fold(fold, training, plan.num_folds)
+    scores = np.empty(0, np.float32)
+    if len(scored):
         fitted, _ = fit_head(plan.head, training.select(fit_on), None, plan.settings, fold.seed, reuse_compiled=True)
         blocks = predict_views(fitted, views.select(scored), batch_size=ROWS_PER_BATCH)
         scores = np.concatenate([block_scores for _, block_scores in blocks])
+    return tabulate_fold(fold, training, scored, scores)
+
+
+def split_fold(fold: Fold, training: TrainingImages, num_folds: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the images to train on and to score; none to score if the others hold a single class."""
+    fit_on, scored = _split_folds(training.labels, training.groups, fold, num_folds)[fold.number]
+    return fit_on, scored if len(np.unique(training.labels[fit_on])) == len(LABELS) else scored[:0]
+
+
+def tabulate_fold(
+    fold: Fold, training: TrainingImages, scored: NDArray[np.int64], scores: NDArray[np.float32]
+) -> pd.DataFrame:
+    """Join the scores of a fold with its images; see `score_fold`."""
     columns = {"scheme": fold.scheme, "seed": fold.seed, "fold": fold.number, "position": scored}
     return pd.DataFrame({**columns, "label": np.array(LABELS)[training.labels[scored]], "score": scores})
 

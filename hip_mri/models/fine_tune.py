@@ -29,7 +29,7 @@ BYTES_PER_STATE: Final = 12
 def fine_tune(
     network: Model,
     training: TrainingImages,
-    validation: TrainingImages,
+    validation: TrainingImages | None,
     settings: FineTuneSettings,
     class_weight: dict[int, float] | None,
     seed: int,
@@ -43,7 +43,7 @@ def fine_tune(
     Args:
         network: The whole network with a trained head.
         training: Training images.
-        validation: Images on which each epoch is evaluated.
+        validation: Images on which each epoch is evaluated; `None` skips the evaluation.
         settings: Settings of the training. With patience, training ends when the validation loss has not fallen for as
             many epochs, and the weights of the best epoch are kept.
         class_weight: Weight of the loss of each label.

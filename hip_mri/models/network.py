@@ -25,7 +25,7 @@ from hip_mri.models.backbones.backbone import (
 from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fine_tune import fine_tune
-from hip_mri.models.fitting import EpochReport, TrainingImages, choose_jit, weigh_classes
+from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, choose_jit, weigh_classes
 from hip_mri.models.heads.head import build_network, cut_network, fit_head, join_network
 from hip_mri.models.keras_settings import Model, count_network_threads, describe_keras
 from hip_mri.models.network_inputs import ImageRows, Rows, Views
@@ -192,25 +192,66 @@ def _train(
         scores = score_views(fitted, features.open_views(workspace, images["sha256"]), images, ROWS_PER_BLOCK)
         return join_network(load_backbone(features.backbone), fitted), history, scores
 
-    mixed = "mixed_bfloat16" if features.choice.precision == "bfloat16" else "float32"
-    network, tuned = fine_tune(
-        join_network(load_own_backbone(features.backbone, mixed), fitted),
+    network, tuned = tune_network(
+        fitted,
+        head,
+        features,
         open_images(images, "train", workspace, features, with_mirrored=features.with_mirrored),
         open_images(images, "val", workspace, features, with_mirrored=False),
-        settings.fine_tune,
-        weigh_classes(training.labels) if settings.class_weight == "balanced" else None,
+        settings,
         seed,
         checkpoint_folder,
         lambda epoch: on_epoch(replace(epoch, epoch=len(epochs) + epoch.epoch)),
     )
-    network = _copy_in_float32(network, features, head)
     later = pd.DataFrame([asdict(epoch) for epoch in tuned]).assign(stage="fine_tune")
     history = pd.concat([history, later.assign(epoch=later["epoch"] + len(epochs))])
-    views = _open_image_views(images["sha256"], workspace, features)
+    views = open_image_views(images["sha256"], workspace, features)
     return network, history, score_views(network, views, images, IMAGES_PER_BLOCK)
 
 
-def _open_image_views(hashes: pd.Series, workspace: Workspace, features: FeatureSet) -> Views:
+def tune_network(
+    fitted: Model,
+    head: HeadDesign,
+    features: FeatureSet,
+    training: TrainingImages,
+    validation: TrainingImages | None,
+    settings: TrainingSettings,
+    seed: int,
+    checkpoint_folder: Path,
+    on_epoch: EpochReport = lambda epoch: None,
+) -> tuple[Model, list[Epoch]]:
+    """Join a fitted head to its backbone and fine-tune both.
+
+    Args:
+        fitted: The head.
+        head: Its design.
+        features: Names the backbone and the precision.
+        training: Pixels of the training images.
+        validation: Pixels of the images on which each epoch is evaluated; `None` skips the evaluation.
+        settings: Settings of the training.
+        seed: Seed of order and flips.
+        checkpoint_folder: See `fine_tune`.
+        on_epoch: Called after each epoch.
+
+    Returns:
+        The network in float32 and the history of its fine-tuning.
+    """
+    mixed = "mixed_bfloat16" if features.choice.precision == "bfloat16" else "float32"
+    network, epochs = fine_tune(
+        join_network(load_own_backbone(features.backbone, mixed), fitted),
+        training,
+        validation,
+        settings.fine_tune,
+        weigh_classes(training.labels) if settings.class_weight == "balanced" else None,
+        seed,
+        checkpoint_folder,
+        on_epoch,
+    )
+    return _copy_in_float32(network, features, head), epochs
+
+
+def open_image_views(hashes: pd.Series, workspace: Workspace, features: FeatureSet) -> Views:
+    """Open the preprocessed images to score, in the order of `hashes`."""
     open_rows = functools.partial(ImageRows, hashes, workspace, features.preprocessing)
     return Views(open_rows(mirrored=False), open_rows(mirrored=True) if features.averages_mirrored else None)
 

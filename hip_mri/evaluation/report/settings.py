@@ -17,6 +17,20 @@ PRIVATE_SETTINGS: Final = (
 """Settings whose values are withheld."""
 
 
+def withhold_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace sources and private files by `WITHHELD`.
+
+    Paths can identify people. `WITHHELD` is no valid file, so that a repeated run does not start without them.
+    """
+    shown = {**settings, "data": dict(settings["data"])}
+    if shown.get("source"):
+        shown["source"] = WITHHELD
+    if shown.get("sources"):
+        shown["sources"] = [WITHHELD] * len(shown["sources"])
+    shown["data"] |= {name: WITHHELD for name in PRIVATE_FILES if shown["data"][name]}
+    return shown
+
+
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """List settings by dotted name, such as `training.epochs`."""
     flat: dict[str, Any] = {}

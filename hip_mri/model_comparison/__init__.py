@@ -1,0 +1,1 @@
+"""Comparison of candidates for the model by cross-validation on the training split."""
