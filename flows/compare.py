@@ -84,5 +84,7 @@ def evaluate_candidates(described: list[DescribedCandidate], workspace: Workspac
         [1] * len(planned.parts),
     )
     files: list[Path] = [join_folds(plan, wait_for=scored) for plan in planned.plans]
-    costs = [measure_cost.submit(it, workspace).result() for it in described]  # one after the other, which is timed
-    return [EvaluatedCandidate(*fields) for fields in zip(described, files, costs, strict=True)]
+    costs = {}
+    for it in sorted(described, key=lambda it: it.features.digest):  # an engine that is open is used again
+        costs[it.candidate.name] = measure_cost.submit(it, workspace).result()  # alone, since it is timed
+    return [EvaluatedCandidate(it, file, costs[it.candidate.name]) for it, file in zip(described, files, strict=True)]

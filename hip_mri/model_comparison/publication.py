@@ -134,7 +134,7 @@ def _write_configs(evaluated: Sequence[EvaluatedCandidate], simplest: str, folde
 
 def describe_result(results: Mapping[str, Any]) -> str:
     """Describe the result in one line."""
-    best, simplest = results["best"], results["simplest"]
+    best, simplest = f"“{results['best']}”", f"“{results['simplest']}”"
     if not results["is_any_difference_shown"]:
         return f"No difference shown; the simplest candidate within one standard error of the best is {simplest}"
     if best == simplest:

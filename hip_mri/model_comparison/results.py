@@ -6,7 +6,11 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from hip_mri.evaluation.metrics.confidence_intervals import compute_t_quantile, compute_wilson_intervals
+from hip_mri.evaluation.metrics.confidence_intervals import (
+    MIN_DEVIATION,
+    compute_t_quantile,
+    compute_wilson_intervals,
+)
 from hip_mri.model_comparison.differences import (
     MIN_NUM_GROUPS,
     CrossValidatedAucs,
@@ -37,7 +41,7 @@ def compute_results(scores: pd.DataFrame, candidates: Sequence[Mapping[str, Any]
     differences = compare_candidates(aucs, seed)
     values, errors = aucs.values, aucs.standard_errors
     best = int(np.argmax(values))
-    limit = values[best] - errors[best]
+    limit = values[best] - _compute_best_error(aucs, best)
     eligible = [place for place in range(len(names)) if values[place] >= limit]
     simplest = min(eligible, key=lambda place: _rank_simplicity(candidates[place], place))
     first = scores[scores["candidate"] == names[0]]
@@ -83,6 +87,14 @@ def _rank_simplicity(candidate: Mapping[str, Any], place: int) -> tuple[Any, ...
         candidate["has_clahe"],
         place,
     )
+
+
+def _compute_best_error(aucs: CrossValidatedAucs, best: int) -> float:
+    """Return the standard error of the best AUC; where it is 1 and does not vary, that of its Wilson interval."""
+    error, interval = float(aucs.standard_errors[best]), _compute_interval(aucs, best)
+    if error > MIN_DEVIATION or interval is None:
+        return error
+    return float(aucs.values[best] - interval[0]) / compute_t_quantile(aucs.num_rarer_groups)
 
 
 def _compute_interval(aucs: CrossValidatedAucs, place: int) -> list[float] | None:

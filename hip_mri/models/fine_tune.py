@@ -18,7 +18,7 @@ from hip_mri.models.backbones.stages import STAGES, list_operations_from
 from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
 from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.loading import load_weights
-from hip_mri.storage import link_or_copy, publish_folder, write_json
+from hip_mri.storage import link_or_copy, publish_folder, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ def fine_tune(
         require_room(checkpoint_folder, BYTES_PER_STATE * network.count_params())
         with publish_folder(checkpoint) as fresh:
             network.save(fresh / "network.keras")
-            write_json(fresh / "epochs.json", [asdict(past) for past in epochs])
+            # Losses without validation are NaN, which `write_json` refuses.
+            write_bytes(fresh / "epochs.json", json.dumps([asdict(past) for past in epochs]).encode())
             best_file = last / "best.keras" if last and _find_best(epochs) is not epoch else fresh / "network.keras"
             link_or_copy(best_file, fresh / "best.keras")
         if last:

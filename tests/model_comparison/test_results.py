@@ -74,3 +74,11 @@ def test_few_groups_show_no_difference(scores):
     assert not results["is_any_difference_shown"]
     assert all(row["interval"] is None for row in results["candidates"])
     assert results["num_groups"] == 18
+
+
+def test_a_perfect_best_candidate_still_has_a_standard_error(scores):
+    perfect = scores["label"].map({LABELS[0]: 0.1, LABELS[1]: 0.9})
+    changed = scores.assign(score=scores["score"].where(scores["candidate"] != "large", perfect))
+    results = compute_results(changed, [describe("large", 100), describe("small", 50), describe("poor", 10)], seed=0)
+    assert results["best"] == "large"
+    assert 0.9 < results["one_standard_error_limit"] < 1
