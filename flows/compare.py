@@ -4,6 +4,7 @@ from flows.cli.main import run_if_main
 
 run_if_main(__name__, "compare")  # before Prefect is imported
 
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow, unmapped
@@ -65,12 +66,15 @@ def describe_images(candidates: Candidates, workspace: Workspace) -> list[Descri
     """Compute the features of the training images, once for all candidates that share them."""
     described = {}
     for members in candidates.by_features:
-        shards = plan_shards(workspace, members[0].config.runner.shard_size, "train")
-        map_shards(preprocess_images, shards, workspace, members[0].config.preprocessing)
+        config, weights = members[0].config, members[0].weights
+        shards = plan_shards(workspace, config.runner.shard_size, "train")
+        map_shards(preprocess_images, shards, workspace, config.preprocessing)
+        features = choose_feature_set(config, workspace, weights)
+        averages_mirrored = any(candidate.config.averages_mirrored for candidate in members)
+        map_shards(extract_features, shards, workspace, replace(features, averages_mirrored=averages_mirrored))
         for candidate in members:
-            features = choose_feature_set(candidate.config, workspace, candidate.weights)
-            map_shards(extract_features, shards, workspace, features)
-            described[candidate.name] = DescribedCandidate(candidate, features)
+            own = replace(features, averages_mirrored=candidate.config.averages_mirrored)
+            described[candidate.name] = DescribedCandidate(candidate, own)
     return [described[candidate.name] for candidate in candidates.evaluated]
 
 

@@ -65,7 +65,7 @@ DEFAULT_CANDIDATES: Final = (
     CandidateSettings(name="without CLAHE", clahe_clip_limit=0),
     CandidateSettings(name="logistic", head="logistic"),
     CandidateSettings(name="logistic, without CLAHE", head="logistic", clahe_clip_limit=0),
-    CandidateSettings(name="logistic, mirror averaging", head="logistic", mirror_averaging=True),
+    CandidateSettings(name="logistic, without mirror averaging", head="logistic", mirror_averaging=False),
     CandidateSettings(name="nearest neighbors", head="knn"),
     CandidateSettings(name="DenseNet121, logistic", backbone="DenseNet121", weights="imagenet", head="logistic"),
     CandidateSettings(name="ConvNeXtTiny, logistic", backbone="ConvNeXtTiny", weights="imagenet", head="logistic"),

@@ -107,8 +107,8 @@ def measure_aucs(scores: pd.DataFrame, names: Sequence[str]) -> CrossValidatedAu
     table = scores.assign(group=groups, label=number_labels(scores))
     by_seed, influences = np.zeros((len(names), len(seeds))), np.zeros((len(names), len(group_names)))
     for (name, seed), rows in table.groupby(["candidate", "seed"]):
-        columns = (rows[column].to_numpy() for column in ("label", "score", "group", "fold"))
-        auc, influence = measure_repetition(*columns, len(group_names))
+        label, score, group, fold = (rows[column].to_numpy() for column in ("label", "score", "group", "fold"))
+        auc, influence = measure_repetition(label, score, group, fold, len(group_names))
         by_seed[names.index(str(name)), seeds.index(seed)] = auc
         influences[names.index(str(name))] += influence / len(seeds)
     return CrossValidatedAucs(

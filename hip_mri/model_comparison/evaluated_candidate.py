@@ -40,7 +40,7 @@ class EvaluatedCandidate:
             "clahe_clip_limit": config.preprocessing.clahe_clip_limit,
             "has_clahe": config.preprocessing.clahe_clip_limit > 0,
             "head": config.model.head,
-            "mirror_averaging": config.model.mirror_averaging,
+            "mirror_averaging": features.averages_mirrored,
             "fine_tune_epochs": config.training.fine_tune.epochs,
             "is_fine_tuned": config.training.fine_tune.epochs > 0,
             "engine": features.choice.engine,

@@ -134,7 +134,9 @@ def plan_folds(
 
 def list_folds(num_folds: int, num_seeds: int, schemes: tuple[Scheme, ...]) -> tuple[Fold, ...]:
     """List the folds of all repetitions; those by image are not repeated."""
-    repetitions = [(scheme, seed) for scheme in schemes for seed in range(num_seeds if scheme == "grouped" else 1)]
+    repetitions: list[tuple[Scheme, int]] = [
+        (scheme, seed) for scheme in schemes for seed in range(num_seeds if scheme == "grouped" else 1)
+    ]
     return tuple(Fold(scheme, seed, number) for scheme, seed in repetitions for number in range(num_folds))
 
 

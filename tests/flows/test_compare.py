@@ -37,7 +37,7 @@ SETTINGS = SMALL | {
 CANDIDATES = (
     {"name": "recipe"},
     {"name": "without CLAHE", "clahe_clip_limit": 0},
-    {"name": "logistic", "head": "logistic", "mirror_averaging": True},
+    {"name": "logistic", "head": "logistic", "mirror_averaging": False},
     {"name": "not at hand", "backbone": "DenseNet121", "weights": "imagenet"},
 )
 NUM_EVALUATED = 3
