@@ -23,7 +23,7 @@ class CandidateSettings(Settings):
     """Replaces `model.backbone`."""
 
     weights: LocalName | None = None
-    """Replaces `model.weights`. A candidate whose ImageNet weights cannot be downloaded is left out."""
+    """Replaces `model.weights`. A candidate whose ImageNet weights or preset cannot be downloaded is left out."""
 
     input_scaling: Literal["auto", InputScaling] | None = None
     """Replaces `model.input_scaling`."""

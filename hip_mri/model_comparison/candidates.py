@@ -3,8 +3,8 @@
 import logging
 from dataclasses import dataclass
 
-from hip_mri.config import CompareConfig, PipelineConfig
-from hip_mri.errors import WeightsError
+from hip_mri.config import PRESET, CompareConfig, PipelineConfig
+from hip_mri.errors import SettingsError, WeightsError
 from hip_mri.models.backbones.weights import Weights, resolve_weights
 from hip_mri.models.features import FeatureSet
 
@@ -70,13 +70,13 @@ def resolve_candidates(config: CompareConfig) -> Candidates:
     Raises:
         WeightsError: Fewer than two candidates remain, or a weights file is missing or does not fit.
     """
-    found: dict[tuple[str, str], Weights | str] = {}
+    found: dict[tuple[str, str, int], Weights | str] = {}
     evaluated, left_out = [], {}
     for given in config.candidates:
         settings = config.configure(given)
-        key = settings.model.weights, settings.model.backbone
+        key = settings.model.weights, settings.model.backbone, settings.preprocessing.image_size
         if key not in found:
-            may_be_random = config.is_demo and key == (config.model.weights, config.model.backbone)
+            may_be_random = config.is_demo and key[:2] == (config.model.weights, config.model.backbone)
             found[key] = _find_weights(*key, fall_back_to_random=may_be_random)
         if isinstance(weights := found[key], Weights):
             evaluated.append(Candidate(given.name, settings.with_backbone(weights.backbone), weights))
@@ -89,11 +89,11 @@ def resolve_candidates(config: CompareConfig) -> Candidates:
     return Candidates(tuple(evaluated), left_out)
 
 
-def _find_weights(weights: str, backbone: str, *, fall_back_to_random: bool) -> Weights | str:
-    """Find weights; returns the reason if ImageNet weights cannot be downloaded."""
+def _find_weights(weights: str, backbone: str, image_size: int, *, fall_back_to_random: bool) -> Weights | str:
+    """Find weights; returns the reason if ImageNet weights or a preset cannot be had."""
     try:
-        return resolve_weights(weights, backbone, fall_back_to_random=fall_back_to_random)
-    except WeightsError as error:
-        if weights != "imagenet":
+        return resolve_weights(weights, backbone, fall_back_to_random=fall_back_to_random, image_size=image_size)
+    except (WeightsError, SettingsError) as error:
+        if weights != "imagenet" and backbone != PRESET:
             raise
         return str(error)

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 
-from hip_mri.config import ARCHITECTURES
 from hip_mri.dataset.preprocessing import read_sample
 from hip_mri.model_comparison.candidates import DescribedCandidate
 from hip_mri.models.backbones.backbone import BYTES_PER_NUMBER
@@ -50,7 +49,7 @@ def measure_cost(described: DescribedCandidate, workspace: Workspace) -> Candida
     _, images = read_sample(workspace, features.preprocessing, NUM_TIMED_IMAGES, num_threads=1)
     num_views = 2 if features.averages_mirrored else 1
     return CandidateCost(
-        num_bytes=BYTES_PER_NUMBER * (ARCHITECTURES[features.backbone.name].num_parameters + head.count_params()),
+        num_bytes=features.backbone.weights_file.stat().st_size + BYTES_PER_NUMBER * head.count_params(),
         feature_seconds=num_views * _time(lambda: engine.compute(images)) / len(images),
         head_seconds=num_views * _time(lambda: predict(head, rows, NUM_TIMED_ROWS)) / len(rows),
     )

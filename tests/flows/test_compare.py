@@ -49,7 +49,7 @@ NUM_PARTS = NUM_EVALUATED * 2 * 2
 def _without_internet() -> Iterator[None]:
     resolve = candidates.resolve_weights
 
-    def resolve_offline(weights: str, backbone: str, **others: bool):
+    def resolve_offline(weights: str, backbone: str, **others):
         if weights == "imagenet":
             raise WeightsError(f"the weights of {backbone} cannot be downloaded")
         return resolve(weights, backbone, **others)
@@ -89,7 +89,7 @@ def test_the_folder_holds_what_was_promised(config, finished):
     assert [row["name"] for row in facts["candidates"]] == [it["name"] for it in CANDIDATES[:NUM_EVALUATED]]
     assert list(facts["left_out"]) == ["not at hand"]
     assert "DenseNet121" in facts["left_out"]["not at hand"]
-    assert all(row["num_bytes"] > 4e6 and row["seconds_per_image"] > 0 for row in facts["candidates"])
+    assert all(row["num_bytes"] > 1e5 and row["seconds_per_image"] > 0 for row in facts["candidates"])
     page = (folder / "report.html").read_text()
     for text in ("RANDOM WEIGHTS", "without CLAHE", "Left out", "not at hand", "not shown"):
         assert text in page
