@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from hip_mri.dataset.pseudonyms import make_pseudonyms, store_names
 from hip_mri.dataset.row_store import RowStore
 from hip_mri.dataset.shards import plan_shards
 from hip_mri.evaluation.charts.figures import FigureData, draw_figures
+from hip_mri.evaluation.conformal import DecisionRule
 from hip_mri.evaluation.metrics.curves import bootstrap_curves
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.report.documents import render_report
@@ -48,6 +50,7 @@ from hip_mri.run_files import (
     PREDICTIONS_FILE,
     REPORT_FILE,
 )
+from hip_mri.serving.examinations import tabulate_examinations
 from hip_mri.serving.prediction_sheet import PredictionSheet, write_sheet
 from hip_mri.workspace import Workspace
 from tests.benchmarks.load import LESION_FRACTION, MAX_IMAGES_PER_PATIENT, compare_runs
@@ -219,9 +222,10 @@ def describe_rows(predictions: pd.DataFrame) -> dict[str, Any]:
 def show_batch(root: Path) -> None:
     """Write the sheet of a batch that holds every image."""
     predictions = pd.read_csv(root / "run" / PREDICTIONS_FILE)
-    table = predictions.assign(state="scored", reason="", distance=0.5, known_split="")
-    table["is_outside"] = table["score"] > 0.5
-    names = ("images", "lesion", "normal", "outside", "unreadable", "copies", "ignored")
+    table = predictions.assign(state="scored", reason="", distance=0.5, known_split="", decision="")
+    table = table.assign(examination=table["image_id"], model="0001", model_sha256="ab" * 32)
+    table["is_outside"], rule = table["score"] > 0.5, DecisionRule(0.5)
+    names = ("images", "lesion", "normal", "uncertain", "outside", "unreadable", "copies", "ignored")
     facts = {
         "notices": [],
         "counts": {f"num_{name}": 0 for name in names} | {"num_images": len(table)},
@@ -229,11 +233,14 @@ def show_batch(root: Path) -> None:
         "model": {"name": "0001", "sha256": "ab" * 32, "threshold": 0.5},
         "features": {"engine": "openvino", "precision": "float32", "reason": "there are none"},
         "preprocessing": {},
+        "decisions": asdict(rule),
+        "examinations": {"num_examinations": len(table), "num_images_without": 0, "rule": asdict(rule)},
         "novelty": None,
         "known": {"train": 0, "val": 0, "test": 0},
         "created": "2025-11-22T21:14:00+00:00",
     }
-    write_sheet(root / "run" / "sheet.html", PredictionSheet(root / "run", facts, table, {}))
+    sheet = PredictionSheet(root / "run", facts, table, tabulate_examinations(table, rule), {})
+    write_sheet(root / "run" / "sheet.html", sheet)
 
 
 STEPS: Final[tuple[Callable[[Path], None], ...]] = (
