@@ -24,9 +24,7 @@ from hip_mri.serving.web.app import make_app
 from hip_mri.serving.web.service import ScoringService
 from hip_mri.workspace import Workspace
 
-LIMITS = ServiceLimits(
-    max_request_bytes=2**21, max_images=6, max_requests=3, upload_timeout_seconds=1, decoding_timeout_seconds=10
-)
+LIMITS = ServiceLimits(max_request_bytes=2**21, max_images=6, max_requests=3)
 
 RULE = DecisionRule(threshold=0.5, error_rate=0.1, min_lesion=0.0, max_normal=0.0, reason="")
 """Every normal image is uncertain, and no lesion."""

@@ -51,10 +51,12 @@ def test_damaged_forms_are_refused(call, app, headers, content, expected):
     assert find_error(call(app, "POST", "/predict", headers=headers, content=content)) == expected
 
 
-def test_slow_uploads_are_refused(call, app):
+def test_slow_uploads_are_refused(call, app, service, monkeypatch):
+    monkeypatch.setattr(service, "limits", service.limits.model_copy(update={"upload_timeout_seconds": 0.2}))
+
     async def send_slowly():
         yield PART
-        await asyncio.sleep(10)
+        await asyncio.sleep(600)
 
     assert find_error(call(app, "POST", "/predict", headers=FORM, content=send_slowly())) == (408, "too_slow")
 
