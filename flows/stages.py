@@ -80,6 +80,7 @@ def ingest(
         keep_earlier=keep_earlier,
         class_names=data.class_names,
         patients_file=data.patients_file,
+        corrections_file=data.corrections_file,
     )
     identify_images(delivered, workspace, data)
     return ingested

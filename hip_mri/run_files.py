@@ -23,6 +23,9 @@ SHORTCUTS_FILE: Final = "shortcuts.csv"
 LABEL_REVIEW_FILE: Final = "label_review.csv"
 """Every image in use, ranked by how probably its label is wrong."""
 
+CORRECTIONS_FILE: Final = "corrections.csv"
+"""Corrected labels, also of images that corrections exclude; missing if none were given."""
+
 TRAINING_SIZES_FILE: Final = "training_sizes.csv"
 """Cross-validated AUC by number of training groups."""
 

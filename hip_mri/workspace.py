@@ -71,6 +71,7 @@ class Workspace:
     format_file = _Below("format.json")  # version of the format of all these files
     manifest_file = _Below("manifest.parquet")  # one row per image
     quarantine_file = _Below("quarantine.csv")  # what could not be used, and why
+    corrections_file = _Below("corrections.csv")  # corrected labels of the current manifest
     text_file = _Below("text_in_images.csv")  # result of the search for text in pixels
     deliveries_file = _Below("deliveries.json")  # names of the deliveries that the manifest lists
     splits_file = _Below("splits.parquet")  # the split of each image, kept for later runs

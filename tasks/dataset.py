@@ -64,6 +64,7 @@ def ingest_images(
     keep_earlier: bool = False,
     class_names: Mapping[str, str] | None = None,
     patients_file: Path | None = None,
+    corrections_file: Path | None = None,
 ) -> IngestReport:
     """See `ingest.ingest_images`; shows the entries that were read."""
     with show_progress("ingest_images", "entries") as update:
@@ -76,6 +77,7 @@ def ingest_images(
             keep_earlier=keep_earlier,
             class_names=class_names,
             patients_file=patients_file,
+            corrections_file=corrections_file,
         )
 
 

@@ -132,7 +132,7 @@ def _check_sources(config: Settings) -> None:
 
 
 def _check_files(config: TrainingConfig) -> None:
-    """Check the weights file and the tables of patients and of splits, as the flow does later."""
+    """Check the weights file and the tables of patients, splits and corrections, as the flow does later."""
     if config.model.weights not in ("imagenet", "random"):
         from hip_mri.models.backbones.weights import find_weights_file  # noqa: PLC0415 - loads HDF5
 
@@ -145,6 +145,10 @@ def _check_files(config: TrainingConfig) -> None:
         check_patient_tables(
             (), data.patients_file, data.class_names, data.split_files, keep_given_split=keep_given_split
         )
+    if data.corrections_file:
+        from hip_mri.sources.tables.corrections import read_corrections  # noqa: PLC0415 - loads pandas
+
+        read_corrections(data.corrections_file, data.class_names)
 
 
 def _load_keras() -> None:

@@ -87,6 +87,10 @@ class DataSettings(ImageSettings):
     further columns define subgroups. With a column label, labels come from the table instead of class folders. By
     default a file `patients.csv` or `labels.csv` in the source is used if there is one."""
 
+    corrections_file: LocalPath | None = None
+    """CSV file with corrected labels: the column label (`normal`, `osseous_lesion`, `exclude`, or `unsure`, which
+    changes nothing) and the column image_id or source_name. Without the file, the labels of the source are used."""
+
     test_file: LocalPath | None = None
     """CSV file with the columns filename and label: the test images of the split that the publisher of a collection
     gives, such as RadImageNet's. Only these are tested. Names are compared from the end of the path on; the table may

@@ -282,6 +282,12 @@ def read_entry(source: Source, entry: Entry) -> bytes:
     return source.read(entry)
 
 
+def identify_content(rows: pd.DataFrame) -> pd.Series:
+    """Identify the content of rows: `sha256`, or where a file could not be read a digest of its `version`."""
+    content = [sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)]
+    return pd.Series(content, rows.index, dtype="str")
+
+
 def number_copies(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """Sort rows by content and number those of equal content.
 
@@ -293,6 +299,5 @@ def number_copies(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
         The rows with the columns content, whose first 16 digits identify an image, and copy_number, from 0. The content
         of a file that could not be read is a digest of its version, never of its name.
     """
-    content = [sha256 or digest(version) for sha256, version in zip(rows["sha256"], rows["version"], strict=True)]
-    rows = rows.assign(content=content).sort_values(["content", *order], ignore_index=True)
+    rows = rows.assign(content=identify_content(rows)).sort_values(["content", *order], ignore_index=True)
     return rows.assign(copy_number=rows.groupby("content").cumcount())

@@ -12,22 +12,48 @@ import pandas as pd
 
 from hip_mri.config import LABELS, SPLITS, ImageSettings
 from hip_mri.dataset.deliveries import SYNTHETIC, Delivery, delete_damaged, name_delivery_in_errors
-from hip_mri.dataset.entries import Reading, check_stored, keep_entries, list_entries, number_copies, read_delivery
+from hip_mri.dataset.entries import (
+    Reading,
+    check_stored,
+    identify_content,
+    keep_entries,
+    list_entries,
+    number_copies,
+    read_delivery,
+)
 from hip_mri.dataset.identities import read_patient_table
 from hip_mri.dataset.manifest import read_manifest, write_manifest, write_quarantine
 from hip_mri.dataset.pseudonyms import resolve_pseudonyms, store_names
-from hip_mri.dataset.split_registry import apply_quarantine
+from hip_mri.dataset.split_registry import apply_quarantine, read_split_registry
 from hip_mri.errors import SourceError, SplitError, WorkspaceError
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.source import Labeling
+from hip_mri.sources.tables.corrections import EXCLUDE, ID_LENGTH, Corrections, find_corrected, read_corrections
 from hip_mri.sources.unusable_files import count_reasons, explain_unusable, show_reasons
-from hip_mri.storage import flush_file_system, read_json, write_json
+from hip_mri.storage import flush_file_system, read_json, replace_file, write_json
 from hip_mri.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 CONTRADICTORY_LABEL: Final = "contradictory_label"
 """Reason code of an image whose pixels are in both class folders."""
+
+
+EXCLUDED: Final = "excluded"
+"""Reason code of an image that the table of corrections excludes."""
+
+
+@dataclass(frozen=True)
+class CorrectionsReport:
+    """The table of corrections that was applied.
+
+    Attributes:
+        sha256: Of the file.
+        num_rows: Number of its lines.
+    """
+
+    sha256: str
+    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +69,7 @@ class IngestReport:
             is skipped counts as one.
         num_taken_over: Entries that an earlier run had already read and that have not changed since.
         is_synthetic: Whether images in use are marked as synthetic.
+        corrections: The table of corrections; `None` without one.
     """
 
     num_images: int
@@ -51,6 +78,7 @@ class IngestReport:
     num_ignored: int
     num_taken_over: int
     is_synthetic: bool = False
+    corrections: CorrectionsReport | None = None
 
 
 def ingest_images(
@@ -63,6 +91,7 @@ def ingest_images(
     keep_earlier: bool = False,
     class_names: Mapping[str, str] | None = None,
     patients_file: Path | None = None,
+    corrections_file: Path | None = None,
 ) -> IngestReport:
     """Read the new files of the deliveries and write the manifest of all images in use.
 
@@ -77,6 +106,8 @@ def ingest_images(
         class_names: Labels by other names of the classes.
         patients_file: The user's table of patients; without it, each delivery may hold one. Its column `label`, where
             it has one, takes the place of class folders.
+        corrections_file: Corrected labels of images of these and of earlier deliveries. The lists of deliveries keep
+            the labels of the source, so that a run without the file uses those.
 
     Raises:
         SourceError: A delivery cannot be used, or no file is a usable image: then `quarantine.csv` lists what was
@@ -86,6 +117,7 @@ def ingest_images(
         WorkspaceError: An image that earlier deliveries held is no longer stored.
     """
     readings, known = {}, ClassNames(class_names)
+    corrections = None if corrections_file is None else read_corrections(corrections_file, class_names)
     for delivery in deliveries:
         with name_delivery_in_errors(delivery, deliveries), delete_damaged(delivery):
             labeling = Labeling(known, read_patient_table(delivery, patients_file))
@@ -95,6 +127,7 @@ def ingest_images(
     earlier = _find_earlier(workspace) - set(readings) if keep_earlier else set()
     names = ChainMap(*(reading.names for reading in readings.values()))
     rows = _gather(readings, list_entries(sorted(earlier), workspace), names, workspace)
+    rows, corrected = _correct_labels(rows, corrections, workspace)
     manifest = apply_quarantine(_assign_ids_and_states(rows), workspace)
     _check_usable(manifest, workspace)
     _warn_of_unusable(readings.values(), workspace)
@@ -105,7 +138,9 @@ def ingest_images(
     write_json(workspace.deliveries_file, sorted({*earlier, *readings}))
     write_manifest(workspace.manifest_file, manifest)
     write_quarantine(workspace.quarantine_file, manifest)
-    return _report(manifest, list(readings.values()))
+    with replace_file(workspace.corrections_file) as temporary:
+        corrected.to_csv(temporary, index=False)
+    return _report(manifest, list(readings.values()), corrections)
 
 
 def _check_usable(manifest: pd.DataFrame, workspace: Workspace) -> None:
@@ -136,7 +171,7 @@ def _warn_of_unusable(readings: Iterable[Reading], workspace: Workspace) -> None
             )
 
 
-def _report(manifest: pd.DataFrame, readings: Sequence[Reading]) -> IngestReport:
+def _report(manifest: pd.DataFrame, readings: Sequence[Reading], corrections: Corrections | None) -> IngestReport:
     """Count the entries by result, and log the counts."""
     counts = Counter(manifest["state"])
     report = IngestReport(
@@ -146,6 +181,7 @@ def _report(manifest: pd.DataFrame, readings: Sequence[Reading]) -> IngestReport
         num_ignored=sum(reading.num_ignored for reading in readings),
         num_taken_over=sum(reading.num_taken_over for reading in readings),
         is_synthetic=bool(manifest["delivery"].str.startswith(SYNTHETIC).any()),
+        corrections=None if corrections is None else CorrectionsReport(corrections.sha256, len(corrections.rows)),
     )
     counted = [(name.removeprefix("num_"), count) for name, count in asdict(report).items() if name.startswith("num_")]
     logger.info("Ingested: %s", ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counted))
@@ -173,6 +209,31 @@ def _gather(
     check_stored(remembered, workspace)
     looked_up = resolve_pseudonyms(remembered["entry"], workspace) if len(remembered) else None
     return rows.assign(source_name=pd.concat([rows.loc[is_new, "entry"].map(names).astype("str"), looked_up]))
+
+
+def _correct_labels(
+    rows: pd.DataFrame, corrections: Corrections | None, workspace: Workspace
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Apply a table of corrections to entries.
+
+    Returns:
+        The entries, and one row per image of the table: its image_id, label (of the table) and source_label, both
+        labels of the source joined by + if its copies have two.
+    """
+    images = rows.assign(content=identify_content(rows))
+    if corrections is None:
+        return rows, pd.DataFrame(columns=["image_id", "label", "source_label"])
+    decisions = find_corrected(images, corrections, read_split_registry(workspace)["sha256"])
+    decision = images["content"].map(decisions)
+    concerned = images[decision.notna()].sort_values("label").drop_duplicates(["content", "label"])
+    source_labels = concerned.groupby("content")["label"].agg("+".join)
+    rows = rows.assign(
+        label=rows["label"].where(~decision.isin(LABELS), decision),
+        reason=rows["reason"].mask((decision == EXCLUDE) & (rows["reason"] == ""), EXCLUDED),
+    )
+    image_ids = decisions.index.str[:ID_LENGTH]
+    corrected = {"image_id": image_ids, "label": decisions.to_numpy(), "source_label": source_labels[decisions.index]}
+    return rows, pd.DataFrame(corrected).reset_index(drop=True)
 
 
 def _assign_ids_and_states(rows: pd.DataFrame) -> pd.DataFrame:

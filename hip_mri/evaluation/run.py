@@ -19,6 +19,11 @@ from hip_mri.dataset.split_registry import HELD_OUT, lock_test_set
 from hip_mri.evaluation.audits.shortcuts import DECISIVE
 from hip_mri.evaluation.charts.captions import collect_notices, explain_pretraining, summarize_notices
 from hip_mri.evaluation.charts.figures import FigureData, draw_figures
+from hip_mri.evaluation.corrections import (
+    count_excluded_test_images,
+    describe_corrections,
+    summarize_corrections,
+)
 from hip_mri.evaluation.environment import find_commit, list_versions
 from hip_mri.evaluation.explain import explain_images
 from hip_mri.evaluation.figure_data import RunImages, collect_figure_data
@@ -39,6 +44,7 @@ from hip_mri.models.network import TrainedModel
 from hip_mri.run_files import (
     BORDERS_FILE,
     CONFIG_FILE,
+    CORRECTIONS_FILE,
     DISTANCES_FILE,
     FIGURES_FOLDER,
     HISTORY_FILE,
@@ -170,6 +176,8 @@ def _copy_files(facts: RunFacts, workspace: Workspace, folder: Path) -> None:
         if file is not None:
             shutil.copyfile(file, folder / name)
     describe_manifest(read_manifest(workspace.manifest_file)).to_csv(folder / MANIFEST_FILE, index=False)
+    if facts.ingest.corrections is not None:
+        describe_corrections(workspace).to_csv(folder / CORRECTIONS_FILE, index=False)
     if facts.groups.inferred is not None:
         list_doubtful_borders(workspace).to_csv(folder / BORDERS_FILE, index=False)
         write_patients_draft(folder / PATIENTS_DRAFT_FILE, workspace)
@@ -190,7 +198,9 @@ def _collect_records(
     """Collect the content of `metrics.json` that is not computed from scores."""
     manifest = read_table(folder / MANIFEST_FILE)
     groups = manifest.loc[manifest["state"] == "ready", "group"].value_counts()
-    num_missing = test_set["num_images"] - int((manifest["split"] == "test").sum())
+    corrections = _summarize_corrections(facts, folder)
+    num_excluded = count_excluded_test_images(corrections)
+    num_missing = test_set["num_images"] - num_excluded - int((manifest["split"] == "test").sum())
     return {
         "weights": facts.weights.name,
         "notices": [
@@ -205,7 +215,8 @@ def _collect_records(
             "num_groups": len(groups),
             "largest_group": int(groups.max()),
         },
-        "test_set": {**test_set, "num_missing": num_missing},
+        "corrections": corrections,
+        "test_set": {**test_set, "num_missing": num_missing, "num_excluded": num_excluded},
         "features": dict(facts.features.describe()),
         "keras": {**describe_keras(), "num_threads": count_network_threads()},
         "seconds": dict(facts.measure_seconds()),
@@ -217,6 +228,13 @@ def _collect_records(
         },
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _summarize_corrections(facts: RunFacts, folder: Path) -> dict[str, Any] | None:
+    """Hash and counts of the table of corrections; `None` without one."""
+    if facts.ingest.corrections is None:
+        return None
+    return {**asdict(facts.ingest.corrections), **summarize_corrections(read_table(folder / CORRECTIONS_FILE))}
 
 
 def _count_data(facts: RunFacts, manifest: pd.DataFrame) -> dict[str, Any]:

@@ -17,13 +17,22 @@ import yaml
 from hip_mri.config import PipelineConfig, RetrainConfig, TrainingConfig
 from hip_mri.errors import HipMriError, SettingsError, WeightsError, WorkspaceError
 from hip_mri.evaluation.conformal import decide, read_image_rule
+from hip_mri.evaluation.corrections import summarize_corrections
 from hip_mri.evaluation.metrics.results import evaluate
 from hip_mri.evaluation.review.page import check_review
 from hip_mri.evaluation.run_tables import read_scores, read_table
 from hip_mri.grouping.split_checks import count_images
 from hip_mri.hashes import HASHES, compare_hashes, digest, digest_file
 from hip_mri.models.loading import list_foreign_settings
-from hip_mri.run_files import CONFIG_FILE, MANIFEST_FILE, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, REVIEW_FILE
+from hip_mri.run_files import (
+    CONFIG_FILE,
+    CORRECTIONS_FILE,
+    MANIFEST_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    PREDICTIONS_FILE,
+    REVIEW_FILE,
+)
 from hip_mri.storage import read_json
 from hip_mri.workspace import Workspace, resolve_path
 
@@ -115,6 +124,8 @@ def _count_images(folder: Path) -> dict[str, Any]:
     manifest = read_table(folder / MANIFEST_FILE)
     used = manifest[manifest["state"] == "ready"]
     states = Counter(manifest["state"])
+    corrections_file = folder / CORRECTIONS_FILE
+    corrections = summarize_corrections(read_table(corrections_file)) if corrections_file.exists() else None
     return {
         "data": {
             "num_images": states["ready"],
@@ -124,6 +135,7 @@ def _count_images(folder: Path) -> dict[str, Any]:
             "quarantined": dict(Counter(manifest.loc[manifest["state"] == "quarantined", "reason"])),
             "splits": count_images(used),
         },
+        **({"corrections": corrections} if corrections else {}),
     }
 
 
@@ -138,7 +150,7 @@ def _compare_test_set(folder: Path, metrics: Mapping[str, Any]) -> Iterator[str]
     locked = metrics["test_set"]
     manifest = read_table(folder / MANIFEST_FILE)
     listed = sorted(manifest.loc[manifest["split"] == "test", "sha256"])
-    if not locked["num_missing"] and digest(listed) != locked["sha256"]:
+    if not locked["num_missing"] and not locked.get("num_excluded") and digest(listed) != locked["sha256"]:
         yield f"{MANIFEST_FILE} has other test images than the locked test set of {METRICS_FILE}"
 
 

@@ -100,7 +100,8 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
         The comparison. Nothing is promoted yet.
 
     Raises:
-        ReleaseError: The run was changed, or both models were tested on different images.
+        ReleaseError: The run was changed.
+        EvaluationError: The test images in use, or those that both models scored, are of one class.
     """
     challenger = register_version(workspace, run_folder, is_challenger=True)
     champion = read_champion(workspace)
@@ -108,7 +109,7 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
     if is_serving:
         champion = _find_replaced(workspace, challenger)
     metrics = challenger.read_metrics()
-    scores = read_test_scores(challenger, workspace)
+    scores, champion_scores = read_common_scores(challenger, champion or challenger, workspace)
     threshold, name = metrics["threshold"], metrics["grouping"]["attributes"]
     attributes = None if name is None else read_attributes(scores, workspace, name)
     measured = measure_test_set(scores, threshold)  # again, since labels may have been corrected after the run
@@ -121,12 +122,16 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
     elif champion is None:
         decision = judge_first_version(measured, requirements, settings)
     else:
-        decision, comparison = _compare(workspace, settings, challenger, champion, scores, requirements)
+        decision, comparison = _compare(
+            workspace, settings, (challenger, champion), (scores, champion_scores), requirements
+        )
         is_error_too_small = comparison is None
     measures = {"challenger": measured}
     if champion is not None:
         champion_threshold = champion.read_metrics()["threshold"]
-        measures["champion"] = measure_test_set(read_test_scores(champion, workspace), champion_threshold)
+        measures["champion"] = measure_test_set(champion_scores, champion_threshold)
+        changes = _describe_changes(challenger, champion, scores)
+        decision = replace(decision, reasons=(*changes, *decision.reasons))
     for reason in decision.reasons:
         logger.info("Gate: %s", reason)
     is_patient_level = metrics["grouping"]["is_patient_level"]
@@ -140,19 +145,18 @@ def challenge_champion(workspace: Workspace, run_folder: Path, settings: Release
 def _compare(
     workspace: Workspace,
     settings: ReleaseSettings,
-    challenger: Version,
-    champion: Version,
-    scores: pd.DataFrame,
+    versions: tuple[Version, Version],
+    tables: tuple[pd.DataFrame, pd.DataFrame],
     requirements: tuple[Requirement, ...],
 ) -> tuple[Decision, Comparison | None]:
-    """Compare two versions; the comparison is recorded first, and is `None` where its error would be too small."""
+    """Compare challenger and champion; the comparison is recorded first, `None` where its error would be too small."""
+    (challenger, champion), (scores, champion_scores) = versions, tables
     hashes = challenger.test_set_sha256, champion.model_sha256, challenger.model_sha256
     labels = digest(sorted(zip(scores["image_id"], scores["label"], strict=True)))
     comparison = plan_comparison(workspace, *hashes, settings, labels)
     if refused := refuse_small_error(scores, comparison):
         return refused, None
     record_comparison(workspace, comparison)
-    champion_scores = read_test_scores(champion, workspace)
     return compare_versions(champion_scores, scores, requirements, settings, comparison), comparison
 
 
@@ -172,10 +176,46 @@ def read_test_scores(version: Version, workspace: Workspace) -> pd.DataFrame:
     Returns:
         Columns image_id, sha256, label, score (0-1) and group.
     """
-    scores = read_table(version.folder / PREDICTIONS_FILE)
-    scores = scores.loc[scores["split"] == "test", ["image_id", "score"]]
+    scores = _read_test_predictions(version)[["image_id", "score"]]
     images = select_ready(read_manifest(workspace.manifest_file))[["image_id", "sha256", "label", "group"]]
     return scores.merge(images, on="image_id", validate="one_to_one")
+
+
+def read_common_scores(
+    challenger: Version, champion: Version, workspace: Workspace
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the scores of the test images that both versions scored and that are in use; see `read_test_scores`.
+
+    An image that corrections exclude counts for neither version, nor one that they excluded when either was tested.
+    """
+    tables = [read_test_scores(version, workspace) for version in (challenger, champion)]
+    common = set(tables[0]["image_id"]) & set(tables[1]["image_id"])
+    scores, champion_scores = (table[table["image_id"].isin(common)].reset_index(drop=True) for table in tables)
+    return scores, champion_scores
+
+
+def _describe_changes(challenger: Version, champion: Version, scores: pd.DataFrame) -> tuple[str, ...]:
+    """Describe how the locked test set differs from the one that the champion was tested on."""
+    before = _read_test_predictions(champion).set_index("image_id")["label"]
+    num_relabeled = int((scores["label"] != scores["image_id"].map(before)).sum())
+    num_all = len(set(before.index) | set(_read_test_predictions(challenger)["image_id"]))
+    changes = []
+    if num_relabeled:
+        changes.append(
+            f"The labels of {num_relabeled} test images were corrected after the champion was tested. Both models are "
+            "measured on the present labels; where only errors of one model were reviewed, that model is favored."
+        )
+    if num_all > len(scores):
+        changes.append(
+            f"Both models are compared on {len(scores)} of {num_all} test images: the others are excluded, or were "
+            "when one of the models was tested."
+        )
+    return tuple(changes)
+
+
+def _read_test_predictions(version: Version) -> pd.DataFrame:
+    scores = read_table(version.folder / PREDICTIONS_FILE)
+    return scores[scores["split"] == "test"]
 
 
 def _describe_test_set(

@@ -16,7 +16,7 @@ from hip_mri.errors import ReleaseError
 from hip_mri.evaluation.charts.captions import summarize_notices
 from hip_mri.evaluation.metrics.validation import number_labels
 from hip_mri.promotion.batch_check import BatchCheck
-from hip_mri.promotion.challenge import Challenge, read_test_scores
+from hip_mri.promotion.challenge import Challenge, read_common_scores
 from hip_mri.promotion.new_images import NewImages, Reference
 from hip_mri.registry.conclusions import list_unconcluded
 from hip_mri.registry.versions import Version, name_version, read_version
@@ -184,8 +184,8 @@ def _draw_comparison(workspace: Workspace, retraining: ComparedRetraining, file:
     if challenge.champion is None or challenge.decision.interval is None:
         return
     challenger, champion = (
-        read_test_scores(version, workspace).sort_values("image_id")
-        for version in (challenge.challenger, challenge.champion)
+        scores.sort_values("image_id")
+        for scores in read_common_scores(challenge.challenger, challenge.champion, workspace)
     )
     figure = draw_comparison(
         number_labels(challenger),

@@ -40,6 +40,7 @@ _REMEDIES: Final = {
     "contradictory_label": "Each of these images is in both classes: keep it in one of them.",
     "unlike_training": "These images were rejected because they differ from the training images; "
     "--retrain.accept-drift true accepts them.",
+    "excluded": "The table of corrections excludes these images.",
     "decoder_crashed": _EXPORT,
     "decoder_hung": _EXPORT,
 }

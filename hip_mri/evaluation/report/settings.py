@@ -7,7 +7,7 @@ from typing import Any, Final
 WITHHELD: Final = "given, not shown"
 """Replaces a value that can identify a person or a folder of the machine."""
 
-PRIVATE_FILES: Final = ("patients_file", "train_file", "val_file", "test_file")
+PRIVATE_FILES: Final = ("patients_file", "corrections_file", "train_file", "val_file", "test_file")
 """Files of the group `data`, whose paths are withheld."""
 
 PRIVATE_SETTINGS: Final = (
