@@ -219,7 +219,7 @@ def test_a_missing_source_is_an_error_at_once(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("command", ["run", "retrain"])
-@pytest.mark.parametrize("option", ["--data.patients-file", "--model.weights"])
+@pytest.mark.parametrize("option", ["--data.patients-file", "--data.corrections-file", "--model.weights"])
 def test_a_missing_file_is_an_error_before_prefect_loads(command, option, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("flows.cli.flow_runs.run_flow", lambda *_, **__: pytest.fail("it was started"))
     monkeypatch.chdir(tmp_path)

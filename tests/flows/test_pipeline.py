@@ -24,7 +24,7 @@ from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.pseudonyms import read_named_manifest
 from hip_mri.errors import SourceError, WeightsError
 from hip_mri.evaluation.charts.captions import CAPTIONS
-from hip_mri.hashes import record_hashes
+from hip_mri.hashes import digest_file, record_hashes
 from hip_mri.models.keras_settings import describe_keras
 from hip_mri.models.predict import predict
 from hip_mri.workspace import Workspace
@@ -271,6 +271,44 @@ def test_a_rerun_makes_deleted_outputs_alone_and_gives_the_same(finished: tuple[
     assert part.exists()
     assert shown.exists()
     assert (again / "predictions.csv").read_bytes() == (folder / "predictions.csv").read_bytes()
+
+
+def test_corrections_go_into_the_next_run(finished, tmp_path: Path, capsys) -> None:
+    folder, config = finished
+    workspace = Workspace(shutil.copytree(config.workspace, tmp_path / "copy"))
+    before = read_manifest(workspace.manifest_file).set_index("image_id")
+    review = pd.read_csv(folder / "label_review.csv").set_index("image_id")
+    assert list(review.index[:2]) == list(review.sort_values("rank").index[:2])
+    first, second = (review.index[review["split"] == split][0] for split in ("train", "test"))
+    other = ({"normal", "osseous_lesion"} - {before.loc[first, "label"]}).pop()
+    name = read_named_manifest(workspace).set_index("image_id").loc[second, "source_name"]
+    table = tmp_path / "of Yvonne.csv"
+    table.write_text(f"image_id,name,label,who\n{first},,{other},Zoroaster\n,{name},exclude,Zoroaster\n")
+    kept = [file for part in ("preprocessed", "features") for file in (workspace.root / part).rglob("*.*")]
+    written = {file: file.stat().st_mtime_ns for file in kept}
+    data = config.data.model_copy(update={"corrections_file": table})
+
+    corrected, _ = run(config.model_copy(update={"workspace": workspace.root, "data": data}))
+
+    assert {file: file.stat().st_mtime_ns for file in kept} == written
+    after = read_manifest(workspace.manifest_file).set_index("image_id")
+    used = after[after["state"] == "ready"]
+    assert set(before.index) - set(used.index) == {second}
+    assert (used["split"] == before.loc[used.index, "split"]).all()
+    changed = used.index[used["label"] != before.loc[used.index, "label"]]
+    assert list(changed) == [first]
+    metrics = json.loads((corrected / "metrics.json").read_text())
+    counted = {"num_rows": 2, "changes": {"train": {other: 1}, "test": {"exclude": 1}}}
+    assert metrics["corrections"].items() >= counted.items()
+    assert metrics["corrections"]["sha256"] == digest_file(table)
+    assert (metrics["test_set"]["num_missing"], metrics["test_set"]["num_excluded"]) == (0, 1)
+    assert yaml.safe_load((corrected / "config.yaml").read_text())["data"]["corrections_file"] == "given, not shown"
+    assert "Test labels corrected" in (corrected / "report.html").read_text()
+    texts = [
+        file.read_text() for file in corrected.iterdir() if file.suffix in (".csv", ".html", ".json", ".md", ".yaml")
+    ]
+    assert not [word for word in (Path(name).stem, "Zoroaster", "Yvonne") for text in texts if word in text]
+    assert run_command(["verify", str(corrected)]) == 0
 
 
 def test_scores_depend_on_the_seed_alone(finished, source_zip, tmp_path: Path) -> None:

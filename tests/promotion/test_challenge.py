@@ -111,3 +111,53 @@ def test_an_error_that_was_spent_is_not_forgotten_with_the_ledger(workspace, wri
         write_json(workspace.ledger_file, {TEST_SET: ledger[:1]})
     with pytest.raises(ReleaseError, match=r"ledger\.json .* 0003-over-0001\."):
         challenge_champion(workspace, write_scored_run(0.4), SETTINGS, min_size=20)
+
+
+def test_excluded_images_count_for_neither_model(workspace, write_scored_run):
+    promote(workspace, register_version(workspace, write_scored_run(0.1)), "first")
+    run = write_scored_run(0.5)
+    images = list_rows(["test"] * 60)
+    write_images(workspace, images[6:])
+    challenge = challenge_champion(workspace, run, SETTINGS, min_size=20)
+    assert {measured["num_images"] for measured in challenge.measures.values()} == {54}
+    assert sum(challenge.test_set.num_images.values()) == 54
+    assert "54 of 60 test images" in challenge.decision.reasons[0]
+    write_images(workspace, images)  # used again: another comparison, on all of them
+    whole = challenge_champion(workspace, run, SETTINGS, min_size=20)
+    assert {measured["num_images"] for measured in whole.measures.values()} == {60}
+    assert [comparison.number for comparison in read_comparisons(workspace)] == [1, 2]
+
+
+def test_models_are_compared_on_the_images_that_both_were_tested_on(workspace, write_scored_run):
+    first = write_scored_run(0.1)
+    predictions = (first / "predictions.csv").read_text().splitlines(keepends=True)
+    (first / "predictions.csv").write_text("".join(predictions[:1] + predictions[6:]))  # five were excluded
+    (first / "files.json").unlink()
+    write_json(first / "files.json", hash_files(first))
+    promote(workspace, register_version(workspace, first), "first")
+    challenge = challenge_champion(workspace, write_scored_run(0.5), SETTINGS, min_size=20)
+    assert challenge.comparison is not None
+    assert {measured["num_images"] for measured in challenge.measures.values()} == {55}
+    assert "55 of 60 test images" in challenge.decision.reasons[0]
+
+
+def test_a_comparison_says_how_many_labels_were_corrected(workspace, write_scored_run):
+    promote(workspace, register_version(workspace, write_scored_run(0.1)), "first")
+    run = write_scored_run(0.5)
+    images = list_rows(["test"] * 60)
+    flipped = images["label"].mask(images.index < 3, LABELS[0])
+    write_images(workspace, images.assign(label=flipped))
+    challenge = challenge_champion(workspace, run, SETTINGS, min_size=20)
+    num_corrected = int((flipped != images["label"]).sum())
+    assert f"labels of {num_corrected} test images" in challenge.decision.reasons[0]
+
+
+def test_too_few_images_that_are_left_spend_no_error(workspace, write_scored_run):
+    promote(workspace, register_version(workspace, write_scored_run(0.1)), "first")
+    run = write_scored_run(0.5)
+    images = list_rows(["test"] * 60)
+    lesions = images.index[images["label"] == LABELS[1]]
+    write_images(workspace, images.drop(index=lesions[4:]))
+    challenge = challenge_champion(workspace, run, SETTINGS, min_size=20)
+    assert not challenge.decision.is_judged
+    assert read_comparisons(workspace) == []

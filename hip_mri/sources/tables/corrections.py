@@ -77,7 +77,7 @@ def parse_corrections(content: bytes, class_names: ClassNames) -> Corrections:
             "each once."
         )
     rows = pd.DataFrame(lines[1:], columns=range(len(columns)), dtype="str").set_axis(columns, axis="columns")
-    rows = rows.reindex(columns=["image_id", "source_name", "label"], fill_value="").astype("str")
+    rows = rows[used].reindex(columns=["image_id", "source_name", "label"], fill_value="").astype("str")
     if rows.empty:
         raise SettingsError(f"{_SETTING} has no line with a correction. Add one, or leave the setting out.")
     rows.index += 2

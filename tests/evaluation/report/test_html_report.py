@@ -148,6 +148,21 @@ def test_report_needs_no_other_file_and_no_network(run, rendered):
     assert all(link and link.startswith("data:image/png;base64,") for link in links)
 
 
+def test_corrections_are_counted_by_split(run):
+    corrections = {"sha256": "ab" * 32, "num_rows": 5, "num_images": 5, "num_unsure": 1, "num_unchanged": 0}
+    changes = {"train": {"osseous_lesion": 2}, "test": {"exclude": 1, "normal": 1}}
+    metrics = run.metrics | {"corrections": corrections | {"changes": changes}}
+    text = " ".join(re.sub(r"<[^>]*>", " ", render_report(replace(run, metrics=metrics, figures=()))).split())
+    assert "Training: 2 to osseous lesion. Test: 1 excluded, 1 to normal. 1 images are marked as unsure" in text
+    assert "2 of the 40 images of the locked test set" in text
+
+
+def test_labels_of_training_images_without_cross_validation_are_not_judged(run):
+    metrics = run.metrics | {"cross_validation": None}
+    assert "no cross-validation" in replace(run, metrics=metrics).say("label_review")
+    assert "no cross-validation" not in run.say("label_review")
+
+
 def test_report_is_accessible(rendered):
     _, page = rendered
     tags = [tag for tag, _ in page.tags]
@@ -215,7 +230,8 @@ def test_markdown_is_short_and_begins_with_the_notices(run, markdown):
     assert lines[3] == run.say("result")
     assert lines[4] == run.say("leakage")
     assert lines[5] == run.say("shortcuts")
-    assert lines[6] == f"{run.say('training_sizes')} {run.say('halved_interval')}"
+    assert lines[6] == run.say("label_review")
+    assert lines[7] == f"{run.say('training_sizes')} {run.say('halved_interval')}"
     assert "| Metric | Test | Validation | Training | 95% interval (test) |" in lines
     auc = [f"{run.metrics[split]['auc']:.3f}" for split in ("test", "val", "train")]
     assert any(line.startswith(f"| AUC | {' | '.join(auc)} | ") for line in lines)
