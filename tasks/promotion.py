@@ -63,7 +63,7 @@ def challenge_champion(
 
 def report_nothing_new(found: NewImages, needed: int) -> State[str]:
     """The final state of a flow run that trains nothing because there are too few new images."""
-    message = f"{found.num_waiting} new images found, {needed} are required: nothing was trained"
+    message = f"{found.num_waiting} new or corrected images found, {needed} are required: nothing was trained"
     logger.info("Nothing new: %s", message)
     return Completed(name="Nothing new", message=message, data=message)
 

@@ -126,6 +126,7 @@ DECISIONS = {
     "flows.cli.flow_runs": (
         "hip_mri.sources.fetch.check_source",
         "hip_mri.dataset.identities.check_patient_tables",
+        "hip_mri.sources.tables.corrections.read_corrections",
         "hip_mri.models.backbones.weights.find_weights_file",
         "hip_mri.errors",
         "hip_mri.models.keras_settings.choose_backend",

@@ -67,7 +67,8 @@ class RetrainSettings(Settings):
     """Settings of retraining with new images, and of the approval of a new model."""
 
     min_new_images: int = Field(default=50, ge=1)
-    """Minimum number of new images for training. Fewer images are kept for the next run."""
+    """Minimum number of images for training that are new or were corrected since the latest version. Fewer are kept for
+    the next run."""
 
     accept_drift: bool = False
     """Whether images with a shift are used all the same: those of this run, and all that earlier runs have

@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from hip_mri.config import LABELS
+from hip_mri.dataset.ingest import EXCLUDED
 from hip_mri.dataset.manifest import read_manifest, select_ready
 from hip_mri.dataset.split_registry import HELD_OUT
 from hip_mri.evaluation.run_tables import read_table
@@ -53,7 +54,8 @@ class NewImages:
         counts: The same by label.
         num_known: Images in use that are not new.
         since: Name of the reference; `None` where there is none.
-        num_waiting: Images in use that are in no version, which decide whether a model is trained.
+        num_waiting: Images in use that are in no version, and images that were corrected since the latest one; they
+            decide whether a model is trained.
     """
 
     num_images: int
@@ -65,16 +67,27 @@ class NewImages:
 
 def find_new_images(workspace: Workspace) -> NewImages:
     """Count the images in use whose content is new."""
-    images = select_ready(read_manifest(workspace.manifest_file))
+    manifest = read_manifest(workspace.manifest_file)
+    images = select_ready(manifest)
     reference, new = find_reference(workspace), select_new(images, workspace)
+    num_corrected = _count_corrected(manifest, list_images(reference and reference.folder))
     counts = new["label"].value_counts().reindex(list(LABELS), fill_value=0)
     return NewImages(
         num_images=len(new),
         counts={label: int(count) for label, count in counts.items()},
         num_known=len(images) - len(new),
         since=reference.name if reference else None,
-        num_waiting=len(new) if _list_concluded(workspace) else len(images),
+        num_waiting=len(new) + num_corrected if _list_concluded(workspace) else len(images),
     )
+
+
+def _count_corrected(manifest: pd.DataFrame, known: pd.DataFrame) -> int:
+    """Count the images of the latest version that have another label now, or are excluded."""
+    is_excluded = (manifest["state"] == "quarantined") & (manifest["reason"] == EXCLUDED)
+    present = manifest[(manifest["state"] == "ready") | is_excluded].drop_duplicates("sha256").set_index("sha256")
+    shared = present[present.index.isin(known["sha256"])]
+    before = known.set_index("sha256")["label"][shared.index]
+    return int(((shared["label"] != before) | (shared["state"] == "quarantined")).sum())
 
 
 def select_new(images: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:

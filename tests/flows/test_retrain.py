@@ -210,7 +210,7 @@ def test_fault_73_the_inverted_batch_is_set_aside_with_a_picture(months: list[Mo
 
 
 def test_too_few_new_images_are_counted(months: list[Month]) -> None:
-    assert months[3].result == "0 new images found, 5 are required: nothing was trained"
+    assert months[3].result == "0 new or corrected images found, 5 are required: nothing was trained"
 
 
 def test_after_pruning_a_few_new_images_are_grouped_and_split_and_nothing_is_computed_again(
@@ -222,7 +222,7 @@ def test_after_pruning_a_few_new_images_are_grouped_and_split_and_nothing_is_com
     deliver(later.incoming, "june", 4, seed=6)
     shutil.rmtree(later.workspace.retrainings_folder)  # reports are not needed to know which images are new
     month = later.retrain(GOOD)
-    assert month.result == "4 new images found, 5 are required: nothing was trained"
+    assert month.result == "4 new or corrected images found, 5 are required: nothing was trained"
     assert months[-1].rows.items() <= month.rows.items()
     assert months[-1].images.items() <= month.images.items()
     manifest = read_manifest(later.workspace.manifest_file)

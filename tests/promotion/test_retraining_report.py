@@ -119,6 +119,18 @@ def test_after_a_run_of_the_pipeline_only_what_it_lacks_is_new_and_all_images_wa
     }  # fmt: skip
 
 
+def test_corrected_images_wait_for_a_training_until_a_version_has_their_labels(workspace, write_run) -> None:
+    rows = list_rows(["train", "train", "val", "test"])
+    publish(workspace, register(workspace, write_run, rows), None)
+    corrected = rows.assign(label=[LABELS[1], *rows["label"][1:]])
+    corrected.loc[3, ["split", "state", "reason"]] = ["", "quarantined", "excluded"]
+    write_images(workspace, corrected)
+    found = find_new_images(workspace)
+    assert (found.num_images, found.num_known, found.num_waiting) == (0, 3, 2)
+    publish(workspace, register(workspace, write_run, corrected), None)
+    assert find_new_images(workspace).num_waiting == 0
+
+
 def test_registering_an_older_run_makes_no_known_image_new(workspace, write_run) -> None:
     older = write_run(further={"manifest.csv": list_rows(["train", "test"]).to_csv(index=False).encode()})
     rows = list_rows(["train", "test", "val", "train"])
