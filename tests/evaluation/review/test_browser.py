@@ -10,6 +10,7 @@ from hip_mri.config import LABELS
 from hip_mri.evaluation.metrics.measures import measure_decisions
 from hip_mri.evaluation.review.page import MAX_PAGE_BYTES, read_review_data
 from hip_mri.evaluation.review.reviewed_images import compute_losses
+from hip_mri.sources.tables.corrections import read_corrections
 from tests.evaluation.review.conftest import EXPLAINED, HOSTILE
 
 
@@ -142,6 +143,10 @@ def test_marks_survive_a_reload_and_are_downloaded(opened, review_file, images, 
     assert rows[first]["why"] == 'fracture, "old"'
     assert {row["who"] for row in rows.values()} == {"A. Reader"}
     assert all(pd.Timestamp(row["when"]).tzinfo for row in rows.values())
+    read = read_corrections(file).rows  # as the next run does
+    assert dict(zip(read["image_id"], read["label"], strict=True)) == {
+        image_id: row["label"] for image_id, row in rows.items()
+    }
 
     page.select_option("[name=mark]", "exclude")
     assert list_shown(page) == [second]
