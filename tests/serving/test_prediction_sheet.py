@@ -101,6 +101,10 @@ def test_uncertain_images_and_examinations_are_listed(sheet, tmp_path):
     assert (rows["uncertain"], rows["Examinations"]) == (2, 2)
     uncalibrated = sheet.facts | {"decisions": asdict(replace(RULE, reason="groups: 3; 9 needed"))}
     assert "is not known; groups: 3; 9 needed." in write(replace(sheet, facts=uncalibrated), tmp_path)
+    separated = sheet.facts | {"decisions": asdict(replace(RULE, min_lesion=0.6, max_normal=0.3))}
+    page = write(replace(sheet, facts=separated), tmp_path)
+    assert "at most 10% of the lesions" in page
+    assert "no image is uncertain" in page
     without = {"num_examinations": 0, "num_images_without": 6, "rule": None}
     facts, empty = sheet.facts | {"examinations": without}, sheet.examinations.head(0)
     page = write(replace(sheet, facts=facts, examinations=empty), tmp_path)
