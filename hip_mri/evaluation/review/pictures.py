@@ -7,7 +7,7 @@ import base64
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
@@ -15,9 +15,11 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from hip_mri.errors import WorkspaceError
-from hip_mri.evaluation.charts.image_sheets import ExplainedCase
-from hip_mri.evaluation.figure_data import RunImages
 from hip_mri.run_files import REVIEW_FILE
+
+if TYPE_CHECKING:  # they load Matplotlib, which the scoring of new images does not need
+    from hip_mri.evaluation.charts.image_sheets import ExplainedCase
+    from hip_mri.evaluation.figure_data import RunImages
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,8 @@ class EncodedPictures:
 
 def encode_pictures(
     image_ids: Sequence[str],
-    images: RunImages,
-    explained: Sequence[ExplainedCase],
+    images: "RunImages",
+    explained: Sequence["ExplainedCase"],
     max_characters: int,
     num_threads: int,
 ) -> EncodedPictures:
@@ -83,11 +85,11 @@ def encode_pictures(
     return EncodedPictures(small, large)
 
 
-def _encode_small(image_id: str, images: RunImages) -> str:
+def _encode_small(image_id: str, images: "RunImages") -> str:
     return encode_jpeg(_shrink(images.read([image_id])[0], SMALL_SIZE))
 
 
-def _encode_large(image_id: str, images: RunImages) -> dict[str, str]:
+def _encode_large(image_id: str, images: "RunImages") -> dict[str, str]:
     pictures = {"input": images.read([image_id])[0]}
     try:
         pictures["original"] = images.read_original(image_id)
