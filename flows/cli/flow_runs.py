@@ -1,6 +1,7 @@
 """Runs a flow in this process, with a Prefect server of its own where none is named."""
 
 import contextlib
+import functools
 import importlib
 import logging
 import sys
@@ -70,7 +71,7 @@ def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras:
     server.wait_until_ready()
     try:
         with report_hard_end(run) as watched:
-            return watched(config)
+            return call_flow(watched, config)
     except Exception as error:
         if not _is_server_error(error):
             raise
@@ -80,6 +81,40 @@ def run_flow(flow: str, config: Settings, server: PrefectServer, *, needs_keras:
             cause = "the server that PREFECT_API_URL or the profile names"
             step = "Start it, or unset PREFECT_API_URL to run without one; then start again"
         raise DeploymentError(f"prefect: {cause} does not answer ({error}). {step}: finished work is kept.") from error
+
+
+def call_flow(run: Callable[..., Any], config: Settings) -> str:
+    """Call a flow, and return its result also where the server no longer has it.
+
+    Prefect's client repeats the request that ends a flow run if a slow server does not answer in time. The server may
+    have stored the state at the first request; it then answers with that state, without the result.
+
+    Args:
+        run: A flow that returns a state; any other function is only called.
+        config: Its argument.
+    """
+    from prefect import Flow  # noqa: PLC0415 - loaded by the flow's module
+    from prefect.exceptions import MissingResult  # noqa: PLC0415
+
+    if not isinstance(run, Flow):
+        return run(config)
+    returned: list[Any] = []
+    function = run.fn
+
+    @functools.wraps(function)
+    def keep_result(*arguments: Any, **options: Any) -> Any:
+        state = function(*arguments, **options)
+        returned.append(state.data)
+        return state
+
+    kept = run.with_options()
+    kept.fn = keep_result
+    try:
+        return kept(config)
+    except MissingResult:
+        if not returned:
+            raise
+        return returned[-1]
 
 
 @contextmanager
