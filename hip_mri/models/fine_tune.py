@@ -13,7 +13,7 @@ from typing import Final
 
 from hip_mri.config import FineTuneSettings
 from hip_mri.disk_errors import require_room
-from hip_mri.models.backbones.preset_layer import find_design, unfreeze_blocks
+from hip_mri.models.backbones.preset_layer import find_preset, unfreeze_blocks
 from hip_mri.models.backbones.stages import STAGES, list_operations_from
 from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, choose_jit, fit
 from hip_mri.models.keras_settings import Model, import_keras
@@ -113,7 +113,7 @@ def unfreeze(network: Model, from_block: str) -> None:
     The blocks of a vision transformer count as four stages of equal length.
     """
     keras = import_keras()
-    if find_design(network):
+    if find_preset(network):
         unfreeze_blocks(network, (len(STAGES) - STAGES.index(from_block)) / len(STAGES))
         return
     for operation in list_operations_from(network, from_block):

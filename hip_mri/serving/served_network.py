@@ -28,7 +28,7 @@ from hip_mri.models.backbones.backbone import (
 from hip_mri.models.backbones.engine_choice import EngineChoice, computes_bfloat16, resolve_engine
 from hip_mri.models.backbones.export import has_export, link_export
 from hip_mri.models.backbones.input_scaling import find_scaling
-from hip_mri.models.backbones.preset_layer import find_design as find_preset
+from hip_mri.models.backbones.preset_layer import find_preset
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.heads.head import PREFIX, cut_network

@@ -29,7 +29,7 @@ from hip_mri.models.backbones.backbone import (
     write_backbone,
 )
 from hip_mri.models.backbones.input_scaling import MAX_MISFIT, MIN_RATIO_OF_NOTICE, find_best, measure_misfits
-from hip_mri.models.backbones.preset_layer import find_design, get_tokens
+from hip_mri.models.backbones.preset_layer import find_preset, get_tokens
 from hip_mri.models.backbones.random_weights import NUM_CALIBRATION_IMAGES, calibrate, draw_weights
 from hip_mri.models.backbones.weights import Weights
 from hip_mri.models.keras_settings import Model, describe_keras
@@ -180,4 +180,4 @@ def _load_unchanged(network: Model, file: Path, sha256: str) -> None:
             f"model.weights: the SHA-256 of {file} is {found[:12]}, but was {sha256[:12]} at the start of the run. It "
             "is not loaded. Do not change the file during a run, and start again."
         )
-    load_weights_file(get_tokens(network) if find_design(network) else network, file)
+    load_weights_file(get_tokens(network) if find_preset(network) else network, file)

@@ -242,7 +242,7 @@ def add_preset(name: str, image: Any, image_size: int) -> Any:
     return define_layer()(name, image_size, name=LAYER)(image)
 
 
-def find_design(network: Model) -> str:
+def find_preset(network: Model) -> str:
     """Return the design of the preset in a network; empty if there is none."""
     return next((layer.design for layer in network.layers if type(layer).__name__ == CLASS_NAME), "")
 
