@@ -183,6 +183,11 @@ def _add_publisher_split(
     places = [names.index for _, names in source_names.groupby(entries["delivery"])]
     parts = [match_split_tables(tables, source_names[at], entries.loc[at, "label"], class_names) for at in places]
     split = pd.concat(parts).reindex(known.index)
+    if not split.isin(SPLITS).any():
+        raise SplitError(
+            f"data.test_file: the tables of the split name none of the {len(split)} files of the source. Give the "
+            "tables of this collection, with the file names as in the source."
+        )
     is_conflict = known["split"].isin(SPLITS) & split.isin(SPLITS) & (known["split"] != split)
     if is_conflict.any():
         raise SplitError(

@@ -20,7 +20,7 @@ from hip_mri.evaluation.charts.image_sheets import MAX_CASES, Outcome
 from hip_mri.hashes import digest, digest_file
 from hip_mri.models.backbones.backbone import Backbone, get_architecture, load_backbone
 from hip_mri.models.backbones.engines import open_engine
-from hip_mri.models.heads.nearest_neighbors import CLASS_NAME, differentiate_nearest_neighbors
+from hip_mri.models.heads.nearest_neighbors import KNN_CLASS, differentiate_nearest_neighbors
 from hip_mri.models.keras_settings import Model, import_keras
 from hip_mri.models.loading import load_head
 from hip_mri.models.scoring import SplitNetwork
@@ -121,7 +121,7 @@ def differentiate_head(head: Model, features: NDArray[np.float32]) -> NDArray[np
     Raises:
         EvaluationError: The head has another kind of layer.
     """
-    if type(head.layers[-1]).__name__ == CLASS_NAME:
+    if type(head.layers[-1]).__name__ == KNN_CLASS:
         return differentiate_nearest_neighbors(head.layers[-1].get_weights(), features)
     _check_layers(head)
     *hidden, last = (layer.get_weights() for layer in head.layers[1:])

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from hip_mri.config import PRESET, CompareConfig, PipelineConfig
 from hip_mri.errors import SettingsError, WeightsError
+from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.backbones.weights import Weights, resolve_weights
 from hip_mri.models.features import FeatureSet
+from hip_mri.models.network import TUNED_CHOICE
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,11 @@ class DescribedCandidate:
 
     candidate: Candidate
     features: FeatureSet
+
+    @property
+    def scoring_choice(self) -> EngineChoice:
+        """Engine and precision of its scores; those of a fine-tuned network are computed by Keras."""
+        return TUNED_CHOICE if self.candidate.config.training.fine_tune.epochs else self.features.choice
 
 
 def resolve_candidates(config: CompareConfig) -> Candidates:

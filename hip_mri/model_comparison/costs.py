@@ -13,6 +13,7 @@ from hip_mri.models.backbones.backbone import BYTES_PER_NUMBER
 from hip_mri.models.backbones.engines import open_engine
 from hip_mri.models.cross_validation import read_training_images
 from hip_mri.models.heads.head import build_head
+from hip_mri.models.heads.nearest_neighbors import MAX_NUM_REFERENCES
 from hip_mri.models.predict import predict
 from hip_mri.workspace import Workspace
 
@@ -38,14 +39,16 @@ class CandidateCost:
 
 
 def measure_cost(described: DescribedCandidate, workspace: Workspace) -> CandidateCost:
-    """Measure a candidate on this machine, with the engine and precision of its features; call it alone."""
+    """Measure a candidate on this machine, with the engine and precision of its scores; call it alone."""
     features, design = described.features, described.candidate.config.model.head_design
+    choice = described.scoring_choice
     if design.kind == "knn":
-        design = replace(design, num_references=len(read_training_images(workspace)))
+        num_references = min(len(read_training_images(workspace)), MAX_NUM_REFERENCES)
+        design = replace(design, num_references=num_references)
     head = build_head(features.backbone.num_features, design, seed=0)
     head.run_eagerly = design.kind != "dense"
     rows = np.zeros((NUM_TIMED_ROWS, features.backbone.num_features), np.float32)
-    engine = open_engine(features.backbone, features.choice.engine, features.choice.precision)
+    engine = open_engine(features.backbone, choice.engine, choice.precision)
     _, images = read_sample(workspace, features.preprocessing, NUM_TIMED_IMAGES, num_threads=1)
     num_views = 2 if features.averages_mirrored else 1
     return CandidateCost(

@@ -43,8 +43,8 @@ class EvaluatedCandidate:
             "mirror_averaging": features.averages_mirrored,
             "fine_tune_epochs": config.training.fine_tune.epochs,
             "is_fine_tuned": config.training.fine_tune.epochs > 0,
-            "engine": features.choice.engine,
-            "precision": features.choice.precision,
+            "engine": self.described.scoring_choice.engine,
+            "precision": self.described.scoring_choice.precision,
             **asdict(self.cost),
             "seconds_per_image": self.cost.feature_seconds + self.cost.head_seconds,
         }

@@ -22,7 +22,8 @@ def verify_comparison(folder: Path) -> list[str]:
     try:
         differences = compare_hashes(folder)
         facts = read_json(folder / COMPARISON_FILE)
-        scores = pd.read_csv(folder / SCORES_FILE, dtype={"image_id": "str", "group": "str"})
+        texts = {"candidate": "str", "image_id": "str", "group": "str"}
+        scores = pd.read_csv(folder / SCORES_FILE, dtype=texts, keep_default_na=False)
         computed = compute_results(scores, facts["candidates"], facts["seed"])
         differences += compare(facts["results"], computed, COMPARISON_FILE)
     except (HipMriError, OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:

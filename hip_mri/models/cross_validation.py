@@ -19,7 +19,7 @@ from hip_mri.dataset.manifest import digest_table, read_manifest, select_ready
 from hip_mri.hashes import digest
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fitting import TrainingImages
-from hip_mri.models.heads.head import fit_head
+from hip_mri.models.heads.head import fit_head, list_head_libraries
 from hip_mri.models.keras_settings import count_network_threads, describe_keras
 from hip_mri.models.network import select_features
 from hip_mri.models.network_inputs import Views
@@ -126,6 +126,7 @@ def plan_folds(
         "settings": settings.model_dump(exclude={"fine_tune"}),
         "folds": [num_folds, num_seeds, *(() if "by_image" in schemes else schemes)],
         "images": digest_table(images[["image_id", "sha256", "label", "group"]]),
+        "libraries": list_head_libraries(head),
     }
     file = workspace.folds_folder / f"{digest(identity)[:16]}.csv"
     folds = () if file.exists() else list_folds(num_folds, num_seeds, schemes)
@@ -165,7 +166,7 @@ def write_fold(file: Path, scores: pd.DataFrame, images: pd.DataFrame) -> Path:
 
 def join_folds(plan: FoldPlan) -> Path:
     """Join the scores of all folds, which must be stored, in one CSV with the columns of `FOLD_COLUMNS`."""
-    if plan.folds:
+    if plan.folds and not plan.file.exists():
         scores = pd.concat([pd.read_csv(plan.part_file(fold), dtype="str") for fold in plan.folds])
         with replace_file(plan.file) as temporary:
             scores.to_csv(temporary, index=False)

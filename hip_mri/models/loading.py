@@ -22,9 +22,9 @@ from hip_mri.disk_errors import explain_write_errors, require_room
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, describe_cause
 from hip_mri.models.backbones.input_scaling import find_scaling
-from hip_mri.models.backbones.preset_layer import CLASS_NAME, parse_design
+from hip_mri.models.backbones.preset_layer import PRESET_CLASS, parse_design
 from hip_mri.models.backbones.random_weights import STANDARDIZE
-from hip_mri.models.heads.head import PREFIX, build_head, build_network, find_design
+from hip_mri.models.heads.head import PREFIX, build_head, build_network, find_head_design
 from hip_mri.models.keras_settings import DTYPE_POLICY, SETTINGS, Model, import_keras
 
 WEIGHTS: Final = "model.weights.h5"
@@ -42,7 +42,7 @@ MAX_OVERHEAD_BYTES: Final = 2**24
 """Names and addresses in HDF5; ten times the size for a ResNet152."""
 
 MAX_IMAGE_SIZE: Final = 4096
-"""Limit of the architecture that a file may describe; see also `find_design`."""
+"""Limit of the architecture that a file may describe; see also `find_head_design`."""
 
 MAX_NUM_FEATURES: Final = 8192
 """Limit of the features of a backbone."""
@@ -207,7 +207,7 @@ def _build(description: dict[str, Any]) -> Model:
 
 def _find_preset(layers: Sequence[dict[str, Any]]) -> BackboneName:
     """Find the design of a preset among the descriptions of layers, and check it."""
-    designs = [layer["config"]["design"] for layer in layers if layer["class_name"] == CLASS_NAME]
+    designs = [layer["config"]["design"] for layer in layers if layer["class_name"] == PRESET_CLASS]
     return parse_design(designs[0]).name
 
 
@@ -220,7 +220,7 @@ def _find_width(description: dict[str, Any]) -> int:
 
 
 def _find_head(description: dict[str, Any]) -> HeadDesign:
-    return find_design(description["config"]["layers"])
+    return find_head_design(description["config"]["layers"])
 
 
 def _list_layers(description: dict[str, Any]) -> list[Layer]:

@@ -26,7 +26,7 @@ from hip_mri.models.backbones.engine_choice import EngineChoice
 from hip_mri.models.features import FeatureSet
 from hip_mri.models.fine_tune import fine_tune
 from hip_mri.models.fitting import Epoch, EpochReport, TrainingImages, choose_jit, weigh_classes
-from hip_mri.models.heads.head import build_network, cut_network, fit_head, join_network
+from hip_mri.models.heads.head import build_network, cut_network, fit_head, join_network, list_head_libraries
 from hip_mri.models.keras_settings import Model, count_network_threads, describe_keras
 from hip_mri.models.network_inputs import ImageRows, Rows, Views
 from hip_mri.models.predict import ROWS_PER_BLOCK
@@ -44,6 +44,9 @@ alter them."""
 HEAD_NAME: Final = "head.keras"
 TUNED_BACKBONE: Final = "backbone"
 """Names in the folder of a trained model; `backbone` is the folder of a fine-tuned backbone."""
+
+TUNED_CHOICE: Final = EngineChoice("keras", "float32", "a fine-tuned network is evaluated in float32")
+"""Engine and precision of a fine-tuned network."""
 
 IMAGES_PER_BLOCK: Final = 256
 """Images that are scored at once, 200 KB each as float32."""
@@ -133,7 +136,8 @@ def train_model(
         "seed": seed,
         "keras": describe_keras(),
         "num_threads": count_network_threads(),
-        "images": digest_table(images[["image_id", "sha256", "label", "split"]]),
+        "images": digest_table(images[["image_id", "sha256", "label", "split", "group"]]),
+        "libraries": list_head_libraries(head),
     }
     model = TrainedModel(workspace.models_folder / digest(identity)[:16], digest(identity), features)
     if is_as_recorded(model.folder, [MODEL_FILE, HEAD_NAME, HISTORY_FILE, PREDICTIONS_FILE]):
@@ -168,8 +172,7 @@ def _with_own_features(model: TrainedModel, settings: TrainingSettings) -> Train
     """Replace the features of a fine-tuned network by those of its tuned backbone, in float32."""
     if not settings.fine_tune.epochs:
         return model
-    choice = EngineChoice("keras", "float32", "a fine-tuned network is evaluated in float32")
-    own = replace(model.features, backbone=open_backbone(model.folder / TUNED_BACKBONE), choice=choice)
+    own = replace(model.features, backbone=open_backbone(model.folder / TUNED_BACKBONE), choice=TUNED_CHOICE)
     return replace(model, features=replace(own, with_mirrored=False))
 
 

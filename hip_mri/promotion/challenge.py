@@ -207,8 +207,8 @@ def _describe_changes(challenger: Version, champion: Version, scores: pd.DataFra
         )
     if num_all > len(scores):
         changes.append(
-            f"Both models are compared on {len(scores)} of {num_all} test images: the others are excluded, or were "
-            "when one of the models was tested."
+            f"Both models are compared on {len(scores)} of {num_all} test images: the others are excluded or no "
+            "longer in the source, or were when one of the models was tested."
         )
     return tuple(changes)
 

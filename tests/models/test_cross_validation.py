@@ -119,3 +119,14 @@ def test_a_fold_that_a_killed_run_had_scored_is_not_scored_again(trained_workspa
     assert file is not None
     assert scored == list(plan.folds[1:])
     assert content.splitlines()[1] in file.read_bytes().splitlines()
+
+
+def test_folds_that_two_candidates_share_are_joined_twice(trained_workspace) -> None:
+    workspace, features = trained_workspace
+    settings = EvaluationSettings(cross_validation_folds=2, cross_validation_seeds=1)
+    plan = plan_folds(workspace, features, HeadDesign("logistic"), SETTINGS, settings)
+    assert plan is not None
+    for fold in plan.folds:
+        cross_validate_fold(fold, plan, workspace)
+    content = join_folds(plan).read_bytes()
+    assert join_folds(plan).read_bytes() == content

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hip_mri.config import HeadDesign, TrainingSettings
+from hip_mri.dataset.manifest import read_manifest
 from hip_mri.hashes import is_as_recorded, record_hashes
 from hip_mri.models import network
 from hip_mri.models.features import FeatureSet
@@ -83,3 +84,12 @@ def test_a_damaged_list_records_nothing(tmp_path: Path, content: str):
     (tmp_path / "weights").write_bytes(b"1")
     (tmp_path / "files.json").write_text(content)
     assert not is_as_recorded(tmp_path, [])
+
+
+def test_a_model_is_not_reused_for_other_groups(trained_workspace, trained, monkeypatch):
+    """The penalty of a logistic head is chosen in folds by group."""
+    manifest = read_manifest(trained_workspace[0].manifest_file)
+    monkeypatch.setattr(network, "read_manifest", lambda _: manifest.assign(group=manifest["image_id"]))
+    monkeypatch.setattr(network, "_train", lambda *_: (_ for _ in ()).throw(RuntimeError("it was trained")))
+    with pytest.raises(RuntimeError, match="it was trained"):
+        train_model(*trained_workspace, HeadDesign("dense", 8), SETTINGS, seed=6)

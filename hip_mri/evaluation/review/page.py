@@ -143,7 +143,7 @@ def render_review(run: RunReport, data: Mapping[str, Any], pictures: EncodedPict
         run=run.folder.name,
         notices=run.metrics["notices"],
         num_all=data["num_images"],
-        scores_text=_explain_scores(run.metrics),
+        scores_text=_explain_scores(run.metrics, is_fine_tuned=run.config["training"]["fine_tune"]["epochs"] > 0),
         notes=_list_notes(data, pictures),
         splits=[(split, SPLIT_TITLES[split]) for split in SPLIT_ORDER],
         labels=[(label, name_label(label)) for label in LABELS],
@@ -163,11 +163,12 @@ def _write_json(value: object) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-def _explain_scores(metrics: Mapping[str, Any]) -> str:
+def _explain_scores(metrics: Mapping[str, Any], *, is_fine_tuned: bool) -> str:
     scored = "Validation and test images are scored by the model of the run"
     if metrics["cross_validation"] is None:
         return f"{scored}. Training images have no score, since the run was not cross-validated."
-    return f"{scored}, training images out of fold, by models that were trained without images of their group."
+    text = f"{scored}, training images out of fold, by models that were trained without images of their group"
+    return f"{text}; these are not fine-tuned." if is_fine_tuned else f"{text}."
 
 
 def _list_notes(data: Mapping[str, Any], pictures: EncodedPictures) -> list[str]:

@@ -346,7 +346,10 @@ function applyMarksToCards() {
 }
 
 function writeCorrections() {
-  const quote = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  const quote = (value) => {
+    const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value; // else a spreadsheet runs it as a formula
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
   const rows = Object.entries(saved.marks)
     .filter(([id]) => byId.has(id))
     .map(([id, mark]) => [id, mark.kind === "wrong" ? otherLabel(byId.get(id)) : mark.kind, saved.who, mark.when, mark.why]);

@@ -7,7 +7,8 @@ configuration, so that a saved network can be built again. Nothing else is ever 
 import functools
 import importlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,13 +16,14 @@ from hip_mri.config import Architecture
 from hip_mri.errors import WeightsError
 from hip_mri.models.keras_settings import Model, import_keras
 
-CLASS_NAME: Final = "PresetMaps"
+PRESET_CLASS: Final = "PresetMaps"
 LAYER: Final = "preset"
 """Class and name of the layer."""
 
 MAX_NUMBER: Final = 2**20
 MAX_PARAMETERS: Final = 2_000_000_000
-"""Limits of a design: each number of it, and the parameters that follow from it."""
+MAX_TOKENS: Final = 2**16
+"""Limits of a design: each number of it, and the parameters and the patches of an image that follow from it."""
 
 MISSING: Final = (
     "model.backbone: preset needs keras-hub, which is not installed. Install it with "
@@ -162,6 +164,8 @@ def make_design(kind: Any, options: Any, mean: Any, deviation: Any) -> PresetDes
     if missing := set(_SIZES) - set(options):
         raise ValueError(f"it does not state {', '.join(sorted(missing))}")
     check_options(options, CLASSES[kind].options)
+    if too_small := [name for name in _SIZES if not all(it >= 1 for it in _as_numbers(options[name]))]:
+        raise ValueError(f"its sizes {', '.join(too_small)} are not all at least 1")
     for numbers, lowest in ((mean, 0.0), (deviation, 1e-3)):
         if len(numbers) != 3 or not all(isinstance(it, (int, float)) and lowest <= it <= 1 for it in numbers):
             raise ValueError(f"its input scaling {str(numbers)[:60]} is not three numbers of 0 to 1")
@@ -169,7 +173,15 @@ def make_design(kind: Any, options: Any, mean: Any, deviation: Any) -> PresetDes
     width, height = options["hidden_dim"], options.get("intermediate_dim", options.get("mlp_dim", 0))
     if options["num_layers"] * width * (4 * width + 3 * height) > MAX_PARAMETERS:
         raise ValueError(f"it has more than {MAX_PARAMETERS:,} parameters")
+    for shape in (options["image_shape"], options.get("position_embedding_shape", [1])):
+        patches = _as_numbers(shape)[0] / _as_numbers(options["patch_size"])[0]
+        if patches**2 > MAX_TOKENS:
+            raise ValueError(f"its images have more than {MAX_TOKENS:,} patches")
     return design
+
+
+def _as_numbers(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def check_options(options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
@@ -181,9 +193,9 @@ def check_options(options: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
     if foreign := set(options) - set(allowed):
         raise ValueError(f"it has the foreign options {', '.join(sorted(map(str, foreign)))[:200]}")
     for name, value in options.items():
-        numbers = value if isinstance(value, (list, tuple)) else [value]
+        numbers = _as_numbers(value)
         is_number = all(isinstance(it, (int, float)) and 0 <= it <= MAX_NUMBER for it in numbers) and len(numbers) <= 3
-        if not (is_number or (isinstance(value, str) and value in _ACTIVATIONS)):
+        if not (value in _ACTIVATIONS if name.endswith("activation") else is_number):
             raise ValueError(f"the option {name} has the value {str(value)[:40]!r}")
 
 
@@ -244,7 +256,7 @@ def add_preset(name: str, image: Any, image_size: int) -> Any:
 
 def find_preset(network: Model) -> str:
     """Return the design of the preset in a network; empty if there is none."""
-    return next((layer.design for layer in network.layers if type(layer).__name__ == CLASS_NAME), "")
+    return next((layer.design for layer in network.layers if type(layer).__name__ == PRESET_CLASS), "")
 
 
 def get_tokens(network: Model) -> Model:
@@ -262,7 +274,7 @@ def unfreeze_blocks(network: Model, fraction: float) -> None:
     layer = network.get_layer(LAYER)
     kind = CLASSES[parse_design(layer.design).kind]
     blocks = [it for it in layer._flatten_layers() if type(it).__name__ == kind.block]
-    chosen = blocks[-max(1, round(len(blocks) * fraction)) :]
+    chosen = blocks[-max(1, math.ceil(len(blocks) * fraction)) :]
     layer.trainable = True
     trained = {id(variable) for block in chosen for variable in block.trainable_variables}
     for variable in layer.trainable_variables:
@@ -276,7 +288,7 @@ def define_layer() -> Any:
     import_keras_hub()
     ops = keras.ops
 
-    @keras.saving.register_keras_serializable("hip_mri", CLASS_NAME)
+    @keras.saving.register_keras_serializable("hip_mri", PRESET_CLASS)
     class PresetMaps(keras.layers.Layer):
         """Features of the patches of an image, shape (batch, height, width, num_features), without class token."""
 

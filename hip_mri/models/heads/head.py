@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any, Final
 
 from hip_mri.config import BackboneName, HeadDesign, InputScaling, TrainingSettings
@@ -17,14 +18,14 @@ from hip_mri.models.heads.dense import (
     train_head,
 )
 from hip_mri.models.heads.logistic import fit_logistic
-from hip_mri.models.heads.nearest_neighbors import CLASS_NAME, add_nearest_neighbors, fit_nearest_neighbors
+from hip_mri.models.heads.nearest_neighbors import KNN_CLASS, add_nearest_neighbors, fit_nearest_neighbors
 from hip_mri.models.keras_settings import Model, import_keras
 
 PREFIX: Final = "hip_mri_"
 """Prefix of the name of a whole network; the rest is the name of its backbone."""
 
 MAX_HIDDEN_UNITS: Final = 65_536
-MAX_NUM_REFERENCES: Final = 2**20
+MAX_STORED_REFERENCES: Final = 2**20
 """Limits of the head that a file may describe."""
 
 
@@ -101,6 +102,11 @@ def fit_head(
     return head, [epoch]
 
 
+def list_head_libraries(design: HeadDesign) -> dict[str, str]:
+    """Return the version of each library beside Keras that determines the weights of a head."""
+    return {"scikit-learn": version("scikit-learn")} if design.kind == "logistic" else {}
+
+
 def join_network(backbone: Model, head: Model) -> Model:
     """Join a backbone and a head.
 
@@ -121,7 +127,7 @@ def join_network(backbone: Model, head: Model) -> Model:
 def cut_network(network: Model) -> tuple[Model, Model]:
     """Divide a network into backbone and head with their weights, the reverse of `join_network`."""
     keras = import_keras()
-    design = find_design([keras.saving.serialize_keras_object(layer) for layer in network.layers[-2:]])
+    design = find_head_design([keras.saving.serialize_keras_object(layer) for layer in network.layers[-2:]])
     first = network.get_layer(HIDDEN if design.kind == "dense" else SCORE)
     features = network.layers[network.layers.index(first) - 1].output
     backbone = keras.Model(network.input, features, name=network.name.removeprefix(PREFIX))
@@ -131,15 +137,15 @@ def cut_network(network: Model) -> tuple[Model, Model]:
     return backbone, head
 
 
-def find_design(layers: Sequence[Mapping[str, Any]]) -> HeadDesign:
+def find_head_design(layers: Sequence[Mapping[str, Any]]) -> HeadDesign:
     """Find the design of a head from the description of the last two layers of a network, as Keras serializes them.
 
     Raises:
         ValueError: Its size is out of range.
     """
     before, last = layers[-2:]
-    if last["class_name"] == CLASS_NAME:
-        return HeadDesign("knn", num_references=_check_size(last["config"]["num_references"], MAX_NUM_REFERENCES))
+    if last["class_name"] == KNN_CLASS:
+        return HeadDesign("knn", num_references=_check_size(last["config"]["num_references"], MAX_STORED_REFERENCES))
     if before["config"].get("name") != HIDDEN:
         return HeadDesign("logistic")
     return HeadDesign("dense", hidden_units=_check_size(before["config"]["units"], MAX_HIDDEN_UNITS))

@@ -39,7 +39,7 @@ def fit_logistic(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Fit a logistic regression; its penalty is chosen by the log loss of inner folds that keep groups whole.
 
-    With mirrored images each image counts half as itself and half mirrored, the expectation of a random flip.
+    With mirrored images, an image and its mirror image are two rows of the same weight.
 
     Args:
         training: Features with groups.

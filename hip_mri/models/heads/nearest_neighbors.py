@@ -26,7 +26,7 @@ MAX_NUM_REFERENCES: Final = 20_000
 MIN_SPREAD: Final = 1e-6
 """Standard deviation below which a feature counts as constant; features are of the order of 1."""
 
-CLASS_NAME: Final = "NearestNeighbors"
+KNN_CLASS: Final = "NearestNeighbors"
 
 
 def add_nearest_neighbors(features: Any, num_references: int) -> Any:
@@ -80,7 +80,7 @@ def _define_layer() -> Any:
     keras = import_keras()
     ops = keras.ops
 
-    @keras.saving.register_keras_serializable("hip_mri", CLASS_NAME)
+    @keras.saving.register_keras_serializable("hip_mri", KNN_CLASS)
     class NearestNeighbors(keras.layers.Layer):
         """Weighted share of lesions among the nearest references."""
 

@@ -53,6 +53,11 @@ def check_export(folder: Path) -> Check:
     """
     metadata = read_metadata(folder)
     needed = {*FORMATS[metadata.format].files, REFERENCE_FILE}
+    if metadata.graph != FORMATS[metadata.format].files[0]:
+        raise ExportError(
+            f"export: {METADATA_FILE} names the graph {metadata.graph[:60]!r}, needed is "
+            f"{FORMATS[metadata.format].files[0]}. Nothing was loaded. Export again."
+        )
     found = hash_files(folder).keys() - {METADATA_FILE}
     wrong = {
         "missing or changed": find_changed(folder, metadata.files),

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hip_mri.config import LABELS, InputScaling, PreprocessingSettings
 from hip_mri.errors import ExportError, list_offenders
+from hip_mri.evaluation.conformal import UNCERTAIN, DecisionRule
 from hip_mri.images.reading import DECODING_RECIPE
 from hip_mri.models.backbones.input_scaling import FACTORS
 from hip_mri.serving.export.formats import INPUT, OUTPUT, FormatName
@@ -72,6 +73,15 @@ class InGraph(_Part):
     note: str
 
 
+class Uncertain(_Part):
+    """Scores whose label is uncertain at an error rate; see `hip_mri.evaluation.conformal`."""
+
+    error_rate: float
+    min_lesion: float
+    max_normal: float
+    decision: str
+
+
 class Output(_Part):
     """Output of the graph and how it is decided."""
 
@@ -83,6 +93,7 @@ class Output(_Part):
     class_names: tuple[str, ...]
     threshold: float
     decision: str
+    uncertain: Uncertain | None
 
 
 class Metadata(_Part):
@@ -178,11 +189,24 @@ def describe_export(
             class_names=LABELS,
             threshold=model.threshold,
             decision=f"{LABELS[1]} if the probability is at least the threshold, else {LABELS[0]}",
+            uncertain=_describe_uncertain(model.conformal),
         ),
         left_out=("detection of images unlike the training images", "recognition of images that the model was given"),
         max_difference=MAX_DIFFERENCE,
         tools=_list_versions((*_TOOLS, *_IMAGE_TOOLS)) | {"python": platform.python_version()},
         files=files,
+    )
+
+
+def _describe_uncertain(rule: DecisionRule) -> Uncertain | None:
+    """Describe when a label is uncertain, as `decide` does; `None` if the run of the model did not calibrate it."""
+    if rule.error_rate is None or rule.min_lesion is None or rule.max_normal is None:
+        return None
+    return Uncertain(
+        error_rate=rule.error_rate,
+        min_lesion=rule.min_lesion,
+        max_normal=rule.max_normal,
+        decision=f"{UNCERTAIN} from min_lesion up to the threshold, and from the threshold up to max_normal inclusive",
     )
 
 

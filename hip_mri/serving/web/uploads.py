@@ -102,7 +102,7 @@ class _Form:
     def _end_header(self) -> None:
         if self._field.lower() == b"content-disposition":
             _, options = parse_options_header(bytes(self._value))
-            self._is_file = b"filename" in options
+            self._is_file = b"filename" in options or b"filename*" in options
         self._field, self._value = bytearray(), bytearray()
 
     def _end_headers(self) -> None:

@@ -142,6 +142,7 @@ def match_split_tables(
             "does not list."
         )
     logger.info("The tables of the split name %d of %d files of the source", is_found.sum(), len(names))
+    _warn_of_other_folders(names[is_found], found["filename"])
     _warn_of_missing(tables, found)
     return _complete(found["split"].reindex(source_names.index), set(tables.hashes)).astype("str")
 
@@ -181,6 +182,18 @@ def _match(names: pd.Series, rows: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 def _take_end(paths: pd.Series, count: int) -> pd.Series:
     """Return the last `count` parts of each path; empty if it has fewer."""
     return paths.map(lambda path: "/".join(path.rsplit("/", count)[-count:]) if path.count("/") >= count - 1 else "")
+
+
+def _warn_of_other_folders(names: pd.Series, rows: pd.Series) -> None:
+    """Warn of files that match by their name alone, although they are in different folders."""
+    folders = [paths.str.rsplit("/", n=2).str[-2].where(paths.str.contains("/")) for paths in (names, rows)]
+    is_other = (folders[0] != folders[1]) & folders[0].notna() & folders[1].notna()
+    if is_other.any():
+        logger.warning(
+            "%d of the files match a row of the tables by their file name alone; their folders differ. Check that they "
+            "are the same images",
+            is_other.sum(),
+        )
 
 
 def _warn_of_missing(tables: SplitTables, found: pd.DataFrame) -> None:

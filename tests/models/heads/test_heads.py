@@ -157,7 +157,7 @@ def test_knn_head_holds_a_limited_number_of_references_and_works_with_a_few(imag
 
 def test_a_head_of_a_foreign_size_is_not_loaded(tmp_path, monkeypatch) -> None:
     build_head(NUM_FEATURES, HeadDesign("knn", num_references=4), seed=0).save(tmp_path / "head.keras")
-    monkeypatch.setattr("hip_mri.models.heads.head.MAX_NUM_REFERENCES", 3)
+    monkeypatch.setattr("hip_mri.models.heads.head.MAX_STORED_REFERENCES", 3)
     with pytest.raises(WeightsError, match="width 4"):
         load_head(tmp_path / "head.keras")
 

@@ -12,7 +12,7 @@ import pytest
 
 from hip_mri.config import HeadDesign, PreprocessingSettings
 from hip_mri.errors import ExportError, WeightsError
-from hip_mri.evaluation.conformal import DecisionRule
+from hip_mri.evaluation.conformal import DecisionRule, decide
 from hip_mri.hashes import digest_file
 from hip_mri.models.heads.head import build_network
 from hip_mri.models.keras_settings import import_keras
@@ -277,3 +277,20 @@ def test_an_export_of_another_model_is_found(exported, model, save):
     problems = check_against_model(check_export(exported), other)
     assert [name for name in ("model", "output") if any(it.startswith(name) for it in problems)] == ["model", "output"]
     assert any("scores differ" in problem for problem in problems)
+
+
+def test_a_graph_outside_of_the_folder_is_not_loaded(exported):
+    change_metadata(exported, lambda it: it.update(graph="../model.onnx"))
+    with pytest.raises(ExportError, match=r"'\.\./model\.onnx'"):
+        check_export(exported)
+
+
+def test_metadata_state_when_a_label_is_uncertain(save, tmp_path):
+    rule = DecisionRule(0.5, error_rate=0.1, min_lesion=0.3, max_normal=0.7, reason="")
+    model = replace(save(build()), threshold=0.5, conformal=rule)
+    found = export_model(model, "openvino", tmp_path / "export").output.uncertain
+    assert found is not None
+    scores = np.array([0.1, 0.3, 0.4, 0.5, 0.7, 0.8])
+    is_uncertain = (scores >= found.min_lesion) & (scores < 0.5) | (scores >= 0.5) & (scores <= found.max_normal)
+    assert ((decide(scores, rule) == "uncertain") == is_uncertain).all()
+    assert found.error_rate == 0.1

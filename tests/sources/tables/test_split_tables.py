@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from hip_mri.config import DataSettings
+from hip_mri.dataset.identities import _add_publisher_split
 from hip_mri.errors import SettingsError, SplitError
 from hip_mri.sources.class_names import ClassNames
 from hip_mri.sources.tables.split_tables import match_split_tables, read_split_tables
@@ -143,3 +144,15 @@ def test_hashes_of_the_tables_are_kept(write):
 def test_settings_that_contradict_each_other_are_refused(settings):
     with pytest.raises(ValueError, match="test_file"):
         DataSettings(**settings)
+
+
+def test_tables_of_another_collection_are_an_error(write):
+    names = pd.Series(["normal/1.png", "osseous_lesion/2.png"])
+    entries = pd.DataFrame({"delivery": "source", "label": ["normal", "osseous_lesion"]})
+    with pytest.raises(SplitError, match=r"data\.test_file.*none of the 2 files"):
+        _add_publisher_split(pd.DataFrame(index=names.index), entries, names, read_split_tables(write()), ClassNames())
+
+
+def test_files_in_other_folders_that_match_by_name_are_counted(write, caplog):
+    assert match(write(), ["p77/b.png"], ["osseous_lesion"]) == ["train"]
+    assert "1 of the files" in caplog.text
