@@ -258,7 +258,7 @@ def test_each_delivery_may_bring_a_table_and_it_is_remembered(entries, pack, dra
     attributes = pd.read_parquet(workspace.attributes_folder / f"{report.attributes}.parquet")
     scanners = resolve_pseudonyms(attributes["attribute: scanner"], workspace)
     assert dict(scanners.value_counts())["A"] == 1
-    for table in (*workspace.identities_folder.iterdir(), *workspace.attributes_folder.iterdir()):
+    for table in (*workspace.identities_folder.glob("*.parquet"), *workspace.attributes_folder.iterdir()):
         assert not {"Smith", "A", "B"} & set(pd.read_parquet(table).to_numpy().ravel())
 
 

@@ -184,7 +184,7 @@ def test_a_study_that_an_earlier_version_did_not_read_is_added_to_a_remembered_p
     files = write_studies(draw, {0: "1.2.1", 1: "1.2.1"})
     table = "source_name,patient_id\nnormal/0.dcm,Smith\n"
     ingest(pack(hips | files | {"patients.csv": table.encode()}), workspace)
-    for file in workspace.identities_folder.iterdir():
+    for file in workspace.identities_folder.glob("*.parquet"):
         write_table(file, pd.read_parquet(file).drop(columns="study"))
     report, manifest = ingest(pack(hips | files), workspace)
     assert (report.num_patients, report.evidence["study"]) == (1, 2)
