@@ -9,6 +9,9 @@ from pydantic.config import JsonDict
 
 _Local = TypeVar("_Local", str, Path)
 
+WITHHELD: Final = "given, not shown"
+"""Replaces a value that can identify a person or a folder of the machine."""
+
 _SCHEME: Final = re.compile(r"\s*([a-zA-Z][a-zA-Z0-9+.-]+):/")
 """Start of an address such as `s3://bucket/folder`, also if `Path` removed a slash; not of a drive `C:/`."""
 

@@ -169,12 +169,18 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _describe(error: ValidationError) -> str:
     """Describe each invalid value in one line."""
+    faults = error.errors(include_url=False)
+    inner = [fault["loc"] for fault in faults]
     return "\n".join(
         f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
         + (
             ""
-            if any(fault["loc"][: len(it)] == it for it in CONFIDENTIAL) or ":/" in str(fault["input"])
+            if any(fault["loc"][: len(it)] == it for it in CONFIDENTIAL)
+            or ":/" in str(fault["input"])
+            or not isinstance(fault["input"], str | int | float)  # a whole group of settings
             else f" (received {fault['input']!r})"
         )
-        for fault in error.errors(include_url=False)
+        for fault in faults
+        # A list counts its valid items only, so that it seems too short where one of them is invalid.
+        if not (fault["type"] == "too_short" and any(it[: len(fault["loc"])] == fault["loc"] != it for it in inner))
     )

@@ -1,17 +1,25 @@
 """Settings of the web service that scores images."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hip_mri.addresses import LocalName, LocalPath
 from hip_mri.config.base import Settings
 from hip_mri.config.data import ImageSettings
 from hip_mri.config.training import Engine, Precision
 
-TokenReference = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+
+def _check_reference(reference: str) -> str:
+    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", reference):
+        raise ValueError("give env:NAME or file:PATH, where the token is read; the token itself is not a setting")
+    return reference
+
+
+TokenReference = Annotated[str, AfterValidator(_check_reference)]
 """Where a token is read, never the token itself."""
 
 

@@ -54,7 +54,7 @@ def find_similar_images(hashes: Sequence[str], workspace: Workspace, num_threads
     """
     stored = read_fingerprints(hashes, workspace)
     pairs = pair_similar_images(stored, num_threads)
-    logger.info("Among %d images %d pairs of similar ones", len(stored.sha256), len(pairs))
+    logger.info("Pairs of similar images: %d among %d images", len(pairs), len(stored.sha256))
     return pairs.sort_values(["first", "second"], ignore_index=True)
 
 

@@ -8,6 +8,7 @@ Source: Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty
 Artificial Intelligence Research 70, 2021, as implemented by cleanlab.
 """
 
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -131,7 +132,9 @@ def find_unlikely_labels(labels: NDArray[np.int64], scores: NDArray[np.float64])
         labels: 0 normal or 1 lesion, shape (num_images,).
         scores: Probability of a lesion, 0-1, or not a number, shape (num_images,).
     """
-    from cleanlab.filter import find_label_issues  # noqa: PLC0415 - seconds to import
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in a notebook, its progress bars miss a widget, and none is shown
+        from cleanlab.filter import find_label_issues  # noqa: PLC0415 - seconds to import
 
     is_scored = np.isfinite(scores)
     is_unlikely = np.zeros(len(labels), bool)

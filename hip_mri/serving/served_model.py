@@ -62,6 +62,8 @@ def find_model(workspace: Workspace, model: str) -> ServedModel:
         WorkspaceError: Its record cannot be read.
     """
     if model == CHAMPION:
+        if not workspace.root.is_dir():
+            raise ReleaseError(f"workspace: there is no folder {workspace.root}. Give --workspace.")
         champion = read_champion(workspace)
         if champion is None:
             raise ReleaseError(

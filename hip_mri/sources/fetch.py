@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from hip_mri.addresses import find_scheme, show_place, strip_credentials
+from hip_mri.addresses import WITHHELD, find_scheme, show_place, strip_credentials
 from hip_mri.config import SourceLimits
 from hip_mri.disk_errors import explain_write_errors, is_unrecoverable
 from hip_mri.errors import FetchError, HipMriError, LimitError, SourceError
@@ -60,6 +60,8 @@ def check_source(source: str | None) -> None:
             f"source: an address that begins like this one, with {scheme}:, is not supported. "
             f"Give one that starts with {', '.join(_REMOTE)}, a Google Drive share link, a zip file or a folder."
         )
+    if source == WITHHELD:
+        raise SourceError("source: a config.yaml that a run wrote does not contain it. Give it with --source.")
     raise SourceError(
         "source: there is no such file or folder. Give the path of a zip file or of a folder, an address, or nothing "
         "for the synthetic demo."

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
-WITHHELD: Final = "given, not shown"
-"""Replaces a value that can identify a person or a folder of the machine."""
+from hip_mri.addresses import WITHHELD
 
 PRIVATE_FILES: Final = ("patients_file", "corrections_file", "train_file", "val_file", "test_file")
 """Files of the group `data`, whose paths are withheld."""

@@ -105,6 +105,8 @@ def check_against_model(check: Check, model: ServedModel) -> list[str]:
         WeightsError: The model's file was changed.
     """
     metadata = check.metadata
+    if metadata.model.sha256 != model.network.sha256:
+        return [f"model of {METADATA_FILE} is another one than {model.name}"]
     network, scaling = load_exported(model.network)
     needed = describe_export(model, scaling, metadata.format, metadata.graph, metadata.files)
     difference = float(np.abs(predict(network, check.inputs) - check.scores).max())

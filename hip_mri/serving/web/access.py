@@ -49,6 +49,8 @@ def read_token(reference: str | None, environment: Mapping[str, str] = os.enviro
     if reference is None:
         return None
     kind, _, place = reference.partition(":")
+    if kind == "env" and place not in environment:
+        raise SettingsError(f"token: the environment variable {place} is not set. Set it to the token.")
     try:
         token = environment.get(place, "") if kind == "env" else Path(place).expanduser().read_text()
     except (OSError, RuntimeError, UnicodeDecodeError) as error:

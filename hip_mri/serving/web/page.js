@@ -53,8 +53,8 @@ async function describeModel() {
     const { response, content } = await request("/model");
     if (!response.ok) throw new Error(content.error.message);
     place.replaceChildren(`${content.name} · ${content.backbone} · threshold ${content.threshold.toFixed(4)} · SHA-256 of the model `);
-    add(place, "span", content.sha256, "id");
-    place.append(` · loaded ${content.loaded_at}`);
+    add(place, "span", `${content.sha256.slice(0, 12)}…`, "id").title = content.sha256;
+    place.append(` · loaded ${content.loaded_at.replace("T", " ").replace("+00:00", " UTC")}`);
     byId("heat-maps").disabled = !content.has_heat_maps;
     byId("heat-maps").checked &&= content.has_heat_maps;
     showNotices(content.notices);

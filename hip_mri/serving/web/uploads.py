@@ -67,7 +67,8 @@ async def _feed(parser: MultipartParser, chunks: AsyncIterator[bytes], max_bytes
     async for chunk in chunks:
         num_bytes += len(chunk)
         if num_bytes > max_bytes:
-            message = f"The request has more than {max_bytes:,} bytes (service.max_request_bytes). Send fewer files."
+            size = f"{max_bytes:,} bytes (service.max_request_bytes)"
+            message = f"The request has more than {size}. Send fewer or smaller files."
             raise RequestError(413, "too_large", message)
         parser.write(chunk)
 

@@ -184,7 +184,9 @@ def _report(faults: Mapping[str, Iterable[int]]) -> None:
     """Raise an error that lists the lines of each fault, if there is any."""
     listed = {fault: sorted(set(lines)) for fault, lines in faults.items()}
     found = [
-        f"{fault} (lines {list_offenders([str(line) for line in lines])})" for fault, lines in listed.items() if lines
+        f"{fault} ({'lines' if len(lines) > 1 else 'line'} {list_offenders([str(line) for line in lines])})"
+        for fault, lines in listed.items()
+        if lines
     ]
     if found:
         raise SettingsError(

@@ -137,7 +137,7 @@ def _read_splits(values: pd.Series, name: str) -> pd.Series:
     unknown = [str(line + 2) for line in splits.index[splits.isna()]]
     if unknown:
         raise SettingsError(
-            f"{name} has another split than {', '.join(SPLITS)} in the lines {list_offenders(unknown)}. "
+            f"{name} has another split than {', '.join(SPLITS)} in line {list_offenders(unknown)}. "
             "Write one of these, or leave the field empty."
         )
     return splits.astype("str")

@@ -153,7 +153,8 @@ def test_corrections_are_counted_by_split(run):
     changes = {"train": {"osseous_lesion": 2}, "test": {"exclude": 1, "normal": 1}}
     metrics = run.metrics | {"corrections": corrections | {"changes": changes}}
     text = " ".join(re.sub(r"<[^>]*>", " ", render_report(replace(run, metrics=metrics, figures=()))).split())
-    assert "Training: 2 to osseous lesion. Test: 1 excluded, 1 to normal. 1 images are marked as unsure" in text
+    assert "Training: 2 to osseous lesion. Test: 1 excluded, 1 to normal. Images that are marked as unsure" in text
+    assert "whose labels were not changed: 1." in text
     assert "2 of the 40 images of the locked test set" in text
 
 

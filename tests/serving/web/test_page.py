@@ -106,7 +106,7 @@ def test_a_dropped_image_is_scored_and_the_table_is_downloaded(open_page, addres
 
 def test_model_and_notices_are_shown(open_page, address, scorer):
     page = open_page(address).page
-    page.get_by_text(scorer.model.network.sha256).wait_for()
+    page.get_by_title(scorer.model.network.sha256).wait_for()
     text = page.locator("body").inner_text()
     assert text.count("NOT FOR CLINICAL USE") == 1
     assert "SMALL, IN THE RUN THAT TRAINED THE MODEL: A notice." in text

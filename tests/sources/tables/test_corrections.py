@@ -83,9 +83,9 @@ def test_lines_that_fit_no_image_are_all_named_by_their_numbers() -> None:
         find("\n".join(lines), {"f" * 64})
     for expected in (
         "id is not known (lines 2, 3)",
-        "no file has the name (lines 4)",
-        "several files have the name (lines 5)",
-        "of different images (lines 6)",
+        "no file has the name (line 4)",
+        "several files have the name (line 5)",
+        "of different images (line 6)",
         "two labels (lines 7, 8)",
     ):
         assert expected in str(error.value)

@@ -68,7 +68,7 @@ def test_the_table_beside_the_class_folders_is_found(entries, pack, spread):
         (b"source_name,patient_id\nx,Smith,y\n", r"than 2 fields: 2\."),
         (b"source_name,patient_id,patient_id \n", "two columns"),
         (b"a,b\n", "source_name and .* patient_id"),
-        (b"source_name,patient_id,split\nx,y,holdout\n", "train, val, test in the lines 2"),
+        (b"source_name,patient_id,split\nx,y,holdout\n", "train, val, test in line 2"),
         (b"source_name,patient_id\n,Smith\n", "1 lines without source_name"),
         (b"source_name,patient_id\nx,Smith\nx,Jones\nx,Smith\n", r"lines 3\."),
     ],
