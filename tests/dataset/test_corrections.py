@@ -83,7 +83,7 @@ def test_later_deliveries_keep_corrections_of_earlier_ones(source, workspace, en
 def test_a_table_of_another_data_set_leaves_the_manifest_as_it_was(source, workspace) -> None:
     ingest(source, workspace)
     written = workspace.manifest_file.read_bytes()
-    with pytest.raises(SettingsError, match=r"id is not known \(lines 2\)"):
+    with pytest.raises(SettingsError, match=r"id is not known \(line 2\)"):
         ingest(source, workspace, f"image_id,label\n{'0' * 16},normal\n")
     assert workspace.manifest_file.read_bytes() == written
 
