@@ -1,4 +1,4 @@
-"""Settings of the three flows."""
+"""Settings of the flows."""
 
 import os
 from pathlib import Path
