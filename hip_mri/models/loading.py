@@ -22,7 +22,8 @@ from hip_mri.disk_errors import explain_write_errors, require_room
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, describe_cause
 from hip_mri.models.backbones.input_scaling import find_scaling
-from hip_mri.models.backbones.preset_layer import PRESET_CLASS, parse_design
+from hip_mri.models.backbones.preset_design import parse_design
+from hip_mri.models.backbones.preset_layer import PRESET_CLASS
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.heads.head import PREFIX, build_head, build_network, find_head_design
 from hip_mri.models.keras_settings import DTYPE_POLICY, SETTINGS, Model, import_keras

@@ -13,7 +13,7 @@ import numpy as np
 from hip_mri.config import ARCHITECTURES, PRESET, Architecture, BackboneName, InputScaling
 from hip_mri.errors import WeightsError, WorkspaceError
 from hip_mri.hashes import digest, is_as_recorded, read_hashes, record_hashes
-from hip_mri.models.backbones import input_scaling, preset_layer
+from hip_mri.models.backbones import input_scaling, preset_design, preset_layer
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, describe_cause, named_for_keras
 from hip_mri.models.backbones.random_weights import STANDARDIZE
 from hip_mri.models.keras_settings import Model, import_keras
@@ -66,7 +66,7 @@ class Backbone:
     @property
     def title(self) -> str:
         """Name of the architecture for people."""
-        return preset_layer.parse_design(self.name).kind if preset_layer.is_preset(self.name) else self.name
+        return preset_design.parse_design(self.name).kind if preset_design.is_preset(self.name) else self.name
 
     @property
     def weights_file(self) -> Path:
@@ -94,7 +94,7 @@ def describe_scaling(scaling: InputScaling) -> dict[str, Any]:
 
 def get_architecture(name: BackboneName) -> Architecture:
     """Return the facts about an architecture: of the table, or from the design of a preset."""
-    return preset_layer.describe_preset(name) if preset_layer.is_preset(name) else ARCHITECTURES[name]
+    return preset_design.describe_preset(name) if preset_design.is_preset(name) else ARCHITECTURES[name]
 
 
 def get_builder(name: BackboneName) -> Callable[..., Model]:
@@ -127,7 +127,7 @@ def build_backbone(
     """
     keras = import_keras()
     architecture = get_architecture(name)
-    if preset_layer.is_preset(name):
+    if preset_design.is_preset(name):
         preset_layer.define_layer()
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)  # `import_keras` would reset it, and must not be called in the block
@@ -140,7 +140,7 @@ def build_backbone(
             features = keras.layers.BatchNormalization(center=False, scale=False, name=STANDARDIZE)(features)
     finally:
         keras.config.set_dtype_policy(policy)
-    network = keras.Model(image, features, name=PRESET if preset_layer.is_preset(name) else name.lower())
+    network = keras.Model(image, features, name=PRESET if preset_design.is_preset(name) else name.lower())
     network.trainable = False
     _switch_off_dropout(network)
     return network
@@ -148,7 +148,7 @@ def build_backbone(
 
 def _add_features(keras: ModuleType, name: BackboneName, scaled: Any, image_size: int) -> Any:
     """Add an architecture to symbolic images; returns the symbolic average of its last maps."""
-    if preset_layer.is_preset(name):
+    if preset_design.is_preset(name):
         maps = preset_layer.add_preset(name, scaled, image_size)
         return keras.layers.GlobalAveragePooling2D(name="avg_pool")(maps)
     arguments = {"include_top": False, "weights": None, "pooling": "avg", **ARCHITECTURES[name].options}

@@ -2,7 +2,7 @@
 
 A preset is a folder: a description of the network as JSON, and weights as HDF5 or safetensors. It comes from Kaggle (by
 name), from the Hugging Face hub (`hf://owner/name`) or from a local folder. The description is read as data only; see
-`preset_layer`. Folders in the format of Transformers (`config.json` with a `model_type`) are converted by keras-hub.
+`preset_design`. Folders in the format of Transformers (`config.json` with a `model_type`) are converted by keras-hub.
 """
 
 import importlib.util
@@ -19,17 +19,8 @@ from hip_mri.config import PRESETS
 from hip_mri.errors import WeightsError, list_offenders
 from hip_mri.hashes import digest, digest_file, is_as_recorded, record_hashes
 from hip_mri.models.backbones.hdf5_checks import UNREADABLE, check_numbers_only, describe_cause
-from hip_mri.models.backbones.preset_layer import (
-    CLASSES,
-    MISSING,
-    PresetDesign,
-    build_encoder,
-    check_options,
-    cut_encoder,
-    import_keras_hub,
-    make_design,
-    parse_design,
-)
+from hip_mri.models.backbones.preset_design import CLASSES, PresetDesign, check_options, make_design, parse_design
+from hip_mri.models.backbones.preset_layer import MISSING, build_encoder, cut_encoder, import_keras_hub
 from hip_mri.models.keras_settings import Model, list_keras_folders
 from hip_mri.storage import publish_folder
 from hip_mri.workspace import resolve_path
@@ -182,7 +173,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _read_design(config: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> PresetDesign:
-    """Read the design from the description of a network; see `preset_layer`."""
+    """Read the design from the description of a network; see `preset_design`."""
     if "registered_name" in config:
         kind, options = _find_encoder(config)
         scaling = files.get(CONVERTER, {}).get("config", {})

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from hip_mri.config import PRESET, PipelineConfig
 from hip_mri.errors import WeightsError
 from hip_mri.models.backbones import weights
-from hip_mri.models.backbones.preset_layer import make_design, parse_design
+from hip_mri.models.backbones.preset_design import make_design, parse_design
 
 OPTIONS = {"num_layers": 12, "hidden_dim": 384, "num_heads": 6, "patch_size": 14, "image_shape": [518, 518, 3]}
 HALF = [0.5, 0.5, 0.5]
